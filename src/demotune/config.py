@@ -1,0 +1,276 @@
+"""One frozen config per run. The docstring under a field is its help text on the command line.
+
+`RunConfig` holds what every method needs; each method adds its own fields, one level deep and no deeper. A field
+that a method does not have does not exist for it: loading refuses it and names the nearest one.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from demotune.errors import DemotuneError
+
+Method = Literal["sft", "spin", "irft"]
+LinkName = Literal["logistic", "linear", "nce"]
+
+
+def _require(holds: bool, problem: str, fix: str) -> None:
+    if not holds:
+        raise DemotuneError(f"{problem}; {fix}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What every method needs: model, data, optimisation, precision, adapters, bookkeeping."""
+
+    model: str
+    """Start model: a hub id, a folder with safetensors (a model or a LoRA adapter), or a GGUF file."""
+    data: tuple[str, ...]
+    """Demonstrations: file (JSONL, JSON, CSV, Parquet, any of them gzipped), folder, or hub id; repeat for several."""
+    output: str
+    """Run folder. Created by this run; must not hold another one."""
+
+    eval_data: tuple[str, ...] = ()
+    """Held-out demonstrations. Without them, `eval_share` of the data is held out."""
+    eval_share: float = 0.1
+    """Share of the data held out when no eval_data is given (0 to 0.5), chosen by a hash of the prompt."""
+    max_eval_rows: int = 200
+    """Evaluate on at most this many held-out rows."""
+    max_rows: int | None = None
+    """Use only the first N good rows of the data (all when not given)."""
+    data_weights: tuple[float, ...] = ()
+    """Shares of several data sources, one number each; the largest such mixture that repeats no row."""
+    columns: str | None = None
+    """Which columns to read, for example prompt=question,response=answer. Detected when not given."""
+    every_turn: bool = False
+    """Treat each assistant turn of a conversation as a demonstration, not only the last."""
+    template: str | None = None
+    """Prompt template with {prompt}, used instead of the tokenizer's chat template."""
+    max_length: int = 1024
+    """Longest prompt plus response, in tokens."""
+    overlong: Literal["quarantine", "truncate-prompt", "truncate-response"] = "quarantine"
+    """What happens to a longer row; each is counted. truncate-prompt cuts the oldest prompt tokens."""
+    max_bad_share: float = 0.05
+    """Stop before training when more than this share of rows is bad (0 to 1)."""
+
+    learning_rate: float
+    """Peak learning rate."""
+    per_device_train_batch_size: int = 8
+    """Rows (SFT) or pairs (SPIN, IRFT) in one forward pass on one device."""
+    gradient_accumulation_steps: int = 1
+    """Forward passes per optimizer step."""
+    optim: str = "adamw_torch_fused"
+    """Optimizer, by its transformers name: adamw_torch_fused, rmsprop, adafactor, sgd, ..."""
+    lr_scheduler_type: str = "linear"
+    """Learning-rate schedule, by its transformers name: linear, cosine, constant_with_warmup, ..."""
+    warmup_steps: float = 0.1
+    """Warm-up: a number of steps, or below 1 a share of all steps."""
+    weight_decay: float = 0.0
+    """Weight decay."""
+    max_grad_norm: float = 1.0
+    """Clip the gradient to this norm; 0 turns clipping off."""
+    bf16: bool | None = None
+    """Compute in bfloat16 autocast. When not given: yes where the hardware has it."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type in which the weights are held and saved."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    attn_implementation: str | None = None
+    """Attention of transformers: eager, sdpa, flash_attention_2, ... When not given: eager on CPU, else sdpa."""
+
+    use_peft: bool = False
+    """Train a LoRA adapter instead of all weights."""
+    lora_r: int = 16
+    """LoRA rank."""
+    lora_alpha: int = 32
+    """LoRA scale; the update is multiplied by alpha / rank."""
+    lora_target_modules: tuple[str, ...] = ("all-linear",)
+    """Modules that get an adapter, by name; all-linear means every linear layer but the head."""
+    merge_adapter: bool = False
+    """Also write model-merged/, the adapter folded into the base model."""
+
+    seed: int = 42
+    """Seed of everything random; same seed, same machine, same result."""
+    logging_steps: int = 1
+    """Record metrics every N optimizer steps."""
+    save_steps: int = 100
+    """Write a checkpoint every N optimizer steps of a stage; a killed run repeats at most that many."""
+    report_to: tuple[str, ...] = ()
+    """Also log to tensorboard, trackio or wandb (must be installed)."""
+    run_name: str | None = None
+    """Name of the run for report_to."""
+
+    def _check_shared(self) -> None:
+        _require(bool(self.data), "data is empty", "give at least one source with --data")
+        _require(0 <= self.eval_share <= 0.5, f"eval_share must be 0 to 0.5, got {self.eval_share}", "0.1 is usual")
+        _require(
+            len(self.data_weights) in (0, len(self.data)),
+            f"data_weights has {len(self.data_weights)} numbers for {len(self.data)} data sources",
+            "give one weight for each --data",
+        )
+        _require(all(w > 0 for w in self.data_weights), f"data_weights must be > 0, got {self.data_weights}", "drop it")
+        if self.template is not None:
+            _require(
+                self.template.count("{prompt}") == 1,
+                f"template must contain {{prompt}} once, got {self.template!r}",
+                r'write for example "### Instruction: {prompt}\n\n### Response: "',
+            )
+        _require(0 <= self.max_bad_share <= 1, f"max_bad_share must be 0 to 1, got {self.max_bad_share}", "0.05 is 5%")
+        for name in (
+            "learning_rate",
+            "per_device_train_batch_size",
+            "gradient_accumulation_steps",
+            "lora_r",
+            "lora_alpha",
+            "logging_steps",
+            "save_steps",
+            "max_eval_rows",
+        ):
+            value = getattr(self, name)
+            _require(value > 0, f"{name} must be > 0, got {value}", f"set {name} in the YAML file or with its flag")
+        _require(self.max_length >= 2, f"max_length must be at least 2 tokens, got {self.max_length}", "1024 is usual")
+        _require(self.max_rows is None or self.max_rows > 0, f"max_rows must be > 0, got {self.max_rows}", "or leave out")
+        for name in ("warmup_steps", "weight_decay", "max_grad_norm"):
+            value = getattr(self, name)
+            _require(value >= 0, f"{name} must be >= 0, got {value}", f"set {name} in the YAML file or with its flag")
+        _require(
+            self.use_peft or not self.merge_adapter,
+            "merge_adapter needs use_peft",
+            "add --use-peft or drop --merge-adapter",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTConfig(RunConfig):
+    """Supervised fine-tuning: maximise the log-likelihood of the demonstrations, response tokens only."""
+
+    method: ClassVar[Method] = "sft"
+
+    learning_rate: float = 2e-5
+    """Peak learning rate."""
+    num_train_epochs: float = 3.0
+    """Passes over the demonstrations."""
+    max_steps: int | None = None
+    """Number of optimizer steps; overrides num_train_epochs."""
+
+    def __post_init__(self) -> None:
+        self._check_shared()
+        _check_amount(self.num_train_epochs, "num_train_epochs", self.max_steps, "max_steps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SPINConfig(RunConfig):
+    """SPIN (arXiv 2401.01335): sample from the policy, then prefer demonstrations to samples. IRFT with T = 1.
+
+    A SPIN iteration is one stage, on all data. The link is logistic, the reference is the stage's start policy.
+    """
+
+    method: ClassVar[Method] = "spin"
+
+    learning_rate: float = 2e-6
+    """Peak learning rate of each stage."""
+    stages: int = 1
+    """SPIN iterations; each samples anew from the policy of the previous one."""
+    slices: Literal["all", "disjoint"] = "all"
+    """all: every stage uses all data. disjoint: each stage has its own part of the data."""
+    epochs_per_stage: float = 2.0
+    """Passes over the stage's pairs."""
+    steps_per_stage: int | None = None
+    """K, optimizer steps per stage; overrides epochs_per_stage."""
+    beta: float = 0.1
+    """Strength of the pull to the reference; the implicit reward is beta * log pi/pi_ref, per nat."""
+    history: float = 0.0
+    """Share of the previous stage's pairs that is trained on again (0 to 1)."""
+    optimizer_across_stages: Literal["restart", "carry"] = "restart"
+    """restart: optimizer and schedule begin anew each stage. carry: one optimizer and schedule for the run."""
+    temperature: float = 1.0
+    """Sampling temperature; 0 is greedy, which biases the gradient."""
+    top_p: float = 1.0
+    """Sample from the smallest set of tokens with this probability; 1 is off."""
+    top_k: int = 0
+    """Sample from the k likeliest tokens; 0 is off."""
+    max_new_tokens: int | None = None
+    """Longest sample, in tokens. When not given: as long as the longest demonstration."""
+    sample_batch_size: int = 32
+    """Prompts sampled together on one device."""
+
+    def __post_init__(self) -> None:
+        self._check_shared()
+        _check_stages(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IRFTConfig(RunConfig):
+    """IRFT (arXiv 2405.17888, Algorithm 2): T stages, each samples from its start policy and takes K steps."""
+
+    method: ClassVar[Method] = "irft"
+
+    learning_rate: float = 2e-6
+    """Peak learning rate of each stage."""
+    stages: int = 2
+    """T, how often new samples are drawn from the policy."""
+    slices: Literal["disjoint", "all"] = "disjoint"
+    """disjoint: each stage has its own part of the data (the paper). all: every stage uses all data."""
+    epochs_per_stage: float = 2.0
+    """Passes over the stage's pairs."""
+    steps_per_stage: int | None = None
+    """K, optimizer steps per stage; overrides epochs_per_stage."""
+    beta: float = 0.1
+    """Strength of the pull to the reference; the implicit reward is beta * log pi/pi_ref, per nat."""
+    link: LinkName = "logistic"
+    """How rewards become a loss: logistic (the paper's code), linear (the paper's formula), nce (no beta)."""
+    reference: Literal["stage", "initial"] = "stage"
+    """Reference policy: the start of this stage, or the start model throughout."""
+    history: float = 0.0
+    """Share of the previous stage's pairs that is trained on again (0 to 1)."""
+    sft_weight: float = 0.0
+    """Weight of an added SFT loss (nats per token) on the demonstrations; keeps their likelihood up."""
+    optimizer_across_stages: Literal["restart", "carry"] = "restart"
+    """restart: optimizer and schedule begin anew each stage. carry: one optimizer and schedule for the run."""
+    temperature: float = 1.0
+    """Sampling temperature; 0 is greedy, which biases the gradient."""
+    top_p: float = 1.0
+    """Sample from the smallest set of tokens with this probability; 1 is off."""
+    top_k: int = 0
+    """Sample from the k likeliest tokens; 0 is off."""
+    max_new_tokens: int | None = None
+    """Longest sample, in tokens. When not given: as long as the longest demonstration."""
+    sample_batch_size: int = 32
+    """Prompts sampled together on one device."""
+
+    def __post_init__(self) -> None:
+        self._check_shared()
+        _check_stages(self)
+        _require(self.sft_weight >= 0, f"sft_weight must be >= 0, got {self.sft_weight}", "0 turns it off")
+
+
+StagedConfig = SPINConfig | IRFTConfig
+AnyConfig = SFTConfig | SPINConfig | IRFTConfig
+CONFIGS: dict[Method, type[AnyConfig]] = {"sft": SFTConfig, "spin": SPINConfig, "irft": IRFTConfig}
+
+
+def _check_amount(epochs: float, epochs_name: str, steps: int | None, steps_name: str) -> None:
+    _require(epochs > 0, f"{epochs_name} must be > 0, got {epochs}", f"or give {steps_name}")
+    _require(steps is None or steps > 0, f"{steps_name} must be > 0, got {steps}", f"or leave it to {epochs_name}")
+
+
+def _check_stages(config: StagedConfig) -> None:
+    _check_amount(config.epochs_per_stage, "epochs_per_stage", config.steps_per_stage, "steps_per_stage")
+    _require(config.stages >= 1, f"stages must be at least 1, got {config.stages}", "1 is SPIN")
+    _require(config.beta > 0, f"beta must be > 0, got {config.beta}", "0.1 is usual")
+    _require(0 <= config.history <= 1, f"history must be 0 to 1, got {config.history}", "it is a share of pairs")
+    _require(config.temperature >= 0, f"temperature must be >= 0, got {config.temperature}", "1 samples the policy")
+    _require(0 < config.top_p <= 1, f"top_p must be above 0, at most 1, got {config.top_p}", "1 turns it off")
+    _require(config.top_k >= 0, f"top_k must be >= 0, got {config.top_k}", "0 turns it off")
+    _require(
+        config.max_new_tokens is None or config.max_new_tokens > 0,
+        f"max_new_tokens must be > 0, got {config.max_new_tokens}",
+        "or leave it out",
+    )
+    _require(config.sample_batch_size > 0, f"sample_batch_size must be > 0, got {config.sample_batch_size}", "try 32")
+
+
+def as_dict(config: AnyConfig) -> dict[str, object]:
+    """The config as plain values, `method` first: what run.yaml holds and what the config hash is taken of."""
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {"method": config.method} | {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}

@@ -1,0 +1,55 @@
+"""What crosses a border between rooms: frozen records of text, then of token ids, then of numbers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Message = Mapping[str, str]
+"""One chat turn: `role` is system, user or assistant; `content` is its text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """What somebody wrote: a conversation that ends with the user's turn, and the response to imitate."""
+
+    prompt: tuple[Message, ...]
+    response: str
+    source: str
+    """Where the row stood, `FILE:LINE`, for messages to people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """Token ids of a response, the end-of-turn token included when the response is finished."""
+
+    ids: tuple[int, ...]
+    finished: bool
+    """False when the length limit cut it off: then it has no end-of-turn token."""
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedDemonstration:
+    """A demonstration as the model sees it. `prompt_ids` end where the policy starts to write."""
+
+    prompt_ids: tuple[int, ...]
+    demo: Response
+    key: str
+    """Content hash of prompt and response ids: the name of this row in every file of a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A demonstration beside the policy's own sample for the same prompt."""
+
+    key: str
+    prompt_ids: tuple[int, ...]
+    demo: Response
+    sample: Response
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredPair:
+    """A pair with the reference policy's log-probabilities, summed over response tokens, in nats."""
+
+    pair: Pair
+    demo_ref_logp: float
+    sample_ref_logp: float

@@ -1,3 +1,31 @@
 """demotune: learn the reward behind demonstrations, and a better policy with it."""
 
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+__all__ = ["DemotuneError", "IRFTConfig", "RunResult", "SFTConfig", "SPINConfig", "resume", "run"]
+
+if TYPE_CHECKING:
+    from demotune.config import IRFTConfig, SFTConfig, SPINConfig
+    from demotune.errors import DemotuneError
+    from demotune.pipeline import resume, run
+    from demotune.summary import RunResult
+
+_HOMES = {
+    "DemotuneError": "errors",
+    "IRFTConfig": "config",
+    "SFTConfig": "config",
+    "SPINConfig": "config",
+    "RunResult": "summary",
+    "resume": "pipeline",
+    "run": "pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: `demotune --help` need not wait for torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module demotune has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415
+
+    return getattr(import_module(f"demotune.{_HOMES[name]}"), name)

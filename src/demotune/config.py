@@ -23,9 +23,9 @@ def _require(holds: bool, problem: str, fix: str) -> None:
 class RunConfig:
     """What every method needs: model, data, optimisation, precision, adapters, bookkeeping."""
 
-    model: str
+    model: str = ""
     """Start model: a hub id, a folder with safetensors (a model or a LoRA adapter), or a GGUF file."""
-    data: tuple[str, ...]
+    data: tuple[str, ...] = ()
     """Demonstrations: file (JSONL, JSON, CSV, Parquet, any of them gzipped), folder, or hub id; repeat for several."""
     output: str
     """Run folder. Created by this run; must not hold another one."""
@@ -101,7 +101,7 @@ class RunConfig:
     """Name of the run for report_to."""
 
     def _check_shared(self) -> None:
-        _require(bool(self.data), "data is empty", "give at least one source with --data")
+        _require(bool(self.output), "output is missing", "name a folder for the run with --output")
         _require(0 <= self.eval_share <= 0.5, f"eval_share must be 0 to 0.5, got {self.eval_share}", "0.1 is usual")
         _require(
             len(self.data_weights) in (0, len(self.data)),
@@ -129,7 +129,9 @@ class RunConfig:
             value = getattr(self, name)
             _require(value > 0, f"{name} must be > 0, got {value}", f"set {name} in the YAML file or with its flag")
         _require(self.max_length >= 2, f"max_length must be at least 2 tokens, got {self.max_length}", "1024 is usual")
-        _require(self.max_rows is None or self.max_rows > 0, f"max_rows must be > 0, got {self.max_rows}", "or leave out")
+        _require(
+            self.max_rows is None or self.max_rows > 0, f"max_rows must be > 0, got {self.max_rows}", "or leave out"
+        )
         for name in ("warmup_steps", "weight_decay", "max_grad_norm"):
             value = getattr(self, name)
             _require(value >= 0, f"{name} must be >= 0, got {value}", f"set {name} in the YAML file or with its flag")

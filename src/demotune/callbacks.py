@@ -1,0 +1,106 @@
+"""What happens beside training steps: metrics to a file, checkpoints, progress on the screen, stopping on a signal."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from demotune.files import write_rows
+from demotune.progress import Tracker
+
+WHOLE = "checkpoint-is-whole"
+
+
+class WriteMetrics(TrainerCallback):
+    """Keeps a stage's metrics file equal to the trainer's history: nothing twice after a resume."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            write_rows(self._file, state.log_history)
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            with self._file.open("a", encoding="utf-8") as opened:
+                opened.write(json.dumps(state.log_history[-1]) + "\n")
+
+
+class Checkpoints(TrainerCallback):
+    """Asks for a checkpoint every `every` steps, and marks it once it is whole."""
+
+    def __init__(self, every: int) -> None:
+        self._every = every
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step % self._every == 0 and state.global_step < state.max_steps:
+            control.should_save = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            (Path(cast(str, args.output_dir)) / f"checkpoint-{state.global_step}" / WHOLE).touch()
+
+
+class ShowProgress(TrainerCallback):
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._tracker.start_at(state.global_step)
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        record = state.log_history[-1]
+        shown = {"loss": "loss", "margin": "rewards/margins", "tok/s": "tokens_per_second"}
+        info = "  ".join(f"{name} {record[key]:.3g}" for name, key in shown.items() if key in record)
+        self._tracker.advance(state.global_step - self._tracker.done, info)
+
+
+class StopOnSignal(TrainerCallback):
+    """Ctrl-C or SIGTERM: finish the step, write a checkpoint, stop. A second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopOnSignal":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._previous[number] = signal.signal(number, self._request)
+            except ValueError:  # not the main thread: leave signals to whoever runs us
+                break
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.requested and state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_training_stop = True
+
+
+def latest_checkpoint(folder: Path) -> str | None:
+    """The newest whole checkpoint; those that a killed process left unfinished are removed."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        if not (checkpoint / WHOLE).exists():
+            shutil.rmtree(checkpoint, ignore_errors=True)
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
+    return str(found[-1]) if found else None
+
+
+def quiet(trainer: Trainer) -> None:
+    """Leave the screen to demotune: the Trainer's own bar and printed dictionaries go."""
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)

@@ -1,0 +1,133 @@
+"""Configs as YAML files and as fields to fill in: shipped ones, loading with overrides, saving, help texts."""
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import textwrap
+import types
+import typing
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from demotune.config import CONFIGS, AnyConfig, Method, as_dict
+from demotune.errors import DemotuneError
+from demotune.files import publish_file
+
+
+def shipped_configs() -> dict[str, str]:
+    """Name -> text of the configs that come with the package."""
+    folder = resources.files("demotune") / "configs"
+    return {f.name.removesuffix(".yaml"): f.read_text() for f in folder.iterdir() if f.name.endswith(".yaml")}
+
+
+def build_config(method: Method, file: str | None, overrides: Mapping[str, object]) -> AnyConfig:
+    """The config of a run: defaults, then the YAML file (a path or a shipped name), then `overrides`.
+
+    Raises DemotuneError for a field that the method does not have, and for a value of the wrong type.
+    """
+    values = _read_yaml(file) if file else {}
+    wanted = values.pop("method", method)
+    if wanted != method:
+        raise DemotuneError(f"{file} is a config for {wanted}, not {method}; run demotune {wanted} --config {file}")
+    return from_dict(method, values | dict(overrides))
+
+
+def from_dict(method: Method, values: Mapping[str, object]) -> AnyConfig:
+    """Plain values (as from YAML) to a checked config. Raises DemotuneError."""
+    config_class = CONFIGS[method]
+    types_of = field_types(config_class)
+    for name in values:
+        if name not in types_of:
+            raise DemotuneError(unknown_field(name, method))
+    converted = {name: _convert(name, value, types_of[name]) for name, value in values.items()}
+    return config_class(**cast(dict[str, Any], converted))
+
+
+def load_config(file: Path) -> AnyConfig:
+    """Read a run.yaml that `save_config` wrote."""
+    values = _read_yaml(str(file))
+    method = values.pop("method", None)
+    if method not in CONFIGS:
+        raise DemotuneError(
+            f"{file} names no known method (found {method!r}); it should be one of {', '.join(CONFIGS)}"
+        )
+    return from_dict(cast(Method, method), values)
+
+
+def save_config(config: AnyConfig, file: Path) -> None:
+    """Write the whole config, defaults filled in."""
+    with publish_file(file) as unfinished:
+        unfinished.write_text(yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def unknown_field(name: str, method: Method) -> str:
+    """What to write instead of a field that `method` does not have."""
+    owners = [other for other, config_class in CONFIGS.items() if name in field_types(config_class)]
+    near = difflib.get_close_matches(name, field_types(CONFIGS[method]), n=1)
+    advice = f"; did you mean {near[0]}?" if near else ""
+    if owners:
+        return f"{name} is a field of {' and '.join(owners)}, which {method} does not use{advice}"
+    return f"{method} has no field {name}{advice or f'; see demotune {method} --help'}"
+
+
+def field_types(config_class: type[AnyConfig]) -> dict[str, Any]:
+    """Field name -> type."""
+    hints = typing.get_type_hints(config_class)
+    return {field.name: hints[field.name] for field in dataclasses.fields(config_class)}
+
+
+@cache
+def field_help(config_class: type[AnyConfig]) -> dict[str, str]:
+    """Field name -> the docstring that stands under it in the source."""
+    texts: dict[str, str] = {}
+    for owner in reversed(config_class.__mro__[:-1]):
+        body = cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]).body
+        for line, following in zip(body, body[1:], strict=False):
+            if isinstance(line, ast.AnnAssign) and isinstance(following, ast.Expr):
+                texts[cast(ast.Name, line.target).id] = str(cast(ast.Constant, following.value).value)
+    return texts
+
+
+def _read_yaml(file: str) -> dict[str, object]:
+    shipped = shipped_configs()
+    if not Path(file).is_file() and file not in shipped:
+        raise DemotuneError(f"config {file} is neither a file nor a shipped config ({', '.join(sorted(shipped))})")
+    text = Path(file).read_text(encoding="utf-8") if Path(file).is_file() else shipped[file]
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise DemotuneError(f"{file} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise DemotuneError(f"{file} must hold fields (name: value), found {type(values).__name__}")
+    return {str(name): value for name, value in values.items()}
+
+
+def _convert(name: str, value: object, wanted: Any) -> object:
+    """Bring a YAML or command-line value to the field's type, or say what was expected."""
+    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        return _convert(name, value, next(a for a in arguments if a is not type(None)))
+    if origin is tuple:
+        items = [value] if isinstance(value, str | int | float) else value
+        if isinstance(items, list | tuple):
+            return tuple(_convert(name, item, arguments[0]) for item in items)
+    elif origin is typing.Literal:
+        if value in arguments:
+            return value
+        raise DemotuneError(f"{name} must be one of {', '.join(map(str, arguments))}, got {value!r}")
+    elif wanted is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads 5e-7 as text
+        except ValueError:
+            pass
+    elif type(value) is wanted:
+        return value
+    raise DemotuneError(f"{name} must be {getattr(wanted, '__name__', wanted)}, got {value!r} ({type(value).__name__})")

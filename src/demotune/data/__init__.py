@@ -1,0 +1,6 @@
+"""Demonstrations from any common file, folder or hub dataset; rows that cannot be used are named, not lost."""
+
+from demotune.data.loading import LoadedData, load_demonstrations
+from demotune.data.rows import BadRow, Reason
+
+__all__ = ["BadRow", "LoadedData", "Reason", "load_demonstrations"]

@@ -1,0 +1,134 @@
+"""From what the user wrote to rows: a file, a folder, a folder written by `datasets`, or a dataset on the hub."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from demotune.data.files import Rows, file_rows, is_data_file
+from demotune.data.rows import RawRow
+from demotune.errors import DemotuneError
+
+_HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?::(?P<split>[\w.-]+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One file or dataset: its rows share one set of columns."""
+
+    name: str
+    rows: Rows
+    """Can be read once."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSource:
+    """The tables of a source, not yet read, and a hash of its content."""
+
+    tables: tuple[Table, ...]
+    content_hash: str
+
+
+def open_source(source: str) -> OpenSource:
+    """Find the tables of a source and hash its content.
+
+    A file is one table. A folder is all data files in it and below, sorted by path, hidden ones left out. A folder
+    written by `datasets.save_to_disk`, and anything that is no path but looks like `owner/name` or
+    `owner/name:split`, is one table; without a split it is `train`.
+
+    The hash is SHA-256 over the bytes of a file, over names and bytes of the files of a folder; for a hub dataset it
+    is the fingerprint that `datasets` gives it. Raises DemotuneError when there is nothing to read.
+    """
+    path = Path(source)
+    if path.is_file():
+        return OpenSource((Table(source, file_rows(path)),), _file_hash(path))
+    if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
+        return _open_saved_dataset(source, path)
+    if path.is_dir():
+        return _open_folder(path)
+    if path.exists():
+        raise DemotuneError(f"{source} is neither a file nor a folder; write its content to a .jsonl file first")
+    found = _HUB_ID.fullmatch(source)
+    if found is None or is_data_file(path):
+        raise DemotuneError(
+            f"{source} does not exist (looked for a file or folder in {Path.cwd()}); "
+            "check the path, or give a hub dataset as owner/name or owner/name:split"
+        )
+    return _open_hub_dataset(source, found["name"], found["split"] or "train")
+
+
+def _open_folder(folder: Path) -> OpenSource:
+    def hidden(path: Path) -> bool:
+        return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and is_data_file(path) and not hidden(path))
+    if not files:
+        raise DemotuneError(
+            f"{folder} holds no data file; expected .jsonl, .ndjson, .json, .csv or .parquet (or these with .gz)"
+        )
+    return OpenSource(tuple(Table(str(path), file_rows(path)) for path in files), _folder_hash(folder, files))
+
+
+def _file_hash(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise DemotuneError(f"{path} cannot be read ({error}); check its permissions") from error
+
+
+def _folder_hash(folder: Path, files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{_file_hash(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _open_saved_dataset(source: str, folder: Path) -> OpenSource:
+    import datasets  # noqa: PLC0415 (seconds to import, and rarely needed)
+
+    if (folder / "dataset_dict.json").is_file():
+        folder = _saved_split(folder)
+    # Named by state.json: `datasets` keeps its caches, which are no content, in the same folder.
+    try:
+        state = json.loads((folder / "state.json").read_bytes())
+        files = [folder / entry["filename"] for entry in state["_data_files"]]
+        dataset = datasets.load_from_disk(str(folder))
+    except Exception as error:  # whatever datasets and pyarrow raise for a folder that lacks a piece
+        raise DemotuneError(
+            f"{folder} looks like a dataset written by save_to_disk but cannot be read ({_one_line(error)}); "
+            "write it again, or export it with to_json"
+        ) from error
+    return OpenSource((Table(source, _dataset_rows(dataset, source)),), _folder_hash(folder, files))
+
+
+def _saved_split(folder: Path) -> Path:
+    splits: list[str] = json.loads((folder / "dataset_dict.json").read_bytes())["splits"]
+    if "train" in splits or len(splits) == 1:
+        return folder / ("train" if "train" in splits else splits[0])
+    raise DemotuneError(f"{folder} has the splits {', '.join(splits)} and no train; give one, as {folder / splits[0]}")
+
+
+def _open_hub_dataset(source: str, name: str, split: str) -> OpenSource:
+    import datasets  # noqa: PLC0415 (seconds to import, and rarely needed)
+
+    try:
+        dataset = datasets.load_dataset(name, split=split)
+    except Exception as error:  # network, permissions, missing split or config: each library raises its own kinds
+        raise DemotuneError(
+            f"{source}: there is no such file or folder in {Path.cwd()}, and loading the hub dataset {name} "
+            f"(split {split}) failed: {_one_line(error)}; check the spelling, or download it with "
+            f"`hf download {name} --repo-type dataset --local-dir FOLDER` and give a file of that folder"
+        ) from error
+    return OpenSource((Table(source, _dataset_rows(dataset, source)),), str(dataset._fingerprint))
+
+
+def _dataset_rows(dataset: Iterable[Mapping[str, object]], source: str) -> Rows:
+    for number, row in enumerate(dataset, start=1):
+        yield RawRow(f"{source}:{number}", row)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -1,0 +1,72 @@
+"""A row on its way in: as it was read, or refused with a reason."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Reason = Literal[
+    "broken JSON",
+    "broken CSV",
+    "invalid UTF-8",
+    "not an object",
+    "missing column",
+    "wrong type",
+    "empty prompt",
+    "empty response",
+    "no user turn",
+    "no final user turn",
+    "no final assistant turn",
+    "unknown role",
+    "tool call",
+    "non-text content",
+    "prompt mismatch",
+    "duplicate",
+]
+"""Every reason for which a row is refused while it is read."""
+
+_SHOWN_CHARACTERS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that was refused: where it stood, a short reason to count by, and what exactly was wrong."""
+
+    source: str
+    """`FILE:LINE`, 1-based. JSON, Parquet and datasets have no lines: there the number counts rows."""
+    reason: str
+    """A `Reason`, or one of the room that refuses the row later, when it is rendered."""
+    detail: str
+    """What was wrong and the type of the value, with at most 60 characters of content."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawRow:
+    """A row as it was read, nothing checked yet."""
+
+    source: str
+    columns: Mapping[str, object]
+
+
+class RowError(Exception):
+    """Why one row cannot be used. Never leaves `demotune.data`: it becomes a `BadRow`."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason: Reason = reason
+        self.detail = detail
+
+
+def shown(value: object) -> str:
+    """Type of a value, and its beginning where it is short enough to mean something to a reader."""
+    if value is None:
+        return "null"
+    if isinstance(value, list | tuple | dict):
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, str):
+        return f"text {value[:_SHOWN_CHARACTERS]!r}"
+    return f"{type(value).__name__} {str(value)[:_SHOWN_CHARACTERS]}"
+
+
+def column_list(names: Iterable[str]) -> str:
+    """Column names for a message; names that no terminal can print are escaped."""
+    return ", ".join(name.encode("utf-8", "backslashreplace").decode() for name in names)

@@ -1,0 +1,111 @@
+"""Files that appear whole or not at all.
+
+The rule: write the output, publish it by rename, then write the state that names it. A process that dies
+between any two of these finds, when it comes back, either no output or a whole one.
+"""
+
+import gzip
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+UNFINISHED = ".unfinished"
+
+
+@contextmanager
+def publish_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into; it takes the name `folder` when the block ends well. Replaces an older one."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = folder.with_name(folder.name + UNFINISHED)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    yield unfinished
+    for file in unfinished.rglob("*"):
+        _flush_to_disk(file)
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+    _flush_to_disk(folder.parent)
+
+
+@contextmanager
+def publish_file(file: Path) -> Iterator[Path]:
+    """A path to write to; it takes the name `file` when the block ends well. Replaces an older one."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(file.name + UNFINISHED)
+    yield unfinished
+    _flush_to_disk(unfinished)
+    unfinished.replace(file)
+    _flush_to_disk(file.parent)
+
+
+def write_json(file: Path, value: object) -> None:
+    with publish_file(file) as unfinished:
+        unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_rows(file: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """One JSON object a line; gzipped when the name ends in .gz (the same rows give the same bytes)."""
+    data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    with publish_file(file) as unfinished:
+        unfinished.write_bytes(gzip.compress(data, mtime=0) if file.suffix == ".gz" else data)
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """Rows written by `write_rows`."""
+    data = file.read_bytes()
+    text = (gzip.decompress(data) if file.suffix == ".gz" else data).decode()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+class Journal:
+    """A file that grows by whole lines while a phase runs; what a killed process left torn is cut off."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        if file.exists():
+            write_rows(file, read_journal(file))
+
+    def append(self, rows: Iterable[Mapping[str, object]]) -> None:
+        """Add rows and wait until they are on disk."""
+        with self._file.open("ab") as opened:
+            opened.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+            opened.flush()
+            os.fsync(opened.fileno())
+
+
+def read_journal(file: Path) -> list[dict[str, Any]]:
+    """The whole lines of a journal; a last line without its end is not there yet."""
+    lines = file.read_bytes().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith(b"\n")]
+
+
+def file_hash(file: Path) -> str:
+    """sha256 of a file's bytes."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Publish a second name for a folder of files without using its space twice where the disk allows it."""
+    with publish_folder(target) as unfinished:
+        shutil.copytree(source, unfinished, dirs_exist_ok=True, copy_function=_link)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
+
+
+def _flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,78 @@
+"""SFT, SPIN and IRFT: each a schedule of phases and a choice of objective."""
+
+import math
+
+from demotune.config import IRFTConfig, SFTConfig, SPINConfig
+from demotune.objectives import PairObjective, SFTObjective
+from demotune.phases.check import check_phase, start_phase
+from demotune.phases.sample import sample_phase
+from demotune.phases.score import score_phase
+from demotune.phases.stage import Stage
+from demotune.phases.train import train_demonstrations_phase, train_pairs_phase
+from demotune.progress import say, warn
+from demotune.setup import Setup
+
+NEARLY_SOLVED = math.log(9)
+"""A mean margin at which sigmoid is 0.9: nine tenths of the logistic gradient are gone."""
+
+
+def stage_count(setup: Setup) -> int:
+    return 1 if isinstance(setup.config, SFTConfig) else setup.config.stages
+
+
+def run_stage(setup: Setup, number: int) -> None:
+    """Everything that stage `number` still lacks; a finished stage costs nothing."""
+    stage = Stage(setup, number)
+    if stage.done("check"):
+        say(f"stage {number} is done already")
+        return
+    if isinstance(setup.config, SFTConfig):
+        _sft(stage, setup.config)
+    else:
+        _pairwise(stage, setup.config)
+    stage.free_policy()
+
+
+def _sft(stage: Stage, config: SFTConfig) -> None:
+    start_phase(stage)
+    train_demonstrations_phase(stage, SFTObjective(), epochs=config.num_train_epochs, steps=config.max_steps)
+    check_phase(stage, beta=None)
+
+
+def _pairwise(stage: Stage, config: SPINConfig | IRFTConfig) -> None:
+    """One stage of Algorithm 2 of arXiv 2405.17888: freeze pi_t, sample from it, take K steps on the pairwise loss."""
+    objective = pair_objective(config)
+    sample_phase(stage)
+    score_phase(stage)
+    train_pairs_phase(stage, objective)
+    check_phase(stage, beta=config.beta)
+    _warn_about(stage, objective)
+
+
+def pair_objective(config: SPINConfig | IRFTConfig) -> PairObjective:
+    """SPIN's objective has no choices: the logistic link and no SFT loss."""
+    if isinstance(config, SPINConfig):
+        return PairObjective(beta=config.beta, link="logistic", sft_weight=0.0)
+    return PairObjective(beta=config.beta, link=config.link, sft_weight=config.sft_weight)
+
+
+def _warn_about(stage: Stage, objective: PairObjective) -> None:
+    state = stage.setup.folder.stage_state(stage.number)
+    margin = state["train"]["last"].get("rewards/margins", 0.0)
+    if objective.link == "logistic" and objective.beta < 0.5 and margin > NEARLY_SOLVED:
+        warn(
+            f"stage {stage.number} ended at a margin of {margin:.1f}: its pairwise problem is nearly solved. With beta "
+            f"{objective.beta:g} < 0.5 the exact solution overshoots the demonstrations and stages diverge; take fewer "
+            "steps (--steps-per-stage), a lower --learning-rate, or a larger --beta"
+        )
+    if state["sample"]["completions/finished_share"] < 0.5:
+        warn(
+            f"only {state['sample']['completions/finished_share']:.0%} of the samples of stage {stage.number} end by "
+            "themselves; the reward may see little but length. Start from an SFT model, or raise --max-new-tokens"
+        )
+    last = state["train"]["last"]
+    if last.get("rewards/chosen", 0.0) < 0:
+        warn(
+            f"stage {stage.number} lowered the log-probability of its own demonstrations (rewards/chosen "
+            f"{last['rewards/chosen']:+.2f}); a lower --learning-rate or an --sft-weight above 0 holds it up"
+        )

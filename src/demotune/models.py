@@ -1,0 +1,180 @@
+"""Load and save policies. A model is a local folder of safetensors, known by a hash of its content."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import cast
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from demotune.errors import DemotuneError
+from demotune.files import publish_folder
+
+Policy = PreTrainedModel | PeftModel
+ADAPTER_CONFIG = "adapter_config.json"
+HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: $DEMOTUNE_CACHE, else demotune/ in the user's cache."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("DEMOTUNE_CACHE") or Path(root) / "demotune")
+
+
+def resolve_model(source: str) -> Path:
+    """The local folder of a model: a folder as it is, a GGUF file converted once, a hub id downloaded once.
+
+    Raises DemotuneError when nothing is found there, or when it holds no safetensors.
+    """
+    path = Path(source).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return _convert_gguf(path)
+    folder = path if path.is_dir() else _download(source)
+    if not any(folder.glob("*.safetensors")):
+        raise DemotuneError(
+            f"{source} holds no safetensors file; convert it once with "
+            "AutoModelForCausalLM.from_pretrained(...).save_pretrained(FOLDER) and give that folder"
+        )
+    return folder.resolve()
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer beside the model. Raises DemotuneError where there is none."""
+    try:
+        return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder))
+    except (OSError, ValueError) as error:
+        raise DemotuneError(
+            f"{folder} has no tokenizer that transformers can load ({_first_line(error)}); "
+            "save the model's tokenizer into that folder with tokenizer.save_pretrained(FOLDER)"
+        ) from error
+
+
+def load_policy(folder: Path, *, dtype: str, attn_implementation: str, device: torch.device) -> Policy:
+    """A causal language model ready to train, on `device`, without dropout.
+
+    A folder with a LoRA adapter loads its base model and the adapter, which stays trainable. Dropout is off
+    because the reference is scored once: a policy that forgets at random would not start a stage at its reference.
+    """
+    transformers_logging.disable_progress_bar()
+    model: Policy
+    if (folder / ADAPTER_CONFIG).is_file():
+        base_folder = resolve_model(_base_of(folder))
+        base = load_policy(base_folder, dtype=dtype, attn_implementation=attn_implementation, device=device)
+        model = PeftModel.from_pretrained(base, folder, is_trainable=True)
+    else:
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=getattr(torch, dtype), attn_implementation=attn_implementation, use_safetensors=True
+            )
+        except (OSError, ValueError, ImportError) as error:
+            raise DemotuneError(f"cannot load {folder} as a causal language model: {_first_line(error)}") from error
+        # An embedding drops the gradient of its padding index; where pad = end-of-turn, that token never learns.
+        # We pad and mask ourselves.
+        model.get_input_embeddings().padding_idx = None
+    _switch_off_dropout(model)
+    return cast(Policy, model.to(device))
+
+
+def is_adapter(folder: Path) -> bool:
+    return (folder / ADAPTER_CONFIG).is_file()
+
+
+def attach_adapter(policy: Policy, adapter: PeftConfig, seed: int) -> PeftModel:
+    """Put a new adapter on a policy; its random start depends on `seed` alone. The policy computes as before."""
+    torch.manual_seed(seed)
+    model = get_peft_model(cast(PreTrainedModel, policy), adapter)
+    _switch_off_dropout(model)
+    return cast(PeftModel, model)
+
+
+def lora_config(rank: int, alpha: int, targets: tuple[str, ...]) -> LoraConfig:
+    """LoRA as asked for on the command line."""
+    modules = "all-linear" if targets == ("all-linear",) else list(targets)
+    return LoraConfig(r=rank, lora_alpha=alpha, target_modules=modules, lora_dropout=0.0, task_type="CAUSAL_LM")
+
+
+def merged(policy: Policy) -> PreTrainedModel:
+    """The policy as one plain model: an adapter is folded into its base."""
+    return cast(PreTrainedModel, policy.merge_and_unload() if isinstance(policy, PeftModel) else policy)
+
+
+def save_policy(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write model and tokenizer to `folder`, which appears whole or not at all."""
+    with publish_folder(folder) as unfinished:
+        policy.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+
+
+def content_hash(folder: Path) -> str:
+    """sha256 over the names and bytes of a model folder's weights, configs and tokenizer; of the base too for LoRA."""
+    digest = hashlib.sha256()
+    for file in sorted(p for pattern in HUB_FILES for p in folder.glob(pattern) if p.is_file()):
+        digest.update(file.name.encode())
+        with file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    if is_adapter(folder):
+        digest.update(content_hash(resolve_model(_base_of(folder))).encode())
+    return digest.hexdigest()
+
+
+def parameter_counts(model: nn.Module) -> tuple[int, int]:
+    """(all, trainable) parameters."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
+
+
+def _base_of(adapter_folder: Path) -> str:
+    return str(json.loads((adapter_folder / ADAPTER_CONFIG).read_text())["base_model_name_or_path"])
+
+
+def _download(source: str) -> Path:
+    try:
+        return Path(snapshot_download(source, allow_patterns=list(HUB_FILES)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        raise DemotuneError(
+            f"model {source!r} is no folder or GGUF file here, and the hub did not give it: {_first_line(error)}; "
+            "check the path or the hub id, or give a folder that holds the model"
+        ) from error
+
+
+def _convert_gguf(file: Path) -> Path:
+    """GGUF -> an ordinary float32 folder in the cache, named by the file's content."""
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    folder = cache_folder() / "models" / f"{file.stem}-{digest[:12]}"
+    if folder.is_dir():
+        return folder
+    transformers_logging.disable_progress_bar()
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    except (OSError, ValueError, ImportError) as error:
+        raise DemotuneError(f"cannot read {file} as GGUF: {_first_line(error)}") from error
+    # The loaded model is marked as quantised and refuses to be saved; its weights are plain float32.
+    config = loaded.config
+    del config.quantization_config
+    model = AutoModelForCausalLM.from_config(config)
+    model.load_state_dict(loaded.state_dict())
+    model.generation_config = loaded.generation_config
+    save_policy(model, tokenizer, folder)
+    return folder
+
+
+def _switch_off_dropout(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "activation_dropout", "dropout"):  # functional dropout keeps a number
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,99 @@
+"""What a training phase minimises: records to a batch, a batch to a loss. One class per method's objective."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from demotune.logprobs import Batch, ResponseLogps, align, response_logps
+from demotune.losses import Link, implicit_reward_loss, sft_loss
+from demotune.records import Pair, RenderedDemonstration, ScoredPair
+
+Record = TypeVar("Record", contravariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class StepLoss:
+    """The loss of one micro-batch, summed over its items (tokens for SFT, pairs else), and values to be averaged.
+
+    `pair_loss` (B,) is the pairwise loss alone, whose value at the start of a stage is known exactly.
+    """
+
+    total: Tensor
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    pair_loss: Tensor | None = None
+
+
+class Objective(Protocol[Record]):
+    """`collate` also writes `items` into the batch: by how many the summed loss of a whole step is divided."""
+
+    def collate(self, records: Sequence[Record]) -> Batch: ...
+
+    def __call__(self, model: nn.Module, batch: Batch) -> StepLoss: ...
+
+
+class SFTObjective:
+    """-log pi(y | x), averaged over the response tokens of an optimizer step."""
+
+    def collate(self, records: Sequence[RenderedDemonstration]) -> Batch:
+        batch = align([r.prompt_ids for r in records], [r.demo.ids for r in records])
+        return batch | {"items": batch["response_mask"].sum()}
+
+    def __call__(self, model: nn.Module, batch: Batch) -> StepLoss:
+        scored = response_logps(model, batch)
+        metrics = {
+            "logps/chosen": scored.summed().detach(),
+            "entropy": scored.entropy[scored.mask],
+            "mean_token_accuracy": scored.greedy[scored.mask].float(),
+        }
+        return StepLoss(total=sft_loss(scored.logps, scored.mask).sum(), metrics=metrics)
+
+
+@dataclass(frozen=True, slots=True)
+class PairObjective:
+    """The pairwise loss of SPIN and IRFT, plus `sft_weight` times -log pi(y | x) per token; mean over pairs."""
+
+    beta: float
+    link: Link
+    sft_weight: float
+
+    def collate(self, records: Sequence[ScoredPair]) -> Batch:
+        return pair_batch([record.pair for record in records]) | {
+            "demo_ref_logps": torch.tensor([record.demo_ref_logp for record in records]),
+            "sample_ref_logps": torch.tensor([record.sample_ref_logp for record in records]),
+            "items": torch.tensor(len(records)),
+        }
+
+    def __call__(self, model: nn.Module, batch: Batch) -> StepLoss:
+        scored = response_logps(model, batch)
+        demo_logps, sample_logps = scored.summed().chunk(2)
+        loss = implicit_reward_loss(
+            demo_logps - batch["demo_ref_logps"], sample_logps - batch["sample_ref_logps"], self.beta, self.link
+        )
+        total = loss.loss.sum()
+        if self.sft_weight:
+            total = total + self.sft_weight * _mean_nll_of_demonstrations(scored).sum()
+        metrics = {
+            "rewards/chosen": loss.demo_reward,
+            "rewards/rejected": loss.sample_reward,
+            "rewards/accuracies": (loss.demo_reward > loss.sample_reward).float(),
+            "rewards/margins": loss.demo_reward - loss.sample_reward,
+            "logps/chosen": demo_logps.detach(),
+            "logps/rejected": sample_logps.detach(),
+            "entropy": scored.entropy[scored.mask],
+        }
+        return StepLoss(total=total, metrics=metrics, pair_loss=loss.loss.detach())
+
+
+def pair_batch(pairs: Sequence[Pair]) -> Batch:
+    """B pairs as 2B aligned rows: the demonstrations, then the samples. Scoring and training share this layout."""
+    prompts = [pair.prompt_ids for pair in pairs]
+    return align(prompts + prompts, [pair.demo.ids for pair in pairs] + [pair.sample.ids for pair in pairs])
+
+
+def _mean_nll_of_demonstrations(scored: ResponseLogps) -> Tensor:
+    """-log pi(y | x) / |y| of the first half of the rows, the demonstrations; (B,), nats per token."""
+    logps, mask = scored.logps.chunk(2)[0], scored.mask.chunk(2)[0]
+    return sft_loss(logps, mask) / mask.sum(dim=-1)

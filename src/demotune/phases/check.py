@@ -1,0 +1,60 @@
+"""CHECK: what the stage did to demonstrations that it was not trained on."""
+
+import dataclasses
+import time
+
+from demotune.files import write_json
+from demotune.heldout import check_reward, nll_per_token
+from demotune.phases.pairs import scored_pairs
+from demotune.phases.stage import Stage, chunks
+from demotune.progress import track
+from demotune.scoring import score_demonstrations, score_pairs
+from demotune.setup import main_process, wait_for_everyone
+
+
+def start_phase(stage: Stage) -> None:
+    """Held-out likelihood of the start model, for methods that score no samples of it."""
+    if stage.done("start"):
+        return
+    started = time.monotonic()
+    found = {"nll_per_token": _heldout_nll(stage, "start model: held-out")} if stage.setup.heldout else {}
+    if main_process():
+        write_json(stage.folder / "start.json", found)
+    wait_for_everyone()
+    stage.mark("start", started, [stage.folder / "start.json"])
+
+
+def check_phase(stage: Stage, beta: float | None) -> None:
+    """Held-out likelihood of pi_{t+1} and, with `beta`, the reward it implies on fresh samples of pi_t and of pi_0."""
+    if stage.done("check"):
+        return
+    started = time.monotonic()
+    found: dict[str, object] = {}
+    if stage.setup.heldout:
+        found = {"nll_per_token": _heldout_nll(stage, "held-out")} if beta is None else _heldout_rewards(stage, beta)
+    if main_process():
+        write_json(stage.folder / "check.json", found)
+    wait_for_everyone()
+    stage.mark("check", started, [stage.folder / "check.json"])
+
+
+def _heldout_nll(stage: Stage, what: str) -> float:
+    rows, size = stage.setup.heldout, stage.setup.config.per_device_train_batch_size
+    with track(what, len(rows), "rows") as tracker:
+        logps = score_demonstrations(stage.policy, rows, size, bf16=stage.setup.bf16, advance=tracker.advance)
+    return nll_per_token(rows, logps)
+
+
+def _heldout_rewards(stage: Stage, beta: float) -> dict[str, object]:
+    """The implicit reward against this stage's reference and, from the second stage on, against the start model."""
+    found: dict[str, object] = {}
+    checks = {"reward": stage.number} | ({"reward_since_start": 0} if stage.number else {})
+    with track(f"stage {stage.number}: held-out", len(stage.setup.heldout) * len(checks), "pairs") as tracker:
+        for name, number in checks.items():
+            pairs = scored_pairs(stage, number)[1]
+            units = chunks([scored.pair for scored in pairs], stage.setup.config.per_device_train_batch_size)
+            scored = score_pairs(stage.policy, units, bf16=stage.setup.bf16, advance=tracker.advance)
+            logps = [both for unit in scored for both in unit]
+            found["nll_per_token"] = nll_per_token(stage.setup.heldout, [demo for demo, _ in logps])
+            found[name] = dataclasses.asdict(check_reward(pairs, logps, beta))
+    return found

@@ -1,0 +1,69 @@
+"""A stage's pairs as they lie in its files, and the micro-batches that they are scored and trained in."""
+
+import random
+from collections.abc import Sequence
+
+from accelerate import PartialState
+
+from demotune.files import read_rows
+from demotune.phases.stage import Stage, staged
+from demotune.records import Pair, Response, ScoredPair
+from demotune.setup import Setup
+from demotune.training import MicrobatchPlan, plan_microbatches
+
+SAMPLES, SCORES = "samples.jsonl.gz", "scores.jsonl.gz"
+
+
+def training_pairs(stage: Stage) -> list[Pair]:
+    """This stage's own pairs, then the share of the previous stage's that history asks for."""
+    config = staged(stage.setup)
+    pairs = sampled_pairs(stage.setup, stage.number)
+    if config.history and stage.number:
+        previous = sampled_pairs(stage.setup, stage.number - 1)
+        rng = random.Random(stage.seed("history"))
+        pairs += rng.sample(previous, round(config.history * len(previous)))
+    return pairs
+
+
+def sampled_pairs(setup: Setup, number: int, heldout: bool = False) -> list[Pair]:
+    """The pairs that the sample phase of stage `number` wrote."""
+    return [
+        Pair(
+            key=row["key"],
+            prompt_ids=tuple(row["prompt_ids"]),
+            demo=Response(tuple(row["demo_ids"]), row["demo_finished"]),
+            sample=Response(tuple(row["sample_ids"]), row["finished"]),
+        )
+        for row in read_rows(setup.folder.stage(number) / SAMPLES)
+        if row["heldout"] == heldout
+    ]
+
+
+def scored_pairs(stage: Stage, number: int) -> tuple[list[ScoredPair], list[ScoredPair]]:
+    """(training pairs, held-out pairs) of stage `number` with their reference log-probabilities."""
+    earlier = stage if number == stage.number else Stage(stage.setup, number)
+    pairs, heldout = training_pairs(earlier), sampled_pairs(stage.setup, number, heldout=True)
+    scores = read_rows(earlier.folder / SCORES)
+    both = [
+        ScoredPair(pair, row["demo_ref_logp"], row["sample_ref_logp"])
+        for pair, row in zip([*pairs, *heldout], scores, strict=True)
+    ]
+    return both[: len(pairs)], both[len(pairs) :]
+
+
+def pair_plan(stage: Stage, pairs: Sequence[Pair]) -> MicrobatchPlan:
+    """Micro-batches of this stage's pairs: the same when they are scored and when they are trained."""
+    config = staged(stage.setup)
+    return plan_microbatches(
+        [len(pair.prompt_ids) + max(len(pair.demo.ids), len(pair.sample.ids)) for pair in pairs],
+        batch_size=config.per_device_train_batch_size,
+        accumulation=config.gradient_accumulation_steps * PartialState().num_processes,
+        epochs=config.epochs_per_stage,
+        steps=config.steps_per_stage,
+        seed=stage.seed("microbatches"),
+    )
+
+
+def reference_of(stage: Stage) -> str:
+    """`initial` only where the config asks for it: SPIN's reference is always the start of the stage."""
+    return str(getattr(stage.setup.config, "reference", "stage"))

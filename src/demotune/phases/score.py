@@ -1,0 +1,55 @@
+"""SCORE: the reference's log-probabilities of the stage's pairs, once, as numbers."""
+
+import time
+
+from demotune.files import write_rows
+from demotune.models import Policy
+from demotune.phases.pairs import SCORES, pair_plan, reference_of, sampled_pairs, training_pairs
+from demotune.phases.stage import PhaseJournal, Stage, chunks, share_of_this_process, staged
+from demotune.progress import track
+from demotune.scoring import score_pairs
+from demotune.setup import main_process, wait_for_everyone
+
+
+def score_phase(stage: Stage) -> None:
+    """Write the reference's log-probabilities onto this stage's pairs and the held-out pairs, as numbers."""
+    if stage.done("score"):
+        return
+    started = time.monotonic()
+    config = staged(stage.setup)
+    pairs, heldout = training_pairs(stage), sampled_pairs(stage.setup, stage.number, heldout=True)
+    plan = pair_plan(stage, pairs)
+    # Numbers of the pairs that stand together: the micro-batches of training, then chunks of held-out pairs.
+    units = [*plan.units, *chunks(range(len(pairs), len(pairs) + len(heldout)), config.per_device_train_batch_size)]
+    everything = [*pairs, *heldout]
+    policy = _reference_policy(stage)
+    journal = PhaseJournal(stage, "scored")
+    missing = [unit for unit in units if unit[0] not in journal.done]
+    with track(f"stage {stage.number}: score", len(everything), "pairs") as tracker:
+        tracker.start_at(len(journal.done))
+        for unit in share_of_this_process(missing):
+            batch = [everything[number] for number in unit]
+            for scores in score_pairs(policy, [batch], bf16=stage.setup.bf16, advance=tracker.advance):
+                rows = zip(unit, batch, scores, strict=True)
+                journal.append(
+                    [
+                        {"row": number, "key": pair.key, "demo_ref_logp": demo, "sample_ref_logp": sample}
+                        for number, pair, (demo, sample) in rows
+                    ]
+                )
+    del policy
+    wait_for_everyone()
+    scored = journal.read()
+    if main_process():
+        write_rows(stage.folder / SCORES, (scored[number] for number in range(len(everything))))
+    wait_for_everyone()
+    stage.mark("score", started, [stage.folder / SCORES], pairs=len(pairs), reference=reference_of(stage))
+    journal.remove()
+
+
+def _reference_policy(stage: Stage) -> Policy:
+    """The policy whose numbers are the reference. Only one model is in memory: another one is loaded in its place."""
+    if reference_of(stage) == "stage" or stage.number == 0:
+        return stage.policy
+    stage.free_policy()
+    return stage.setup.load(stage.setup.start_model)

@@ -1,0 +1,121 @@
+"""One stage of a run: its number, its folder, the policy it starts from, what of it is done."""
+
+import gc
+import random
+import time
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from demotune.config import StagedConfig
+from demotune.errors import DemotuneError
+from demotune.files import Journal, file_hash, read_journal
+from demotune.models import Policy, content_hash
+from demotune.progress import peak_memory_gib
+from demotune.records import RenderedDemonstration
+from demotune.setup import Setup, free_memory, main_process, wait_for_everyone
+
+
+class Stage:
+    """One stage of a run: its number, its folder, the policy it starts from, and its phases."""
+
+    def __init__(self, setup: Setup, number: int) -> None:
+        self.setup, self.number = setup, number
+        self.folder = setup.folder.stage(number)
+        self.model_folder = self.folder / "model"
+        self._policy: Policy | None = None
+
+    def done(self, phase: str) -> bool:
+        return phase in self.setup.folder.stage_state(self.number)
+
+    def mark(self, phase: str, started: float, outputs: Sequence[Path], **facts: object) -> None:
+        """State that a phase is done, after its outputs lie in place; all processes go on together."""
+        if main_process():
+            record = {
+                "policy": self.policy_hash,
+                "outputs": {path.name: content_hash(path) if path.is_dir() else file_hash(path) for path in outputs},
+                "seconds": round(time.monotonic() - started, 1),
+                "peak_memory_gib": round(peak_memory_gib(), 2),
+            }
+            self.setup.folder.mark_done(self.number, phase, record | facts)
+        wait_for_everyone()
+
+    @cached_property
+    def policy_hash(self) -> str:
+        """Content hash of the policy that this stage starts from."""
+        return content_hash(self.setup.policy_folder(self.number))
+
+    @property
+    def policy(self) -> Policy:
+        """pi_t, loaded when first needed; trained in place by the train phase."""
+        if self._policy is None:
+            self._policy = self.setup.load(self.setup.policy_folder(self.number))
+        return self._policy
+
+    def free_policy(self) -> None:
+        """Drop the policy from memory."""
+        self._policy = None
+        gc.collect()
+        free_memory()
+
+    def seed(self, purpose: str) -> int:
+        return self.setup.seed(self.number, purpose)
+
+
+def stage_slice(setup: Setup, number: int) -> tuple[RenderedDemonstration, ...]:
+    """The demonstrations of a stage: its own part of a fixed shuffle (disjoint), or all of them."""
+    config = staged(setup)
+    rows = setup.train
+    if config.slices == "all":
+        return rows
+    if len(rows) < config.stages:
+        raise DemotuneError(f"{len(rows)} demonstrations cannot be cut into {config.stages} slices; use --slices all")
+    shuffled = random.Random(setup.seed(0, "slices")).sample(rows, len(rows))
+    return tuple(shuffled[number :: config.stages])
+
+
+def staged(setup: Setup) -> StagedConfig:
+    """The config of a run that has stages with samples (SPIN, IRFT)."""
+    if not hasattr(setup.config, "stages"):
+        raise TypeError(f"{setup.config.method} has no stages with samples")
+    return setup.config
+
+
+class PhaseJournal:
+    """What the processes of a phase have finished so far, row by row; it outlives a killed run."""
+
+    def __init__(self, stage: Stage, name: str) -> None:
+        self._stage, self._name = stage, name
+        self.done = self.read()
+        self._own = Journal(stage.folder / f"{name}-{PartialState().process_index}.partial.jsonl")
+        wait_for_everyone()  # nobody writes before everybody has read the same
+
+    def read(self) -> dict[int, dict[str, Any]]:
+        """Row number -> record, of all processes."""
+        return {record["row"]: record for file in self._files() for record in read_journal(file)}
+
+    def append(self, records: Sequence[dict[str, Any]]) -> None:
+        self._own.append(records)
+
+    def remove(self) -> None:
+        """Once the phase's output is published."""
+        if main_process():
+            for file in self._files():
+                file.unlink()
+
+    def _files(self) -> list[Path]:
+        return sorted(self._stage.folder.glob(f"{self._name}-*.partial.jsonl"))
+
+
+def share_of_this_process(batches: Sequence[Any]) -> Sequence[Any]:
+    """Every n-th batch, where n processes work."""
+    state = PartialState()
+    return batches[state.process_index :: state.num_processes]
+
+
+def chunks(rows: Sequence[Any], size: int) -> list[Any]:
+    """Consecutive pieces of at most `size` rows."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)]

@@ -1,0 +1,99 @@
+"""TRAIN: gradient steps from pi_t to pi_{t+1}."""
+
+import shutil
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from accelerate import PartialState
+
+from demotune.callbacks import Checkpoints, WriteMetrics, quiet
+from demotune.losses import loss_at_reference
+from demotune.models import save_policy
+from demotune.objectives import Objective, PairObjective, SFTObjective
+from demotune.phases.pairs import pair_plan, reference_of, scored_pairs
+from demotune.phases.stage import Stage, staged
+from demotune.setup import main_process, wait_for_everyone
+from demotune.training import (
+    Carry,
+    FirstLoss,
+    MicrobatchPlan,
+    PhaseTrainer,
+    plan_microbatches,
+    train_phase,
+    training_arguments,
+)
+
+METRICS = "metrics.jsonl"
+
+
+def train_demonstrations_phase(stage: Stage, objective: SFTObjective, *, epochs: float, steps: int | None) -> None:
+    """Passes over all demonstrations; publishes the policy."""
+    if stage.done("train"):
+        return
+    rows = stage.setup.train
+    plan = plan_microbatches(
+        [len(row.prompt_ids) + len(row.demo.ids) for row in rows],
+        batch_size=stage.setup.config.per_device_train_batch_size,
+        accumulation=stage.setup.config.gradient_accumulation_steps * PartialState().num_processes,
+        epochs=epochs,
+        steps=steps,
+        seed=stage.seed("microbatches"),
+    )
+    _train(stage, plan, rows, objective)
+
+
+def train_pairs_phase(stage: Stage, objective: PairObjective) -> None:
+    """K steps on the stage's pairs; publishes pi_{t+1}."""
+    if stage.done("train"):
+        return
+    pairs, _ = scored_pairs(stage, stage.number)
+    plan = pair_plan(stage, [scored.pair for scored in pairs])
+    at_reference = reference_of(stage) == "stage" or stage.number == 0
+    first = FirstLoss(loss_at_reference(objective.link), 1e-3 if stage.setup.bf16 else 1e-5) if at_reference else None
+    _train(stage, plan, pairs, objective, first_loss=first, carry=_carry(stage, plan))
+
+
+def _train(
+    stage: Stage,
+    plan: MicrobatchPlan,
+    records: Sequence[Any],
+    objective: Objective[Any],
+    *,
+    first_loss: FirstLoss | None = None,
+    carry: Carry | None = None,
+) -> None:
+    """Train `stage.policy` through the plan, or go on from the last whole checkpoint, and publish the result."""
+    started = time.monotonic()
+    setup, checkpoints = stage.setup, stage.folder / "checkpoints"
+    callbacks = [WriteMetrics(stage.folder / METRICS), Checkpoints(setup.config.save_steps), *setup.callbacks]
+    trainer = PhaseTrainer(
+        model=stage.policy,
+        args=training_arguments(setup.config, checkpoints, plan.steps, stage.seed("train")),
+        objective=objective,
+        microbatches=[[records[number] for number in plan.units[unit]] for unit in plan.order],
+        tokenizer=setup.tokenizer,
+        first_loss=first_loss,
+        carry=carry,
+        callbacks=callbacks,
+    )
+    quiet(trainer)
+    what = f"stage {stage.number}: train" if hasattr(setup.config, "stages") else "train"
+    history = train_phase(trainer, what=what, total_steps=plan.steps, checkpoints=checkpoints)
+    if main_process():
+        save_policy(stage.policy, setup.tokenizer, stage.model_folder)
+        if carry is not None:
+            trainer.save_carried(stage.folder)
+    del trainer
+    wait_for_everyone()
+    stage.mark("train", started, [stage.model_folder], steps=plan.steps, last=history[-1])
+    if main_process():
+        shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _carry(stage: Stage, plan: MicrobatchPlan) -> Carry | None:
+    config = staged(stage.setup)
+    if config.optimizer_across_stages == "restart":
+        return None
+    previous = stage.setup.folder.stage(stage.number - 1) / "carried-optimizer.pt" if stage.number else None
+    return Carry(previous=previous, total_steps=plan.steps * config.stages)

@@ -1,0 +1,63 @@
+"""The whole story: demonstrations -> slice -> samples -> reference scores -> steps -> check -> next stage -> model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from demotune.config import AnyConfig
+from demotune.manifest import check_unchanged, write_manifest
+from demotune.methods import run_stage, stage_count
+from demotune.objects import keep_objects
+from demotune.preparation import prepare_run
+from demotune.run_folder import RunFolder
+from demotune.setup import Setup
+from demotune.summary import RunResult, publish_result, show_result
+
+
+def run(
+    config: AnyConfig,
+    *,
+    model: Any = None,
+    train_dataset: Any = None,
+    eval_dataset: Any = None,
+    processing_class: Any = None,
+    peft_config: Any = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> RunResult:
+    """Run one method from demonstrations to an aligned model, in the folder `config.output`.
+
+    `model` (a transformers model), `train_dataset` and `eval_dataset` (datasets.Dataset or a list of rows),
+    `processing_class` (a tokenizer) and `peft_config` stand in for `config.model`, `data`, `eval_data` and the LoRA
+    fields; they are kept in the run folder, so that the run can be resumed without them. `callbacks` are transformers
+    callbacks for every training phase. Raises DemotuneError for anything the user can mend.
+    """
+    folder = RunFolder(Path(config.output))
+    with folder.locked():
+        folder.refuse_if_taken()
+        config = keep_objects(config, folder, model, train_dataset, eval_dataset, processing_class, peft_config)
+        setup = prepare_run(config, folder, callbacks)
+        write_manifest(setup)
+        return _finish(setup)
+
+
+def resume(folder: str | Path, *, callbacks: Sequence[TrainerCallback] = ()) -> RunResult:
+    """Take up a run where it stopped, in whatever phase; the result equals that of an uninterrupted run.
+
+    Raises DemotuneError when config, data or model are no longer what the run began with, or the folder is in use.
+    """
+    run_folder = RunFolder(Path(folder))
+    config = run_folder.read_config()
+    with run_folder.locked():
+        setup = prepare_run(config, run_folder, callbacks)
+        check_unchanged(setup)
+        return _finish(setup)
+
+
+def _finish(setup: Setup) -> RunResult:
+    for number in range(stage_count(setup)):
+        run_stage(setup, number)
+    result = publish_result(setup)
+    show_result(result)
+    return result

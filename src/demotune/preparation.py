@@ -1,0 +1,77 @@
+"""From a config to a prepared run: model found, tokenizer and renderer made, rows read, automatic values filled in."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from accelerate import PartialState
+from peft import PeftConfig
+from transformers import GenerationConfig, TrainerCallback
+
+from demotune.config import AnyConfig, SFTConfig
+from demotune.errors import DemotuneError
+from demotune.intake import Intake, prepare, write_quarantine
+from demotune.machine import default_attention, has_fast_bf16
+from demotune.models import load_tokenizer, lora_config, resolve_model
+from demotune.progress import say
+from demotune.rendering import Renderer
+from demotune.run_folder import RunFolder
+from demotune.setup import Setup, main_process, wait_for_everyone
+
+
+def prepare_run(config: AnyConfig, folder: RunFolder, callbacks: Sequence[TrainerCallback]) -> Setup:
+    """Everything that comes before the first phase; nothing is trained. Raises DemotuneError."""
+    for field, flag in (("model", "--model"), ("data", "--data")):
+        if not getattr(config, field):
+            raise DemotuneError(f"{field} is missing; name it with {flag}, in the YAML file, or pass it to run()")
+    say(f"demotune {config.method}: {config.model} on {', '.join(config.data)} -> {folder.root}")
+    start_model = resolve_model(config.model)
+    tokenizer = load_tokenizer(start_model)
+    renderer = Renderer(tokenizer, config.template, _stop_ids(start_model))
+    intake = prepare(config, renderer, folder.quarantine if main_process() else None)
+    for note in intake.notes:
+        say(f"  {note}")
+    if main_process():
+        write_quarantine(intake.bad_rows, folder.quarantine)
+    wait_for_everyone()
+    return Setup(
+        config=_filled_in(config, intake),
+        folder=folder,
+        start_model=start_model,
+        tokenizer=tokenizer,
+        renderer=renderer,
+        train=intake.train,
+        heldout=intake.heldout,
+        data_hashes=intake.data_hashes,
+        adapter=_adapter(config, folder),
+        callbacks=tuple(callbacks),
+    )
+
+
+def _filled_in(config: AnyConfig, intake: Intake) -> AnyConfig:
+    """The config with its automatic values: precision and attention by device, sample length by demonstrations."""
+    device = PartialState().device
+    if config.bf16 is None:
+        config = dataclasses.replace(config, bf16=has_fast_bf16(device))
+    if config.attn_implementation is None:
+        config = dataclasses.replace(config, attn_implementation=default_attention(device))
+    if not isinstance(config, SFTConfig) and config.max_new_tokens is None:
+        longest = max(len(row.demo.ids) for row in intake.train)
+        config = dataclasses.replace(config, max_new_tokens=longest)
+    return config
+
+
+def _stop_ids(folder: Path) -> tuple[int, ...]:
+    """End tokens that the model's generation config names, beside the tokenizer's own."""
+    if not (folder / "generation_config.json").is_file():
+        return ()
+    named = GenerationConfig.from_pretrained(folder).eos_token_id
+    return () if named is None else tuple(named) if isinstance(named, list) else (named,)
+
+
+def _adapter(config: AnyConfig, folder: RunFolder) -> PeftConfig | None:
+    if not config.use_peft:
+        return None
+    if folder.adapter.is_dir():
+        return PeftConfig.from_pretrained(str(folder.adapter))
+    return lora_config(config.lora_r, config.lora_alpha, config.lora_target_modules)

@@ -1,0 +1,87 @@
+"""The run folder: its rooms, its lock, what is done and what comes next."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from demotune.config import AnyConfig
+from demotune.config_files import load_config
+from demotune.errors import DemotuneError
+from demotune.files import UNFINISHED, write_json
+
+
+class RunFolder:
+    """Paths of a run, its lock, and the state of its stages."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.model = root / "model"
+        self.merged_model = root / "model-merged"
+        self.metrics = root / "metrics.jsonl"
+        self.summary = root / "summary.json"
+        self.quarantine = root / "quarantine.jsonl"
+        self.config = root / "run.yaml"
+        self.adapter = root / "start-adapter"
+        self.manifest = root / "manifest.json"
+
+    def stage(self, number: int) -> Path:
+        folder = self.root / "stages" / f"{number:02d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def stage_state(self, number: int) -> dict[str, Any]:
+        """What a stage has finished: phase name -> record of its inputs and outputs."""
+        file = self.stage(number) / "state.json"
+        return dict(json.loads(file.read_text())) if file.exists() else {}
+
+    def mark_done(self, number: int, phase: str, record: Mapping[str, object]) -> None:
+        """State that `phase` of a stage is finished, after its output was published."""
+        state = self.stage_state(number)
+        write_json(self.stage(number) / "state.json", state | {phase: dict(record)})
+
+    def read_config(self) -> AnyConfig:
+        """The config of the run that this folder holds. Raises DemotuneError where it holds none."""
+        if not self.manifest.exists():
+            raise DemotuneError(f"{self.root} holds no run to resume; start one with demotune sft, spin or irft")
+        return load_config(self.config)
+
+    @property
+    def finished(self) -> bool:
+        return self.summary.exists()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process; the lock goes when the process goes, however it ends."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.seek(0)
+                raise DemotuneError(
+                    f"run folder {self.root} is in use by process {lock.read().strip() or 'unknown'}; "
+                    "wait for it, stop it, or choose another --output"
+                ) from None
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+    def refuse_if_taken(self) -> None:
+        """A new run needs a folder that is new, empty, or holds only a run that never got to its manifest."""
+        if self.manifest.exists():
+            fix = "choose another --output" if self.finished else f"continue it with: demotune resume {self.root}"
+            raise DemotuneError(
+                f"{self.root} already holds {'a finished' if self.finished else 'an unfinished'} run; {fix}"
+            )
+        known = {".lock", self.config.name, self.quarantine.name, "start-model", "start-data", "start-adapter"}
+        strangers = sorted(p.name for p in self.root.glob("*") if p.name not in known and UNFINISHED not in p.name)
+        if strangers:
+            raise DemotuneError(
+                f"{self.root} is not empty and holds no run (found {', '.join(strangers[:3])}); "
+                "choose a new or empty folder with --output"
+            )

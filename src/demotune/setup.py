@@ -1,0 +1,75 @@
+"""What all stages of a run share: config, model folder, tokenizer, rows, device; nothing in it changes."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from peft import PeftConfig
+from transformers import PreTrainedTokenizerBase, TrainerCallback
+
+from demotune.config import AnyConfig
+from demotune.models import Policy, attach_adapter, is_adapter, load_policy, merged
+from demotune.records import RenderedDemonstration
+from demotune.rendering import Renderer
+from demotune.run_folder import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """A prepared run. `config` has its automatic values (precision, attention, sample length) filled in."""
+
+    config: AnyConfig
+    folder: RunFolder
+    start_model: Path
+    tokenizer: PreTrainedTokenizerBase
+    renderer: Renderer
+    train: tuple[RenderedDemonstration, ...]
+    heldout: tuple[RenderedDemonstration, ...]
+    data_hashes: dict[str, str]
+    adapter: PeftConfig | None
+    callbacks: tuple[TrainerCallback, ...]
+
+    @property
+    def bf16(self) -> bool:
+        return bool(self.config.bf16)
+
+    def policy_folder(self, stage: int) -> Path:
+        """Where the policy lies that stage `stage` starts from: pi_t of the paper."""
+        return self.folder.stage(stage - 1) / "model" if stage else self.start_model
+
+    def load(self, folder: Path) -> Policy:
+        """A policy as the run trains it: with its adapter when the run uses one, as one plain model when not."""
+        policy = load_policy(
+            folder,
+            dtype=self.config.dtype,
+            attn_implementation=self.config.attn_implementation or "sdpa",
+            device=PartialState().device,
+        )
+        if self.adapter is None:
+            return merged(policy)
+        return policy if is_adapter(folder) else attach_adapter(policy, self.adapter, self.config.seed)
+
+    def seed(self, stage: int, purpose: str) -> int:
+        """A seed of its own for each use of randomness, from the run's seed."""
+        return derive_seed(self.config.seed, stage, purpose)
+
+
+def derive_seed(seed: int, stage: int, purpose: str) -> int:
+    """31 bits from a hash of the three, so that no two uses share a stream of random numbers."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{stage}/{purpose}".encode()).digest()[:4]) >> 1
+
+
+def main_process() -> bool:
+    return bool(PartialState().is_main_process)
+
+
+def wait_for_everyone() -> None:
+    PartialState().wait_for_everyone()
+
+
+def free_memory() -> None:
+    """Give cached accelerator memory back after a model was dropped."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,142 @@
+"""The end of a run: the model published, metrics in one file, and a summary that a newcomer understands."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from rich.table import Table
+from transformers import PreTrainedTokenizerBase
+
+from demotune.config import SFTConfig
+from demotune.files import link_or_copy, read_rows, write_json, write_rows
+from demotune.heldout import nll_per_token
+from demotune.models import Policy, is_adapter, load_policy, load_tokenizer, merged, save_policy
+from demotune.phases.pairs import scored_pairs
+from demotune.phases.stage import Stage
+from demotune.phases.train import METRICS
+from demotune.progress import console, minutes, say
+from demotune.setup import Setup, main_process, wait_for_everyone
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a finished run leaves: where, and what was measured on held-out rows."""
+
+    run_folder: Path
+    model_folder: Path
+    method: str
+    start_nll_per_token: float | None
+    """Held-out negative log-likelihood of the start model, nats per token; None without held-out rows."""
+    stages: tuple[dict[str, Any], ...]
+    """One record per stage: phases with seconds and memory, last training metrics, held-out check."""
+
+    def load(self) -> tuple[Policy, PreTrainedTokenizerBase]:
+        """The trained policy and its tokenizer, on the current device."""
+        policy = load_policy(
+            self.model_folder, dtype="float32", attn_implementation="sdpa", device=PartialState().device
+        )
+        return policy, load_tokenizer(self.model_folder)
+
+
+def publish_result(setup: Setup) -> RunResult:
+    """Publish model/, metrics.jsonl and summary.json."""
+    count = 1 if isinstance(setup.config, SFTConfig) else setup.config.stages
+    stages = tuple(_stage_record(setup, number) for number in range(count))
+    result = RunResult(
+        run_folder=setup.folder.root,
+        model_folder=setup.folder.model,
+        method=setup.config.method,
+        start_nll_per_token=_start_nll(setup),
+        stages=stages,
+    )
+    if main_process():
+        last = setup.folder.stage(count - 1) / "model"
+        link_or_copy(last, setup.folder.model)
+        if setup.config.merge_adapter:
+            save_policy(merged(setup.load(last)), setup.tokenizer, setup.folder.merged_model)
+        write_rows(setup.folder.metrics, _all_metrics(setup, count))
+        write_json(
+            setup.folder.summary,
+            asdict(result) | {"run_folder": str(result.run_folder), "model_folder": str(result.model_folder)},
+        )
+    wait_for_everyone()
+    return result
+
+
+def show_result(result: RunResult) -> None:
+    """The summary on the screen."""
+    if not main_process():
+        return
+    table = Table(title=f"{result.method}: what was learned, on held-out demonstrations", title_justify="left")
+    for heading in (
+        "",
+        "log-likelihood per token",
+        "reward prefers demonstration",
+        "margin",
+        "steps",
+        "time",
+        "memory",
+    ):
+        table.add_column(heading, justify="right" if heading else "left")
+    if result.start_nll_per_token is not None:
+        table.add_row("start model", f"{-result.start_nll_per_token:.3f}")
+    for number, stage in enumerate(result.stages):
+        check = stage["check"]
+        reward = check.get("reward")
+        table.add_row(
+            f"stage {number}" if "sample" in stage["phases"] else result.method,
+            f"{-check['nll_per_token']:.3f}" if check else "no held-out rows",
+            _accuracy(reward) if reward else "",
+            f"{reward['margin']:+.3f}" if reward else "",
+            str(stage["phases"]["train"]["steps"]),
+            minutes(sum(phase["seconds"] for phase in stage["phases"].values())),
+            f"{max(phase['peak_memory_gib'] for phase in stage['phases'].values()):.1f} GiB",
+        )
+    console.print(table)
+    since = result.stages[-1]["check"].get("reward_since_start") or result.stages[-1]["check"].get("reward")
+    if since:
+        say(
+            f"The reward learned since the start model prefers the held-out demonstration to the start model's own "
+            f"sample in {_accuracy(since)} of {since['pairs']} prompts (95% interval; one run)."
+        )
+    say(f"model: {result.model_folder}")
+    load = "AutoPeftModelForCausalLM" if is_adapter(result.model_folder) else "AutoModelForCausalLM"
+    source = "peft" if is_adapter(result.model_folder) else "transformers"
+    say(f'load it: from {source} import {load}; model = {load}.from_pretrained("{result.model_folder}")')
+
+
+def _accuracy(reward: dict[str, Any]) -> str:
+    return f"{reward['accuracy']:.2f} [{reward['accuracy_low']:.2f}, {reward['accuracy_high']:.2f}]"
+
+
+def _stage_record(setup: Setup, number: int) -> dict[str, Any]:
+    folder = setup.folder.stage(number)
+    return {
+        "phases": setup.folder.stage_state(number),
+        "check": json.loads((folder / "check.json").read_text(encoding="utf-8")),
+    }
+
+
+def _start_nll(setup: Setup) -> float | None:
+    if not setup.heldout:
+        return None
+    if isinstance(setup.config, SFTConfig):
+        file = setup.folder.stage(0) / "start.json"
+        return float(json.loads(file.read_text(encoding="utf-8"))["nll_per_token"])
+    heldout = scored_pairs(Stage(setup, 0), 0)[1]
+    return nll_per_token(setup.heldout, [pair.demo_ref_logp for pair in heldout])
+
+
+def _all_metrics(setup: Setup, count: int) -> Iterator[dict[str, Any]]:
+    """Every training record and one record per finished phase, in order, each with its stage."""
+    for number in range(count):
+        for phase, record in setup.folder.stage_state(number).items():
+            if phase == "train":
+                for row in read_rows(setup.folder.stage(number) / METRICS):
+                    yield {"stage": number, "phase": "train", **row}
+            yield {"stage": number, "phase": phase, "finished": True, **record}
+        check = json.loads((setup.folder.stage(number) / "check.json").read_text(encoding="utf-8"))
+        yield {"stage": number, "phase": "check", **check}

@@ -1,0 +1,255 @@
+"""The one trainer: a transformers.Trainer that runs any phase which takes gradient steps.
+
+What differs between methods is the objective (a loss on micro-batches); what this module adds to the Trainer is
+exactness: a fixed plan of micro-batches, exact scaling of accumulated gradients, a check of the first loss, and
+checkpoints that count only when they are whole.
+"""
+
+import random
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+
+from demotune.callbacks import ShowProgress, StopOnSignal, latest_checkpoint
+from demotune.config import AnyConfig
+from demotune.errors import DemotuneError
+from demotune.files import write_json
+from demotune.logprobs import Batch
+from demotune.models import Policy
+from demotune.objectives import Objective, StepLoss
+from demotune.progress import peak_memory_gib, track
+
+CARRIED = "carried-optimizer.pt"
+
+
+@dataclass(frozen=True, slots=True)
+class MicrobatchPlan:
+    """Which records stand together (`units`) and in which order the units are trained (`order`, all passes)."""
+
+    units: tuple[tuple[int, ...], ...]
+    order: tuple[int, ...]
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class FirstLoss:
+    """What every pair's loss must be before the first update, and how far rounding may move the mean."""
+
+    expected: float
+    tolerance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Carry:
+    """Optimizer and schedule that go on across stages: what was left by the last one, and the steps of all stages."""
+
+    previous: Path | None
+    total_steps: int
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training stopped at the user's request, after a checkpoint."""
+
+
+def plan_microbatches(
+    lengths: Sequence[int], *, batch_size: int, accumulation: int, epochs: float, steps: int | None, seed: int
+) -> MicrobatchPlan:
+    """Fix once, from the seed, which records share a micro-batch and when each micro-batch is trained.
+
+    Records are shuffled, sorted by length within windows of 8 micro-batches (less padding), and cut. A micro-batch
+    keeps its members in every pass, so that it can be scored exactly as it will be trained; its place in each pass is
+    random. `steps` (optimizer steps) overrides `epochs`.
+    """
+    rng = random.Random(seed)
+    shuffled = rng.sample(range(len(lengths)), len(lengths))
+    window = 8 * batch_size
+    grouped = [
+        record
+        for start in range(0, len(shuffled), window)
+        for record in sorted(shuffled[start : start + window], key=lambda record: lengths[record])
+    ]
+    units = tuple(tuple(grouped[start : start + batch_size]) for start in range(0, len(grouped), batch_size))
+    wanted = steps * accumulation if steps is not None else max(round(len(units) * epochs), 1)
+    order: list[int] = []
+    while len(order) < wanted:
+        order += rng.sample(range(len(units)), len(units))
+    return MicrobatchPlan(units=units, order=tuple(order[:wanted]), steps=-(-wanted // accumulation))
+
+
+class PhaseTrainer(Trainer):
+    """transformers.Trainer over planned micro-batches of records, with an objective in place of labels."""
+
+    loss_is_scaled_for_ga = True  # `compute_loss` divides by the items of the whole optimizer step
+
+    def __init__(
+        self,
+        *,
+        model: Policy,
+        args: TrainingArguments,
+        objective: Objective[Any],
+        microbatches: Sequence[Sequence[Any]],
+        tokenizer: PreTrainedTokenizerBase,
+        first_loss: FirstLoss | None,
+        carry: Carry | None,
+        callbacks: list[TrainerCallback],
+    ) -> None:
+        self._objective, self._first_loss, self._carry = objective, first_loss, carry
+        self._values: defaultdict[str, list[Tensor]] = defaultdict(list)
+        self._last_log = (time.monotonic(), 0)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=_Microbatches(microbatches),
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
+
+    def get_train_dataloader(self) -> DataLoader[Batch]:
+        """One item is one micro-batch, in planned order; accelerate deals them out to the processes."""
+        loader = DataLoader(cast(Dataset[Any], self.train_dataset), batch_size=1, collate_fn=self._collate)
+        return cast(DataLoader[Batch], self.accelerator.prepare(loader))
+
+    def _collate(self, microbatch: list[Sequence[Any]]) -> Batch:
+        return self._objective.collate(microbatch[0])
+
+    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Tensor:
+        """Items (pairs or tokens) of the whole optimizer step, over all micro-batches and processes."""
+        items = torch.stack([batch["items"] for batch in batch_samples]).sum().to(device)
+        return cast(Tensor, self.accelerator.gather(items)).sum()
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Sum over the micro-batch / items of the step: micro-batches of any size weigh each item alike."""
+        step_loss = self._objective(model, inputs)
+        if num_items_in_batch is None:
+            raise ValueError("num_items_in_batch is missing: the loss of a step cannot be scaled")
+        if not torch.isfinite(step_loss.total):
+            self._stop_for_bad_loss(step_loss, inputs)
+        if self.state.global_step == 0 and self._first_loss is not None and step_loss.pair_loss is not None:
+            check_first_loss(float(step_loss.pair_loss.mean()), self._first_loss)
+            self._first_loss = None
+        for name, values in step_loss.metrics.items():
+            self._values[name].append(values.flatten())
+        # Processes average their gradients; each must hold its share of a sum over all of them.
+        return step_loss.total * self.accelerator.num_processes / num_items_in_batch
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the objective's metrics, averaged over the items since the last record, under TRL's names."""
+        if self._values:
+            logs |= {name: float(torch.cat(values).mean()) for name, values in self._values.items()}
+            self._values.clear()
+            now, tokens = time.monotonic(), self.state.num_input_tokens_seen
+            logs["num_tokens"] = tokens
+            logs["tokens_per_second"] = round((tokens - self._last_log[1]) / max(now - self._last_log[0], 1e-9), 1)
+            logs["peak_memory_gib"] = round(peak_memory_gib(), 2)
+            self._last_log = (now, tokens)
+        super().log(logs)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        optimizer = super().create_optimizer(model)
+        if self._carry is not None and self._carry.previous is not None:
+            state = torch.load(self._carry.previous, weights_only=True)
+            optimizer.load_state_dict(state["optimizer"])
+        return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        if self._carry is None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        scheduler = super().create_scheduler(self._carry.total_steps, optimizer)
+        if self._carry.previous is not None:
+            scheduler.load_state_dict(torch.load(self._carry.previous, weights_only=True)["scheduler"])
+        return scheduler
+
+    def save_carried(self, folder: Path) -> None:
+        """Leave optimizer and schedule for the next stage."""
+        state = {"optimizer": self.optimizer.state_dict(), "scheduler": self.lr_scheduler.state_dict()}
+        torch.save(state, folder / CARRIED)
+
+    def _stop_for_bad_loss(self, step_loss: StepLoss, inputs: Batch) -> None:
+        file = Path(cast(str, self.args.output_dir)).parent / "bad-batch.json"
+        write_json(file, {name: tensor.tolist() for name, tensor in inputs.items()})
+        raise DemotuneError(
+            f"the loss became {float(step_loss.total)} at step {self.state.global_step + 1}; its batch is saved in "
+            f"{file} (token ids). Lower --learning-rate, or compute with --no-bf16; earlier checkpoints are intact"
+        )
+
+
+def check_first_loss(loss: float, first: FirstLoss) -> None:
+    """Raise DemotuneError unless a stage starts where its reference is: there each pair's loss is known exactly."""
+    if abs(loss - first.expected) > first.tolerance:
+        raise DemotuneError(
+            f"the first loss of the stage is {loss:.6f}, it must be {first.expected:.6f} within {first.tolerance:g}: "
+            "before the first update policy and reference are the same model. They were computed differently: look for "
+            "active dropout, a precision other than the one the reference was scored in, or scores of another policy"
+        )
+
+
+def train_phase(trainer: PhaseTrainer, *, what: str, total_steps: int, checkpoints: Path) -> list[dict[str, Any]]:
+    """Run or continue a training phase; returns its metric records. Raises Interrupted after Ctrl-C or SIGTERM."""
+    with track(what, total_steps, "steps") as tracker, StopOnSignal() as stop:
+        trainer.add_callback(ShowProgress(tracker))
+        trainer.add_callback(stop)
+        trainer.train(resume_from_checkpoint=latest_checkpoint(checkpoints))
+    if stop.requested and trainer.state.global_step < total_steps:
+        raise Interrupted
+    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    return [dict(record) for record in trainer.state.log_history if "loss" in record]
+
+
+def training_arguments(config: AnyConfig, checkpoints: Path, steps: int, seed: int) -> TrainingArguments:
+    """A config's fields in the Trainer's words. Checkpoints and progress are ours, so the Trainer's own are off."""
+    try:
+        return TrainingArguments(
+            output_dir=str(checkpoints),
+            per_device_train_batch_size=config.per_device_train_batch_size,
+            gradient_accumulation_steps=config.gradient_accumulation_steps,
+            max_steps=steps,
+            learning_rate=config.learning_rate,
+            optim=config.optim,
+            lr_scheduler_type=config.lr_scheduler_type,
+            warmup_steps=config.warmup_steps,
+            weight_decay=config.weight_decay,
+            max_grad_norm=config.max_grad_norm,
+            bf16=bool(config.bf16),
+            activation_checkpointing=config.activation_checkpointing,
+            seed=seed,
+            logging_steps=config.logging_steps,
+            logging_nan_inf_filter=False,
+            include_num_input_tokens_seen="non_padding",
+            save_strategy="no",
+            save_total_limit=2,
+            report_to=list(config.report_to) or "none",
+            run_name=config.run_name,
+            remove_unused_columns=False,
+            disable_tqdm=True,
+            use_cpu=PartialState().device.type == "cpu",
+            ddp_find_unused_parameters=False,
+        )
+    except ValueError as error:
+        raise DemotuneError(f"transformers refuses a training setting: {error}") from error
+
+
+class _Microbatches(Dataset[Sequence[Any]]):
+    def __init__(self, microbatches: Sequence[Sequence[Any]]) -> None:
+        self._microbatches = microbatches
+
+    def __len__(self) -> int:
+        return len(self._microbatches)
+
+    def __getitem__(self, index: int) -> Sequence[Any]:
+        return self._microbatches[index]

@@ -26,8 +26,12 @@ def tokenizer_of(
     bos: str | None = None,
     adds_bos: bool = False,
     metaspace: bool = False,
+    listed: bool = True,
 ) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer (GPT-2, Llama 3, Qwen), or a SentencePiece-like one (Llama 2, Mistral, Gemma)."""
+    """A byte-level BPE tokenizer (GPT-2, Llama 3, Qwen), or a SentencePiece-like one (Llama 2, Mistral, Gemma).
+
+    listed: whether `specials` are among the tokenizer's all_special_tokens, or special only as added tokens.
+    """
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>" if metaspace else None))
     if metaspace:
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
@@ -53,7 +57,7 @@ def tokenizer_of(
         bos_token=bos,
         eos_token=eos,
         unk_token="<unk>" if metaspace else None,
-        extra_special_tokens=list(specials),
+        extra_special_tokens=list(specials) if listed else [],
     )
     wrapped.chat_template = chat_template
     return wrapped
@@ -143,7 +147,7 @@ def llama2() -> PreTrainedTokenizerFast:
 
 
 def llama3() -> PreTrainedTokenizerFast:
-    return tokenizer_of(LLAMA3, LLAMA3_SPECIALS, bos="<|begin_of_text|>", eos="<|end_of_text|>")
+    return tokenizer_of(LLAMA3, LLAMA3_SPECIALS, bos="<|begin_of_text|>", eos="<|end_of_text|>", listed=False)
 
 
 @dataclass(frozen=True)
@@ -390,6 +394,20 @@ def test_response_may_hold_tokens_that_neither_stop_nor_mark_roles() -> None:
         Renderer(tokenizer, extra_stop_ids=[tokenizer.convert_tokens_to_ids("<tool>")]).render(
             ask(response="<tool>2+2")
         )
+
+
+def test_response_in_which_the_template_writes_a_stop_token_is_a_bad_row() -> None:
+    tokenizer = tokenizer_of(QWEN3, ("<|im_start|>", "<|im_end|>", "</think>"), eos="<|im_end|>")
+    with pytest.raises(RenderError) as caught:
+        Renderer(tokenizer, extra_stop_ids=[tokenizer.convert_tokens_to_ids("</think>")]).render(ask())
+    assert caught.value.reason == "control token in response"
+
+
+def test_added_tokens_of_llama3_are_control_tokens_too() -> None:
+    tokenizer = llama3()
+    assert "<|eot_id|>" not in tokenizer.all_special_tokens  # or this test shows nothing
+    with pytest.raises(RenderError, match="control token in prompt"):
+        Renderer(tokenizer).prompt_ids([user("<|start_header_id|>")])
 
 
 def test_characters_unknown_to_the_tokenizer_are_no_control_tokens() -> None:

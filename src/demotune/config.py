@@ -27,7 +27,7 @@ class RunConfig:
     """Start model: a hub id, a folder with safetensors (a model or a LoRA adapter), or a GGUF file."""
     data: tuple[str, ...] = ()
     """Demonstrations: file (JSONL, JSON, CSV, Parquet, any of them gzipped), folder, or hub id; repeat for several."""
-    output: str
+    output: str = ""
     """Run folder. Created by this run; must not hold another one."""
 
     eval_data: tuple[str, ...] = ()

@@ -4,11 +4,11 @@ import ast
 import dataclasses
 import difflib
 import inspect
+import itertools
 import textwrap
 import types
 import typing
 from collections.abc import Mapping
-from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
@@ -57,7 +57,7 @@ def load_config(file: Path) -> AnyConfig:
         raise DemotuneError(
             f"{file} names no known method (found {method!r}); it should be one of {', '.join(CONFIGS)}"
         )
-    return from_dict(cast(Method, method), values)
+    return from_dict(method, values)
 
 
 def save_config(config: AnyConfig, file: Path) -> None:
@@ -82,13 +82,12 @@ def field_types(config_class: type[AnyConfig]) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(config_class)}
 
 
-@cache
 def field_help(config_class: type[AnyConfig]) -> dict[str, str]:
     """Field name -> the docstring that stands under it in the source."""
     texts: dict[str, str] = {}
     for owner in reversed(config_class.__mro__[:-1]):
         body = cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]).body
-        for line, following in zip(body, body[1:], strict=False):
+        for line, following in itertools.pairwise(body):
             if isinstance(line, ast.AnnAssign) and isinstance(following, ast.Expr):
                 texts[cast(ast.Name, line.target).id] = str(cast(ast.Constant, following.value).value)
     return texts

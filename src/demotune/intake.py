@@ -202,9 +202,8 @@ def _check_bad_share(
     if quarantine_path is not None:
         write_quarantine(bad_rows, quarantine_path)
         where = f"each is named in {quarantine_path}"
-    rows_read = sum(part.loaded.rows_read for part in parts)
     raise DemotuneError(
-        f"{len(bad_rows)} of {_count(rows_read, 'row')} read are bad ({share:.1%}, max_bad_share is "
+        f"{len(bad_rows)} of {_count(sum(map(_rows_read, parts)), 'row')} read are bad ({share:.1%}, max_bad_share is "
         f"{config.max_bad_share:.1%}): {_reasons(bad_rows)}; {where}. Mend the data, or accept more with "
         "--max-bad-share; over-long rows fit with a larger --max-length or are cut with --overlong truncate-prompt"
     )
@@ -212,20 +211,24 @@ def _check_bad_share(
 
 def _bad_share(parts: Sequence[_Rendered]) -> float:
     """Bad rows among rows read. Where max_rows ended the rendering early, the rest is taken to render alike."""
-    bad = rows = 0.0
+    bad = 0.0
     for part in parts:
         refused_on_reading = len(part.loaded.bad_rows)
         refused_on_rendering = len(part.bad_rows) - refused_on_reading
-        demonstrations = len(part.loaded.demonstrations)
-        bad += refused_on_reading + refused_on_rendering * demonstrations / max(part.looked_at, 1)
-        # With every_turn a row holds several demonstrations, each of which can be bad.
-        rows += max(part.loaded.rows_read, refused_on_reading + demonstrations)
-    return bad / max(rows, 1.0)
+        bad += refused_on_reading + refused_on_rendering * len(part.loaded.demonstrations) / max(part.looked_at, 1)
+    return bad / max(sum(map(_rows_read, parts)), 1)
+
+
+def _rows_read(part: _Rendered) -> int:
+    """With every_turn a row holds several demonstrations; each of them can be bad, so each counts as a row."""
+    return max(part.loaded.rows_read, len(part.loaded.bad_rows) + len(part.loaded.demonstrations))
 
 
 def _notes_on_losses(parts: Sequence[_Rendered], bad_rows: Sequence[BadRow], config: AnyConfig) -> list[str]:
-    rows_read = sum(part.loaded.rows_read for part in parts)
-    notes = [f"bad rows: {len(bad_rows)} of {rows_read} read" + (f" ({_reasons(bad_rows)})" if bad_rows else "")]
+    notes = [
+        f"bad rows: {len(bad_rows)} of {sum(map(_rows_read, parts))} read"
+        + (f" ({_reasons(bad_rows)})" if bad_rows else "")
+    ]
     if truncated := sum(part.truncated for part in parts):
         notes.append(f"{_count(truncated, 'row')} over {config.max_length} tokens cut ({config.overlong})")
     if unused := sum(len(part.loaded.demonstrations) - part.looked_at for part in parts):

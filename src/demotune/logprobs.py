@@ -11,7 +11,6 @@ import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from accelerate.utils import extract_model_from_parallel
@@ -80,7 +79,9 @@ def response_logps(model: nn.Module, batch: Batch) -> ResponseLogps:
     with torch.no_grad():
         entropy = -torch.linalg.vecdot(vocabulary_logps.exp(), vocabulary_logps)
         greedy = logits.argmax(dim=-1) == targets
-    return ResponseLogps(*(_spread(values, mask) for values in (logps, entropy, greedy)), mask=mask)
+    return ResponseLogps(
+        logps=_spread(logps, mask), entropy=_spread(entropy, mask), greedy=_spread(greedy, mask), mask=mask
+    )
 
 
 def sequence_logps(model: nn.Module, batch: Batch) -> Tensor:
@@ -91,7 +92,7 @@ def sequence_logps(model: nn.Module, batch: Batch) -> Tensor:
 def naive_response_logps(model: nn.Module, prompt: Sequence[int], response: Sequence[int]) -> Tensor:
     """The definition, one row without padding and with all logits: (R,), nats. The reference for tests."""
     ids = torch.tensor([[*prompt, *response]])
-    all_logps = model(input_ids=ids).logits.float().log_softmax(dim=-1)  # (1, T, V)
+    all_logps: Tensor = model(input_ids=ids).logits.float().log_softmax(dim=-1)  # (1, T, V)
     token_logps = all_logps[0, :-1].gather(-1, ids[0, 1:].unsqueeze(-1)).squeeze(-1)
     return token_logps[len(prompt) - 1 :]
 
@@ -104,13 +105,13 @@ def autocast(device: torch.device, bf16: bool) -> AbstractContextManager[object]
 def forward_arguments(model: nn.Module, batch: Batch) -> dict[str, object]:
     """What of `batch` this model's forward takes; some architectures know no `position_ids`."""
     names = ("input_ids", "attention_mask", "position_ids")
-    known = _forward_parameters(type(_bare(model)))
+    known = _forward_parameters(model)
     return {name: batch[name] for name in names if name in known}
 
 
 def logits_to_keep(model: nn.Module, count: int) -> dict[str, int]:
     """Ask for the last `count` logits only, where the architecture offers it."""
-    return {"logits_to_keep": count} if "logits_to_keep" in _forward_parameters(type(_bare(model))) else {}
+    return {"logits_to_keep": count} if "logits_to_keep" in _forward_parameters(model) else {}
 
 
 def _response_logits(model: nn.Module, batch: Batch) -> Tensor:
@@ -132,6 +133,5 @@ def _bare(model: nn.Module) -> nn.Module:
     return inner.get_base_model() if isinstance(inner, PeftModel) else inner
 
 
-@cache
-def _forward_parameters(architecture: type[nn.Module]) -> frozenset[str]:
-    return frozenset(inspect.signature(architecture.forward).parameters)
+def _forward_parameters(model: nn.Module) -> frozenset[str]:
+    return frozenset(inspect.signature(type(_bare(model)).forward).parameters)

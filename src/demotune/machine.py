@@ -42,11 +42,12 @@ def hardware() -> dict[str, str]:
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether matrix products in bfloat16 are faster than in float32 on this device."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     cpuinfo = Path("/proc/cpuinfo")
     if device.type != "cpu" or not cpuinfo.exists():
         return False
-    return any(flag in cpuinfo.read_text().split() for flag in ("avx512_bf16", "amx_bf16", "bf16"))
+    flags = cpuinfo.read_text().split()
+    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def default_attention(device: torch.device) -> str:

@@ -11,7 +11,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from demotune.errors import DemotuneError
@@ -62,7 +62,7 @@ def load_policy(folder: Path, *, dtype: str, attn_implementation: str, device: t
     A folder with a LoRA adapter loads its base model and the adapter, which stays trainable. Dropout is off
     because the reference is scored once: a policy that forgets at random would not start a stage at its reference.
     """
-    transformers_logging.disable_progress_bar()
+    _hide_library_bars()
     model: Policy
     if (folder / ADAPTER_CONFIG).is_file():
         base_folder = resolve_model(_base_of(folder))
@@ -77,9 +77,9 @@ def load_policy(folder: Path, *, dtype: str, attn_implementation: str, device: t
             raise DemotuneError(f"cannot load {folder} as a causal language model: {_first_line(error)}") from error
         # An embedding drops the gradient of its padding index; where pad = end-of-turn, that token never learns.
         # We pad and mask ourselves.
-        model.get_input_embeddings().padding_idx = None
+        model.get_input_embeddings().padding_idx = None  # type: ignore[assignment]
     _switch_off_dropout(model)
-    return cast(Policy, model.to(device))
+    return cast(Policy, cast(nn.Module, model).to(device))
 
 
 def is_adapter(folder: Path) -> bool:
@@ -108,7 +108,7 @@ def merged(policy: Policy) -> PreTrainedModel:
 def save_policy(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write model and tokenizer to `folder`, which appears whole or not at all."""
     with publish_folder(folder) as unfinished:
-        policy.save_pretrained(unfinished)
+        policy.save_pretrained(str(unfinished))
         tokenizer.save_pretrained(unfinished)
 
 
@@ -124,10 +124,12 @@ def content_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def parameter_counts(model: nn.Module) -> tuple[int, int]:
-    """(all, trainable) parameters."""
-    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    return sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
+def generation_stop_ids(folder: Path) -> tuple[int, ...]:
+    """End tokens that the model's generation config names, beside the tokenizer's own."""
+    if not (folder / "generation_config.json").is_file():
+        return ()
+    named = GenerationConfig.from_pretrained(folder).eos_token_id
+    return () if named is None else tuple(named) if isinstance(named, list) else (named,)
 
 
 def _base_of(adapter_folder: Path) -> str:
@@ -151,7 +153,7 @@ def _convert_gguf(file: Path) -> Path:
     folder = cache_folder() / "models" / f"{file.stem}-{digest[:12]}"
     if folder.is_dir():
         return folder
-    transformers_logging.disable_progress_bar()
+    _hide_library_bars()
     try:
         loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
@@ -160,7 +162,7 @@ def _convert_gguf(file: Path) -> Path:
     # The loaded model is marked as quantised and refuses to be saved; its weights are plain float32.
     config = loaded.config
     del config.quantization_config
-    model = AutoModelForCausalLM.from_config(config)
+    model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     model.load_state_dict(loaded.state_dict())
     model.generation_config = loaded.generation_config
     save_policy(model, tokenizer, folder)
@@ -174,6 +176,10 @@ def _switch_off_dropout(model: nn.Module) -> None:
         for name in ("attention_dropout", "activation_dropout", "dropout"):  # functional dropout keeps a number
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
+
+
+def _hide_library_bars() -> None:
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _first_line(error: Exception) -> str:

@@ -11,7 +11,7 @@ from demotune.logprobs import Batch, ResponseLogps, align, response_logps
 from demotune.losses import Link, implicit_reward_loss, sft_loss
 from demotune.records import Pair, RenderedDemonstration, ScoredPair
 
-Record = TypeVar("Record", contravariant=True)
+Record_contra = TypeVar("Record_contra", contravariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +26,10 @@ class StepLoss:
     pair_loss: Tensor | None = None
 
 
-class Objective(Protocol[Record]):
+class Objective(Protocol[Record_contra]):
     """`collate` also writes `items` into the batch: by how many the summed loss of a whole step is divided."""
 
-    def collate(self, records: Sequence[Record]) -> Batch: ...
+    def collate(self, records: Sequence[Record_contra]) -> Batch: ...
 
     def __call__(self, model: nn.Module, batch: Batch) -> StepLoss: ...
 

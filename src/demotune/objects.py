@@ -19,6 +19,7 @@ from demotune.setup import main_process, wait_for_everyone
 def keep_objects(
     config: AnyConfig,
     folder: RunFolder,
+    *,
     model: Any,
     train_dataset: Any,
     eval_dataset: Any,

@@ -36,7 +36,15 @@ def run(
     folder = RunFolder(Path(config.output))
     with folder.locked():
         folder.refuse_if_taken()
-        config = keep_objects(config, folder, model, train_dataset, eval_dataset, processing_class, peft_config)
+        config = keep_objects(
+            config,
+            folder,
+            model=model,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            peft_config=peft_config,
+        )
         setup = prepare_run(config, folder, callbacks)
         write_manifest(setup)
         return _finish(setup)

@@ -2,17 +2,17 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
+from typing import cast
 
 from accelerate import PartialState
 from peft import PeftConfig
-from transformers import GenerationConfig, TrainerCallback
+from transformers import TrainerCallback
 
 from demotune.config import AnyConfig, SFTConfig
 from demotune.errors import DemotuneError
 from demotune.intake import Intake, prepare, write_quarantine
 from demotune.machine import default_attention, has_fast_bf16
-from demotune.models import load_tokenizer, lora_config, resolve_model
+from demotune.models import generation_stop_ids, load_tokenizer, lora_config, resolve_model
 from demotune.progress import say
 from demotune.rendering import Renderer
 from demotune.run_folder import RunFolder
@@ -27,7 +27,7 @@ def prepare_run(config: AnyConfig, folder: RunFolder, callbacks: Sequence[Traine
     say(f"demotune {config.method}: {config.model} on {', '.join(config.data)} -> {folder.root}")
     start_model = resolve_model(config.model)
     tokenizer = load_tokenizer(start_model)
-    renderer = Renderer(tokenizer, config.template, _stop_ids(start_model))
+    renderer = Renderer(tokenizer, config.template, generation_stop_ids(start_model))
     intake = prepare(config, renderer, folder.quarantine if main_process() else None)
     for note in intake.notes:
         say(f"  {note}")
@@ -61,17 +61,9 @@ def _filled_in(config: AnyConfig, intake: Intake) -> AnyConfig:
     return config
 
 
-def _stop_ids(folder: Path) -> tuple[int, ...]:
-    """End tokens that the model's generation config names, beside the tokenizer's own."""
-    if not (folder / "generation_config.json").is_file():
-        return ()
-    named = GenerationConfig.from_pretrained(folder).eos_token_id
-    return () if named is None else tuple(named) if isinstance(named, list) else (named,)
-
-
 def _adapter(config: AnyConfig, folder: RunFolder) -> PeftConfig | None:
     if not config.use_peft:
         return None
     if folder.adapter.is_dir():
-        return PeftConfig.from_pretrained(str(folder.adapter))
+        return cast(PeftConfig, PeftConfig.from_pretrained(str(folder.adapter)))
     return lora_config(config.lora_r, config.lora_alpha, config.lora_target_modules)

@@ -18,6 +18,7 @@ from demotune.phases.pairs import scored_pairs
 from demotune.phases.stage import Stage
 from demotune.phases.train import METRICS
 from demotune.progress import console, minutes, say
+from demotune.run_folder import RunFolder
 from demotune.setup import Setup, main_process, wait_for_everyone
 
 
@@ -39,6 +40,18 @@ class RunResult:
             self.model_folder, dtype="float32", attn_implementation="sdpa", device=PartialState().device
         )
         return policy, load_tokenizer(self.model_folder)
+
+
+def read_result(folder: RunFolder) -> RunResult:
+    """The result of a run that has finished."""
+    kept = json.loads(folder.summary.read_text(encoding="utf-8"))
+    return RunResult(
+        run_folder=folder.root,
+        model_folder=folder.model,
+        method=kept["method"],
+        start_nll_per_token=kept["start_nll_per_token"],
+        stages=tuple(kept["stages"]),
+    )
 
 
 def publish_result(setup: Setup) -> RunResult:
@@ -89,8 +102,8 @@ def show_result(result: RunResult) -> None:
         table.add_row(
             f"stage {number}" if "sample" in stage["phases"] else result.method,
             f"{-check['nll_per_token']:.3f}" if check else "no held-out rows",
-            _accuracy(reward) if reward else "",
             f"{reward['margin']:+.3f}" if reward else "",
+            _accuracy(reward) if reward else "",
             str(stage["phases"]["train"]["steps"]),
             minutes(sum(phase["seconds"] for phase in stage["phases"].values())),
             f"{max(phase['peak_memory_gib'] for phase in stage['phases'].values()):.1f} GiB",

@@ -146,7 +146,8 @@ class PhaseTrainer(Trainer):
         for name, values in step_loss.metrics.items():
             self._values[name].append(values.flatten())
         # Processes average their gradients; each must hold its share of a sum over all of them.
-        return step_loss.total * self.accelerator.num_processes / num_items_in_batch
+        scaled: Tensor = step_loss.total * self.accelerator.num_processes / num_items_in_batch
+        return scaled
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the objective's metrics, averaged over the items since the last record, under TRL's names."""
@@ -177,6 +178,8 @@ class PhaseTrainer(Trainer):
 
     def save_carried(self, folder: Path) -> None:
         """Leave optimizer and schedule for the next stage."""
+        if self.optimizer is None or self.lr_scheduler is None:
+            raise RuntimeError("there is no optimizer to carry before training")
         state = {"optimizer": self.optimizer.state_dict(), "scheduler": self.lr_scheduler.state_dict()}
         torch.save(state, folder / CARRIED)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from demotune.config import StagedConfig
+from demotune.config import SFTConfig, StagedConfig
 from demotune.errors import DemotuneError
 from demotune.files import Journal, file_hash, read_journal
 from demotune.models import Policy, content_hash
@@ -79,8 +79,8 @@ def stage_slice(setup: Setup, number: int) -> tuple[RenderedDemonstration, ...]:
 
 def staged(setup: Setup) -> StagedConfig:
     """The config of a run that has stages with samples (SPIN, IRFT)."""
-    if not hasattr(setup.config, "stages"):
-        raise TypeError(f"{setup.config.method} has no stages with samples")
+    if isinstance(setup.config, SFTConfig):
+        raise TypeError("SFT has no stages with samples")
     return setup.config
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from accelerate import PartialState
 
 from demotune.callbacks import Checkpoints, WriteMetrics, quiet
+from demotune.config import SFTConfig
 from demotune.losses import loss_at_reference
 from demotune.models import save_policy
 from demotune.objectives import Objective, PairObjective, SFTObjective
@@ -78,7 +79,7 @@ def _train(
         callbacks=callbacks,
     )
     quiet(trainer)
-    what = f"stage {stage.number}: train" if hasattr(setup.config, "stages") else "train"
+    what = "train" if isinstance(setup.config, SFTConfig) else f"stage {stage.number}: train"
     history = train_phase(trainer, what=what, total_steps=plan.steps, checkpoints=checkpoints)
     if main_process():
         save_policy(stage.policy, setup.tokenizer, stage.model_folder)

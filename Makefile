@@ -1,0 +1,38 @@
+# Two commands on a fresh machine: `make quickstart` and `make test`. Needs Python 3.11 or newer with pip and venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help quickstart test check clean
+
+help:
+	@echo "make quickstart   install into .venv, then SFT and IRFT of a small real model (see README)"
+	@echo "make test         install what tests need, run them all"
+	@echo "make check        lint, types, imports"
+	@echo "make clean        remove .venv and caches; runs/ stays"
+
+quickstart: .venv/runtime
+	$(BIN)/demotune quickstart
+
+test: .venv/dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_imports.py
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+
+.venv/runtime: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	touch $@
+
+.venv/dev: .venv/runtime
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,215 @@
+"""The command line. Every flag of sft, spin and irft is a field of that method's config."""
+
+import inspect
+import os
+import types
+import typing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import demotune
+from demotune.config import CONFIGS, AnyConfig, Method
+from demotune.config_files import build_config, field_help, field_types, shipped_configs, unknown_field
+from demotune.errors import DemotuneError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda name: name.replace("_", "-"),  # --learning_rate as in TRL works too
+        "max_content_width": 120,
+    },
+    help="Learn the reward behind demonstrations, and a better policy with it: SFT, SPIN and IRFT for language models.",
+)
+
+PANELS = {
+    "Model, data, output": ("config", "model", "data", "output", "eval_data", "eval_share", "max_eval_rows"),
+    "Reading the data": (
+        "max_rows", "data_weights", "columns", "every_turn", "template", "max_length", "overlong", "max_bad_share",
+    ),
+    "LoRA": ("use_peft", "lora_r", "lora_alpha", "lora_target_modules", "merge_adapter"),
+    "Optimisation and precision": (
+        "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "optim", "lr_scheduler_type",
+        "warmup_steps", "weight_decay", "max_grad_norm", "bf16", "dtype", "activation_checkpointing",
+        "attn_implementation",
+    ),
+    "Bookkeeping": ("seed", "logging_steps", "save_steps", "report_to", "run_name"),
+}  # fmt: skip
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+@contextmanager
+def _for_people() -> Iterator[None]:
+    """What the user can mend is one message, not a traceback; Ctrl-C says how to go on."""
+    # Our own messages say what happens; libraries keep to errors unless the user asked for more.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        yield
+    except DemotuneError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        typer.echo("stopped; what is done is kept: continue with demotune resume RUN", err=True)
+        raise typer.Exit(130) from None
+
+
+def _method_command(method: Method) -> Callable[..., None]:
+    """A command whose options are the fields of the method's config."""
+    config_class = CONFIGS[method]
+
+    def command(ctx: typer.Context, **given: Any) -> None:
+        with _for_people():
+            if ctx.args:
+                name = ctx.args[0].split("=")[0]
+                raise DemotuneError(
+                    unknown_field(name.removeprefix("--").removeprefix("no-").replace("-", "_"), method)
+                )
+            config_file = given.pop("config")
+            overrides = {name: value for name, value in given.items() if value is not None and value != []}
+            config = build_config(method, config_file, overrides)
+            from demotune.pipeline import run
+
+            run(config)
+
+    config_option = typer.Option(
+        "--config",
+        help=f"YAML file with fields, or a shipped config: {', '.join(sorted(shipped_configs()))}. Flags override it.",
+        rich_help_panel="Model, data, output",
+    )
+    context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    parameters = [context, _parameter("config", str, config_option)]
+    helps = field_help(config_class)
+    for name, kind in field_types(config_class).items():
+        parameters.append(_parameter(name, _flag_type(kind), _option(config_class, name, kind, helps[name])))
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__doc__ = config_class.__doc__
+    return command
+
+
+def _parameter(name: str, kind: Any, option: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+    )
+
+
+def _option(config_class: type[AnyConfig], name: str, kind: Any, text: str) -> Any:
+    flag = "--" + name.replace("_", "-")
+    is_switch = bool in (kind, *typing.get_args(kind))
+    default = next(f.default for f in config_class.__dataclass_fields__.values() if f.name == name)
+    shown = "required" if name in ("model", "data", "output") else _show_default(default)
+    panel = next((title for title, names in PANELS.items() if name in names), f"{config_class.method.upper()}")
+    return typer.Option(
+        f"{flag}/--no-{flag[2:]}" if is_switch else flag,
+        help=f"{text} \\[{shown}]",
+        show_default=False,
+        rich_help_panel=panel,
+    )
+
+
+def _show_default(default: Any) -> str:
+    if default is None or default == ():
+        return "default: not given"
+    if isinstance(default, tuple):
+        return f"default: {' '.join(map(str, default))}"
+    if isinstance(default, bool):
+        return f"default: {'yes' if default else 'no'}"
+    return f"default: {default}"
+
+
+def _flag_type(kind: Any) -> Any:
+    """A config field's type as a flag takes it: tuples are repeated flags, `X | None` is X."""
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        return next(argument for argument in typing.get_args(kind) if argument is not type(None))
+    if typing.get_origin(kind) is tuple:
+        return list[typing.get_args(kind)[0]]  # type: ignore[misc]
+    return kind
+
+
+for _method in CONFIGS:
+    # Unknown flags are collected, so that the error can name the nearest field and the methods that have it.
+    app.command(_method, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
+        _method_command(_method)
+    )
+
+
+@app.command()
+def resume(run_folder: Annotated[Path, typer.Argument(help="Folder of an interrupted run.")]) -> None:
+    """Continue an interrupted run exactly where it stopped."""
+    with _for_people():
+        from demotune.pipeline import resume as resume_run
+
+        resume_run(run_folder)
+
+
+@app.command()
+def sample(
+    model: Annotated[str, typer.Option(help="Model: run's model folder, hub id, or GGUF file.")],
+    prompt: Annotated[list[str] | None, typer.Option(help="A prompt; repeat for several.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="File of prompts: .txt with one a line, or JSONL with prompt or messages.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write JSONL here instead of to the screen.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest response, in tokens.", min=1)] = 256,
+    temperature: Annotated[float, typer.Option(help="0 is greedy, 1 samples the policy as it is.", min=0)] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Sample from the smallest set with this probability; 1 is off.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Sample from the k likeliest tokens; 0 is off.", min=0)] = 0,
+    template: Annotated[str | None, typer.Option(help="Prompt template with {prompt}, as in training.")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same responses.")] = 42,
+    batch_size: Annotated[int, typer.Option(help="Prompts sampled together.", min=1)] = 32,
+) -> None:
+    """Prompts in, responses out; the same renderer and sampler as in training."""
+    with _for_people():
+        from demotune.answering import answer, read_prompts, show_answers
+
+        given = read_prompts(prompt or [], prompts)
+        answers = answer(
+            model, given, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k,
+            template=template, seed=seed, batch_size=batch_size,
+        )  # fmt: skip
+        show_answers(given, answers, output)
+
+
+@app.command()
+def doctor() -> None:
+    """Show what is installed, which devices there are, and what a run would use."""
+    with _for_people():
+        from demotune.doctor import examine
+
+        examine()
+
+
+@app.command()
+def quickstart(
+    output: Annotated[Path, typer.Option(help="Folder for the two runs.")] = Path("runs/quickstart"),
+) -> None:
+    """SFT, then IRFT, of SmolLM2-135M on the demonstrations that come with demotune."""
+    with _for_people():
+        from demotune.quickstart import quickstart as run_quickstart
+
+        run_quickstart(output)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"demotune {demotune.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show version.")] = False,
+) -> None:
+    pass

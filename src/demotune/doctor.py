@@ -1,0 +1,26 @@
+"""`demotune doctor`: what is here and what a run would use."""
+
+from accelerate import PartialState
+from rich.table import Table
+
+from demotune.config_files import shipped_configs
+from demotune.machine import default_attention, hardware, has_fast_bf16, package_versions
+from demotune.models import cache_folder
+from demotune.progress import console
+
+
+def examine() -> None:
+    """Print versions, hardware and the automatic choices of a run."""
+    device = PartialState().device
+    bf16 = has_fast_bf16(device)
+    choices = {
+        "precision": "bfloat16 autocast, float32 weights" if bf16 else "float32 (no fast bfloat16 here)",
+        "attention": default_attention(device),
+        "cache": str(cache_folder()),
+        "shipped configs": ", ".join(sorted(shipped_configs())),
+    }
+    for title, rows in (("installed", package_versions()), ("machine", hardware()), ("a run would use", choices)):
+        table = Table(title=title, title_justify="left", show_header=False, min_width=60)
+        for name, value in rows.items():
+            table.add_row(name, value)
+        console.print(table)

@@ -24,21 +24,17 @@ SFT_GRID: list[dict[str, Any]] = [
 IRFT_BASE: dict[str, Any] = {"stages": 2, "epochs_per_stage": 1.0, "learning_rate": 5e-6, "link": "logistic"}
 IRFT_GRID: list[dict[str, Any]] = [
     {},
-    {"learning_rate": 2e-6},
-    {"learning_rate": 1e-5},
     {"learning_rate": 2e-5},
     {"link": "nce"},
-    {"link": "nce", "learning_rate": 1e-5},
+    {"sft_weight": 0.2},
+    {"learning_rate": 1e-6},
+    {"learning_rate": 2e-5, "sft_weight": 0.5},
     {"link": "linear"},
-    {"sft_weight": 0.1},
-    {"sft_weight": 1.0},
-    {"learning_rate": 1e-5, "sft_weight": 0.5},
     {"epochs_per_stage": 2.0},
-    {"epochs_per_stage": 2.0, "learning_rate": 2e-6},
-    {"history": 1.0},
     {"slices": "all"},
     {"beta": 0.5},
     {"reference": "initial"},
+    {"history": 1.0},
 ]
 
 

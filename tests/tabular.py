@@ -4,7 +4,8 @@ Float64 throughout. S prompts, A responses per prompt. Only `expected_pair_loss`
 rest is the mathematics of method.md written out, as naively as possible, to compare with.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 
@@ -12,6 +13,17 @@ import torch
 from torch import Tensor
 
 from demotune.losses import Link, PairLoss, implicit_reward_loss
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For tens of thousands of tiny operations: more threads make them ten times slower on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ def test_pairs_do_not_touch_each_other(link: Link) -> None:
 @pytest.mark.parametrize(
     ("link", "beta", "demo", "sample", "loss", "demo_grad", "sample_grad"),
     [
-        # margins of +-2000 and +-200: log sigmoid(m) is 0 or m to the last digit
+        # margins of +-2000 and -250 nats: log sigmoid(m) is 0 or m to the last digit
         ("logistic", 1.0, 1000.0, -1000.0, 0.0, 0.0, 0.0),
         ("logistic", 1.0, -1000.0, 1000.0, 2000.0, -1.0, 1.0),
         ("logistic", 0.125, -1000.0, 1000.0, 250.0, -0.125, 0.125),
@@ -159,12 +159,12 @@ def test_logistic_keeps_small_losses() -> None:
 
 
 def hand_worked_tokens() -> tuple[Tensor, Tensor]:
-    """Two responses of 3 and 1 tokens with probabilities (1/2, 1/4, 1/8) and 1/3; prompt and padding around them.
+    """Responses of 3 and 1 tokens, with probabilities (1/2, 1/4, 1/8) at the start and 1/3 at the end of their rows.
 
-    Positions outside the response hold log-probabilities too, as they do in a real batch.
+    The other positions, padding and prompt, hold log-probabilities too, as they do in a real batch.
     """
-    logps = float64(0.9, 1 / 2, 1 / 4, 1 / 8, 0.7, 0.2, 0.6, 1 / 3, 0.1, 0.3).log().view(2, 5)
-    mask = torch.tensor([[False, True, True, True, False], [False, False, True, False, False]])
+    logps = float64(1 / 2, 1 / 4, 1 / 8, 0.9, 0.7, 0.2, 0.6, 0.1, 0.3, 1 / 3).log().view(2, 5)
+    mask = torch.tensor([[True, True, True, False, False], [False, False, False, False, True]])
     return logps, mask
 
 
@@ -177,7 +177,7 @@ def test_sft_gradient_is_minus_one_on_response_tokens_and_zero_elsewhere() -> No
     logps, mask = hand_worked_tokens()
     logps.requires_grad_()
     sft_loss(logps, mask).sum().backward()
-    assert_close(logps.grad, float64(0, -1, -1, -1, 0, 0, 0, -1, 0, 0).view(2, 5), atol=0, rtol=0)
+    assert_close(logps.grad, float64(-1, -1, -1, 0, 0, 0, 0, 0, 0, -1).view(2, 5), atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("masked_value", [0.0, -0.5, -1000.0])

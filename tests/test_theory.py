@@ -4,6 +4,7 @@ Expected values never come from demotune: they are closed forms, finite differen
 Item 12 is in test_theory_rate.py.
 """
 
+from collections.abc import Iterator
 from math import log
 
 import numpy as np
@@ -20,6 +21,7 @@ from tabular import (
     gradient,
     kl_to_reference,
     minimise,
+    one_thread,
     optimal_policy,
     random_problem,
     random_table,
@@ -35,6 +37,12 @@ LINKS: tuple[Link, ...] = ("logistic", "linear", "nce")
 PROBLEMS = pytest.mark.parametrize(
     ("seed", "prompts", "responses", "beta"), [(0, 1, 2, 0.1), (1, 3, 5, 0.5), (2, 4, 7, 1.0), (3, 2, 10, 2.5)]
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def single_threaded() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 def near(actual: Tensor, expected: Tensor, tolerance: float) -> None:

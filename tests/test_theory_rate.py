@@ -12,25 +12,21 @@ from math import inf
 import numpy as np
 import pytest
 import torch
-from tabular import random_problem
+from tabular import one_thread, random_problem
 from torch import Tensor
 
 from demotune.losses import Link, implicit_reward_loss
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tens of thousands of tiny operations: a second thread makes them ten times slower on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
 
 PROBLEM_SEEDS = (0, 1, 2, 3)
 SCALES = (1.5, 4.0, 9.0)
 RUNS = 12
 PROMPTS, RESPONSES = 3, 5
+
+
+@pytest.fixture(scope="module", autouse=True)
+def single_threaded() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +89,8 @@ def average_squared_gradient(
             scores = learner.scores(theta)
             logps = torch.log_softmax(ref_logps + scores, dim=-1)
             demo_minus_policy = prompt_probs[:, :, None] * (demo_probs - logps.detach().exp())
-            ascent = torch.autograd.grad(scores, theta, demo_minus_policy, retain_graph=True)[0]
-            squared += ascent.square().sum(dim=1)
+            score_slope = 1 - (scores.detach() / learner.bound) ** 2  # of tanh; 1 without a bound
+            squared += ((demo_minus_policy * score_slope).flatten(1) @ learner.features).square().sum(dim=1)
             logratios = scores if learner.method == "rft" else logps - stage_logps
             pairs = implicit_reward_loss(
                 logratios[runs, x, y], logratios[runs, x, y_sampled], learner.beta, learner.link
@@ -167,11 +163,11 @@ def test_greedy_negatives_lose_the_rate() -> None:
 def test_stale_samples_cost(learner: Learner) -> None:
     """At fixed TK a moderate K is nearly free, a large K is not: the samples no longer come from the policy.
 
-    Seen at the two larger step sizes, as multiples of K = 1: 0.97 to 1.11 (K=8), 5 to 21 (K=512), 7 to 25 (one
-    stage, K=2048). Not so at small c, where pi moves little within a stage, nor for the logistic link at beta = 1
-    (1.1 to 1.7 in one such run), where the solved inner problem is the demonstrations (item 8).
+    Seen at the two larger step sizes, as multiples of K = 1: 0.97 to 1.12 (K=8), 3.1 to 11 (K=256), 4.6 to 17 (one
+    stage, K=1024). Not so at small c, where pi moves little within a stage, nor for the logistic link at beta = 1
+    (1.0 to 2.0), where the solved inner problem is the demonstrations (item 8).
     """
-    fresh, moderate, large, one_stage = (average_squared_gradient(learner, 2048, k)[:, 1:] for k in (1, 8, 512, 2048))
+    fresh, moderate, large, one_stage = (average_squared_gradient(learner, 1024, k)[:, 1:] for k in (1, 8, 256, 1024))
     assert (moderate < 1.2 * fresh).all()
     assert (large > 2 * fresh).all()
     assert (one_stage > 2 * fresh).all()

@@ -59,7 +59,7 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     """Rows written by `write_rows`."""
     data = file.read_bytes()
     text = (gzip.decompress(data) if file.suffix == ".gz" else data).decode()
-    return [json.loads(line) for line in text.splitlines()]
+    return [json.loads(line) for line in text.split("\n") if line]  # text may hold other line separators
 
 
 class Journal:

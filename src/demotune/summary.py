@@ -84,16 +84,8 @@ def show_result(result: RunResult) -> None:
     if not main_process():
         return
     table = Table(title=f"{result.method}: what was learned, on held-out demonstrations", title_justify="left")
-    for heading in (
-        "",
-        "log-likelihood per token",
-        "reward prefers demonstration",
-        "margin",
-        "steps",
-        "time",
-        "memory",
-    ):
-        table.add_column(heading, justify="right" if heading else "left")
+    for heading in ("", "logp/token", "margin", "accuracy [95%]", "steps", "time", "memory"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     if result.start_nll_per_token is not None:
         table.add_row("start model", f"{-result.start_nll_per_token:.3f}")
     for number, stage in enumerate(result.stages):

@@ -66,15 +66,16 @@ class Stage:
 
 
 def stage_slice(setup: Setup, number: int) -> tuple[RenderedDemonstration, ...]:
-    """The demonstrations of a stage: its own part of a fixed shuffle (disjoint), or all of them."""
+    """The demonstrations of a stage: its own random part (disjoint), or all of them."""
     config = staged(setup)
     rows = setup.train
     if config.slices == "all":
         return rows
     if len(rows) < config.stages:
         raise DemotuneError(f"{len(rows)} demonstrations cannot be cut into {config.stages} slices; use --slices all")
-    shuffled = random.Random(setup.seed(0, "slices")).sample(rows, len(rows))
-    return tuple(shuffled[number :: config.stages])
+    shuffled = random.Random(setup.seed(0, "slices")).sample(range(len(rows)), len(rows))
+    # In the order of the data, so that one slice is the same as all data: T = 1 is SPIN, to the bit.
+    return tuple(rows[row] for row in sorted(shuffled[number :: config.stages]))
 
 
 def staged(setup: Setup) -> StagedConfig:

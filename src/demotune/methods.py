@@ -25,12 +25,12 @@ def run_stage(setup: Setup, number: int) -> None:
     stage = Stage(setup, number)
     if stage.done("check"):
         say(f"stage {number} is done already")
-        return
-    if isinstance(setup.config, SFTConfig):
+    elif isinstance(setup.config, SFTConfig):
         _sft(stage, setup.config)
     else:
         _pairwise(stage, setup.config)
     stage.free_policy()
+    stage.tidy()
 
 
 def _sft(stage: Stage, config: SFTConfig) -> None:

@@ -85,7 +85,7 @@ def show_result(result: RunResult) -> None:
         return
     table = Table(title=f"{result.method}: what was learned, on held-out demonstrations", title_justify="left")
     for heading in ("", "logp/token", "margin", "accuracy [95%]", "steps", "time", "memory"):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True, min_width=len(heading))
     if result.start_nll_per_token is not None:
         table.add_row("start model", f"{-result.start_nll_per_token:.3f}")
     for number, stage in enumerate(result.stages):
@@ -98,7 +98,7 @@ def show_result(result: RunResult) -> None:
             _accuracy(reward) if reward else "",
             str(stage["phases"]["train"]["steps"]),
             minutes(sum(phase["seconds"] for phase in stage["phases"].values())),
-            f"{max(phase['peak_memory_gib'] for phase in stage['phases'].values()):.1f} GiB",
+            f"{max(phase['peak_memory_gib'] for phase in stage['phases'].values()):.1f} G",
         )
     console.print(table)
     since = result.stages[-1]["check"].get("reward_since_start") or result.stages[-1]["check"].get("reward")

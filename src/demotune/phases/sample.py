@@ -53,7 +53,6 @@ def sample_phase(stage: Stage) -> None:
             "completions/finished_share": sum(response.finished for response in responses) / len(responses),
         },
     )
-    PhaseJournal(stage, "sampled").remove()
 
 
 def draw(stage: Stage, prompts: Sequence[Sequence[int]]) -> list[Response]:

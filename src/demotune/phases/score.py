@@ -44,7 +44,6 @@ def score_phase(stage: Stage) -> None:
         write_rows(stage.folder / SCORES, (scored[number] for number in range(len(everything))))
     wait_for_everyone()
     stage.mark("score", started, [stage.folder / SCORES], pairs=len(pairs), reference=reference_of(stage))
-    journal.remove()
 
 
 def _reference_policy(stage: Stage) -> Policy:

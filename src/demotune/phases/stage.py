@@ -2,6 +2,7 @@
 
 import gc
 import random
+import shutil
 import time
 from collections.abc import Sequence
 from functools import cached_property
@@ -17,6 +18,8 @@ from demotune.models import Policy, content_hash
 from demotune.progress import peak_memory_gib
 from demotune.records import RenderedDemonstration
 from demotune.setup import Setup, free_memory, main_process, wait_for_everyone
+
+PARTIAL = ".partial.jsonl"
 
 
 class Stage:
@@ -61,6 +64,13 @@ class Stage:
         gc.collect()
         free_memory()
 
+    def tidy(self) -> None:
+        """Remove what only an interrupted stage needs: journals and checkpoints."""
+        if main_process():
+            shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+            for journal in self.folder.glob(f"*{PARTIAL}"):
+                journal.unlink()
+
     def seed(self, purpose: str) -> int:
         return self.setup.seed(self.number, purpose)
 
@@ -91,7 +101,7 @@ class PhaseJournal:
     def __init__(self, stage: Stage, name: str) -> None:
         self._stage, self._name = stage, name
         self.done = self.read()
-        self._own = Journal(stage.folder / f"{name}-{PartialState().process_index}.partial.jsonl")
+        self._own = Journal(stage.folder / f"{name}-{PartialState().process_index}{PARTIAL}")
         wait_for_everyone()  # nobody writes before everybody has read the same
 
     def read(self) -> dict[int, dict[str, Any]]:
@@ -101,14 +111,8 @@ class PhaseJournal:
     def append(self, records: Sequence[dict[str, Any]]) -> None:
         self._own.append(records)
 
-    def remove(self) -> None:
-        """Once the phase's output is published."""
-        if main_process():
-            for file in self._files():
-                file.unlink()
-
     def _files(self) -> list[Path]:
-        return sorted(self._stage.folder.glob(f"{self._name}-*.partial.jsonl"))
+        return sorted(self._stage.folder.glob(f"{self._name}-*{PARTIAL}"))
 
 
 def share_of_this_process(batches: Sequence[Any]) -> Sequence[Any]:

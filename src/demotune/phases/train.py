@@ -1,6 +1,5 @@
 """TRAIN: gradient steps from pi_t to pi_{t+1}."""
 
-import shutil
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -88,8 +87,6 @@ def _train(
     del trainer
     wait_for_everyone()
     stage.mark("train", started, [stage.model_folder], steps=plan.steps, last=history[-1])
-    if main_process():
-        shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def _carry(stage: Stage, plan: MicrobatchPlan) -> Carry | None:

@@ -1,0 +1,286 @@
+"""Killed anywhere and resumed equals uninterrupted, bit for bit; nothing is appended twice; changes are refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_pipeline import STAGED
+from tiny import save_tiny, write_rows
+from transformers import Trainer
+
+from demotune import DemotuneError, IRFTConfig, SFTConfig, resume, run
+from demotune.files import read_rows
+from demotune.training import Interrupted, PhaseTrainer
+
+# Checkpoints inside each stage (every 2 of 3 steps), pairs of the last stage mixed in, a carried optimizer.
+FIELDS = {
+    **STAGED,
+    "save_steps": 2,
+    "history": 0.5,
+    "optimizer_across_stages": "carry",
+    "gradient_accumulation_steps": 1,
+}
+NUMBERS = ("loss", "grad_norm", "learning_rate", "rewards/margins", "logps/chosen", "logps/rejected", "entropy", "step")
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing of ours catches it, so files are left as a dead process leaves them."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("resume")
+    save_tiny(folder / "start")
+    write_rows(folder / "rows.jsonl")
+    return folder
+
+
+def config(place: Path, name: str, **fields: object) -> IRFTConfig:
+    data = (str(place / "rows.jsonl"),)
+    return IRFTConfig(**{"model": str(place / "start"), "data": data, "output": str(place / name), **FIELDS, **fields})
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(place: Path) -> Path:
+    return run(config(place, "uninterrupted")).run_folder
+
+
+def assert_equal_runs(found: Path, expected: Path) -> None:
+    ours, theirs = (load_file(folder / "model" / "model.safetensors") for folder in (found, expected))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    for name in ("00/samples.jsonl.gz", "00/scores.jsonl.gz", "01/samples.jsonl.gz", "01/scores.jsonl.gz"):
+        assert (found / "stages" / name).read_bytes() == (expected / "stages" / name).read_bytes()
+    kept = [
+        [{name: row.get(name) for name in ("stage", "phase", *NUMBERS)} for row in read_rows(folder / "metrics.jsonl")]
+        for folder in (found, expected)
+    ]
+    assert kept[0] == kept[1]
+    assert not list(found.rglob("*.partial.jsonl"))
+
+
+def die_at(number: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Die at the n-th moment at which a file becomes durable or takes its name. Returns the count so far."""
+    count = 0
+
+    def dying(function: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object) -> object:
+            nonlocal count
+            count += 1
+            if count == number:
+                raise Killed
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", dying(os.fsync))
+    monkeypatch.setattr(Path, "replace", dying(Path.replace))
+    monkeypatch.setattr(Path, "rename", dying(Path.rename))
+    return lambda: count
+
+
+def test_killed_at_any_file_and_resumed(place: Path, uninterrupted: Path) -> None:
+    """Some twenty moments spread over the whole run, the first and the last among them."""
+    with pytest.MonkeyPatch.context() as patch:
+        count = die_at(0, patch)
+        run(config(place, "counted"))
+        moments = count()
+    assert moments > 100
+    for number in sorted({*range(1, moments, moments // 16), moments}):
+        name = f"killed-at-{number}"
+        with pytest.MonkeyPatch.context() as patch:
+            die_at(number, patch)
+            with pytest.raises(Killed):
+                run(config(place, name))
+        if (place / name / "manifest.json").exists():
+            resume(place / name)
+        else:  # it died before it was a run; the same command starts it
+            run(config(place, name))
+        assert_equal_runs(place / name, uninterrupted)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 6])
+def test_killed_inside_training_and_resumed(step: int, place: Path, uninterrupted: Path) -> None:
+    name = f"killed-in-step-{step}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "training_step", _die_at_call(Trainer.training_step, step))
+        with pytest.raises(Killed):
+            run(config(place, name))
+    resume(place / name)
+    assert_equal_runs(place / name, uninterrupted)
+
+
+def test_killed_while_a_checkpoint_is_written(place: Path, uninterrupted: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_save_rng_state", _die_at_call(Trainer._save_rng_state, 1))
+        with pytest.raises(Killed):
+            run(config(place, "torn-checkpoint"))
+    assert list((place / "torn-checkpoint").rglob("checkpoint-*"))
+    resume(place / "torn-checkpoint")
+    assert_equal_runs(place / "torn-checkpoint", uninterrupted)
+
+
+def test_killed_twice_with_accumulation_and_lora(place: Path) -> None:
+    fields = {"use_peft": True, "lora_r": 2, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
+    expected = run(config(place, "lora-whole", **fields)).model_folder
+    for round_number in (3, 5):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Trainer, "training_step", _die_at_call(Trainer.training_step, round_number))
+            with pytest.raises(Killed):
+                run(config(place, "lora", **fields)) if round_number == 3 else resume(place / "lora")
+    found = resume(place / "lora").model_folder
+    ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (found, expected))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_sft_resumes_too(place: Path) -> None:
+    fields = {name: STAGED[name] for name in ("max_length", "per_device_train_batch_size", "bf16", "learning_rate")}
+
+    def sft(name: str) -> SFTConfig:
+        data = (str(place / "rows.jsonl"),)
+        return SFTConfig(model=str(place / "start"), data=data, output=str(place / name), save_steps=2, **fields)
+
+    expected = run(sft("sft-whole")).model_folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "training_step", _die_at_call(Trainer.training_step, 8))
+        with pytest.raises(Killed):
+            run(sft("sft"))
+    found = resume(place / "sft").model_folder
+    assert (found / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
+
+
+def test_ctrl_c_writes_a_checkpoint_and_leaves_a_resumable_run(place: Path, uninterrupted: Path) -> None:
+    compute_loss = PhaseTrainer.compute_loss
+
+    def interrupting(self: PhaseTrainer, *arguments: object, **named: object) -> torch.Tensor:
+        if self.state.global_step == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return compute_loss(self, *arguments, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PhaseTrainer, "compute_loss", interrupting)
+        with pytest.raises(Interrupted):
+            run(config(place, "ctrl-c"))
+    assert (place / "ctrl-c" / "stages" / "00" / "checkpoints" / "checkpoint-1").is_dir()
+    resume(place / "ctrl-c")
+    assert_equal_runs(place / "ctrl-c", uninterrupted)
+
+
+SLOW_RUN = """
+import sys, time
+from demotune.config_files import load_config
+from demotune.pipeline import run
+from demotune.training import PhaseTrainer
+step = PhaseTrainer.training_step
+def slow(self, *arguments, **named):
+    time.sleep(0.5)
+    return step(self, *arguments, **named)
+PhaseTrainer.training_step = slow
+import torch
+torch.set_num_threads(1)
+run(load_config(__import__("pathlib").Path(sys.argv[1])))
+"""
+
+
+def test_kill_9_of_a_real_process(place: Path, uninterrupted: Path) -> None:
+    """SIGKILL while stage 1 trains; while the process lives its folder is refused to others."""
+    from demotune.config_files import save_config
+
+    torch.set_num_threads(1)
+    folder = place / "kill-9"
+    save_config(config(place, "kill-9"), place / "kill-9.yaml")
+    child = subprocess.Popen([sys.executable, "-c", SLOW_RUN, str(place / "kill-9.yaml")], stdout=subprocess.DEVNULL)
+    for _ in wait_until(lambda: len(read_lines(folder / "stages" / "01" / "metrics.jsonl")) >= 1, child):
+        time.sleep(0.05)
+    with pytest.raises(DemotuneError, match=f"in use by process {child.pid}"):
+        resume(folder)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    resume(folder)
+    assert_equal_runs(folder, uninterrupted)
+
+
+def test_a_changed_config_is_refused_with_the_difference(place: Path, uninterrupted: Path) -> None:
+    copied = _interrupted(place, "changed-config")
+    text = (copied / "run.yaml").read_text()
+    (copied / "run.yaml").write_text(text.replace("beta: 0.1", "beta: 0.2"))
+    with pytest.raises(DemotuneError, match=r"config beta: 0\.1 when it began, 0\.2 now"):
+        resume(copied)
+    (copied / "run.yaml").write_text(text)
+    resume(copied)
+    assert_equal_runs(copied, uninterrupted)
+
+
+def test_changed_data_model_or_outputs_are_refused(place: Path, tmp_path: Path) -> None:
+    model, data = tmp_path / "model", tmp_path / "rows.jsonl"
+    save_tiny(model)
+    write_rows(data)
+    folder = _interrupted(place, "changed-inputs", model=str(model), data=(str(data),))
+    original = data.read_text()
+    data.write_text(original.replace("of course 1", "of course 9"))
+    with pytest.raises(DemotuneError, match=r"data .*rows\.jsonl"):
+        resume(folder)
+    data.write_text(original)
+    save_tiny(model, seed=1)
+    with pytest.raises(DemotuneError, match="model: the files of"):
+        resume(folder)
+    save_tiny(model)
+    samples = folder / "stages" / "00" / "samples.jsonl.gz"
+    kept = samples.read_bytes()
+    samples.write_bytes(kept[:-1] + b"?")
+    with pytest.raises(DemotuneError, match=r"samples\.jsonl\.gz, written by the sample phase, is changed"):
+        resume(folder)
+    samples.write_bytes(kept)
+    assert resume(folder).model_folder.is_dir()
+
+
+def test_resuming_what_is_no_run_or_is_finished(place: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    with pytest.raises(DemotuneError, match="holds no run to resume"):
+        resume(tmp_path / "nothing")
+    before = (uninterrupted / "model" / "model.safetensors").stat().st_ino
+    metrics = (uninterrupted / "metrics.jsonl").read_bytes()
+    resume(uninterrupted)
+    assert (uninterrupted / "metrics.jsonl").read_bytes() == metrics
+    assert (uninterrupted / "model" / "model.safetensors").stat().st_ino == before
+
+
+def _interrupted(place: Path, name: str, **fields: object) -> Path:
+    """A run that died in its first training step."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "training_step", _die_at_call(Trainer.training_step, 1))
+        with pytest.raises(Killed):
+            run(config(place, name, **fields))
+    return place / name
+
+
+def _die_at_call(function: Callable[..., object], number: int) -> Callable[..., object]:
+    calls = 0
+
+    def call(*arguments: object, **named: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            raise Killed
+        return function(*arguments, **named)
+
+    return call
+
+
+def read_lines(file: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def wait_until(holds: Callable[[], bool], child: subprocess.Popen[bytes], seconds: float = 90) -> Iterator[None]:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert child.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < end, "the run took too long"
+        yield

@@ -8,8 +8,8 @@ import demotune
 PACKAGE = Path(demotune.__file__).parent
 
 FLOORS = [
-    {"errors", "records", "progress"},
-    {"config"},
+    {"errors", "records", "processes"},
+    {"config", "progress"},
     {"files", "losses", "logprobs", "machine", "data", "rendering"},
     {"config_files", "models", "objectives", "sampling", "heldout", "intake"},
     {"run_folder", "scoring", "callbacks"},

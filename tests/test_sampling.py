@@ -231,11 +231,11 @@ def test_a_token_without_probability_is_never_drawn(
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_batch_size_and_order_do_not_change_what_is_drawn(architecture: Architecture) -> None:
-    """Rows finish at different steps and leave; those that stay go on as if they were alone. Float64 against rounding.
+    """Rows finish at different steps and leave; those that stay go on as if they were alone.
 
-    Half of the vocabulary stops, so that half of the rows leaves at each step.
+    A quarter of the vocabulary stops. Rounding (1e-6) moves a draw with odds of 1 in 10,000 here; the seed is fixed.
     """
-    model = tiny_lm(architecture, dtype=torch.float64, seed=2)
+    model = tiny_lm(architecture, seed=2)
     prompts, how = prompts_of(4, 14), options(8, frozenset(range(0, 60, 4)))
     alone = [sample(model, [prompt], [row], 9, how)[0] for row, prompt in enumerate(prompts)]
     assert len({len(response.ids) for response in alone}) >= 4
@@ -246,7 +246,7 @@ def test_batch_size_and_order_do_not_change_what_is_drawn(architecture: Architec
 
 
 def test_a_longer_limit_goes_on_where_a_shorter_one_stopped() -> None:
-    model, prompts = tiny_lm(dtype=torch.float64), prompts_of(5, 6)
+    model, prompts = tiny_lm(), prompts_of(5, 6)
     short, long = (sample(model, prompts, list(range(6)), 3, options(n, NO_STOP)) for n in (4, 9))
     assert [response.ids for response in short] == [response.ids[:4] for response in long]
 

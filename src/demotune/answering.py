@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelerate import PartialState
-
 from demotune.errors import DemotuneError
 from demotune.files import write_rows
 from demotune.machine import default_attention, has_fast_bf16
 from demotune.models import generation_stop_ids, load_policy, load_tokenizer, merged, resolve_model
+from demotune.processes import this_device
 from demotune.progress import say, track
 from demotune.records import Message
 from demotune.rendering import Renderer, RenderError
@@ -39,7 +38,7 @@ def answer(
 ) -> list[Answer]:
     """One response per conversation, in order. Raises DemotuneError for a model or prompt that cannot be used."""
     folder = resolve_model(model)
-    device = PartialState().device
+    device = this_device()
     renderer = Renderer(load_tokenizer(folder), template, generation_stop_ids(folder))
     options = SamplingOptions(
         max_new_tokens=max_new_tokens,

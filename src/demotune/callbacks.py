@@ -47,6 +47,14 @@ class Checkpoints(TrainerCallback):
             (Path(cast(str, args.output_dir)) / f"checkpoint-{state.global_step}" / WHOLE).touch()
 
 
+class RecordLastStep(TrainerCallback):
+    """Metrics of the last step are always recorded, also where `logging_steps` does not divide the steps."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+
+
 class ShowProgress(TrainerCallback):
     def __init__(self, tracker: Tracker) -> None:
         self._tracker = tracker

@@ -1,17 +1,17 @@
 """`demotune doctor`: what is here and what a run would use."""
 
-from accelerate import PartialState
 from rich.table import Table
 
 from demotune.config_files import shipped_configs
 from demotune.machine import default_attention, hardware, has_fast_bf16, package_versions
 from demotune.models import cache_folder
+from demotune.processes import this_device
 from demotune.progress import console
 
 
 def examine() -> None:
     """Print versions, hardware and the automatic choices of a run."""
-    device = PartialState().device
+    device = this_device()
     bf16 = has_fast_bf16(device)
     choices = {
         "precision": "bfloat16 autocast, float32 weights" if bf16 else "float32 (no fast bfloat16 here)",

@@ -30,7 +30,7 @@ def sft_loss(token_logps: Tensor, response_mask: Tensor) -> Tensor:
     `token_logps` and `response_mask` are (B, T); the mask is True where a token counts. Divide by the number of
     tokens of the whole optimizer step for the usual mean per token.
     """
-    return -(token_logps * response_mask).sum(dim=-1)
+    return -token_logps.masked_fill(~response_mask, 0.0).sum(dim=-1)  # a masked -inf would turn a product into nan
 
 
 def implicit_reward_loss(demo_logratio: Tensor, sample_logratio: Tensor, beta: float, link: Link) -> PairLoss:

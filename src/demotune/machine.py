@@ -7,7 +7,8 @@ from pathlib import Path
 
 import psutil
 import torch
-from accelerate import PartialState
+
+from demotune.processes import process_count, this_device
 
 PACKAGES = ("demotune", "torch", "transformers", "accelerate", "peft", "datasets", "gguf", "safetensors", "trl")
 GIB = 2**30
@@ -30,8 +31,8 @@ def hardware() -> dict[str, str]:
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": f"{psutil.cpu_count() or 1} logical cores, {torch.get_num_threads()} threads used by torch",
         "memory": f"{psutil.virtual_memory().total / GIB:.1f} GiB, {psutil.virtual_memory().available / GIB:.1f} free",
-        "device": str(PartialState().device),
-        "processes": str(PartialState().num_processes),
+        "device": str(this_device()),
+        "processes": str(process_count()),
     }
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)

@@ -12,8 +12,9 @@ from demotune.errors import DemotuneError
 from demotune.files import file_hash, write_json
 from demotune.machine import command_line, hardware, package_versions
 from demotune.models import content_hash
+from demotune.processes import main_process, wait_for_everyone
 from demotune.progress import warn
-from demotune.setup import Setup, main_process, wait_for_everyone
+from demotune.setup import Setup
 
 
 def write_manifest(setup: Setup) -> None:

@@ -12,8 +12,8 @@ from demotune.config import AnyConfig
 from demotune.errors import DemotuneError
 from demotune.files import publish_folder, write_rows
 from demotune.models import load_tokenizer, resolve_model
+from demotune.processes import main_process, wait_for_everyone
 from demotune.run_folder import RunFolder
-from demotune.setup import main_process, wait_for_everyone
 
 
 def keep_objects(

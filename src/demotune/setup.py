@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from peft import PeftConfig
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from demotune.config import AnyConfig
 from demotune.models import Policy, attach_adapter, is_adapter, load_policy, merged
+from demotune.processes import this_device
 from demotune.records import RenderedDemonstration
 from demotune.rendering import Renderer
 from demotune.run_folder import RunFolder
@@ -45,7 +45,7 @@ class Setup:
             folder,
             dtype=self.config.dtype,
             attn_implementation=self.config.attn_implementation or "sdpa",
-            device=PartialState().device,
+            device=this_device(),
         )
         if self.adapter is None:
             return merged(policy)
@@ -59,14 +59,6 @@ class Setup:
 def derive_seed(seed: int, stage: int, purpose: str) -> int:
     """31 bits from a hash of the three, so that no two uses share a stream of random numbers."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{stage}/{purpose}".encode()).digest()[:4]) >> 1
-
-
-def main_process() -> bool:
-    return bool(PartialState().is_main_process)
-
-
-def wait_for_everyone() -> None:
-    PartialState().wait_for_everyone()
 
 
 def free_memory() -> None:

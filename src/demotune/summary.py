@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
@@ -17,9 +16,10 @@ from demotune.models import Policy, is_adapter, load_policy, load_tokenizer, mer
 from demotune.phases.pairs import scored_pairs
 from demotune.phases.stage import Stage
 from demotune.phases.train import METRICS
+from demotune.processes import main_process, this_device, wait_for_everyone
 from demotune.progress import console, minutes, say
 from demotune.run_folder import RunFolder
-from demotune.setup import Setup, main_process, wait_for_everyone
+from demotune.setup import Setup
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,7 @@ class RunResult:
 
     def load(self) -> tuple[Policy, PreTrainedTokenizerBase]:
         """The trained policy and its tokenizer, on the current device."""
-        policy = load_policy(
-            self.model_folder, dtype="float32", attn_implementation="sdpa", device=PartialState().device
-        )
+        policy = load_policy(self.model_folder, dtype="float32", attn_implementation="sdpa", device=this_device())
         return policy, load_tokenizer(self.model_folder)
 
 

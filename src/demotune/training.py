@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from accelerate import PartialState
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
-from demotune.callbacks import ShowProgress, StopOnSignal, latest_checkpoint
+from demotune.callbacks import RecordLastStep, ShowProgress, StopOnSignal, latest_checkpoint
 from demotune.config import AnyConfig
 from demotune.errors import DemotuneError
 from demotune.files import write_json
 from demotune.logprobs import Batch
 from demotune.models import Policy
 from demotune.objectives import Objective, StepLoss
+from demotune.processes import this_device
 from demotune.progress import peak_memory_gib, track
 
 CARRIED = "carried-optimizer.pt"
@@ -174,6 +174,9 @@ class PhaseTrainer(Trainer):
         scheduler = super().create_scheduler(self._carry.total_steps, optimizer)
         if self._carry.previous is not None:
             scheduler.load_state_dict(torch.load(self._carry.previous, weights_only=True)["scheduler"])
+            # Making a scheduler set the optimizer to the rate of its first step; loading one does not undo that.
+            for group, rate in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
+                group["lr"] = rate
         return scheduler
 
     def save_carried(self, folder: Path) -> None:
@@ -206,6 +209,7 @@ def train_phase(trainer: PhaseTrainer, *, what: str, total_steps: int, checkpoin
     """Run or continue a training phase; returns its metric records. Raises Interrupted after Ctrl-C or SIGTERM."""
     with track(what, total_steps, "steps") as tracker, StopOnSignal() as stop:
         trainer.add_callback(ShowProgress(tracker))
+        trainer.add_callback(RecordLastStep())
         trainer.add_callback(stop)
         trainer.train(resume_from_checkpoint=latest_checkpoint(checkpoints))
     if stop.requested and trainer.state.global_step < total_steps:
@@ -240,7 +244,7 @@ def training_arguments(config: AnyConfig, checkpoints: Path, steps: int, seed: i
             run_name=config.run_name,
             remove_unused_columns=False,
             disable_tqdm=True,
-            use_cpu=PartialState().device.type == "cpu",
+            use_cpu=this_device().type == "cpu",
             ddp_find_unused_parameters=False,
         )
     except ValueError as error:

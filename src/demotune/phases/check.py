@@ -7,9 +7,9 @@ from demotune.files import write_json
 from demotune.heldout import check_reward, nll_per_token
 from demotune.phases.pairs import scored_pairs
 from demotune.phases.stage import Stage, chunks
+from demotune.processes import main_process, wait_for_everyone
 from demotune.progress import track
 from demotune.scoring import score_demonstrations, score_pairs
-from demotune.setup import main_process, wait_for_everyone
 
 
 def start_phase(stage: Stage) -> None:

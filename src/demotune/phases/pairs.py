@@ -3,10 +3,9 @@
 import random
 from collections.abc import Sequence
 
-from accelerate import PartialState
-
 from demotune.files import read_rows
-from demotune.phases.stage import Stage, staged
+from demotune.phases.stage import Stage, stage_slice, staged
+from demotune.processes import process_count
 from demotune.records import Pair, Response, ScoredPair
 from demotune.setup import Setup
 from demotune.training import MicrobatchPlan, plan_microbatches
@@ -53,14 +52,27 @@ def scored_pairs(stage: Stage, number: int) -> tuple[list[ScoredPair], list[Scor
 
 def pair_plan(stage: Stage, pairs: Sequence[Pair]) -> MicrobatchPlan:
     """Micro-batches of this stage's pairs: the same when they are scored and when they are trained."""
-    config = staged(stage.setup)
+    lengths = [len(pair.prompt_ids) + max(len(pair.demo.ids), len(pair.sample.ids)) for pair in pairs]
+    return _plan(stage.setup, lengths, stage.seed("microbatches"))
+
+
+def steps_of_all_stages(setup: Setup) -> int:
+    """Optimizer steps of the whole run. How many pairs each stage has is known before any sample is drawn."""
+    config = staged(setup)
+    own = [len(stage_slice(setup, number)) for number in range(config.stages)]
+    again = [0, *(round(config.history * count) for count in own[:-1])]
+    return sum(_plan(setup, [0] * (new + old), seed=0).steps for new, old in zip(own, again, strict=True))
+
+
+def _plan(setup: Setup, lengths: Sequence[int], seed: int) -> MicrobatchPlan:
+    config = staged(setup)
     return plan_microbatches(
-        [len(pair.prompt_ids) + max(len(pair.demo.ids), len(pair.sample.ids)) for pair in pairs],
+        lengths,
         batch_size=config.per_device_train_batch_size,
-        accumulation=config.gradient_accumulation_steps * PartialState().num_processes,
+        accumulation=config.gradient_accumulation_steps * process_count(),
         epochs=config.epochs_per_stage,
         steps=config.steps_per_stage,
-        seed=stage.seed("microbatches"),
+        seed=seed,
     )
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from demotune.files import write_rows
 from demotune.phases.pairs import SAMPLES
 from demotune.phases.stage import PhaseJournal, Stage, share_of_this_process, stage_slice, staged
+from demotune.processes import main_process, wait_for_everyone
 from demotune.progress import track
 from demotune.records import Response
 from demotune.sampling import SamplingOptions, plan_batches, sample_responses
-from demotune.setup import main_process, wait_for_everyone
 
 
 def sample_phase(stage: Stage) -> None:

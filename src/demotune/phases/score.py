@@ -6,9 +6,9 @@ from demotune.files import write_rows
 from demotune.models import Policy
 from demotune.phases.pairs import SCORES, pair_plan, reference_of, sampled_pairs, training_pairs
 from demotune.phases.stage import PhaseJournal, Stage, chunks, share_of_this_process, staged
+from demotune.processes import main_process, wait_for_everyone
 from demotune.progress import track
 from demotune.scoring import score_pairs
-from demotune.setup import main_process, wait_for_everyone
 
 
 def score_phase(stage: Stage) -> None:

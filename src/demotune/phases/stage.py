@@ -9,15 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-
 from demotune.config import SFTConfig, StagedConfig
 from demotune.errors import DemotuneError
 from demotune.files import Journal, file_hash, read_journal
 from demotune.models import Policy, content_hash
+from demotune.processes import main_process, process_state, wait_for_everyone
 from demotune.progress import peak_memory_gib
 from demotune.records import RenderedDemonstration
-from demotune.setup import Setup, free_memory, main_process, wait_for_everyone
+from demotune.setup import Setup, free_memory
 
 PARTIAL = ".partial.jsonl"
 
@@ -101,7 +100,7 @@ class PhaseJournal:
     def __init__(self, stage: Stage, name: str) -> None:
         self._stage, self._name = stage, name
         self.done = self.read()
-        self._own = Journal(stage.folder / f"{name}-{PartialState().process_index}{PARTIAL}")
+        self._own = Journal(stage.folder / f"{name}-{process_state().process_index}{PARTIAL}")
         wait_for_everyone()  # nobody writes before everybody has read the same
 
     def read(self) -> dict[int, dict[str, Any]]:
@@ -117,7 +116,7 @@ class PhaseJournal:
 
 def share_of_this_process(batches: Sequence[Any]) -> Sequence[Any]:
     """Every n-th batch, where n processes work."""
-    state = PartialState()
+    state = process_state()
     return batches[state.process_index :: state.num_processes]
 
 

@@ -4,16 +4,14 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from accelerate import PartialState
-
 from demotune.callbacks import Checkpoints, WriteMetrics, quiet
 from demotune.config import SFTConfig
 from demotune.losses import loss_at_reference
 from demotune.models import save_policy
 from demotune.objectives import Objective, PairObjective, SFTObjective
-from demotune.phases.pairs import pair_plan, reference_of, scored_pairs
+from demotune.phases.pairs import pair_plan, reference_of, scored_pairs, steps_of_all_stages
 from demotune.phases.stage import Stage, staged
-from demotune.setup import main_process, wait_for_everyone
+from demotune.processes import main_process, process_count, wait_for_everyone
 from demotune.training import (
     Carry,
     FirstLoss,
@@ -35,7 +33,7 @@ def train_demonstrations_phase(stage: Stage, objective: SFTObjective, *, epochs:
     plan = plan_microbatches(
         [len(row.prompt_ids) + len(row.demo.ids) for row in rows],
         batch_size=stage.setup.config.per_device_train_batch_size,
-        accumulation=stage.setup.config.gradient_accumulation_steps * PartialState().num_processes,
+        accumulation=stage.setup.config.gradient_accumulation_steps * process_count(),
         epochs=epochs,
         steps=steps,
         seed=stage.seed("microbatches"),
@@ -51,7 +49,7 @@ def train_pairs_phase(stage: Stage, objective: PairObjective) -> None:
     plan = pair_plan(stage, [scored.pair for scored in pairs])
     at_reference = reference_of(stage) == "stage" or stage.number == 0
     first = FirstLoss(loss_at_reference(objective.link), 1e-3 if stage.setup.bf16 else 1e-5) if at_reference else None
-    _train(stage, plan, pairs, objective, first_loss=first, carry=_carry(stage, plan))
+    _train(stage, plan, pairs, objective, first_loss=first, carry=_carry(stage))
 
 
 def _train(
@@ -89,9 +87,9 @@ def _train(
     stage.mark("train", started, [stage.model_folder], steps=plan.steps, last=history[-1])
 
 
-def _carry(stage: Stage, plan: MicrobatchPlan) -> Carry | None:
+def _carry(stage: Stage) -> Carry | None:
     config = staged(stage.setup)
     if config.optimizer_across_stages == "restart":
         return None
     previous = stage.setup.folder.stage(stage.number - 1) / "carried-optimizer.pt" if stage.number else None
-    return Carry(previous=previous, total_steps=plan.steps * config.stages)
+    return Carry(previous=previous, total_steps=steps_of_all_stages(stage.setup))

@@ -1,0 +1,59 @@
+"""SmolLM2-135M-Instruct itself, short: fetched, converted, trained by SFT and IRFT in bfloat16, and asked."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from demotune import IRFTConfig, SFTConfig, run
+from demotune.answering import answer
+from demotune.models import resolve_model
+from demotune.quickstart import fetch_smollm2
+
+SHIPPED = Path(__file__).parents[1] / "src" / "demotune" / "shipped"
+
+
+@pytest.fixture(scope="module")
+def start() -> Path:
+    return resolve_model(str(fetch_smollm2()))
+
+
+def test_converted_gguf_is_an_ordinary_model(start: Path) -> None:
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(start), AutoTokenizer.from_pretrained(start)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 134_515_008
+    assert model.dtype == torch.float32
+    assert not hasattr(model.config, "quantization_config")
+    prompt = tokenizer("The capital of France is", return_tensors="pt")
+    assert "Paris" in tokenizer.decode(model.generate(**prompt, max_new_tokens=5, do_sample=False)[0])
+    assert resolve_model(str(fetch_smollm2())) == start  # converted once
+
+
+def test_sft_then_irft(start: Path, tmp_path: Path) -> None:
+    """Eight demonstrations let each part do its work; the run itself asserts log 2 within 1e-3 in bfloat16."""
+    for name, rows in (("support_train", 8), ("support_heldout", 4)):
+        lines = sorted((SHIPPED / f"{name}.jsonl").read_text(encoding="utf-8").splitlines(), key=len)[:rows]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    data = {"data": (str(tmp_path / "support_train.jsonl"),), "eval_data": (str(tmp_path / "support_heldout.jsonl"),)}
+    shared = {**data, "bf16": True, "max_length": 256, "per_device_train_batch_size": 4}
+    sft = run(
+        SFTConfig(
+            model=str(start), output=str(tmp_path / "sft"), max_steps=4, learning_rate=2e-4, warmup_steps=0, **shared
+        )
+    )
+    assert sft.start_nll_per_token is not None
+    assert sft.stages[0]["check"]["nll_per_token"] < sft.start_nll_per_token - 0.3
+    irft = run(
+        IRFTConfig(
+            model=str(sft.model_folder), output=str(tmp_path / "irft"), stages=1, max_new_tokens=24, steps_per_stage=3,
+            learning_rate=1e-5, warmup_steps=0, **shared,
+        )
+    )  # fmt: skip
+    metrics = [json.loads(line) for line in (tmp_path / "irft" / "metrics.jsonl").read_text().splitlines()]
+    steps = [row for row in metrics if "rewards/margins" in row]
+    assert steps[0]["rewards/margins"] == pytest.approx(0, abs=2e-3)
+    assert steps[-1]["rewards/margins"] > 0.01
+    prompt = ({"role": "user", "content": "My kettle leaks. What now?"},)
+    (given,) = answer(str(irft.model_folder), [prompt], max_new_tokens=8, temperature=0)
+    assert given.text.strip()

@@ -63,6 +63,14 @@ def test_version() -> None:
         (["spin", "--link=nce"], "link is a field of irft, which spin does not use"),
         (["irft", "--beta", "-1", "--output", "x"], "beta must be > 0, got -1.0"),
         (["irft", "--output", "x"], "model is missing; name it with --model"),
+        (
+            ["irft", "--optim", "adam", "--model", "m", "--data", "d", "--output", "x"],
+            "transformers refuses a training",
+        ),
+        (
+            ["irft", "--report-to", "wand", "--model", "m", "--data", "d", "--output", "x"],
+            "report_to names wand, which",
+        ),
         (["irft", "--model", "m"], "output is missing; name a folder for the run with --output"),
         (["irft", "--config", "nowhere.yaml"], "config nowhere.yaml is neither a file nor a shipped config"),
         (

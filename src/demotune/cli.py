@@ -62,7 +62,6 @@ def _for_people() -> Iterator[None]:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        typer.echo("stopped; what is done is kept: continue with demotune resume RUN", err=True)
         raise typer.Exit(130) from None
 
 

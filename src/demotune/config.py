@@ -5,6 +5,7 @@ that a method does not have does not exist for it: loading refuses it and names 
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -101,6 +102,10 @@ class RunConfig:
     """Name of the run for report_to."""
 
     def _check_shared(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            finite = not isinstance(value, float) or math.isfinite(value)
+            _require(finite, f"{field.name} must be a finite number, got {value}", "give a number")
         _require(bool(self.output), "output is missing", "name a folder for the run with --output")
         _require(0 <= self.eval_share <= 0.5, f"eval_share must be 0 to 0.5, got {self.eval_share}", "0.1 is usual")
         _require(

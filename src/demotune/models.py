@@ -89,7 +89,10 @@ def is_adapter(folder: Path) -> bool:
 def attach_adapter(policy: Policy, adapter: PeftConfig, seed: int) -> PeftModel:
     """Put a new adapter on a policy; its random start depends on `seed` alone. The policy computes as before."""
     torch.manual_seed(seed)
-    model = get_peft_model(cast(PreTrainedModel, policy), adapter)
+    try:
+        model = get_peft_model(cast(PreTrainedModel, policy), adapter)
+    except ValueError as error:
+        raise DemotuneError(f"the adapter does not fit the model: {_first_line(error)}") from error
     _switch_off_dropout(model)
     return cast(PeftModel, model)
 

@@ -13,6 +13,7 @@ from demotune.methods import run_stage, stage_count
 from demotune.objects import keep_objects
 from demotune.preparation import prepare_run
 from demotune.processes import main_process
+from demotune.progress import say
 from demotune.run_folder import RunFolder
 from demotune.setup import Setup
 from demotune.summary import RunResult, publish_result, show_result
@@ -72,8 +73,12 @@ def _held(folder: RunFolder) -> AbstractContextManager[None]:
 
 
 def _finish(setup: Setup) -> RunResult:
-    for number in range(stage_count(setup)):
-        run_stage(setup, number)
+    try:
+        for number in range(stage_count(setup)):
+            run_stage(setup, number)
+    except KeyboardInterrupt:
+        say(f"stopped; what is done is kept: continue with demotune resume {setup.folder.root}")
+        raise
     result = publish_result(setup)
     show_result(result)
     return result

@@ -2,6 +2,8 @@
 
 import dataclasses
 from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import cast
 
 from peft import PeftConfig
@@ -17,6 +19,7 @@ from demotune.progress import say
 from demotune.rendering import Renderer
 from demotune.run_folder import RunFolder
 from demotune.setup import Setup
+from demotune.training import training_arguments
 
 
 def prepare_run(config: AnyConfig, folder: RunFolder, callbacks: Sequence[TrainerCallback]) -> Setup:
@@ -24,6 +27,7 @@ def prepare_run(config: AnyConfig, folder: RunFolder, callbacks: Sequence[Traine
     for field, flag in (("model", "--model"), ("data", "--data")):
         if not getattr(config, field):
             raise DemotuneError(f"{field} is missing; name it with {flag}, in the YAML file, or pass it to run()")
+    _check_early(config)
     say(f"demotune {config.method}: {config.model} on {', '.join(config.data)} -> {folder.root}")
     start_model = resolve_model(config.model)
     tokenizer = load_tokenizer(start_model)
@@ -46,6 +50,14 @@ def prepare_run(config: AnyConfig, folder: RunFolder, callbacks: Sequence[Traine
         adapter=_adapter(config, folder),
         callbacks=tuple(callbacks),
     )
+
+
+def _check_early(config: AnyConfig) -> None:
+    """What would otherwise fail only after samples were drawn: names that transformers and the loggers must know."""
+    for logger in config.report_to:
+        if find_spec(logger) is None:
+            raise DemotuneError(f"report_to names {logger}, which is not installed; pip install {logger}")
+    training_arguments(config, Path(config.output), steps=1, seed=config.seed)
 
 
 def _filled_in(config: AnyConfig, intake: Intake) -> AnyConfig:

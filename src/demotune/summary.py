@@ -105,10 +105,10 @@ def show_result(result: RunResult) -> None:
             f"The reward learned since the start model prefers the held-out demonstration to the start model's own "
             f"sample in {_accuracy(since)} of {since['pairs']} prompts (95% interval; one run)."
         )
-    say(f"model: {result.model_folder}")
+    say(f"The model lies in {result.model_folder}. Load it with:")
     load = "AutoPeftModelForCausalLM" if is_adapter(result.model_folder) else "AutoModelForCausalLM"
-    source = "peft" if is_adapter(result.model_folder) else "transformers"
-    say(f'load it: from {source} import {load}; model = {load}.from_pretrained("{result.model_folder}")')
+    say(f"  from {'peft' if is_adapter(result.model_folder) else 'transformers'} import {load}")
+    say(f'  model = {load}.from_pretrained("{result.model_folder}")')
 
 
 def _accuracy(reward: dict[str, Any]) -> str:

@@ -27,7 +27,8 @@ check: .venv/dev
 	$(PYTHON) -m venv .venv
 
 .venv/runtime: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@echo "installing demotune and what it needs into .venv: one to five minutes, about 2 GB on disk"
+	$(BIN)/python -m pip install --quiet --progress-bar on --disable-pip-version-check --constraint constraints.txt --editable .
 	touch $@
 
 .venv/dev: .venv/runtime

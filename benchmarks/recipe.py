@@ -3,7 +3,8 @@
     python benchmarks/recipe.py MODEL WORK_FOLDER [--seeds 1]
 
 The 132 shipped training rows are cut into 100 for training and 32 for validation; the 52 held-out rows, on which the
-quickstart reports, are never read. SFT comes first; IRFT then starts from one of the SFT models. One line per run is appended to WORK_FOLDER/recipe.jsonl (runs that are there already are not repeated).
+quickstart reports, are never read. SFT comes first; IRFT then starts from one of the SFT models. One line per run is
+appended to WORK_FOLDER/recipe.jsonl (runs that are there already are not repeated).
 """
 
 import argparse
@@ -26,20 +27,17 @@ SFT_GRID: list[dict[str, Any]] = [
 EARLY = {"learning_rate": 2e-4, "num_train_epochs": 1}
 BEST = {"learning_rate": 2e-4, "num_train_epochs": 2}
 IRFT_GRID: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    (EARLY, {"learning_rate": 5e-5, "link": "nce", "epochs_per_stage": 2.0}),
     (EARLY, {"learning_rate": 5e-5, "epochs_per_stage": 2.0}),
-    (EARLY, {"learning_rate": 5e-5, "epochs_per_stage": 2.0, "sft_weight": 1.0}),
+    (EARLY, {"learning_rate": 5e-5, "link": "nce", "epochs_per_stage": 2.0}),
     (EARLY, {"learning_rate": 2e-5, "link": "nce", "epochs_per_stage": 2.0}),
-    (EARLY, {"learning_rate": 5e-5, "link": "nce", "epochs_per_stage": 1.0, "slices": "all"}),
-    (EARLY, {"learning_rate": 5e-5, "link": "nce", "epochs_per_stage": 2.0, "sft_weight": 1.0}),
-    (EARLY, {"learning_rate": 5e-5, "link": "linear", "epochs_per_stage": 2.0}),
-    (EARLY, {"learning_rate": 5e-5, "beta": 0.5, "epochs_per_stage": 2.0}),
-    (EARLY, {"learning_rate": 1e-4, "link": "nce", "epochs_per_stage": 2.0}),
-    (EARLY, {"learning_rate": 5e-5, "link": "nce", "epochs_per_stage": 2.0, "history": 1.0}),
-    (EARLY, {"learning_rate": 5e-5, "link": "nce", "epochs_per_stage": 2.0, "reference": "initial"}),
     (BEST, {"learning_rate": 5e-6, "epochs_per_stage": 1.0}),
     (BEST, {"learning_rate": 2e-5, "epochs_per_stage": 1.0}),
-    (BEST, {"learning_rate": 5e-5, "link": "nce", "epochs_per_stage": 2.0}),
+    (EARLY, {"learning_rate": 5e-5, "epochs_per_stage": 2.0, "sft_weight": 1.0}),
+    (BEST, {"learning_rate": 5e-5, "epochs_per_stage": 2.0}),
+    (EARLY, {"learning_rate": 5e-5, "epochs_per_stage": 1.0}),
+    (EARLY, {"learning_rate": 5e-5, "epochs_per_stage": 2.0, "history": 1.0}),
+    (EARLY, {"learning_rate": 5e-5, "link": "linear", "epochs_per_stage": 2.0}),
+    (EARLY, {"learning_rate": 1e-4, "epochs_per_stage": 2.0}),
 ]
 
 

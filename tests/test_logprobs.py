@@ -202,18 +202,19 @@ def test_log_softmax_runs_in_float32_for_a_bfloat16_model() -> None:
     assert_close(found[0], expected, atol=1e-6, rtol=0)
 
 
-def test_a_lora_policy_scores_like_the_model_it_folds_into() -> None:
-    policy = attach_adapter(copy.deepcopy(model_of("llama", "eager")), lora_config(4, 8, ("all-linear",)), seed=0)
-    rows = random_rows(5, 3)
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])  # GPT-2 has absolute positions: they must get through
+def test_a_lora_policy_scores_like_the_model_it_folds_into(architecture: Architecture) -> None:
+    start, rows = model_of(architecture, "eager"), random_rows(5, 3)
+    policy = attach_adapter(copy.deepcopy(start), lora_config(4, 8, ("all-linear",)), seed=0)
     with torch.no_grad():
-        start = sequence_logps(policy, aligned(rows))
-        assert_close(start, sequence_logps(model_of("llama", "eager"), aligned(rows)), **CLOSE)
+        before = sequence_logps(start, aligned(rows))
+        assert_close(sequence_logps(policy, aligned(rows)), before, **CLOSE)
         torch.manual_seed(0)
         for name, parameter in policy.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.2)
         found = sequence_logps(policy, aligned(rows))
-        assert float((found - start).abs().min()) > 1e-2
+        assert float((found - before).abs().min()) > 1e-2
         plain = merged(policy)
         assert_close(found, torch.stack([logps.sum() for logps in naive(plain, rows)]), **CLOSE)
 

@@ -59,6 +59,8 @@ def assert_equal_runs(found: Path, expected: Path) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     for name in ("00/samples.jsonl.gz", "00/scores.jsonl.gz", "01/samples.jsonl.gz", "01/scores.jsonl.gz"):
         assert (found / "stages" / name).read_bytes() == (expected / "stages" / name).read_bytes()
+    for check in ("00/check.json", "01/check.json"):
+        assert (found / "stages" / check).read_bytes() == (expected / "stages" / check).read_bytes()
     kept = [
         [{name: row.get(name) for name in ("stage", "phase", *NUMBERS)} for row in read_rows(folder / "metrics.jsonl")]
         for folder in (found, expected)

@@ -35,6 +35,7 @@ def answer(
     template: str | None = None,
     seed: int = 42,
     batch_size: int = 32,
+    dtype: str = "float32",
 ) -> list[Answer]:
     """One response per conversation, in order. Raises DemotuneError for a model or prompt that cannot be used."""
     folder = resolve_model(model)
@@ -49,7 +50,7 @@ def answer(
         bf16=has_fast_bf16(device),
     )
     rendered = [_render(renderer, number, prompt) for number, prompt in enumerate(prompts, start=1)]
-    policy = merged(load_policy(folder, dtype="float32", attn_implementation=default_attention(device), device=device))
+    policy = merged(load_policy(folder, dtype=dtype, attn_implementation=default_attention(device), device=device))
     answers: dict[int, Answer] = {}
     with track("sample", len(prompts), "responses") as tracker:
         for rows in plan_batches(rendered, batch_size):
@@ -65,11 +66,12 @@ def read_prompts(texts: Sequence[str], file: Path | None) -> list[tuple[Message,
     if file is not None:
         if not file.is_file():
             raise DemotuneError(f"prompts file {file} does not exist; give a .txt or .jsonl file with --prompts")
-        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = enumerate(_read_text(file).split("\n"), start=1)
+        numbered = [(number, line) for number, line in lines if line.strip()]
         if file.suffix == ".txt":
-            found += [_user(line) for line in lines]
+            found += [_user(line) for _, line in numbered]
         else:
-            found += [_conversation(f"{file}:{number}", line) for number, line in enumerate(lines, start=1)]
+            found += [_conversation(f"{file}:{number}", line) for number, line in numbered]
     if not found:
         raise DemotuneError("there is no prompt; give --prompt TEXT or --prompts FILE")
     return found
@@ -95,6 +97,13 @@ def show_answers(prompts: Sequence[Sequence[Message]], answers: Sequence[Answer]
         say(f"> {prompt[-1]['content']}", style="bold")
         say(given.text + ("" if given.finished else "  [cut off at --max-new-tokens]"))
         say()
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DemotuneError(f"prompts file {file} is not UTF-8 ({error}); save it as UTF-8") from error
 
 
 def _user(text: str) -> tuple[Message, ...]:

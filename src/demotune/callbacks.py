@@ -10,8 +10,9 @@ from typing import Any, cast
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from demotune.files import write_rows
-from demotune.progress import Tracker
+from demotune.files import flush_to_disk, write_rows
+from demotune.processes import any_process, main_process, wait_for_everyone
+from demotune.progress import Tracker, say
 
 WHOLE = "checkpoint-is-whole"
 
@@ -41,10 +42,15 @@ class Checkpoints(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.global_step % self._every == 0 and state.global_step < state.max_steps:
             control.should_save = True
+            control.should_log = True  # a gradient that is not finite shows before the checkpoint is written
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
-            (Path(cast(str, args.output_dir)) / f"checkpoint-{state.global_step}" / WHOLE).touch()
+            checkpoint = Path(cast(str, args.output_dir)) / f"checkpoint-{state.global_step}"
+            for file in checkpoint.iterdir():
+                flush_to_disk(file)
+            (checkpoint / WHOLE).touch()
+            flush_to_disk(checkpoint)
 
 
 class RecordLastStep(TrainerCallback):
@@ -92,8 +98,10 @@ class StopOnSignal(TrainerCallback):
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
+        say("stopping: this step is finished first, then a checkpoint written; once more to stop at once")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.requested = any_process(self.requested)  # all stop at the same step
         if self.requested and state.global_step < state.max_steps:
             control.should_save = True
             control.should_training_stop = True
@@ -101,9 +109,11 @@ class StopOnSignal(TrainerCallback):
 
 def latest_checkpoint(folder: Path) -> str | None:
     """The newest whole checkpoint; those that a killed process left unfinished are removed."""
-    for checkpoint in folder.glob("checkpoint-*"):
-        if not (checkpoint / WHOLE).exists():
-            shutil.rmtree(checkpoint, ignore_errors=True)
+    if main_process():
+        for checkpoint in folder.glob("checkpoint-*"):
+            if not (checkpoint / WHOLE).exists():
+                shutil.rmtree(checkpoint, ignore_errors=True)
+    wait_for_everyone()
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
     return str(found[-1]) if found else None
 

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -168,6 +168,7 @@ def sample(
     template: Annotated[str | None, typer.Option(help="Prompt template with {prompt}, as in training.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same responses.")] = 42,
     batch_size: Annotated[int, typer.Option(help="Prompts sampled together.", min=1)] = 32,
+    dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Type in which weights are held.")] = "float32",
 ) -> None:
     """Prompts in, responses out; the same renderer and sampler as in training."""
     with _for_people():
@@ -176,7 +177,7 @@ def sample(
         given = read_prompts(prompt or [], prompts)
         answers = answer(
             model, given, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k,
-            template=template, seed=seed, batch_size=batch_size,
+            template=template, seed=seed, batch_size=batch_size, dtype=dtype,
         )  # fmt: skip
         show_answers(given, answers, output)
 

@@ -256,6 +256,11 @@ AnyConfig = SFTConfig | SPINConfig | IRFTConfig
 CONFIGS: dict[Method, type[AnyConfig]] = {"sft": SFTConfig, "spin": SPINConfig, "irft": IRFTConfig}
 
 
+def stage_count(config: AnyConfig) -> int:
+    """T; SFT is one stage."""
+    return 1 if isinstance(config, SFTConfig) else config.stages
+
+
 def _check_amount(epochs: float, epochs_name: str, steps: int | None, steps_name: str) -> None:
     _require(epochs > 0, f"{epochs_name} must be > 0, got {epochs}", f"or give {steps_name}")
     _require(steps is None or steps > 0, f"{steps_name} must be > 0, got {steps}", f"or leave it to {epochs_name}")

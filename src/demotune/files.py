@@ -26,10 +26,10 @@ def publish_folder(folder: Path) -> Iterator[Path]:
     unfinished.mkdir()
     yield unfinished
     for file in unfinished.rglob("*"):
-        _flush_to_disk(file)
+        flush_to_disk(file)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
-    _flush_to_disk(folder.parent)
+    flush_to_disk(folder.parent)
 
 
 @contextmanager
@@ -38,9 +38,9 @@ def publish_file(file: Path) -> Iterator[Path]:
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(file.name + UNFINISHED)
     yield unfinished
-    _flush_to_disk(unfinished)
+    flush_to_disk(unfinished)
     unfinished.replace(file)
-    _flush_to_disk(file.parent)
+    flush_to_disk(file.parent)
 
 
 def write_json(file: Path, value: object) -> None:
@@ -103,7 +103,8 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _flush_to_disk(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, would survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

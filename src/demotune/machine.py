@@ -9,9 +9,9 @@ import psutil
 import torch
 
 from demotune.processes import process_count, this_device
+from demotune.progress import GIB
 
 PACKAGES = ("demotune", "torch", "transformers", "accelerate", "peft", "datasets", "gguf", "safetensors", "trl")
-GIB = 2**30
 
 
 def package_versions() -> dict[str, str]:

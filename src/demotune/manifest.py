@@ -12,7 +12,7 @@ from demotune.errors import DemotuneError
 from demotune.files import file_hash, write_json
 from demotune.machine import command_line, hardware, package_versions
 from demotune.models import content_hash
-from demotune.processes import main_process, wait_for_everyone
+from demotune.processes import main_process, process_count, wait_for_everyone
 from demotune.progress import warn
 from demotune.setup import Setup
 
@@ -32,11 +32,12 @@ def write_manifest(setup: Setup) -> None:
 
 
 def identity(setup: Setup) -> dict[str, Any]:
-    """What makes two runs the same run: config, model content, data content, and the token ids made of them."""
+    """What makes two runs the same run: config, model and data by content, token ids, and who shares a step."""
     return {
         "config": as_dict(setup.config),
         "model": content_hash(setup.start_model),
         "data": setup.data_hashes,
+        "processes": process_count(),
         "rows": hashlib.sha256(" ".join(row.key for row in (*setup.train, *setup.heldout)).encode()).hexdigest(),
     }
 
@@ -48,6 +49,7 @@ def check_unchanged(setup: Setup) -> None:
     changes = [
         *_differences("config", begun["config"], now["config"]),
         *_differences("data", begun["data"], now["data"]),
+        *_differences("number of", {"processes": begun["processes"]}, {"processes": now["processes"]}),
         *([f"model: the files of {setup.config.model} have changed"] if begun["model"] != now["model"] else []),
     ]
     if not changes and begun["rows"] != now["rows"]:

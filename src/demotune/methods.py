@@ -16,10 +16,6 @@ NEARLY_SOLVED = math.log(9)
 """A mean margin at which sigmoid is 0.9: nine tenths of the logistic gradient are gone."""
 
 
-def stage_count(setup: Setup) -> int:
-    return 1 if isinstance(setup.config, SFTConfig) else setup.config.stages
-
-
 def run_stage(setup: Setup, number: int) -> None:
     """Everything that stage `number` still lacks; a finished stage costs nothing."""
     stage = Stage(setup, number)
@@ -58,7 +54,8 @@ def pair_objective(config: SPINConfig | IRFTConfig) -> PairObjective:
 
 def _warn_about(stage: Stage, objective: PairObjective) -> None:
     state = stage.setup.folder.stage_state(stage.number)
-    margin = state["train"]["last"].get("rewards/margins", 0.0)
+    end = state["train"]["end"]
+    margin = end.get("rewards/margins", 0.0)
     if objective.link == "logistic" and objective.beta < 0.5 and margin > NEARLY_SOLVED:
         warn(
             f"stage {stage.number} ended at a margin of {margin:.1f}: its pairwise problem is nearly solved. With beta "
@@ -70,9 +67,8 @@ def _warn_about(stage: Stage, objective: PairObjective) -> None:
             f"only {state['sample']['completions/finished_share']:.0%} of the samples of stage {stage.number} end by "
             "themselves; the reward may see little but length. Start from an SFT model, or raise --max-new-tokens"
         )
-    last = state["train"]["last"]
-    if last.get("rewards/chosen", 0.0) < 0:
+    if end.get("rewards/chosen", 0.0) < 0:
         warn(
             f"stage {stage.number} lowered the log-probability of its own demonstrations (rewards/chosen "
-            f"{last['rewards/chosen']:+.2f}); a lower --learning-rate or an --sft-weight above 0 holds it up"
+            f"{end['rewards/chosen']:+.2f}); a lower --learning-rate or an --sft-weight above 0 holds it up"
         )

@@ -11,7 +11,14 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from demotune.errors import DemotuneError
@@ -86,6 +93,14 @@ def is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_CONFIG).is_file()
 
 
+def longest_input(folder: Path) -> int | None:
+    """Most positions the model has, in tokens; None where it has no limit or names none."""
+    if is_adapter(folder):
+        return longest_input(resolve_model(_base_of(folder)))
+    limit = getattr(AutoConfig.from_pretrained(folder).get_text_config(), "max_position_embeddings", None)
+    return int(limit) if limit else None
+
+
 def attach_adapter(policy: Policy, adapter: PeftConfig, seed: int) -> PeftModel:
     """Put a new adapter on a policy; its random start depends on `seed` alone. The policy computes as before."""
     torch.manual_seed(seed)
@@ -105,7 +120,9 @@ def lora_config(rank: int, alpha: int, targets: tuple[str, ...]) -> LoraConfig:
 
 def merged(policy: Policy) -> PreTrainedModel:
     """The policy as one plain model: an adapter is folded into its base."""
-    return cast(PreTrainedModel, policy.merge_and_unload() if isinstance(policy, PeftModel) else policy)
+    if not isinstance(policy, PeftModel):
+        return policy
+    return cast(PreTrainedModel, policy.merge_and_unload().requires_grad_(True))  # peft had frozen the base
 
 
 def save_policy(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -129,6 +146,8 @@ def content_hash(folder: Path) -> str:
 
 def generation_stop_ids(folder: Path) -> tuple[int, ...]:
     """End tokens that the model's generation config names, beside the tokenizer's own."""
+    if is_adapter(folder):
+        return generation_stop_ids(resolve_model(_base_of(folder)))
     if not (folder / "generation_config.json").is_file():
         return ()
     named = GenerationConfig.from_pretrained(folder).eos_token_id

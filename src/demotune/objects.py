@@ -28,8 +28,8 @@ def keep_objects(
 ) -> AnyConfig:
     """Write what was passed as an object into the run folder and point the config there. Raises DemotuneError."""
     if isinstance(model, str | Path):
-        config = dataclasses.replace(config, model=str(model))
-    elif model is not None or processing_class is not None:
+        config, model = dataclasses.replace(config, model=str(model)), None
+    if model is not None or processing_class is not None:
         kept = folder.root / "start-model"
         if main_process():
             _keep_model(model, processing_class, config.model, kept)
@@ -68,11 +68,11 @@ def _keep_model(model: Any, processing_class: Any, source: str, kept: Path) -> N
         raise DemotuneError("a model object needs its tokenizer too; pass processing_class=tokenizer")
     with publish_folder(kept) as unfinished:
         if model is None:
-            for file in resolve_model(source).glob("*"):
-                if file.is_file():
-                    (unfinished / file.name).symlink_to(file.resolve())
-            for file in unfinished.glob("token*"):
-                file.unlink()
+            # Weights and their configs only: the tokenizer's own files are written anew, never through a link.
+            for pattern in ("*.safetensors", "*.safetensors.index.json", "*config.json"):
+                for file in resolve_model(source).glob(pattern):
+                    if not file.name.startswith("tokenizer"):
+                        (unfinished / file.name).symlink_to(file.resolve())
         else:
             model.save_pretrained(unfinished)
         processing_class.save_pretrained(unfinished)

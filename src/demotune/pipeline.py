@@ -7,9 +7,9 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from demotune.config import AnyConfig
+from demotune.config import AnyConfig, stage_count
 from demotune.manifest import check_unchanged, write_manifest
-from demotune.methods import run_stage, stage_count
+from demotune.methods import run_stage
 from demotune.objects import keep_objects
 from demotune.preparation import prepare_run
 from demotune.processes import main_process
@@ -74,7 +74,7 @@ def _held(folder: RunFolder) -> AbstractContextManager[None]:
 
 def _finish(setup: Setup) -> RunResult:
     try:
-        for number in range(stage_count(setup)):
+        for number in range(stage_count(setup.config)):
             run_stage(setup, number)
     except KeyboardInterrupt:
         say(f"stopped; what is done is kept: continue with demotune resume {setup.folder.root}")

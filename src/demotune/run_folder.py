@@ -29,9 +29,7 @@ class RunFolder:
         self.manifest = root / "manifest.json"
 
     def stage(self, number: int) -> Path:
-        folder = self.root / "stages" / f"{number:02d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        return self.root / "stages" / f"{number:02d}"
 
     def stage_state(self, number: int) -> dict[str, Any]:
         """What a stage has finished: phase name -> record of its inputs and outputs."""

@@ -4,6 +4,7 @@ Each row has its own stream of uniform numbers, from (seed, row), and takes one 
 share a batch, and where an interrupted run stopped, does not change what is drawn beyond rounding.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,16 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from demotune.errors import DemotuneError
 from demotune.logprobs import autocast, forward_arguments, logits_to_keep, positions
 from demotune.records import Response
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingOptions:
-    """How to draw. Temperature 0 is greedy; top_p 1 and top_k 0 are off; `stop_ids` end a response."""
+    """How to draw. Temperature 0 is greedy; top_p 1 and top_k 0 are off; `stop_ids` end a response.
+
+    A response is cut off at `max_new_tokens`, or where prompt and response together reach `max_length`.
+    """
 
     max_new_tokens: int
     stop_ids: frozenset[int]
+    max_length: int | None = None
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
@@ -94,26 +100,30 @@ def _decode(
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
     stop = torch.tensor(sorted(options.stop_ids), device=device)
     uniforms = uniforms.to(device)
+    room = [(options.max_length or sys.maxsize) - len(prompt) for prompt in prompts]
+    limits = torch.tensor([max(min(options.max_new_tokens, most), 1) for most in room], device=device)
     drawn: list[list[int]] = [[] for _ in prompts]
     active = list(range(len(prompts)))  # rows still being written, in the order of the cache
     cache = None
     # One autocast region for the whole batch, so that weights are cast to bfloat16 once, not at each token.
     with autocast(device, options.bf16):
-        for step in range(options.max_new_tokens):
+        for step in range(int(limits.max())):
             batch = {"input_ids": ids, "attention_mask": mask, "position_ids": positions(mask)[:, -ids.shape[1] :]}
             out = model(
                 **forward_arguments(model, batch), **logits_to_keep(model, 1), past_key_values=cache, use_cache=True
             )
             cache = out.past_key_values
+            if cache is None:
+                raise DemotuneError(f"{type(model).__name__} keeps no past_key_values, so it cannot be sampled here")
             tokens = choose_tokens(out.logits[:, -1], uniforms[active, step], options)
             for row, token in zip(active, tokens.tolist(), strict=True):
                 drawn[row].append(token)
-            going_on = ~torch.isin(tokens, stop)
+            going_on = ~torch.isin(tokens, stop) & (limits[active] > step + 1)
             if not going_on.any():
                 break
             if not going_on.all():
                 kept = going_on.nonzero().squeeze(-1)
-                cache.batch_select_indices(kept)
+                cache.reorder_cache(kept)  # selects rows in every kind of cache layer
                 active = [active[row] for row in kept.tolist()]
                 tokens, mask = tokens[kept], mask[kept]
             ids = tokens.unsqueeze(-1)

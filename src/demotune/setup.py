@@ -49,7 +49,7 @@ class Setup:
         )
         if self.adapter is None:
             return merged(policy)
-        return policy if is_adapter(folder) else attach_adapter(policy, self.adapter, self.config.seed)
+        return policy if is_adapter(folder) else attach_adapter(policy, self.adapter, self.seed(0, "adapter"))
 
     def seed(self, stage: int, purpose: str) -> int:
         """A seed of its own for each use of randomness, from the run's seed."""

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
-from demotune.config import SFTConfig
+from demotune.config import SFTConfig, stage_count
 from demotune.files import link_or_copy, read_rows, write_json, write_rows
 from demotune.heldout import nll_per_token
 from demotune.models import Policy, is_adapter, load_policy, load_tokenizer, merged, save_policy
@@ -54,7 +54,7 @@ def read_result(folder: RunFolder) -> RunResult:
 
 def publish_result(setup: Setup) -> RunResult:
     """Publish model/, metrics.jsonl and summary.json."""
-    count = 1 if isinstance(setup.config, SFTConfig) else setup.config.stages
+    count = stage_count(setup.config)
     stages = tuple(_stage_record(setup, number) for number in range(count))
     result = RunResult(
         run_folder=setup.folder.root,
@@ -93,7 +93,7 @@ def show_result(result: RunResult) -> None:
             f"stage {number}" if "sample" in stage["phases"] else result.method,
             f"{-check['nll_per_token']:.3f}" if check else "no held-out rows",
             f"{reward['margin']:+.3f}" if reward else "",
-            _accuracy(reward) if reward else "",
+            accuracy_text(reward) if reward else "",
             str(stage["phases"]["train"]["steps"]),
             minutes(sum(phase["seconds"] for phase in stage["phases"].values())),
             f"{max(phase['peak_memory_gib'] for phase in stage['phases'].values()):.1f} G",
@@ -103,7 +103,7 @@ def show_result(result: RunResult) -> None:
     if since:
         say(
             f"The reward learned since the start model prefers the held-out demonstration to the start model's own "
-            f"sample in {_accuracy(since)} of {since['pairs']} prompts (95% interval; one run)."
+            f"sample in {accuracy_text(since)} of {since['pairs']} prompts (95% interval; one run)."
         )
     say(f"The model lies in {result.model_folder}. Load it with:")
     load = "AutoPeftModelForCausalLM" if is_adapter(result.model_folder) else "AutoModelForCausalLM"
@@ -111,7 +111,8 @@ def show_result(result: RunResult) -> None:
     say(f'  model = {load}.from_pretrained("{result.model_folder}")')
 
 
-def _accuracy(reward: dict[str, Any]) -> str:
+def accuracy_text(reward: dict[str, Any]) -> str:
+    """Held-out reward accuracy with its 95% interval."""
     return f"{reward['accuracy']:.2f} [{reward['accuracy_low']:.2f}, {reward['accuracy_high']:.2f}]"
 
 

@@ -5,6 +5,7 @@ exactness: a fixed plan of micro-batches, exact scaling of accumulated gradients
 checkpoints that count only when they are whole.
 """
 
+import math
 import random
 import time
 from collections import defaultdict
@@ -22,7 +23,7 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, Trai
 from demotune.callbacks import RecordLastStep, ShowProgress, StopOnSignal, latest_checkpoint
 from demotune.config import AnyConfig
 from demotune.errors import DemotuneError
-from demotune.files import write_json
+from demotune.files import publish_file, write_json
 from demotune.logprobs import Batch
 from demotune.models import Policy
 from demotune.objectives import Objective, StepLoss
@@ -89,6 +90,7 @@ def plan_microbatches(
 class PhaseTrainer(Trainer):
     """transformers.Trainer over planned micro-batches of records, with an objective in place of labels."""
 
+    stop_requested = False
     loss_is_scaled_for_ga = True  # `compute_loss` divides by the items of the whole optimizer step
 
     def __init__(
@@ -105,7 +107,8 @@ class PhaseTrainer(Trainer):
     ) -> None:
         self._objective, self._first_loss, self._carry = objective, first_loss, carry
         self._values: defaultdict[str, list[Tensor]] = defaultdict(list)
-        self._last_log = (time.monotonic(), 0)
+        self._last_log: tuple[float, int] | None = None
+        self._started = time.monotonic()
         super().__init__(
             model=model,
             args=args,
@@ -152,14 +155,26 @@ class PhaseTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the objective's metrics, averaged over the items since the last record, under TRL's names."""
         if self._values:
-            logs |= {name: float(torch.cat(values).mean()) for name, values in self._values.items()}
+            logs |= {name: self._mean_over_processes(values) for name, values in self._values.items()}
             self._values.clear()
             now, tokens = time.monotonic(), self.state.num_input_tokens_seen
+            then, tokens_then = self._last_log or (self._started, self._initial_num_input_tokens_seen)
             logs["num_tokens"] = tokens
-            logs["tokens_per_second"] = round((tokens - self._last_log[1]) / max(now - self._last_log[0], 1e-9), 1)
+            logs["tokens_per_second"] = round((tokens - tokens_then) / max(now - then, 1e-9), 1)
             logs["peak_memory_gib"] = round(peak_memory_gib(), 2)
             self._last_log = (now, tokens)
         super().log(logs)
+        if not math.isfinite(logs.get("grad_norm", 0.0)):
+            raise DemotuneError(
+                f"the gradient became {logs['grad_norm']} at step {self.state.global_step}; lower --learning-rate, or "
+                "compute with --no-bf16; earlier checkpoints are intact"
+            )
+
+    def _mean_over_processes(self, values: list[Tensor]) -> float:
+        together = torch.cat(values).float()
+        sum_and_count = torch.stack([together.sum(), together.new_tensor(len(together))])
+        total, count = cast(Tensor, self.accelerator.reduce(sum_and_count, reduction="sum")).tolist()
+        return float(total / count)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         optimizer = super().create_optimizer(model)
@@ -184,7 +199,8 @@ class PhaseTrainer(Trainer):
         if self.optimizer is None or self.lr_scheduler is None:
             raise RuntimeError("there is no optimizer to carry before training")
         state = {"optimizer": self.optimizer.state_dict(), "scheduler": self.lr_scheduler.state_dict()}
-        torch.save(state, folder / CARRIED)
+        with publish_file(folder / CARRIED) as unfinished:
+            torch.save(state, unfinished)
 
     def _stop_for_bad_loss(self, step_loss: StepLoss, inputs: Batch) -> None:
         file = Path(cast(str, self.args.output_dir)).parent / "bad-batch.json"
@@ -206,7 +222,10 @@ def check_first_loss(loss: float, first: FirstLoss) -> None:
 
 
 def train_phase(trainer: PhaseTrainer, *, what: str, total_steps: int, checkpoints: Path) -> list[dict[str, Any]]:
-    """Run or continue a training phase; returns its metric records. Raises Interrupted after Ctrl-C or SIGTERM."""
+    """Run or continue a training phase; returns its metric records.
+
+    Raises Interrupted after Ctrl-C or SIGTERM, unless the last step was made: then `trainer.stop_requested` is set.
+    """
     with track(what, total_steps, "steps") as tracker, StopOnSignal() as stop:
         trainer.add_callback(ShowProgress(tracker))
         trainer.add_callback(RecordLastStep())
@@ -215,13 +234,14 @@ def train_phase(trainer: PhaseTrainer, *, what: str, total_steps: int, checkpoin
     if stop.requested and trainer.state.global_step < total_steps:
         raise Interrupted
     trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    trainer.stop_requested = stop.requested
     return [dict(record) for record in trainer.state.log_history if "loss" in record]
 
 
 def training_arguments(config: AnyConfig, checkpoints: Path, steps: int, seed: int) -> TrainingArguments:
     """A config's fields in the Trainer's words. Checkpoints and progress are ours, so the Trainer's own are off."""
     try:
-        return TrainingArguments(
+        arguments = TrainingArguments(
             output_dir=str(checkpoints),
             per_device_train_batch_size=config.per_device_train_batch_size,
             gradient_accumulation_steps=config.gradient_accumulation_steps,
@@ -249,6 +269,8 @@ def training_arguments(config: AnyConfig, checkpoints: Path, steps: int, seed: i
         )
     except ValueError as error:
         raise DemotuneError(f"transformers refuses a training setting: {error}") from error
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for several processes, never for DataParallel
+    return arguments
 
 
 class _Microbatches(Dataset[Sequence[Any]]):

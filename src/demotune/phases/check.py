@@ -5,6 +5,7 @@ import time
 
 from demotune.files import write_json
 from demotune.heldout import check_reward, nll_per_token
+from demotune.models import Policy
 from demotune.phases.pairs import scored_pairs
 from demotune.phases.stage import Stage, chunks
 from demotune.processes import main_process, wait_for_everyone
@@ -17,7 +18,11 @@ def start_phase(stage: Stage) -> None:
     if stage.done("start"):
         return
     started = time.monotonic()
-    found = {"nll_per_token": _heldout_nll(stage, "start model: held-out")} if stage.setup.heldout else {}
+    found = (
+        {"nll_per_token": _heldout_nll(stage, stage.start_policy, "start model: held-out")}
+        if stage.setup.heldout
+        else {}
+    )
     if main_process():
         write_json(stage.folder / "start.json", found)
     wait_for_everyone()
@@ -31,17 +36,20 @@ def check_phase(stage: Stage, beta: float | None) -> None:
     started = time.monotonic()
     found: dict[str, object] = {}
     if stage.setup.heldout:
-        found = {"nll_per_token": _heldout_nll(stage, "held-out")} if beta is None else _heldout_rewards(stage, beta)
+        if beta is None:
+            found = {"nll_per_token": _heldout_nll(stage, stage.trained_policy, "held-out")}
+        else:
+            found = _heldout_rewards(stage, beta)
     if main_process():
         write_json(stage.folder / "check.json", found)
     wait_for_everyone()
     stage.mark("check", started, [stage.folder / "check.json"])
 
 
-def _heldout_nll(stage: Stage, what: str) -> float:
+def _heldout_nll(stage: Stage, policy: Policy, what: str) -> float:
     rows, size = stage.setup.heldout, stage.setup.config.per_device_train_batch_size
     with track(what, len(rows), "rows") as tracker:
-        logps = score_demonstrations(stage.policy, rows, size, bf16=stage.setup.bf16, advance=tracker.advance)
+        logps = score_demonstrations(policy, rows, size, bf16=stage.setup.bf16, advance=tracker.advance)
     return nll_per_token(rows, logps)
 
 
@@ -53,7 +61,7 @@ def _heldout_rewards(stage: Stage, beta: float) -> dict[str, object]:
         for name, number in checks.items():
             pairs = scored_pairs(stage, number)[1]
             units = chunks([scored.pair for scored in pairs], stage.setup.config.per_device_train_batch_size)
-            scored = score_pairs(stage.policy, units, bf16=stage.setup.bf16, advance=tracker.advance)
+            scored = score_pairs(stage.trained_policy, units, bf16=stage.setup.bf16, advance=tracker.advance)
             logps = [both for unit in scored for both in unit]
             found["nll_per_token"] = nll_per_token(stage.setup.heldout, [demo for demo, _ in logps])
             found[name] = dataclasses.asdict(check_reward(pairs, logps, beta))

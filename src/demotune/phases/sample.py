@@ -60,6 +60,7 @@ def draw(stage: Stage, prompts: Sequence[Sequence[int]]) -> list[Response]:
     config = staged(stage.setup)
     options = SamplingOptions(
         max_new_tokens=config.max_new_tokens or 1,
+        max_length=config.max_length,
         stop_ids=stage.setup.renderer.stop_ids,
         temperature=config.temperature,
         top_p=config.top_p,
@@ -67,13 +68,15 @@ def draw(stage: Stage, prompts: Sequence[Sequence[int]]) -> list[Response]:
         bf16=stage.setup.bf16,
     )
     journal = PhaseJournal(stage, "sampled")
-    batches = [rows for rows in plan_batches(prompts, config.sample_batch_size) if rows[0] not in journal.done]
+    batches = [rows for rows in plan_batches(prompts, config.sample_batch_size) if not set(rows) <= journal.done.keys()]
     tokens = 0
     with track(f"stage {stage.number}: sample", len(prompts), "responses") as tracker:
         tracker.start_at(len(journal.done))
         for rows in share_of_this_process(batches):
             batch = list(
-                sample_responses(stage.policy, [prompts[row] for row in rows], rows, stage.seed("sample"), options)
+                sample_responses(
+                    stage.start_policy, [prompts[row] for row in rows], rows, stage.seed("sample"), options
+                )
             )
             journal.append([{"row": row, "ids": r.ids, "finished": r.finished} for row, r in batch])
             tokens += sum(len(response.ids) for _, response in batch)

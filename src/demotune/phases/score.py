@@ -24,7 +24,7 @@ def score_phase(stage: Stage) -> None:
     everything = [*pairs, *heldout]
     policy = _reference_policy(stage)
     journal = PhaseJournal(stage, "scored")
-    missing = [unit for unit in units if unit[0] not in journal.done]
+    missing = [unit for unit in units if not set(unit) <= journal.done.keys()]
     with track(f"stage {stage.number}: score", len(everything), "pairs") as tracker:
         tracker.start_at(len(journal.done))
         for unit in share_of_this_process(missing):
@@ -49,6 +49,6 @@ def score_phase(stage: Stage) -> None:
 def _reference_policy(stage: Stage) -> Policy:
     """The policy whose numbers are the reference. Only one model is in memory: another one is loaded in its place."""
     if reference_of(stage) == "stage" or stage.number == 0:
-        return stage.policy
+        return stage.start_policy
     stage.free_policy()
     return stage.setup.load(stage.setup.start_model)

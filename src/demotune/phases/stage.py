@@ -28,7 +28,8 @@ class Stage:
         self.setup, self.number = setup, number
         self.folder = setup.folder.stage(number)
         self.model_folder = self.folder / "model"
-        self._policy: Policy | None = None
+        self._loaded: tuple[Path, Policy] | None = None
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     def done(self, phase: str) -> bool:
         return phase in self.setup.folder.stage_state(self.number)
@@ -51,22 +52,32 @@ class Stage:
         return content_hash(self.setup.policy_folder(self.number))
 
     @property
-    def policy(self) -> Policy:
-        """pi_t, loaded when first needed; trained in place by the train phase."""
-        if self._policy is None:
-            self._policy = self.setup.load(self.setup.policy_folder(self.number))
-        return self._policy
+    def start_policy(self) -> Policy:
+        """pi_t, loaded when first needed, shared by the phases up to training, which changes it in place."""
+        return self._load(self.setup.policy_folder(self.number))
+
+    @property
+    def trained_policy(self) -> Policy:
+        """pi_{t+1}, loaded from what the train phase published."""
+        return self._load(self.model_folder)
+
+    def _load(self, folder: Path) -> Policy:
+        if self._loaded is None or self._loaded[0] != folder:
+            self.free_policy()  # one model in memory
+            self._loaded = folder, self.setup.load(folder)
+        return self._loaded[1]
 
     def free_policy(self) -> None:
-        """Drop the policy from memory."""
-        self._policy = None
+        """Drop the policy from memory, and what an optimizer that trained it still holds."""
+        self._loaded = None
         gc.collect()
         free_memory()
 
     def tidy(self) -> None:
         """Remove what only an interrupted stage needs: journals and checkpoints."""
         if main_process():
-            shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+            for checkpoint in self.folder.glob("checkpoints/checkpoint-*"):
+                shutil.rmtree(checkpoint, ignore_errors=True)
             for journal in self.folder.glob(f"*{PARTIAL}"):
                 journal.unlink()
 

@@ -13,8 +13,10 @@ from demotune.phases.pairs import pair_plan, reference_of, scored_pairs, steps_o
 from demotune.phases.stage import Stage, staged
 from demotune.processes import main_process, process_count, wait_for_everyone
 from demotune.training import (
+    CARRIED,
     Carry,
     FirstLoss,
+    Interrupted,
     MicrobatchPlan,
     PhaseTrainer,
     plan_microbatches,
@@ -61,12 +63,12 @@ def _train(
     first_loss: FirstLoss | None = None,
     carry: Carry | None = None,
 ) -> None:
-    """Train `stage.policy` through the plan, or go on from the last whole checkpoint, and publish the result."""
+    """Train `stage.start_policy` through the plan, or go on from the last whole checkpoint, and publish the result."""
     started = time.monotonic()
     setup, checkpoints = stage.setup, stage.folder / "checkpoints"
     callbacks = [WriteMetrics(stage.folder / METRICS), Checkpoints(setup.config.save_steps), *setup.callbacks]
     trainer = PhaseTrainer(
-        model=stage.policy,
+        model=stage.start_policy,
         args=training_arguments(setup.config, checkpoints, plan.steps, stage.seed("train")),
         objective=objective,
         microbatches=[[records[number] for number in plan.units[unit]] for unit in plan.order],
@@ -79,17 +81,27 @@ def _train(
     what = "train" if isinstance(setup.config, SFTConfig) else f"stage {stage.number}: train"
     history = train_phase(trainer, what=what, total_steps=plan.steps, checkpoints=checkpoints)
     if main_process():
-        save_policy(stage.policy, setup.tokenizer, stage.model_folder)
+        save_policy(stage.start_policy, setup.tokenizer, stage.model_folder)
         if carry is not None:
             trainer.save_carried(stage.folder)
+    stop_requested = trainer.stop_requested
     del trainer
+    stage.free_policy()
     wait_for_everyone()
-    stage.mark("train", started, [stage.model_folder], steps=plan.steps, last=history[-1])
+    stage.mark("train", started, [stage.model_folder], steps=plan.steps, end=average_of_last(history))
+    if stop_requested:
+        raise Interrupted
+
+
+def average_of_last(history: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Each metric averaged over the last quarter of the records: where the stage ended, without one batch's noise."""
+    last = history[-max(len(history) // 4, 1) :]
+    return {name: sum(record.get(name, value) for record in last) / len(last) for name, value in last[-1].items()}
 
 
 def _carry(stage: Stage) -> Carry | None:
     config = staged(stage.setup)
     if config.optimizer_across_stages == "restart":
         return None
-    previous = stage.setup.folder.stage(stage.number - 1) / "carried-optimizer.pt" if stage.number else None
+    previous = stage.setup.folder.stage(stage.number - 1) / CARRIED if stage.number else None
     return Carry(previous=previous, total_steps=steps_of_all_stages(stage.setup))

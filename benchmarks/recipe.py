@@ -57,7 +57,7 @@ def main() -> None:
             for setting in SFT_GRID
         }
         for origin, setting in IRFT_GRID:
-            start = sft[json.dumps(origin)]["model"]
+            start = str(options.work / sft[json.dumps(origin)]["name"] / "model")
             name = {"sft_epochs": origin["num_train_epochs"], **setting}
             measure(options.work, IRFTConfig, {"model": start, "seed": seed, "stages": 2, **shared, **setting}, name)
 
@@ -94,9 +94,8 @@ def measure(work: Path, kind: type, fields: dict[str, Any], setting: dict[str, A
 def account(result: RunResult) -> dict[str, Any]:
     last = result.stages[-1]
     reward = last["check"].get("reward_since_start") or last["check"].get("reward") or {}
-    train = last["phases"]["train"]["last"]
+    train = last["phases"]["train"]["end"]
     return {
-        "model": str(result.model_folder),
         "nll_before": result.start_nll_per_token,
         "nll": last["check"]["nll_per_token"],
         "accuracy": reward.get("accuracy"),
@@ -104,7 +103,6 @@ def account(result: RunResult) -> dict[str, Any]:
         "demo_logratio": reward.get("demo_logratio"),
         "sample_logratio": reward.get("sample_logratio"),
         "training_margin": train.get("rewards/margins"),
-        "seconds": sum(phase["seconds"] for stage in result.stages for phase in stage["phases"].values()),
     }
 
 

@@ -287,7 +287,7 @@ def test_every_field_has_a_help_text(method: Method) -> None:
 
 def test_help_of_a_method_goes_before_the_shared_one() -> None:
     assert field_help(SFTConfig)["learning_rate"] == "Peak learning rate."
-    assert field_help(IRFTConfig)["learning_rate"] == "Peak learning rate of each stage."
+    assert field_help(IRFTConfig)["learning_rate"].startswith("Peak learning rate of each stage")
     assert field_help(IRFTConfig)["seed"] == field_help(RunConfig)["seed"]
 
 

@@ -113,7 +113,7 @@ class RunConfig:
             f"data_weights has {len(self.data_weights)} numbers for {len(self.data)} data sources",
             "give one weight for each --data",
         )
-        _require(all(w > 0 for w in self.data_weights), f"data_weights must be > 0, got {self.data_weights}", "drop it")
+        _require(all(0 < w < math.inf for w in self.data_weights), f"data_weights must be > 0, got {self.data_weights}", "drop it")
         if self.template is not None:
             _require(
                 self.template.count("{prompt}") == 1,

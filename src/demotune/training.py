@@ -71,6 +71,8 @@ def plan_microbatches(
     keeps its members in every pass, so that it can be scored exactly as it will be trained; its place in each pass is
     random. `steps` (optimizer steps) overrides `epochs`.
     """
+    if not lengths:
+        raise ValueError("there are no records to plan micro-batches for")
     rng = random.Random(seed)
     shuffled = rng.sample(range(len(lengths)), len(lengths))
     window = 8 * batch_size

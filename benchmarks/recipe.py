@@ -27,17 +27,16 @@ SFT_GRID: list[dict[str, Any]] = [
 EARLY = {"learning_rate": 2e-4, "num_train_epochs": 1}
 BEST = {"learning_rate": 2e-4, "num_train_epochs": 2}
 IRFT_GRID: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    (EARLY, {"learning_rate": 5e-5, "epochs_per_stage": 2.0}),
-    (EARLY, {"learning_rate": 5e-5, "link": "nce", "epochs_per_stage": 2.0}),
-    (EARLY, {"learning_rate": 2e-5, "link": "nce", "epochs_per_stage": 2.0}),
     (BEST, {"learning_rate": 5e-6, "epochs_per_stage": 1.0}),
     (BEST, {"learning_rate": 2e-5, "epochs_per_stage": 1.0}),
-    (EARLY, {"learning_rate": 5e-5, "epochs_per_stage": 2.0, "sft_weight": 1.0}),
     (BEST, {"learning_rate": 5e-5, "epochs_per_stage": 2.0}),
+    (EARLY, {"learning_rate": 5e-5, "epochs_per_stage": 2.0}),
+    (EARLY, {"learning_rate": 5e-5, "epochs_per_stage": 2.0, "sft_weight": 1.0}),
+    (EARLY, {"learning_rate": 5e-5, "link": "nce", "epochs_per_stage": 2.0}),
+    (EARLY, {"learning_rate": 2e-5, "link": "nce", "epochs_per_stage": 2.0}),
+    (EARLY, {"learning_rate": 2e-5, "epochs_per_stage": 2.0}),
     (EARLY, {"learning_rate": 5e-5, "epochs_per_stage": 1.0}),
-    (EARLY, {"learning_rate": 5e-5, "epochs_per_stage": 2.0, "history": 1.0}),
-    (EARLY, {"learning_rate": 5e-5, "link": "linear", "epochs_per_stage": 2.0}),
-    (EARLY, {"learning_rate": 1e-4, "epochs_per_stage": 2.0}),
+    (EARLY, {"learning_rate": 2e-5, "epochs_per_stage": 2.0, "history": 1.0}),
 ]
 
 

@@ -50,7 +50,14 @@ def answer(
         bf16=has_fast_bf16(device),
     )
     rendered = [_render(renderer, number, prompt) for number, prompt in enumerate(prompts, start=1)]
-    policy = merged(load_policy(folder, dtype=dtype, attn_implementation=default_attention(device), device=device))
+    policy = merged(
+        load_policy(
+            folder,
+            dtype=dtype,
+            attn_implementation=default_attention(device, max(map(len, rendered)) + max_new_tokens),
+            device=device,
+        )
+    )
     answers: dict[int, Answer] = {}
     with track("sample", len(prompts), "responses") as tracker:
         for rows in plan_batches(rendered, batch_size):

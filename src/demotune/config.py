@@ -77,7 +77,7 @@ class RunConfig:
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     attn_implementation: str | None = None
-    """Attention of transformers: eager, sdpa, flash_attention_2, ... When not given: eager on CPU, else sdpa."""
+    """Attention of transformers: eager, sdpa, flash_attention_2, ... Not given: sdpa; on CPU eager up to 256 tokens."""
 
     use_peft: bool = False
     """Train a LoRA adapter instead of all weights."""
@@ -113,7 +113,11 @@ class RunConfig:
             f"data_weights has {len(self.data_weights)} numbers for {len(self.data)} data sources",
             "give one weight for each --data",
         )
-        _require(all(0 < w < math.inf for w in self.data_weights), f"data_weights must be > 0, got {self.data_weights}", "drop it")
+        _require(
+            all(0 < w < math.inf for w in self.data_weights),
+            f"data_weights must be > 0, got {self.data_weights}",
+            "drop it",
+        )
         if self.template is not None:
             _require(
                 self.template.count("{prompt}") == 1,

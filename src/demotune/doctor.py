@@ -15,7 +15,7 @@ def examine() -> None:
     bf16 = has_fast_bf16(device)
     choices = {
         "precision": "bfloat16 autocast, float32 weights" if bf16 else "float32 (no fast bfloat16 here)",
-        "attention": default_attention(device),
+        "attention": f"{default_attention(device, 256)} up to 256 tokens, {default_attention(device, 257)} beyond",
         "cache": str(cache_folder()),
         "shipped configs": ", ".join(sorted(shipped_configs())),
     }

@@ -73,12 +73,20 @@ def _filled_in(config: AnyConfig, intake: Intake) -> AnyConfig:
     device = this_device()
     if config.bf16 is None:
         config = dataclasses.replace(config, bf16=has_fast_bf16(device))
-    if config.attn_implementation is None:
-        config = dataclasses.replace(config, attn_implementation=default_attention(device))
     if not isinstance(config, SFTConfig) and config.max_new_tokens is None:
         longest = max(len(row.demo.ids) for row in intake.train)
         config = dataclasses.replace(config, max_new_tokens=longest)
+    if config.attn_implementation is None:
+        longest = _longest_row(config, intake)
+        config = dataclasses.replace(config, attn_implementation=default_attention(device, longest))
     return config
+
+
+def _longest_row(config: AnyConfig, intake: Intake) -> int:
+    """Tokens of the longest prompt with its demonstration or the longest sample that it may get."""
+    sampled = 0 if isinstance(config, SFTConfig) else config.max_new_tokens or 0
+    rows = (*intake.train, *intake.heldout)
+    return max(min(len(row.prompt_ids) + max(len(row.demo.ids), sampled), config.max_length) for row in rows)
 
 
 def _adapter(config: AnyConfig, folder: RunFolder) -> PeftConfig | None:

@@ -53,9 +53,8 @@ def quickstart(output: Path) -> None:
         _show_answers({"start": start, "SFT": sft.model_folder, "IRFT": irft.model_folder})
         folder = irft.model_folder.resolve()
         say(f"\nThe model lies in {folder}. Load it with:")
-        say(
-            f'  from transformers import AutoModelForCausalLM; model = AutoModelForCausalLM.from_pretrained("{folder}")'
-        )
+        say("  from transformers import AutoModelForCausalLM")
+        say(f'  model = AutoModelForCausalLM.from_pretrained("{folder}")')
         say(f"Talk to it:  demotune sample --model {irft.model_folder} --prompt 'My kettle leaks. What now?'")
         say(f"Your turn:   demotune irft --model {sft.model_folder} --data YOUR.jsonl --output runs/mine")
         say(f"This took {minutes(time.monotonic() - started)} minutes. One run on 52 held-out rows: a demonstration.")

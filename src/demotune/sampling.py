@@ -70,7 +70,9 @@ def choose_tokens(logits: Tensor, uniforms: Tensor, options: SamplingOptions) ->
     probabilities = _truncate(logits / options.temperature, options).softmax(dim=-1)
     cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
     if not torch.isfinite(cumulative[:, -1]).all():
-        raise DemotuneError("the policy's probabilities are not finite: its weights are damaged, or --no-bf16 is needed")
+        raise DemotuneError(
+            "the policy's probabilities are not finite: its weights are damaged, or --no-bf16 is needed"
+        )
     targets = uniforms.to(cumulative).unsqueeze(-1) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, targets, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
 

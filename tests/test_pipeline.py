@@ -202,3 +202,43 @@ def test_too_many_bad_rows_stop_the_run_before_training(place: Path) -> None:
 def test_spin_objective_has_no_choices() -> None:
     objective = pair_objective(SPINConfig(output="x", beta=0.3))
     assert (objective.link, objective.beta, objective.sft_weight) == ("logistic", 0.3, 0.0)
+
+
+def test_another_tokenizer_leaves_the_model_s_own_files_alone(place: Path) -> None:
+    before = {file.name: file.read_bytes() for file in (place / "start").iterdir()}
+    other = tiny_tokenizer()
+    other.chat_template = other.chat_template.replace("\n", " ")
+    config = SFTConfig(output=str(place / "other-template"), max_steps=1, **inputs(place), **SMALL)
+    result = run(config, processing_class=other)
+    assert {file.name: file.read_bytes() for file in (place / "start").iterdir()} == before
+    assert (result.model_folder / "chat_template.jinja").read_text() == other.chat_template
+    assert run(
+        dataclasses.replace(config, output=str(place / "other-2"), model=""),
+        model=str(place / "start"),
+        processing_class=other,
+    ).start_nll_per_token == pytest.approx(result.start_nll_per_token)
+
+
+def test_full_training_from_an_adapter_trains_the_folded_model(place: Path) -> None:
+    adapter = SFTConfig(output=str(place / "adapter"), max_steps=2, use_peft=True, lora_r=2, **inputs(place), **SMALL)
+    start = run(adapter).model_folder
+    full = dataclasses.replace(adapter, output=str(place / "full"), model=str(start), use_peft=False, max_steps=3)
+    trained, before = weights(run(full).model_folder), weights(place / "start")
+    assert all(not torch.equal(trained[name], before[name]) for name in before if "proj" in name)
+
+
+def test_the_run_warns_when_the_pairwise_problem_is_nearly_solved(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = {**STAGED, "learning_rate": 3e-2, "steps_per_stage": 25, "stages": 1}
+    run(IRFTConfig(output=str(place / "solved"), **inputs(place), **fields))
+    assert "its pairwise problem is nearly solved" in " ".join(capsys.readouterr().out.split())
+
+
+def test_max_length_bounds_samples_and_the_model_s_positions_bound_it(place: Path) -> None:
+    fields = {**STAGED, "max_length": 46, "max_new_tokens": 40, "stages": 1}
+    result = run(IRFTConfig(output=str(place / "bounded"), **inputs(place), **fields))
+    rows = read_rows(result.run_folder / "stages" / "00" / "samples.jsonl.gz")
+    assert max(len(row["prompt_ids"]) + len(row["sample_ids"]) for row in rows) == 46
+    with pytest.raises(DemotuneError, match="set --max-length 256 or less"):
+        run(IRFTConfig(output=str(place / "long"), **{**inputs(place), **STAGED, "max_length": 1024}))

@@ -16,7 +16,7 @@ from test_pipeline import STAGED
 from tiny import save_tiny, write_rows
 from transformers import Trainer
 
-from demotune import DemotuneError, IRFTConfig, SFTConfig, resume, run
+from demotune import DemotuneError, IRFTConfig, SFTConfig, resume, run, scoring
 from demotune.files import read_rows
 from demotune.training import Interrupted, PhaseTrainer
 
@@ -242,6 +242,26 @@ def test_changed_data_model_or_outputs_are_refused(place: Path, tmp_path: Path) 
         resume(folder)
     samples.write_bytes(kept)
     assert resume(folder).model_folder.is_dir()
+
+
+def test_a_batch_torn_inside_its_lines_is_done_again(place: Path, uninterrupted: Path) -> None:
+    """The file system kept half of what was written: the batch's first rows are there, its last ones are not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("demotune.phases.score.score_pairs", _die_at_call(scoring.score_pairs, 2))
+        with pytest.raises(Killed):
+            run(config(place, "torn"))
+    journal = place / "torn" / "stages" / "00" / "scored-0.partial.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:2]) + lines[2][:10])
+    resume(place / "torn")
+    assert_equal_runs(place / "torn", uninterrupted)
+
+
+def test_another_number_of_processes_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = _interrupted(place, "processes")
+    monkeypatch.setattr("demotune.manifest.process_count", lambda: 2)
+    with pytest.raises(DemotuneError, match="number of processes: 1 when it began, 2 now"):
+        resume(folder)
 
 
 def test_resuming_what_is_no_run_or_is_finished(place: Path, uninterrupted: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def prepare_run(config: AnyConfig, folder: RunFolder, callbacks: Sequence[Traine
     limit = longest_input(start_model)
     if limit is not None and config.max_length > limit:
         raise DemotuneError(
-            f"max_length is {config.max_length}, {config.model} has {limit} positions; lower --max-length"
+            f"max_length is {config.max_length}, {config.model} has {limit} positions; set --max-length {limit} or less"
         )
     tokenizer = load_tokenizer(start_model)
     renderer = Renderer(tokenizer, config.template, generation_stop_ids(start_model))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -33,6 +34,13 @@ def peak_memory_gib() -> float:
         return torch.cuda.max_memory_allocated() / GIB
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
+
+
+def total_memory_gib() -> float:
+    """What there is of the memory that `peak_memory_gib` counts."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / GIB
+    return float(psutil.virtual_memory().total) / GIB
 
 
 def minutes(seconds: float) -> str:
@@ -76,7 +84,7 @@ class Tracker:
         self._show(info, force=self.done >= self.total)
 
     def _show(self, info: str, force: bool) -> None:
-        info = f"{info}  {peak_memory_gib():.1f} GiB".strip()
+        info = f"{info}  {peak_memory_gib():.1f} of {total_memory_gib():.0f} GiB".strip()
         now = time.monotonic()
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, info=info)

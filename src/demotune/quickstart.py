@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from demotune.answering import Answer, answer
@@ -41,7 +42,8 @@ def quickstart(output: Path) -> None:
     """
     started = time.monotonic()
     say("demotune quickstart: teach SmolLM2-135M how a shop's customer support writes, from 132 demonstrations.")
-    say(f"SFT first, then IRFT from the SFT model. About {MINUTES} minutes on 2 cores with bfloat16, less on more.\n")
+    say("SFT first, then IRFT from the SFT model.")
+    say(f"About {MINUTES} minutes on 2 cores with bfloat16, twice that without.")
     start = resolve_model(str(fetch_smollm2()))
     data = {"data": (_shipped("support_train"),), "eval_data": (_shipped("support_heldout"),)}
     sft = _run_or_continue("sft", "quickstart-sft", {"model": str(start), "output": str(output / "sft"), **data})
@@ -104,10 +106,10 @@ def _run_or_continue(method: Any, config_name: str, fields: dict[str, object]) -
 
 def _show_numbers(sft: RunResult, irft: RunResult) -> None:
     """Before and after on held-out demonstrations, one line per model."""
-    table = Table(title="On 52 held-out demonstrations", title_justify="left", caption_justify="left")
-    for heading in ("model", "log-likelihood per token", "reward margin", "reward accuracy [95%]"):
+    table = Table(title="On 52 held-out demonstrations", title_justify="left", caption_justify="left", box=box.SIMPLE)
+    for heading in ("model", "logp/token", "reward margin", "reward accuracy [95%]"):
         table.add_column(heading)
-    table.add_row("start (SmolLM2-135M-Instruct)", f"{-(sft.start_nll_per_token or 0):.3f}", "", "")
+    table.add_row("start", f"{-(sft.start_nll_per_token or 0):.3f}", "", "")
     table.add_row("after SFT", f"{-sft.stages[0]['check']['nll_per_token']:.3f}", "", "")
     for number, stage in enumerate(irft.stages):
         reward = stage["check"]["reward"]
@@ -118,8 +120,9 @@ def _show_numbers(sft: RunResult, irft: RunResult) -> None:
             accuracy_text(reward),
         )
     table.caption = (
-        "Log-likelihood: higher is better. Each stage's reward is beta * log(new policy / policy before the stage);\n"
-        "accuracy is how often it prefers a held-out demonstration to a fresh sample of the policy before the stage."
+        "logp/token: log-likelihood of the demonstrations, higher is better. Each stage's reward is\n"
+        "beta * log(new policy / policy before the stage); accuracy is how often it prefers a held-out\n"
+        "demonstration to a fresh sample of the policy before the stage."
     )
     console.print(table)
 

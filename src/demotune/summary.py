@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
@@ -81,7 +82,8 @@ def show_result(result: RunResult) -> None:
     """The summary on the screen."""
     if not main_process():
         return
-    table = Table(title=f"{result.method}: what was learned, on held-out demonstrations", title_justify="left")
+    title = f"{result.method}: what was learned, on held-out demonstrations"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
     for heading in ("", "logp/token", "margin", "accuracy [95%]", "steps", "time", "memory"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True, min_width=len(heading))
     if result.start_nll_per_token is not None:

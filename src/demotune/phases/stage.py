@@ -76,8 +76,11 @@ class Stage:
     def tidy(self) -> None:
         """Remove what only an interrupted stage needs: journals and checkpoints."""
         if main_process():
-            for checkpoint in self.folder.glob("checkpoints/checkpoint-*"):
+            checkpoints = self.folder / "checkpoints"
+            for checkpoint in checkpoints.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint, ignore_errors=True)
+            if checkpoints.is_dir() and not any(checkpoints.iterdir()):  # TensorBoard's logs may lie there
+                checkpoints.rmdir()
             for journal in self.folder.glob(f"*{PARTIAL}"):
                 journal.unlink()
 

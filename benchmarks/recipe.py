@@ -36,7 +36,8 @@ IRFT_GRID: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (EARLY, {"learning_rate": 2e-5, "link": "nce", "epochs_per_stage": 2.0}),
     (EARLY, {"learning_rate": 2e-5, "epochs_per_stage": 2.0}),
     (EARLY, {"learning_rate": 5e-5, "epochs_per_stage": 1.0}),
-    (EARLY, {"learning_rate": 2e-5, "epochs_per_stage": 2.0, "history": 1.0}),
+    (EARLY, {"learning_rate": 5e-5, "epochs_per_stage": 1.0, "history": 1.0}),
+    (EARLY, {"learning_rate": 5e-5, "epochs_per_stage": 1.0, "link": "linear"}),
 ]
 
 

@@ -202,8 +202,9 @@ def _check_bad_share(
     if quarantine_path is not None:
         write_quarantine(bad_rows, quarantine_path)
         where = f"each is named in {quarantine_path}"
+    looked_at = round(len(bad_rows) / share)  # fewer than were read where max_rows ended the rendering early
     raise DemotuneError(
-        f"{len(bad_rows)} of {_count(sum(map(_rows_read, parts)), 'row')} read are bad ({share:.1%}, max_bad_share is "
+        f"{len(bad_rows)} of {_count(looked_at, 'row')} read are bad ({share:.1%}, max_bad_share is "
         f"{config.max_bad_share:.1%}): {_reasons(bad_rows)}; {where}. Mend the data, or accept more with "
         "--max-bad-share; over-long rows fit with a larger --max-length or are cut with --overlong truncate-prompt"
     )

@@ -84,8 +84,9 @@ def _truncate(logits: Tensor, options: SamplingOptions) -> Tensor:
         logits = logits.masked_fill(logits < smallest, -torch.inf)
     if options.top_p < 1:
         ordered, order = logits.sort(dim=-1, descending=True)
-        mass_before = ordered.softmax(dim=-1).cumsum(dim=-1) - ordered.softmax(dim=-1)
-        excluded = (mass_before >= options.top_p).scatter(-1, order, mass_before >= options.top_p)
+        mass = ordered.softmax(dim=-1)
+        beyond = mass.cumsum(dim=-1) - mass >= options.top_p  # in the order of probability
+        excluded = torch.zeros_like(beyond).scatter(-1, order, beyond)
         logits = logits.masked_fill(excluded, -torch.inf)
     return logits
 

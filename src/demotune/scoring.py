@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import nn
 
-from demotune.logprobs import align, autocast, response_logps
+from demotune.logprobs import align, autocast, sequence_logps
 from demotune.objectives import pair_batch
 from demotune.records import Pair, RenderedDemonstration
 
@@ -23,7 +23,7 @@ def score_pairs(
     for pairs in microbatches:
         batch = _to_device(model, pair_batch(pairs))
         with torch.no_grad(), autocast(batch["input_ids"].device, bf16):
-            demo_logps, sample_logps = response_logps(model, batch).summed().chunk(2)
+            demo_logps, sample_logps = sequence_logps(model, batch).chunk(2)
         advance(len(pairs))
         yield list(zip(demo_logps.tolist(), sample_logps.tolist(), strict=True))
 
@@ -37,7 +37,7 @@ def score_demonstrations(
         rows = demonstrations[start : start + batch_size]
         batch = _to_device(model, align([row.prompt_ids for row in rows], [row.demo.ids for row in rows]))
         with torch.no_grad(), autocast(batch["input_ids"].device, bf16):
-            logps += response_logps(model, batch).summed().tolist()
+            logps += sequence_logps(model, batch).tolist()
         advance(len(rows))
     return logps
 

@@ -29,7 +29,7 @@ from demotune.config import IRFTConfig
 from demotune.objectives import Objective
 from demotune.records import Pair, RenderedDemonstration, Response, ScoredPair
 from demotune.scoring import score_pairs
-from demotune.training import Carry, FirstLoss, PhaseTrainer, train_phase, training_arguments
+from demotune.training import AtStart, Carry, PhaseTrainer, train_phase, training_arguments
 
 PAD, END = 0, 1
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012345"
@@ -136,7 +136,7 @@ def train(
     microbatches: Sequence[Sequence[Any]],
     folder: Path,
     *,
-    first_loss: FirstLoss | None = None,
+    at_start: AtStart | None = None,
     carry: Carry | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     **settings: Any,
@@ -151,7 +151,7 @@ def train(
         objective=objective,
         microbatches=microbatches,
         tokenizer=letter_tokenizer(),
-        first_loss=first_loss,
+        at_start=at_start,
         carry=carry,
         callbacks=list(callbacks),
     )

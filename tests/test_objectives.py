@@ -66,8 +66,8 @@ def test_loss_and_metrics_of_two_pairs(link: Link, expected: tuple[float, float]
     """Summed over pairs, so that the caller can divide by the pairs of a whole step. Tolerance 1e-5, float32."""
     objective = PairObjective(beta=0.5, link=link, sft_weight=0.0)
     found = objective(policy(), objective.collate(hand_worked_pairs()))
-    assert found.pair_loss is not None
-    assert_close(found.pair_loss, torch.tensor(expected), atol=1e-5, rtol=0)
+    assert found.at_start is not None
+    assert_close(found.at_start, torch.tensor(expected), atol=1e-5, rtol=0)
     assert float(found.total) == pytest.approx(sum(expected), abs=1e-5)
     assert found.total.requires_grad
     bits = {name: (values / BIT).tolist() for name, values in found.metrics.items() if name != "rewards/accuracies"}
@@ -89,7 +89,7 @@ def test_sft_weight_adds_the_mean_nll_per_token_of_each_demonstration() -> None:
     batch = plain.collate(hand_worked_pairs())
     without, with_anchor = plain(policy(), batch), anchored(policy(), batch)
     assert float(with_anchor.total - without.total) == pytest.approx(0.2 * 4.5 * BIT, abs=1e-5)
-    assert_close(with_anchor.pair_loss, without.pair_loss, atol=0, rtol=0)
+    assert_close(with_anchor.at_start, without.pair_loss, atol=0, rtol=0)
 
 
 def test_sft_weight_pulls_on_demonstrations_alone() -> None:
@@ -133,7 +133,7 @@ def test_sft_of_two_demonstrations() -> None:
     assert int(batch["items"]) == 3  # tokens
     found = objective(policy(), batch)
     assert float(found.total) == pytest.approx(6 * BIT, abs=1e-5)
-    assert found.pair_loss is None
+    assert found.at_start is None
     assert found.metrics["logps/chosen"].tolist() == pytest.approx([-3 * BIT, -3 * BIT], abs=1e-5)
     assert found.metrics["mean_token_accuracy"].tolist() == [1.0, 0.0, 0.0]
     assert found.metrics["entropy"].tolist() == pytest.approx([1.75 * BIT] * 3, abs=1e-5)

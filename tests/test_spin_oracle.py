@@ -19,7 +19,7 @@ from demotune.config import IRFTConfig, SPINConfig
 from demotune.losses import loss_at_reference
 from demotune.methods import pair_objective
 from demotune.records import Pair
-from demotune.training import FirstLoss, plan_microbatches
+from demotune.training import AtStart, plan_microbatches
 
 BETA, WARMUP, CLIP = 0.1, 2, 1.0
 
@@ -96,7 +96,7 @@ def test_one_stage_is_spin_parameter_by_parameter_and_step_by_step(
         objective,
         [opponent_scores[unit] for unit in plan.order],
         tmp_path,
-        first_loss=FirstLoss(loss_at_reference(objective.link), 1e-5),
+        at_start=AtStart("loss", loss_at_reference(objective.link), 1e-5),
         callbacks=[kept],
         optim=optimizer,
         learning_rate=rate,

@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["DemotuneError", "IRFTConfig", "RunResult", "SFTConfig", "SPINConfig", "resume", "run"]
+__all__ = ["DemotuneError", "IRFTConfig", "RFTConfig", "RunResult", "SFTConfig", "SPINConfig", "resume", "run"]
 
 if TYPE_CHECKING:
-    from demotune.config import IRFTConfig, SFTConfig, SPINConfig
+    from demotune.config import IRFTConfig, RFTConfig, SFTConfig, SPINConfig
     from demotune.errors import DemotuneError
     from demotune.pipeline import resume, run
     from demotune.summary import RunResult
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "DemotuneError": "errors",
     "IRFTConfig": "config",
+    "RFTConfig": "config",
     "SFTConfig": "config",
     "SPINConfig": "config",
     "RunResult": "summary",

@@ -1,10 +1,10 @@
 """Prompts in, responses out, outside of any run: `demotune sample`."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from demotune.data import as_prompt, read_prompt_file
 from demotune.errors import DemotuneError
 from demotune.files import write_rows
 from demotune.machine import default_attention, has_fast_bf16
@@ -69,16 +69,9 @@ def answer(
 
 def read_prompts(texts: Sequence[str], file: Path | None) -> list[tuple[Message, ...]]:
     """Conversations from texts and from a file (.txt: one prompt a line; else JSONL with `prompt` or `messages`)."""
-    found: list[tuple[Message, ...]] = [_user(text) for text in texts]
+    found = [as_prompt(text) for text in texts]
     if file is not None:
-        if not file.is_file():
-            raise DemotuneError(f"prompts file {file} does not exist; give a .txt or .jsonl file with --prompts")
-        lines = enumerate(_read_text(file).split("\n"), start=1)
-        numbered = [(number, line) for number, line in lines if line.strip()]
-        if file.suffix == ".txt":
-            found += [_user(line) for _, line in numbered]
-        else:
-            found += [_conversation(f"{file}:{number}", line) for number, line in numbered]
+        found += [prompt for _, prompt in read_prompt_file(file)]
     if not found:
         raise DemotuneError("there is no prompt; give --prompt TEXT or --prompts FILE")
     return found
@@ -104,30 +97,6 @@ def show_answers(prompts: Sequence[Sequence[Message]], answers: Sequence[Answer]
         say(f"> {prompt[-1]['content']}", style="bold")
         say(given.text + ("" if given.finished else "  [cut off at --max-new-tokens]"))
         say()
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DemotuneError(f"prompts file {file} is not UTF-8 ({error}); save it as UTF-8") from error
-
-
-def _user(text: str) -> tuple[Message, ...]:
-    return ({"role": "user", "content": text},)
-
-
-def _conversation(where: str, line: str) -> tuple[Message, ...]:
-    try:
-        row = json.loads(line)
-        value = row.get("prompt", row.get("messages"))
-        if isinstance(value, str):
-            return _user(value)
-        return tuple({"role": message["role"], "content": message["content"]} for message in value)
-    except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise DemotuneError(
-            f'{where} is no prompt; write {{"prompt": "text"}}, or under "messages" a list of {{"role", "content"}}'
-        ) from error
 
 
 def _render(renderer: Renderer, number: int, prompt: Sequence[Message]) -> tuple[int, ...]:

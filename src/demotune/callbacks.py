@@ -70,7 +70,15 @@ class ShowProgress(TrainerCallback):
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         record = state.log_history[-1]
-        shown = {"loss": "loss", "margin": "rewards/margins", "tok/s": "tokens_per_second"}
+        if "loss" not in record:  # an evaluation, or the end
+            return
+        shown = {
+            "loss": "loss",
+            "margin": "rewards/margins",
+            "reward": "reward",
+            "KL": "objective/kl",
+            "tok/s": "tokens_per_second",
+        }
         info = "  ".join(f"{name} {record[key]:.3g}" for name, key in shown.items() if key in record)
         self._tracker.advance(state.global_step - self._tracker.done, info)
 

@@ -1,4 +1,4 @@
-"""The command line. Every flag of sft, spin and irft is a field of that method's config."""
+"""The command line. Every flag of sft, spin, irft and rft is a field of that method's config."""
 
 import inspect
 import os
@@ -26,7 +26,7 @@ app = typer.Typer(
         "token_normalize_func": lambda name: name.replace("_", "-"),  # --learning_rate as in TRL works too
         "max_content_width": 120,
     },
-    help="Learn the reward behind demonstrations, and a better policy with it: SFT, SPIN and IRFT for language models.",
+    help="Learn the reward behind demonstrations, and a better policy with it: SFT, SPIN, IRFT, RFT.",
 )
 
 PANELS = {

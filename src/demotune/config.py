@@ -11,8 +11,11 @@ from typing import ClassVar, Literal
 
 from demotune.errors import DemotuneError
 
-Method = Literal["sft", "spin", "irft"]
+Method = Literal["sft", "spin", "irft", "rft"]
 LinkName = Literal["logistic", "linear", "nce"]
+RewardLinkName = Literal["logistic", "linear"]
+AdvantageName = Literal["rloo", "group", "gae"]
+KLEstimatorName = Literal["k1", "k3"]
 
 
 def _require(holds: bool, problem: str, fix: str) -> None:
@@ -57,7 +60,7 @@ class RunConfig:
     learning_rate: float
     """Peak learning rate."""
     per_device_train_batch_size: int = 8
-    """Rows (SFT) or pairs (SPIN, IRFT) in one forward pass on one device."""
+    """Rows (SFT; RFT's policy) or pairs (SPIN, IRFT; RFT's reward) in one forward pass on one device."""
     gradient_accumulation_steps: int = 1
     """Forward passes per optimizer step."""
     optim: str = "adamw_torch_fused"
@@ -255,9 +258,103 @@ class IRFTConfig(RunConfig):
         _require(self.sft_weight >= 0, f"sft_weight must be >= 0, got {self.sft_weight}", "0 turns it off")
 
 
-StagedConfig = SPINConfig | IRFTConfig
-AnyConfig = SFTConfig | SPINConfig | IRFTConfig
-CONFIGS: dict[Method, type[AnyConfig]] = {"sft": SFTConfig, "spin": SPINConfig, "irft": IRFTConfig}
+@dataclass(frozen=True, kw_only=True)
+class RFTConfig(RunConfig):
+    """RFT (arXiv 2405.17888, Algorithm 1): T times a reward learned from pairs, then the policy trained with it.
+
+    The reward is a model of its own; the policy maximises it by on-policy reinforcement learning, less a KL penalty
+    to the start model. `learning_rate` is the policy's.
+    """
+
+    method: ClassVar[Method] = "rft"
+
+    learning_rate: float = 5e-6
+    """Peak learning rate of the policy in each stage."""
+    stages: int = 2
+    """T, how often new samples are drawn and the reward is trained on."""
+    slices: Literal["disjoint", "all"] = "disjoint"
+    """disjoint: each stage has its own part of the data (the paper). all: every stage uses all data."""
+    prompts: tuple[str, ...] = ()
+    """Files of further prompts without demonstrations (.txt: one a line; JSONL: prompt or messages); repeatable."""
+    max_new_tokens: int | None = None
+    """Longest sample, in tokens. When not given: as long as the longest demonstration."""
+    sample_batch_size: int = 32
+    """Prompts sampled together on one device."""
+
+    reward_model: str | None = None
+    """Where the reward starts: a model of the same vocabulary. Not given: the policy's weights (or its base, LoRA)."""
+    reward_learning_rate: float = 1e-5
+    """Peak learning rate of the reward in each stage; with LoRA ten times as much is usual."""
+    reward_epochs: float = 2.0
+    """Passes over the stage's pairs, unless the held-out pairs stop the reward earlier."""
+    reward_steps: int | None = None
+    """K, reward steps per stage; overrides reward_epochs."""
+    reward_eval_steps: int = 5
+    """Judge the reward on held-out pairs every N steps; the one with the lowest loss is kept."""
+    reward_patience: int = 3
+    """Stop reward steps after so many judgements without a lower loss or a higher accuracy."""
+    reward_link: RewardLinkName = "logistic"
+    """How rewards become a loss: logistic (Bradley-Terry), or linear (the paper's formula; needs reward_bound)."""
+    reward_bound: float | None = None
+    """R: rewards lie in [0, R], by R * sigmoid of the head. Not given: unbounded (logistic only)."""
+    center_rewards_coefficient: float = 0.0
+    """Weight of (demo reward + sample reward)^2 in the reward's loss; 0 is off. Unbounded rewards only."""
+    reward_frozen_layers: int = 0
+    """Keep the embeddings and this many lower layers of the reward as they are."""
+    finished_only: bool = True
+    """Train the reward only on pairs where demonstration and sample both end by themselves."""
+
+    beta: float = 0.05
+    """Weight of the KL penalty to the start model, in reward units per nat."""
+    advantage: AdvantageName = "rloo"
+    """rloo: leave-one-out baseline. group: normalised within the prompt (GRPO). gae: a value head (PPO)."""
+    prompts_per_batch: int = 16
+    """Prompts of one on-policy batch."""
+    num_generations: int = 4
+    """Responses per prompt."""
+    policy_epochs: float = 1.0
+    """Passes over the stage's prompts."""
+    policy_batches: int | None = None
+    """On-policy batches per stage; overrides policy_epochs."""
+    num_iterations: int = 1
+    """Passes of clipped updates over each on-policy batch."""
+    num_mini_batches: int = 1
+    """Optimizer steps per such pass."""
+    epsilon: float = 0.2
+    """Clip: the probability ratio's gain ends at 1 + epsilon and 1 - epsilon."""
+    kl_estimator: KLEstimatorName = "k1"
+    """KL penalty from a sample: k1 (unbiased, log pi/pi_0) or k3 (never negative, less variance, a biased gradient)."""
+    kl_target: float | None = None
+    """Adapt beta so that the KL to the start model comes to this many nats per response. Not given: beta is fixed."""
+    lam: float = 1.0
+    """Lambda of gae: 1 is unbiased, less has less variance."""
+    whiten_rewards: bool = False
+    """Standardise each batch's rewards before the KL penalty."""
+    reward_clip: float | None = None
+    """Clip rewards to plus or minus this (after whitening). Not given: off."""
+    missing_eos_penalty: float = 1.0
+    """Taken off the reward of a response that was cut off: the reward has not seen such responses."""
+
+    stop_kl: float = 50.0
+    """Guard: stop the stage's policy steps above this KL to the start model, nats per response; 0 is off."""
+    stop_length_ratio: float = 3.0
+    """Guard: stop when responses are so many times the length of demonstrations or of first samples; 0 is off."""
+    stop_unfinished: float = 0.3
+    """Guard: stop when the share of cut-off responses has risen so much over the stage's first samples; 0 is off."""
+    stop_reward_margin: float = 2.0
+    """Guard: stop when samples earn so much more reward than demonstrations (over-optimisation); 0 is off."""
+
+    def __post_init__(self) -> None:
+        self._check_shared()
+        _check_samples(self)
+        _check_reward(self)
+        _check_policy(self)
+
+
+StagedConfig = SPINConfig | IRFTConfig | RFTConfig
+PairwiseConfig = SPINConfig | IRFTConfig
+AnyConfig = SFTConfig | SPINConfig | IRFTConfig | RFTConfig
+CONFIGS: dict[Method, type[AnyConfig]] = {"sft": SFTConfig, "spin": SPINConfig, "irft": IRFTConfig, "rft": RFTConfig}
 
 
 def stage_count(config: AnyConfig) -> int:
@@ -270,20 +367,72 @@ def _check_amount(epochs: float, epochs_name: str, steps: int | None, steps_name
     _require(steps is None or steps > 0, f"{steps_name} must be > 0, got {steps}", f"or leave it to {epochs_name}")
 
 
-def _check_stages(config: StagedConfig) -> None:
+def _check_stages(config: PairwiseConfig) -> None:
     _check_amount(config.epochs_per_stage, "epochs_per_stage", config.steps_per_stage, "steps_per_stage")
-    _require(config.stages >= 1, f"stages must be at least 1, got {config.stages}", "1 is SPIN")
-    _require(config.beta > 0, f"beta must be > 0, got {config.beta}", "0.1 is usual")
+    _check_samples(config)
     _require(0 <= config.history <= 1, f"history must be 0 to 1, got {config.history}", "it is a share of pairs")
     _require(config.temperature >= 0, f"temperature must be >= 0, got {config.temperature}", "1 samples the policy")
     _require(0 < config.top_p <= 1, f"top_p must be above 0, at most 1, got {config.top_p}", "1 turns it off")
     _require(config.top_k >= 0, f"top_k must be >= 0, got {config.top_k}", "0 turns it off")
+
+
+def _check_samples(config: StagedConfig) -> None:
+    _require(config.stages >= 1, f"stages must be at least 1, got {config.stages}", "2 is usual")
+    _require(config.beta > 0, f"beta must be > 0, got {config.beta}", "0.1 is usual")
     _require(
         config.max_new_tokens is None or config.max_new_tokens > 0,
         f"max_new_tokens must be > 0, got {config.max_new_tokens}",
         "or leave it out",
     )
     _require(config.sample_batch_size > 0, f"sample_batch_size must be > 0, got {config.sample_batch_size}", "try 32")
+
+
+def _check_reward(config: RFTConfig) -> None:
+    _check_amount(config.reward_epochs, "reward_epochs", config.reward_steps, "reward_steps")
+    for name in ("reward_learning_rate", "reward_eval_steps", "reward_patience"):
+        value = getattr(config, name)
+        _require(value > 0, f"{name} must be > 0, got {value}", f"set {name} in the YAML file or with its flag")
+    for name in ("center_rewards_coefficient", "reward_frozen_layers"):
+        _require(getattr(config, name) >= 0, f"{name} must be >= 0, got {getattr(config, name)}", "0 turns it off")
+    bound = config.reward_bound
+    _require(bound is None or bound > 0, f"reward_bound must be > 0, got {bound}", "1 is usual")
+    _require(
+        config.reward_link == "logistic" or bound is not None,
+        "a linear reward_link without reward_bound has no optimum: rewards grow for ever",
+        "give --reward-bound, for example 1",
+    )
+    _require(
+        bound is None or config.center_rewards_coefficient == 0,
+        "center_rewards_coefficient pulls rewards to 0, which bounded rewards [0, R] lie above",
+        "drop it, or drop reward_bound",
+    )
+
+
+def _check_policy(config: RFTConfig) -> None:
+    _check_amount(config.policy_epochs, "policy_epochs", config.policy_batches, "policy_batches")
+    for name in ("prompts_per_batch", "num_generations", "num_iterations", "num_mini_batches", "epsilon"):
+        value = getattr(config, name)
+        _require(value > 0, f"{name} must be > 0, got {value}", f"set {name} in the YAML file or with its flag")
+    _require(
+        config.advantage == "gae" or config.num_generations > 1,
+        f"advantage {config.advantage} compares responses to one prompt, num_generations is {config.num_generations}",
+        "set --num-generations 4, or --advantage gae",
+    )
+    responses = config.prompts_per_batch * config.num_generations
+    _require(
+        responses % config.num_mini_batches == 0,
+        f"{responses} responses of a batch cannot be cut into {config.num_mini_batches} equal mini-batches",
+        "choose num_mini_batches so that it divides prompts_per_batch * num_generations",
+    )
+    _require(0 <= config.lam <= 1, f"lam must be 0 to 1, got {config.lam}", "1 is unbiased")
+    _require(
+        config.advantage == "gae" or config.lam == 1.0, f"lam belongs to gae, not {config.advantage}", "drop --lam"
+    )
+    for name in ("kl_target", "reward_clip"):
+        value = getattr(config, name)
+        _require(value is None or value > 0, f"{name} must be > 0, got {value}", "or leave it out")
+    for name in ("missing_eos_penalty", "stop_kl", "stop_length_ratio", "stop_unfinished", "stop_reward_margin"):
+        _require(getattr(config, name) >= 0, f"{name} must be >= 0, got {getattr(config, name)}", "0 turns it off")
 
 
 def as_dict(config: AnyConfig) -> dict[str, object]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from demotune.records import RenderedDemonstration, ScoredPair
+from demotune.records import RenderedDemonstration, Response, ScoredPair
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,85 @@ class RewardCheck:
     accuracy_high: float
     demo_logratio: float
     sample_logratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class PairCheck:
+    """How often a reward prefers the better of two responses to one prompt; 95% Wilson intervals over the pairs.
+
+    `matched` are the pairs whose responses differ in length by at most a quarter of the longer one: what is left of the
+    accuracy when length says little. None where there is no such pair.
+    """
+
+    pairs: int
+    margin: float
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    matched_pairs: int
+    matched_accuracy: float | None
+    matched_accuracy_low: float | None
+    matched_accuracy_high: float | None
+
+
+def check_pairs(rewards: Sequence[tuple[float, float]], lengths: Sequence[tuple[int, int]]) -> PairCheck:
+    """Judge rewards (of the better response, of the other); lengths are in tokens. A tie counts as half."""
+    matched = [both for both, of in zip(rewards, lengths, strict=True) if min(of) >= 0.75 * max(of)]
+    low, high = wilson_interval(_wins(rewards), len(rewards))
+    matched_low, matched_high = wilson_interval(_wins(matched), len(matched)) if matched else (None, None)
+    return PairCheck(
+        pairs=len(rewards),
+        margin=float(np.mean([better - other for better, other in rewards])),
+        accuracy=_wins(rewards) / len(rewards),
+        accuracy_low=low,
+        accuracy_high=high,
+        matched_pairs=len(matched),
+        matched_accuracy=_wins(matched) / len(matched) if matched else None,
+        matched_accuracy_low=matched_low,
+        matched_accuracy_high=matched_high,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyCheck:
+    """What one sample per held-out prompt earns before and after a stage's policy steps, by the stage's own reward.
+
+    `better` is the share of prompts whose sample after earns more, with Wilson's 95% interval; a tie counts as half.
+    The reward was not trained on these prompts, but the policy was trained on this reward.
+    """
+
+    prompts: int
+    demo_reward: float
+    reward_before: float
+    reward_after: float
+    better: float
+    better_low: float
+    better_high: float
+    finished_share: float
+    mean_length: float
+
+
+def check_policy(
+    *, demos: Sequence[float], before: Sequence[float], after: Sequence[float], answers: Sequence[Response]
+) -> PolicyCheck:
+    """Compare rewards of demonstrations and of samples before and after, all (prompts,)."""
+    wins = _wins(list(zip(after, before, strict=True)))
+    low, high = wilson_interval(wins, len(answers))
+    return PolicyCheck(
+        prompts=len(answers),
+        demo_reward=float(np.mean(demos)),
+        reward_before=float(np.mean(before)),
+        reward_after=float(np.mean(after)),
+        better=wins / len(answers),
+        better_low=low,
+        better_high=high,
+        finished_share=float(np.mean([answer.finished for answer in answers])),
+        mean_length=float(np.mean([len(answer.ids) for answer in answers])),
+    )
+
+
+def _wins(rewards: Sequence[tuple[float, float]]) -> float:
+    return sum((better > other) + 0.5 * (better == other) for better, other in rewards)
 
 
 def nll_per_token(demonstrations: Sequence[RenderedDemonstration], logps: Sequence[float]) -> float:

@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from accelerate.utils import extract_model_from_parallel
@@ -82,6 +83,15 @@ def response_logps(model: nn.Module, batch: Batch) -> ResponseLogps:
     return ResponseLogps(
         logps=_spread(logps, mask), entropy=_spread(entropy, mask), greedy=_spread(greedy, mask), mask=mask
     )
+
+
+def response_states(model: nn.Module, batch: Batch) -> Tensor:
+    """The policy's last hidden states, of which each response token is predicted: (B, R, D), float32, no gradient."""
+    width = batch["response_mask"].shape[1]
+    backbone = cast(nn.Module, _bare(model).base_model)
+    with torch.no_grad():
+        hidden: Tensor = backbone(**forward_arguments(model, batch), use_cache=False).last_hidden_state
+    return hidden[:, -(width + 1) : -1].float()
 
 
 def sequence_logps(model: nn.Module, batch: Batch) -> Tensor:

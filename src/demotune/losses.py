@@ -13,6 +13,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 Link = Literal["logistic", "linear", "nce"]
+RewardLink = Literal["logistic", "linear"]
+KLEstimator = Literal["k1", "k3"]
+RatioLevel = Literal["sequence", "token"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +76,77 @@ def loss_at_reference(link: Link) -> float:
     """What every pair's loss must be while the policy still equals the reference: the start of a stage."""
     zero = torch.zeros(1, dtype=torch.float64)
     return float(implicit_reward_loss(zero, zero, beta=1.0, link=link).loss)
+
+
+def reward_loss(demo_reward: Tensor, sample_reward: Tensor, link: RewardLink, center: float = 0.0) -> Tensor:
+    """The reward step of RFT (Algorithm 1): prefer demonstrations to the policy's samples. All are (B,).
+
+    * `logistic`: -log sigmoid(demo_reward - sample_reward), Bradley-Terry, as in the paper's code.
+    * `linear`: -(demo_reward - sample_reward), the paper's formula; needs rewards that are bounded by construction.
+
+    `center` adds center * (demo_reward + sample_reward)^2, which keeps rewards around 0 (arXiv 2312.09244); the same
+    as TRL's `center_rewards_coefficient`.
+    """
+    margin = demo_reward - sample_reward
+    loss = -logsigmoid(margin) if link == "logistic" else -margin
+    return loss + center * (demo_reward + sample_reward) ** 2 if center else loss
+
+
+def bounded(scores: Tensor, bound: float | None) -> Tensor:
+    """Scores of a head as rewards: R * sigmoid(score), in [0, R]; as they are when `bound` (R) is None."""
+    return scores if bound is None else bound * scores.sigmoid()
+
+
+def kl_estimate(logps: Tensor, ref_logps: Tensor, estimator: KLEstimator) -> Tensor:
+    """KL(pi || pi_ref) from samples of pi, elementwise, in nats (Schulman, "Approximating KL divergence", 2020).
+
+    * `k1`: log pi - log pi_ref. Unbiased, and as a penalty inside the reward its policy gradient is that of the KL.
+    * `k3`: pi_ref/pi - 1 + log pi - log pi_ref. Unbiased, never negative, but its gradient as a reward is another one.
+    """
+    log_ratio = logps - ref_logps
+    return log_ratio if estimator == "k1" else (-log_ratio).expm1() + log_ratio
+
+
+_FAR = 20.0
+"""A log-ratio beyond which a policy is another one: far outside any clip."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyLoss:
+    """Clipped surrogate per response, (B,). `ratio` is pi/pi_old, (B,) or (B, T) by level, detached.
+
+    `clipped_low` and `clipped_high` are True where the clip holds the gradient back.
+    """
+
+    loss: Tensor
+    ratio: Tensor
+    clipped_low: Tensor
+    clipped_high: Tensor
+
+
+def policy_loss(
+    logps: Tensor, old_logps: Tensor, advantages: Tensor, response_mask: Tensor, *, epsilon: float, level: RatioLevel
+) -> PolicyLoss:
+    """-min(ratio * A, clip(ratio, 1 - epsilon, 1 + epsilon) * A) (PPO, arXiv 1707.06347, eq. 7), summed over tokens.
+
+    `logps`, `old_logps`, `response_mask` are (B, T) over response tokens, 0 and False elsewhere.
+
+    * level `sequence`: one ratio pi(y|x)/pi_old(y|x) and one advantage (B,) per response (RLOO, arXiv 2402.14740).
+    * level `token`: a ratio and an advantage (B, T) per token (PPO; GRPO with its advantage repeated).
+
+    Tokens are summed, not averaged, in both: before the first update the mean over responses has the gradient of the
+    expected reward, whatever the lengths.
+    """
+    log_ratio = (logps - old_logps).masked_fill(~response_mask, 0.0)
+    if level == "sequence":
+        log_ratio = log_ratio.sum(dim=-1)
+    ratio = log_ratio.clamp(-_FAR, _FAR).exp()  # e^89 is infinite in float32, and then its gradient is nan
+    surrogate = torch.min(ratio * advantages, ratio.clamp(1 - epsilon, 1 + epsilon) * advantages)
+    loss = -surrogate if level == "sequence" else -surrogate.masked_fill(~response_mask, 0.0).sum(dim=-1)
+    ratio = ratio.detach()
+    return PolicyLoss(
+        loss=loss,
+        ratio=ratio,
+        clipped_low=(ratio < 1 - epsilon) & (advantages < 0),
+        clipped_high=(ratio > 1 + epsilon) & (advantages > 0),
+    )

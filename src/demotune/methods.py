@@ -1,10 +1,12 @@
-"""SFT, SPIN and IRFT: each a schedule of phases and a choice of objective."""
+"""SFT, SPIN, IRFT and RFT: each a schedule of phases and a choice of objective."""
 
 import math
 
-from demotune.config import IRFTConfig, SFTConfig, SPINConfig
+from demotune.config import IRFTConfig, RFTConfig, SFTConfig, SPINConfig
 from demotune.objectives import PairObjective, SFTObjective
-from demotune.phases.check import check_phase, start_phase
+from demotune.phases.check import check_phase, check_policy_phase, start_phase
+from demotune.phases.policy import policy_phase
+from demotune.phases.reward import reward_phase
 from demotune.phases.sample import sample_phase
 from demotune.phases.score import score_phase
 from demotune.phases.stage import Stage
@@ -23,6 +25,8 @@ def run_stage(setup: Setup, number: int) -> None:
         say(f"stage {number} is done already")
     elif isinstance(setup.config, SFTConfig):
         _sft(stage, setup.config)
+    elif isinstance(setup.config, RFTConfig):
+        _rft(stage)
     else:
         _pairwise(stage, setup.config)
     stage.free_policy()
@@ -43,6 +47,16 @@ def _pairwise(stage: Stage, config: SPINConfig | IRFTConfig) -> None:
     train_pairs_phase(stage, objective)
     check_phase(stage, beta=config.beta)
     _warn_about(stage, objective)
+
+
+def _rft(stage: Stage) -> None:
+    """One stage of Algorithm 1 of arXiv 2405.17888: sample from pi_t, learn the reward, improve the policy on it."""
+    if stage.number == 0:
+        start_phase(stage)
+    sample_phase(stage)
+    reward_phase(stage)
+    policy_phase(stage)
+    check_policy_phase(stage)
 
 
 def pair_objective(config: SPINConfig | IRFTConfig) -> PairObjective:

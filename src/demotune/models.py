@@ -1,5 +1,6 @@
 """Load and save policies. A model is a local folder of safetensors, known by a hash of its content."""
 
+import copy
 import hashlib
 import json
 import os
@@ -58,7 +59,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder))
     except (OSError, ValueError) as error:
         raise DemotuneError(
-            f"{folder} has no tokenizer that transformers can load ({_first_line(error)}); "
+            f"{folder} has no tokenizer that transformers can load ({first_line(error)}); "
             "save the model's tokenizer into that folder with tokenizer.save_pretrained(FOLDER)"
         ) from error
 
@@ -69,11 +70,10 @@ def load_policy(folder: Path, *, dtype: str, attn_implementation: str, device: t
     A folder with a LoRA adapter loads its base model and the adapter, which stays trainable. Dropout is off
     because the reference is scored once: a policy that forgets at random would not start a stage at its reference.
     """
-    _hide_library_bars()
+    hide_library_bars()
     model: Policy
     if (folder / ADAPTER_CONFIG).is_file():
-        base_folder = resolve_model(_base_of(folder))
-        base = load_policy(base_folder, dtype=dtype, attn_implementation=attn_implementation, device=device)
+        base = load_policy(resolve_base(folder), dtype=dtype, attn_implementation=attn_implementation, device=device)
         model = PeftModel.from_pretrained(base, folder, is_trainable=True)
     else:
         try:
@@ -81,12 +81,15 @@ def load_policy(folder: Path, *, dtype: str, attn_implementation: str, device: t
                 folder, dtype=getattr(torch, dtype), attn_implementation=attn_implementation, use_safetensors=True
             )
         except (OSError, ValueError, ImportError) as error:
-            raise DemotuneError(f"cannot load {folder} as a causal language model: {_first_line(error)}") from error
-        # An embedding drops the gradient of its padding index; where pad = end-of-turn, that token never learns.
-        # We pad and mask ourselves.
-        model.get_input_embeddings().padding_idx = None  # type: ignore[assignment]
-    _switch_off_dropout(model)
+            raise DemotuneError(f"cannot load {folder} as a causal language model: {first_line(error)}") from error
+        train_every_embedding(model)
+    switch_off_dropout(model)
     return cast(Policy, cast(nn.Module, model).to(device))
+
+
+def load_adapter_on(base: PreTrainedModel, folder: Path) -> PeftModel:
+    """The adapter in `folder` on a base model that is in memory already."""
+    return PeftModel.from_pretrained(base, folder)
 
 
 def is_adapter(folder: Path) -> bool:
@@ -96,7 +99,7 @@ def is_adapter(folder: Path) -> bool:
 def longest_input(folder: Path) -> int | None:
     """Most positions the model has, in tokens; None where it has no limit or names none."""
     if is_adapter(folder):
-        return longest_input(resolve_model(_base_of(folder)))
+        return longest_input(resolve_base(folder))
     limit = getattr(AutoConfig.from_pretrained(folder).get_text_config(), "max_position_embeddings", None)
     return int(limit) if limit else None
 
@@ -107,8 +110,8 @@ def attach_adapter(policy: Policy, adapter: PeftConfig, seed: int) -> PeftModel:
     try:
         model = get_peft_model(cast(PreTrainedModel, policy), adapter)
     except ValueError as error:
-        raise DemotuneError(f"the adapter does not fit the model: {_first_line(error)}") from error
-    _switch_off_dropout(model)
+        raise DemotuneError(f"the adapter does not fit the model: {first_line(error)}") from error
+    switch_off_dropout(model)
     return cast(PeftModel, model)
 
 
@@ -123,6 +126,12 @@ def merged(policy: Policy) -> PreTrainedModel:
     if not isinstance(policy, PeftModel):
         return policy
     return cast(PreTrainedModel, policy.merge_and_unload().requires_grad_(True))  # peft had frozen the base
+
+
+def weight_sharing_base(policy: PeftModel) -> PreTrainedModel:
+    """The policy's base model, without its adapter, as a model of its own around the very same weights."""
+    twin: PeftModel = copy.deepcopy(policy, {id(weight): weight for weight in policy.parameters()})
+    return cast(PreTrainedModel, twin.unload())
 
 
 def save_policy(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -140,22 +149,24 @@ def content_hash(folder: Path) -> str:
         with file.open("rb") as opened:
             digest.update(hashlib.file_digest(opened, "sha256").digest())
     if is_adapter(folder):
-        digest.update(content_hash(resolve_model(_base_of(folder))).encode())
+        digest.update(content_hash(resolve_base(folder)).encode())
     return digest.hexdigest()
 
 
 def generation_stop_ids(folder: Path) -> tuple[int, ...]:
     """End tokens that the model's generation config names, beside the tokenizer's own."""
     if is_adapter(folder):
-        return generation_stop_ids(resolve_model(_base_of(folder)))
+        return generation_stop_ids(resolve_base(folder))
     if not (folder / "generation_config.json").is_file():
         return ()
     named = GenerationConfig.from_pretrained(folder).eos_token_id
     return () if named is None else tuple(named) if isinstance(named, list) else (named,)
 
 
-def _base_of(adapter_folder: Path) -> str:
-    return str(json.loads((adapter_folder / ADAPTER_CONFIG).read_text())["base_model_name_or_path"])
+def resolve_base(adapter_folder: Path) -> Path:
+    """The folder of the model that an adapter was trained on."""
+    config = json.loads((adapter_folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    return resolve_model(str(config["base_model_name_or_path"]))
 
 
 def _download(source: str) -> Path:
@@ -163,7 +174,7 @@ def _download(source: str) -> Path:
         return Path(snapshot_download(source, allow_patterns=list(HUB_FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
         raise DemotuneError(
-            f"model {source!r} is no folder or GGUF file here, and the hub did not give it: {_first_line(error)}; "
+            f"model {source!r} is no folder or GGUF file here, and the hub did not give it: {first_line(error)}; "
             "check the path or the hub id, or give a folder that holds the model"
         ) from error
 
@@ -175,12 +186,12 @@ def _convert_gguf(file: Path) -> Path:
     folder = cache_folder() / "models" / f"{file.stem}-{digest[:12]}"
     if folder.is_dir():
         return folder
-    _hide_library_bars()
+    hide_library_bars()
     try:
         loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except (OSError, ValueError, ImportError) as error:
-        raise DemotuneError(f"cannot read {file} as GGUF: {_first_line(error)}") from error
+        raise DemotuneError(f"cannot read {file} as GGUF: {first_line(error)}") from error
     # The loaded model is marked as quantised and refuses to be saved; its weights are plain float32.
     config = loaded.config
     del config.quantization_config
@@ -191,7 +202,13 @@ def _convert_gguf(file: Path) -> Path:
     return folder
 
 
-def _switch_off_dropout(model: nn.Module) -> None:
+def train_every_embedding(model: PreTrainedModel) -> None:
+    """An embedding drops the gradient of its padding index; where pad = end-of-turn, that token would never learn."""
+    model.get_input_embeddings().padding_idx = None  # type: ignore[assignment]
+
+
+def switch_off_dropout(model: nn.Module) -> None:
+    """No random forgetting: what is scored once must be what is trained."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -200,9 +217,11 @@ def _switch_off_dropout(model: nn.Module) -> None:
                 setattr(module, name, 0.0)
 
 
-def _hide_library_bars() -> None:
+def hide_library_bars() -> None:
+    """Progress is ours to show."""
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What a library says went wrong, without its page of advice."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

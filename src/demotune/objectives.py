@@ -8,8 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from demotune.logprobs import Batch, ResponseLogps, align, response_logps
-from demotune.losses import Link, implicit_reward_loss, sft_loss
-from demotune.records import Pair, RenderedDemonstration, ScoredPair
+from demotune.losses import (
+    Link,
+    RatioLevel,
+    RewardLink,
+    bounded,
+    implicit_reward_loss,
+    policy_loss,
+    reward_loss,
+    sft_loss,
+)
+from demotune.records import Completion, Pair, RenderedDemonstration, Rollout, ScoredPair
+from demotune.reward_models import head_scores, reward_batch
 
 Record_contra = TypeVar("Record_contra", contravariant=True)
 
@@ -18,12 +28,12 @@ Record_contra = TypeVar("Record_contra", contravariant=True)
 class StepLoss:
     """The loss of one micro-batch, summed over its items (tokens for SFT, pairs else), and values to be averaged.
 
-    `pair_loss` (B,) is the pairwise loss alone, whose value at the start of a stage is known exactly.
+    `at_start` is a quantity whose value before the first update is known exactly: pair losses, probability ratios.
     """
 
     total: Tensor
     metrics: dict[str, Tensor] = field(default_factory=dict)
-    pair_loss: Tensor | None = None
+    at_start: Tensor | None = None
 
 
 class Objective(Protocol[Record_contra]):
@@ -84,7 +94,71 @@ class PairObjective:
             "logps/rejected": sample_logps.detach(),
             "entropy": scored.entropy[scored.mask],
         }
-        return StepLoss(total=total, metrics=metrics, pair_loss=loss.loss.detach())
+        return StepLoss(total=total, metrics=metrics, at_start=loss.loss.detach())
+
+
+@dataclass(frozen=True, slots=True)
+class RewardObjective:
+    """RFT's reward step: the pairwise loss on rewards of demonstration and sample; mean over pairs."""
+
+    link: RewardLink
+    bound: float | None
+    center: float
+    pad_id: int
+
+    def collate(self, records: Sequence[Pair]) -> Batch:
+        demos = [Completion(pair.prompt_ids, pair.demo) for pair in records]
+        samples = [Completion(pair.prompt_ids, pair.sample) for pair in records]
+        return reward_batch([*demos, *samples], self.pad_id) | {"items": torch.tensor(len(records))}
+
+    def __call__(self, model: nn.Module, batch: Batch) -> StepLoss:
+        demo_rewards, sample_rewards = bounded(head_scores(model, batch), self.bound).chunk(2)
+        losses = reward_loss(demo_rewards, sample_rewards, self.link, self.center)
+        metrics = {
+            "rewards/chosen": demo_rewards.detach(),
+            "rewards/rejected": sample_rewards.detach(),
+            "rewards/accuracies": (demo_rewards > sample_rewards).float(),
+            "rewards/margins": (demo_rewards - sample_rewards).detach(),
+        }
+        return StepLoss(total=losses.sum(), metrics=metrics, at_start=losses.detach())
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyObjective:
+    """RFT's policy step: the clipped surrogate of on-policy responses; mean over responses."""
+
+    epsilon: float
+    level: RatioLevel
+
+    def collate(self, records: Sequence[Rollout]) -> Batch:
+        batch = align([r.prompt_ids for r in records], [r.response.ids for r in records])
+        width = batch["response_mask"].shape[1]
+        advantages = (
+            torch.tensor([record.advantages[0] for record in records])
+            if self.level == "sequence"
+            else columns([record.advantages for record in records], width)
+        )
+        return batch | {
+            "old_logps": columns([record.logps for record in records], width),
+            "advantages": advantages,
+            "items": torch.tensor(len(records)),
+        }
+
+    def __call__(self, model: nn.Module, batch: Batch) -> StepLoss:
+        scored = response_logps(model, batch)
+        loss = policy_loss(
+            scored.logps, batch["old_logps"], batch["advantages"], scored.mask, epsilon=self.epsilon, level=self.level
+        )
+        counted = scored.mask if self.level == "token" else slice(None)
+        clipped = loss.clipped_low | loss.clipped_high
+        metrics = {
+            "entropy": scored.entropy[scored.mask],
+            "val/ratio": loss.ratio[counted],
+            "clip_ratio/low_mean": loss.clipped_low[counted].float(),
+            "clip_ratio/high_mean": loss.clipped_high[counted].float(),
+            "clip_ratio/region_mean": clipped[counted].float(),
+        }
+        return StepLoss(total=loss.loss.sum(), metrics=metrics, at_start=loss.ratio[counted])
 
 
 def pair_batch(pairs: Sequence[Pair]) -> Batch:
@@ -97,3 +171,8 @@ def _mean_nll_of_demonstrations(scored: ResponseLogps) -> Tensor:
     """-log pi(y | x) / |y| of the first half of the rows, the demonstrations; (B,), nats per token."""
     logps, mask = scored.logps.chunk(2)[0], scored.mask.chunk(2)[0]
     return sft_loss(logps, mask) / mask.sum(dim=-1)
+
+
+def columns(rows: Sequence[Sequence[float]], width: int) -> Tensor:
+    """Rows of numbers as one (B, width) tensor, zeros at the end."""
+    return torch.tensor([[*row, *[0.0] * (width - len(row))] for row in rows])

@@ -9,14 +9,16 @@ from typing import cast
 from peft import PeftConfig
 from transformers import TrainerCallback
 
-from demotune.config import AnyConfig, SFTConfig
+from demotune.config import AnyConfig, RFTConfig, SFTConfig
+from demotune.data import read_prompt_file
 from demotune.errors import DemotuneError
+from demotune.files import file_hash
 from demotune.intake import Intake, prepare, write_quarantine
 from demotune.machine import default_attention, has_fast_bf16
 from demotune.models import generation_stop_ids, is_adapter, load_tokenizer, longest_input, lora_config, resolve_model
 from demotune.processes import main_process, process_state, this_device, wait_for_everyone
 from demotune.progress import say
-from demotune.rendering import Renderer
+from demotune.rendering import Renderer, RenderError
 from demotune.run_folder import RunFolder
 from demotune.setup import Setup
 from demotune.training import training_arguments
@@ -39,8 +41,11 @@ def prepare_run(config: AnyConfig, folder: RunFolder, callbacks: Sequence[Traine
     tokenizer = load_tokenizer(start_model)
     renderer = Renderer(tokenizer, config.template, generation_stop_ids(start_model))
     intake = prepare(config, renderer, folder.quarantine if main_process() else None)
+    prompts = _further_prompts(config, renderer, intake)
     for note in intake.notes:
         say(f"  {note}")
+    if prompts:
+        say(f"  prompts without demonstrations: {len(prompts)}")
     if config.use_peft and is_adapter(start_model):
         say("  the start model is a LoRA adapter: it is trained on, its own rank, alpha and targets stay")
     if main_process():
@@ -54,10 +59,30 @@ def prepare_run(config: AnyConfig, folder: RunFolder, callbacks: Sequence[Traine
         renderer=renderer,
         train=intake.train,
         heldout=intake.heldout,
-        data_hashes=intake.data_hashes,
+        prompts=prompts,
+        data_hashes=intake.data_hashes | _hashes_of_prompts(config),
         adapter=_adapter(config, folder),
         callbacks=tuple(callbacks),
     )
+
+
+def _further_prompts(config: AnyConfig, renderer: Renderer, intake: Intake) -> tuple[tuple[int, ...], ...]:
+    """RFT's prompts without demonstrations, each once; none that is held out, has a demonstration or is too long."""
+    if not isinstance(config, RFTConfig):
+        return ()
+    found: dict[tuple[int, ...], None] = {}
+    for name in config.prompts:
+        for where, prompt in read_prompt_file(Path(name)):
+            try:
+                found[renderer.prompt_ids(prompt)] = None
+            except RenderError as error:
+                raise DemotuneError(f"prompt {where} cannot be rendered: {error}") from error
+    known = {row.prompt_ids for row in (*intake.train, *intake.heldout)}
+    return tuple(ids for ids in found if ids not in known and len(ids) < config.max_length)
+
+
+def _hashes_of_prompts(config: AnyConfig) -> dict[str, str]:
+    return {name: file_hash(Path(name)) for name in config.prompts} if isinstance(config, RFTConfig) else {}
 
 
 def _check_early(config: AnyConfig) -> None:

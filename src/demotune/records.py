@@ -53,3 +53,28 @@ class ScoredPair:
     pair: Pair
     demo_ref_logp: float
     sample_ref_logp: float
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A prompt and one response to it, whoever wrote it: what a reward judges."""
+
+    prompt_ids: tuple[int, ...]
+    response: Response
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A response of the policy to a prompt, with everything that its update needs.
+
+    `logps` are those of the policy that wrote it, `ref_logps` those of the start model, per response token in nats.
+    """
+
+    prompt_ids: tuple[int, ...]
+    response: Response
+    logps: tuple[float, ...]
+    ref_logps: tuple[float, ...]
+    reward: float
+    """By the learned reward; no KL penalty taken off yet."""
+    advantages: tuple[float, ...]
+    """One for the response, or one per token, in reward units."""

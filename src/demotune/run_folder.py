@@ -20,6 +20,7 @@ class RunFolder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.model = root / "model"
+        self.reward = root / "reward"
         self.merged_model = root / "model-merged"
         self.metrics = root / "metrics.jsonl"
         self.summary = root / "summary.json"
@@ -44,7 +45,7 @@ class RunFolder:
     def read_config(self) -> AnyConfig:
         """The config of the run that this folder holds. Raises DemotuneError where it holds none."""
         if not self.manifest.exists():
-            raise DemotuneError(f"{self.root} holds no run to resume; start one with demotune sft, spin or irft")
+            raise DemotuneError(f"{self.root} holds no run to resume; start one with demotune sft, spin, irft or rft")
         return load_config(self.config)
 
     @property

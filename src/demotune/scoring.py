@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from demotune.logprobs import align, autocast, sequence_logps
+from demotune.losses import bounded
 from demotune.objectives import pair_batch
-from demotune.records import Pair, RenderedDemonstration
+from demotune.records import Completion, Pair, RenderedDemonstration
+from demotune.reward_models import head_scores, reward_batch
 
 Advance = Callable[[int], None]
 
@@ -40,6 +42,30 @@ def score_demonstrations(
             logps += sequence_logps(model, batch).tolist()
         advance(len(rows))
     return logps
+
+
+def score_completions(
+    reward: nn.Module,
+    completions: Sequence[Completion],
+    *,
+    pad_id: int,
+    bound: float | None,
+    batch_size: int,
+    bf16: bool,
+    advance: Advance = lambda _: None,
+) -> list[float]:
+    """The reward of each completion by a scalar reward model, in their order; like lengths are scored together."""
+    lengths = [len(completion.prompt_ids) + len(completion.response.ids) for completion in completions]
+    order = sorted(range(len(completions)), key=lambda number: (-lengths[number], number))
+    rewards: dict[int, float] = {}
+    for start in range(0, len(order), batch_size):
+        unit = order[start : start + batch_size]
+        batch = _to_device(reward, reward_batch([completions[number] for number in unit], pad_id))
+        with torch.no_grad(), autocast(batch["input_ids"].device, bf16):
+            scores = head_scores(reward, batch)
+        rewards |= zip(unit, bounded(scores, bound).tolist(), strict=True)
+        advance(len(unit))
+    return [rewards[number] for number in range(len(completions))]
 
 
 def _to_device(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

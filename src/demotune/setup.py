@@ -13,6 +13,7 @@ from demotune.models import Policy, attach_adapter, is_adapter, load_policy, mer
 from demotune.processes import this_device
 from demotune.records import RenderedDemonstration
 from demotune.rendering import Renderer
+from demotune.reward_models import RewardModel, load_reward_model
 from demotune.run_folder import RunFolder
 
 
@@ -27,6 +28,8 @@ class Setup:
     renderer: Renderer
     train: tuple[RenderedDemonstration, ...]
     heldout: tuple[RenderedDemonstration, ...]
+    prompts: tuple[tuple[int, ...], ...]
+    """Token ids of further prompts, without demonstrations (RFT)."""
     data_hashes: dict[str, str]
     adapter: PeftConfig | None
     callbacks: tuple[TrainerCallback, ...]
@@ -41,15 +44,29 @@ class Setup:
 
     def load(self, folder: Path) -> Policy:
         """A policy as the run trains it: with its adapter when the run uses one, as one plain model when not."""
-        policy = load_policy(
+        policy = self.load_as_it_is(folder)
+        if self.adapter is None:
+            return merged(policy)
+        return policy if is_adapter(folder) else attach_adapter(policy, self.adapter, self.seed(0, "adapter"))
+
+    def load_as_it_is(self, folder: Path) -> Policy:
+        """A policy in the run's precision and attention, on its device."""
+        return load_policy(
             folder,
             dtype=self.config.dtype,
             attn_implementation=self.config.attn_implementation or "sdpa",
             device=this_device(),
         )
-        if self.adapter is None:
-            return merged(policy)
-        return policy if is_adapter(folder) else attach_adapter(policy, self.adapter, self.seed(0, "adapter"))
+
+    def load_reward(self, folder: Path, share: Policy | None) -> RewardModel:
+        """A reward model likewise; with `share` an adapter's base weights are those of that policy."""
+        return load_reward_model(
+            folder,
+            dtype=self.config.dtype,
+            attn_implementation=self.config.attn_implementation or "sdpa",
+            device=this_device(),
+            share=share,
+        )
 
     def seed(self, stage: int, purpose: str) -> int:
         """A seed of its own for each use of randomness, from the run's seed."""

@@ -10,17 +10,20 @@ from rich import box
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
-from demotune.config import SFTConfig, stage_count
+from demotune.config import RFTConfig, SFTConfig, stage_count
 from demotune.files import link_or_copy, read_rows, write_json, write_rows
 from demotune.heldout import nll_per_token
 from demotune.models import Policy, is_adapter, load_policy, load_tokenizer, merged, save_policy
 from demotune.phases.pairs import scored_pairs
+from demotune.phases.reward import REWARD, REWARD_METRICS
 from demotune.phases.stage import Stage
 from demotune.phases.train import METRICS
 from demotune.processes import main_process, this_device, wait_for_everyone
 from demotune.progress import console, minutes, say
 from demotune.run_folder import RunFolder
 from demotune.setup import Setup
+
+METRICS_OF = {"train": METRICS, "policy": METRICS, "reward": REWARD_METRICS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,8 @@ class RunResult:
     method: str
     start_nll_per_token: float | None
     """Held-out negative log-likelihood of the start model, nats per token; None without held-out rows."""
+    reward_folder: Path | None
+    """RFT's learned reward; None for methods whose reward is implicit."""
     stages: tuple[dict[str, Any], ...]
     """One record per stage: phases with seconds and memory, last training metrics, held-out check."""
 
@@ -48,6 +53,7 @@ def read_result(folder: RunFolder) -> RunResult:
         run_folder=folder.root,
         model_folder=folder.model,
         method=kept["method"],
+        reward_folder=folder.reward if kept["reward_folder"] else None,
         start_nll_per_token=kept["start_nll_per_token"],
         stages=tuple(kept["stages"]),
     )
@@ -61,18 +67,21 @@ def publish_result(setup: Setup) -> RunResult:
         run_folder=setup.folder.root,
         model_folder=setup.folder.model,
         method=setup.config.method,
+        reward_folder=setup.folder.reward if isinstance(setup.config, RFTConfig) else None,
         start_nll_per_token=_start_nll(setup),
         stages=stages,
     )
     if main_process():
         last = setup.folder.stage(count - 1) / "model"
         link_or_copy(last, setup.folder.model)
+        if result.reward_folder is not None:
+            link_or_copy(setup.folder.stage(count - 1) / REWARD, result.reward_folder)
         if setup.config.merge_adapter:
             save_policy(merged(setup.load(last)), setup.tokenizer, setup.folder.merged_model)
         write_rows(setup.folder.metrics, _all_metrics(setup, count))
         write_json(
             setup.folder.summary,
-            asdict(result) | {"run_folder": str(result.run_folder), "model_folder": str(result.model_folder)},
+            {name: str(value) if isinstance(value, Path) else value for name, value in asdict(result).items()},
         )
     wait_for_everyone()
     return result
@@ -96,26 +105,65 @@ def show_result(result: RunResult) -> None:
             f"{-check['nll_per_token']:.3f}" if check else "no held-out rows",
             f"{reward['margin']:+.3f}" if reward else "",
             accuracy_text(reward) if reward else "",
-            str(stage["phases"]["train"]["steps"]),
+            _steps(stage["phases"]),
             minutes(sum(phase["seconds"] for phase in stage["phases"].values())),
             f"{max(phase['peak_memory_gib'] for phase in stage['phases'].values()):.1f} G",
         )
     console.print(table)
-    since = result.stages[-1]["check"].get("reward_since_start") or result.stages[-1]["check"].get("reward")
-    if since:
-        say(
-            f"The reward learned since the start model prefers the held-out demonstration to the start model's own "
-            f"sample in {accuracy_text(since)} of {since['pairs']} prompts (95% interval; one run)."
-        )
+    if result.reward_folder is None:
+        _say_implicit(result)
+    else:
+        _say_explicit(result)
     say(f"The model lies in {result.model_folder}. Load it with:")
     load = "AutoPeftModelForCausalLM" if is_adapter(result.model_folder) else "AutoModelForCausalLM"
     say(f"  from {'peft' if is_adapter(result.model_folder) else 'transformers'} import {load}")
     say(f'  model = {load}.from_pretrained("{result.model_folder}")')
 
 
+def _say_implicit(result: RunResult) -> None:
+    check = result.stages[-1]["check"]
+    since = check.get("reward_since_start") or check.get("reward")
+    if since:
+        say(
+            f"The reward learned since the start model prefers the held-out demonstration to the start model's own "
+            f"sample in {accuracy_text(since)} of {since['pairs']} prompts (95% interval; one run)."
+        )
+
+
+def _say_explicit(result: RunResult) -> None:
+    """What RFT's reward knows on held-out pairs and what the policy earns by it; where a guard rail ended a stage."""
+    for number, stage in enumerate(result.stages):
+        check, stopped = stage["check"], stage["phases"]["policy"]["stopped"]
+        reward, policy = check.get("reward"), check.get("policy")
+        if reward and reward["matched_pairs"]:
+            matched = interval_text(*(reward[f"matched_accuracy{end}"] for end in ("", "_low", "_high")))
+            say(f"stage {number}: accuracy on the {reward['matched_pairs']} held-out pairs of like length {matched}")
+        if policy:
+            better = interval_text(*(policy[f"better{end}"] for end in ("", "_low", "_high")))
+            say(
+                f"stage {number}: on {policy['prompts']} held-out prompts samples earn {policy['reward_before']:+.2f} "
+                f"before, {policy['reward_after']:+.2f} after (demonstrations {policy['demo_reward']:+.2f}); after is "
+                f"better in {better}; KL to the start model "
+                f"{stage['phases']['policy']['last']['objective/kl']:.1f} nats a response"
+            )
+        if stopped:
+            say(f"stage {number}: policy steps were stopped: {stopped}", style="yellow")
+    say(f"The reward lies in {result.reward_folder}: demotune score --reward {result.reward_folder} --data ROWS")
+
+
+def _steps(phases: dict[str, Any]) -> str:
+    """Optimizer steps of a stage: of the policy, or of the reward and of the policy."""
+    return "+".join(str(phases[phase]["steps"]) for phase in ("reward", "policy", "train") if phase in phases)
+
+
 def accuracy_text(reward: dict[str, Any]) -> str:
     """Held-out reward accuracy with its 95% interval."""
-    return f"{reward['accuracy']:.2f} [{reward['accuracy_low']:.2f}, {reward['accuracy_high']:.2f}]"
+    return interval_text(reward["accuracy"], reward["accuracy_low"], reward["accuracy_high"])
+
+
+def interval_text(value: float, low: float, high: float) -> str:
+    """0.85 [0.72, 0.92]."""
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _stage_record(setup: Setup, number: int) -> dict[str, Any]:
@@ -129,7 +177,7 @@ def _stage_record(setup: Setup, number: int) -> dict[str, Any]:
 def _start_nll(setup: Setup) -> float | None:
     if not setup.heldout:
         return None
-    if isinstance(setup.config, SFTConfig):
+    if isinstance(setup.config, SFTConfig | RFTConfig):
         file = setup.folder.stage(0) / "start.json"
         return float(json.loads(file.read_text(encoding="utf-8"))["nll_per_token"])
     heldout = scored_pairs(Stage(setup, 0), 0)[1]
@@ -140,9 +188,9 @@ def _all_metrics(setup: Setup, count: int) -> Iterator[dict[str, Any]]:
     """Every training record and one record per finished phase, in order, each with its stage."""
     for number in range(count):
         for phase, record in setup.folder.stage_state(number).items():
-            if phase == "train":
-                for row in read_rows(setup.folder.stage(number) / METRICS):
-                    yield {"stage": number, "phase": "train", **row}
+            if phase in METRICS_OF:
+                for row in read_rows(setup.folder.stage(number) / METRICS_OF[phase]):
+                    yield {"stage": number, "phase": phase, **row}
             yield {"stage": number, "phase": phase, "finished": True, **record}
         check = json.loads((setup.folder.stage(number) / "check.json").read_text(encoding="utf-8"))
         yield {"stage": number, "phase": "check", **check}

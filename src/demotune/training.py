@@ -5,11 +5,12 @@ exactness: a fixed plan of micro-batches, exact scaling of accumulated gradients
 checkpoints that count only when they are whole.
 """
 
+import itertools
 import math
 import random
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -43,9 +44,10 @@ class MicrobatchPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class FirstLoss:
-    """What every pair's loss must be before the first update, and how far rounding may move the mean."""
+class AtStart:
+    """What the objective's `at_start` must be on average before the first update, and how far rounding may move it."""
 
+    what: str
     expected: float
     tolerance: float
 
@@ -90,7 +92,11 @@ def plan_microbatches(
 
 
 class PhaseTrainer(Trainer):
-    """transformers.Trainer over planned micro-batches of records, with an objective in place of labels."""
+    """transformers.Trainer over planned micro-batches of records, with an objective in place of labels.
+
+    `judge` finds metrics on held-out records when a callback asks for an evaluation; `facts` are metrics that hold for
+    all micro-batches of a step, recorded beside the objective's.
+    """
 
     stop_requested = False
     loss_is_scaled_for_ga = True  # `compute_loss` divides by the items of the whole optimizer step
@@ -103,29 +109,40 @@ class PhaseTrainer(Trainer):
         objective: Objective[Any],
         microbatches: Sequence[Sequence[Any]],
         tokenizer: PreTrainedTokenizerBase,
-        first_loss: FirstLoss | None,
-        carry: Carry | None,
+        at_start: AtStart | None = None,
+        carry: Carry | None = None,
         callbacks: list[TrainerCallback],
+        judge: Callable[[], dict[str, float]] | None = None,
+        facts: Callable[[], dict[str, float]] = dict,
     ) -> None:
-        self._objective, self._first_loss, self._carry = objective, first_loss, carry
+        self._objective, self._at_start, self._carry = objective, at_start, carry
+        self._microbatches, self._judge, self._facts = microbatches, judge, facts
         self._values: defaultdict[str, list[Tensor]] = defaultdict(list)
         self._last_log: tuple[float, int] | None = None
         self._started = time.monotonic()
         super().__init__(
             model=model,
             args=args,
-            train_dataset=_Microbatches(microbatches),
+            train_dataset=cast(Any, range(len(microbatches))),
             processing_class=tokenizer,
             callbacks=callbacks,
         )
 
-    def get_train_dataloader(self) -> DataLoader[Batch]:
-        """One item is one micro-batch, in planned order; accelerate deals them out to the processes."""
-        loader = DataLoader(cast(Dataset[Any], self.train_dataset), batch_size=1, collate_fn=self._collate)
-        return cast(DataLoader[Batch], self.accelerator.prepare(loader))
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Numbers of micro-batches, in planned order; accelerate deals them out to the processes."""
+        loader = DataLoader(cast(Dataset[Any], self.train_dataset), batch_size=1)
+        return cast(DataLoader[Any], self.accelerator.prepare(loader))
 
-    def _collate(self, microbatch: list[Sequence[Any]]) -> Batch:
-        return self._objective.collate(microbatch[0])
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], Tensor]:
+        """The micro-batches of one optimizer step, looked up only now: accelerate's loader reads one step ahead.
+
+        So micro-batches that are sampled from the policy are sampled after its last update.
+        """
+        numbers = [int(number) for number in itertools.islice(epoch_iterator, num_batches)]
+        batches = [self._objective.collate(self._microbatches[number]) for number in numbers]
+        return batches, self._get_num_items_in_batch(batches, device)
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Tensor:
         """Items (pairs or tokens) of the whole optimizer step, over all micro-batches and processes."""
@@ -145,9 +162,9 @@ class PhaseTrainer(Trainer):
             raise ValueError("num_items_in_batch is missing: the loss of a step cannot be scaled")
         if not torch.isfinite(step_loss.total):
             self._stop_for_bad_loss(step_loss, inputs)
-        if self.state.global_step == 0 and self._first_loss is not None and step_loss.pair_loss is not None:
-            check_first_loss(float(step_loss.pair_loss.mean()), self._first_loss)
-            self._first_loss = None
+        if self.state.global_step == 0 and self._at_start is not None and step_loss.at_start is not None:
+            check_start(float(step_loss.at_start.mean()), self._at_start)
+            self._at_start = None
         for name, values in step_loss.metrics.items():
             self._values[name].append(values.flatten())
         # Processes average their gradients; each must hold its share of a sum over all of them.
@@ -156,7 +173,8 @@ class PhaseTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the objective's metrics, averaged over the items since the last record, under TRL's names."""
-        if self._values:
+        if self._values and "loss" in logs:
+            logs |= self._facts()
             logs |= {name: self._mean_over_processes(values) for name, values in self._values.items()}
             self._values.clear()
             now, tokens = time.monotonic(), self.state.num_input_tokens_seen
@@ -196,6 +214,15 @@ class PhaseTrainer(Trainer):
                 group["lr"] = rate
         return scheduler
 
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Record what `judge` finds on held-out records, at a callback's request."""
+        if self._judge is None:
+            raise ValueError("there is no judge to evaluate with")
+        found = {f"eval_{name}": value for name, value in self._judge().items()}
+        self.log(dict(found))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
+        return found
+
     def save_carried(self, folder: Path) -> None:
         """Leave optimizer and schedule for the next stage."""
         if self.optimizer is None or self.lr_scheduler is None:
@@ -213,13 +240,14 @@ class PhaseTrainer(Trainer):
         )
 
 
-def check_first_loss(loss: float, first: FirstLoss) -> None:
-    """Raise DemotuneError unless a stage starts where its reference is: there each pair's loss is known exactly."""
-    if abs(loss - first.expected) > first.tolerance:
+def check_start(found: float, start: AtStart) -> None:
+    """Raise DemotuneError unless a stage starts where its reference is: there this number is known exactly."""
+    if abs(found - start.expected) > start.tolerance:
         raise DemotuneError(
-            f"the first loss of the stage is {loss:.6f}, it must be {first.expected:.6f} within {first.tolerance:g}: "
-            "before the first update policy and reference are the same model. They were computed differently: look for "
-            "active dropout, a precision other than the one the reference was scored in, or scores of another policy"
+            f"the first {start.what} of the stage is {found:.6f}, it must be {start.expected:.6f} within "
+            f"{start.tolerance:g}: before the first update policy and reference are the same model. They were computed "
+            "differently: look for active dropout, a precision other than the one the reference was scored in, or "
+            "scores of another policy"
         )
 
 
@@ -273,14 +301,3 @@ def training_arguments(config: AnyConfig, checkpoints: Path, steps: int, seed: i
         raise DemotuneError(f"transformers refuses a training setting: {error}") from error
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for several processes, never for DataParallel
     return arguments
-
-
-class _Microbatches(Dataset[Sequence[Any]]):
-    def __init__(self, microbatches: Sequence[Sequence[Any]]) -> None:
-        self._microbatches = microbatches
-
-    def __len__(self) -> int:
-        return len(self._microbatches)
-
-    def __getitem__(self, index: int) -> Sequence[Any]:
-        return self._microbatches[index]

@@ -3,14 +3,17 @@
 import dataclasses
 import time
 
-from demotune.files import write_json
-from demotune.heldout import check_reward, nll_per_token
+from demotune.files import read_rows, write_json
+from demotune.heldout import PolicyCheck, check_policy, check_reward, nll_per_token
 from demotune.models import Policy
 from demotune.phases.pairs import scored_pairs
-from demotune.phases.stage import Stage, chunks
+from demotune.phases.reward import REWARDS, load_stage_reward, reward_padding
+from demotune.phases.sample import draw_with
+from demotune.phases.stage import Stage, chunks, with_reward
 from demotune.processes import main_process, wait_for_everyone
 from demotune.progress import track
-from demotune.scoring import score_demonstrations, score_pairs
+from demotune.records import Completion
+from demotune.scoring import score_completions, score_demonstrations, score_pairs
 
 
 def start_phase(stage: Stage) -> None:
@@ -44,6 +47,47 @@ def check_phase(stage: Stage, beta: float | None) -> None:
         write_json(stage.folder / "check.json", found)
     wait_for_everyone()
     stage.mark("check", started, [stage.folder / "check.json"])
+
+
+def check_policy_phase(stage: Stage) -> None:
+    """RFT: held-out likelihood of pi_{t+1}, its reward's accuracy, and what its answers to held-out prompts earn."""
+    if stage.done("check"):
+        return
+    started = time.monotonic()
+    found: dict[str, object] = {}
+    if stage.setup.heldout:
+        found["nll_per_token"] = _heldout_nll(stage, stage.trained_policy, f"stage {stage.number}: held-out")
+        if reward := stage.setup.folder.stage_state(stage.number)["reward"]["check"]:
+            found["reward"] = reward
+        found["policy"] = dataclasses.asdict(_earned(stage))
+    if main_process():
+        write_json(stage.folder / "check.json", found)
+    wait_for_everyone()
+    stage.mark("check", started, [stage.folder / "check.json"])
+
+
+def _earned(stage: Stage) -> PolicyCheck:
+    """Rewards of fresh answers of pi_{t+1} to the held-out prompts beside those of pi_t's, by the stage's reward."""
+    setup, rows = stage.setup, stage.setup.heldout
+    with track(f"stage {stage.number}: held-out answers", len(rows), "responses") as tracker:
+        answers = draw_with(
+            stage, lambda: stage.trained_policy, [row.prompt_ids for row in rows], purpose="check", tracker=tracker
+        )
+    rewards = score_completions(
+        load_stage_reward(stage),
+        [Completion(row.prompt_ids, answer) for row, answer in zip(rows, answers, strict=True)],
+        pad_id=reward_padding(setup),
+        bound=with_reward(setup).reward_bound,
+        batch_size=setup.config.per_device_train_batch_size,
+        bf16=setup.bf16,
+    )
+    before = [row for row in read_rows(stage.folder / REWARDS) if row["heldout"]]
+    return check_policy(
+        demos=[row["demo_reward"] for row in before],
+        before=[row["sample_reward"] for row in before],
+        after=rewards,
+        answers=answers,
+    )
 
 
 def _heldout_nll(stage: Stage, policy: Policy, what: str) -> float:

@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 
 from demotune.files import read_rows
-from demotune.phases.stage import Stage, stage_slice, staged
+from demotune.phases.stage import Stage, pairwise, stage_slice
 from demotune.processes import process_count
 from demotune.records import Pair, Response, ScoredPair
 from demotune.setup import Setup
@@ -15,7 +15,7 @@ SAMPLES, SCORES = "samples.jsonl.gz", "scores.jsonl.gz"
 
 def training_pairs(stage: Stage) -> list[Pair]:
     """This stage's own pairs, then the share of the previous stage's that history asks for."""
-    config = staged(stage.setup)
+    config = pairwise(stage.setup)
     pairs = sampled_pairs(stage.setup, stage.number)
     if config.history and stage.number:
         previous = sampled_pairs(stage.setup, stage.number - 1)
@@ -58,14 +58,14 @@ def pair_plan(stage: Stage, pairs: Sequence[Pair]) -> MicrobatchPlan:
 
 def steps_of_all_stages(setup: Setup) -> int:
     """Optimizer steps of the whole run. How many pairs each stage has is known before any sample is drawn."""
-    config = staged(setup)
+    config = pairwise(setup)
     own = [len(stage_slice(setup, number)) for number in range(config.stages)]
     again = [0, *(round(config.history * count) for count in own[:-1])]
     return sum(_plan(setup, [0] * (new + old), seed=0).steps for new, old in zip(own, again, strict=True))
 
 
 def _plan(setup: Setup, lengths: Sequence[int], seed: int) -> MicrobatchPlan:
-    config = staged(setup)
+    config = pairwise(setup)
     return plan_microbatches(
         lengths,
         batch_size=config.per_device_train_batch_size,

@@ -1,15 +1,20 @@
 """SAMPLE: the start policy of the stage answers the prompts of its slice, and the held-out prompts."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+from torch import nn
+
+from demotune.config import RFTConfig
 from demotune.files import write_rows
 from demotune.phases.pairs import SAMPLES
 from demotune.phases.stage import PhaseJournal, Stage, share_of_this_process, stage_slice, staged
 from demotune.processes import main_process, wait_for_everyone
-from demotune.progress import track
+from demotune.progress import Tracker, track
 from demotune.records import Response
 from demotune.sampling import SamplingOptions, plan_batches, sample_responses
+from demotune.setup import Setup
 
 
 def sample_phase(stage: Stage) -> None:
@@ -56,31 +61,55 @@ def sample_phase(stage: Stage) -> None:
 
 
 def draw(stage: Stage, prompts: Sequence[Sequence[int]]) -> list[Response]:
-    """Responses to all prompts, in their order; batches finished before an interruption are not drawn again."""
-    config = staged(stage.setup)
-    options = SamplingOptions(
-        max_new_tokens=config.max_new_tokens or 1,
-        max_length=config.max_length,
-        stop_ids=stage.setup.renderer.stop_ids,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        top_k=config.top_k,
-        bf16=stage.setup.bf16,
-    )
-    journal = PhaseJournal(stage, "sampled")
+    """One response of the stage's start policy to each prompt, in their order."""
+    with track(f"stage {stage.number}: sample", len(prompts), "responses") as tracker:
+        return draw_with(stage, lambda: stage.start_policy, prompts, purpose="sample", tracker=tracker)
+
+
+def draw_with(
+    stage: Stage,
+    policy: Callable[[], nn.Module],
+    prompts: Sequence[Sequence[int]],
+    *,
+    purpose: str,
+    tracker: Tracker | None = None,
+    first_stream: int = 0,
+) -> list[Response]:
+    """Responses to all prompts, in their order; batches finished before an interruption are not drawn again.
+
+    `purpose` names the journal and the seed; prompt i has the random stream `first_stream` + i of that seed. `policy`
+    is asked for only when something is left to draw.
+    """
+    config, seed = staged(stage.setup), stage.seed(purpose)
+    options = sampling_options(stage.setup)
+    journal = PhaseJournal(stage, f"{purpose}-{first_stream}")
     batches = [rows for rows in plan_batches(prompts, config.sample_batch_size) if not set(rows) <= journal.done.keys()]
     tokens = 0
-    with track(f"stage {stage.number}: sample", len(prompts), "responses") as tracker:
+    if tracker:
         tracker.start_at(len(journal.done))
-        for rows in share_of_this_process(batches):
-            batch = list(
-                sample_responses(
-                    stage.start_policy, [prompts[row] for row in rows], rows, stage.seed("sample"), options
-                )
-            )
-            journal.append([{"row": row, "ids": r.ids, "finished": r.finished} for row, r in batch])
-            tokens += sum(len(response.ids) for _, response in batch)
+    for rows in share_of_this_process(batches):
+        streams = [first_stream + row for row in rows]
+        drawn = sample_responses(policy(), [prompts[row] for row in rows], streams, seed, options)
+        batch = [(stream - first_stream, response) for stream, response in drawn]
+        journal.append([{"row": row, "ids": r.ids, "finished": r.finished} for row, r in batch])
+        tokens += sum(len(response.ids) for _, response in batch)
+        if tracker:
             tracker.advance(len(batch), f"{tokens / max(tracker.seconds, 1e-9):.0f} tok/s")
     wait_for_everyone()
-    drawn = journal.read()
-    return [Response(tuple(drawn[row]["ids"]), drawn[row]["finished"]) for row in range(len(prompts))]
+    found = journal.read()
+    return [Response(tuple(found[row]["ids"]), found[row]["finished"]) for row in range(len(prompts))]
+
+
+def sampling_options(setup: Setup) -> SamplingOptions:
+    """How this run samples. RFT has no choice: the policy gradient holds for samples of the policy as it is."""
+    config = staged(setup)
+    truncation: dict[str, Any] = {}
+    if not isinstance(config, RFTConfig):
+        truncation = {"temperature": config.temperature, "top_p": config.top_p, "top_k": config.top_k}
+    return SamplingOptions(
+        max_new_tokens=config.max_new_tokens or 1,
+        max_length=config.max_length,
+        stop_ids=setup.renderer.stop_ids,
+        bf16=setup.bf16,
+        **truncation,
+    )

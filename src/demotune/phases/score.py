@@ -5,7 +5,7 @@ import time
 from demotune.files import write_rows
 from demotune.models import Policy
 from demotune.phases.pairs import SCORES, pair_plan, reference_of, sampled_pairs, training_pairs
-from demotune.phases.stage import PhaseJournal, Stage, chunks, share_of_this_process, staged
+from demotune.phases.stage import PhaseJournal, Stage, chunks, pairwise, share_of_this_process
 from demotune.processes import main_process, wait_for_everyone
 from demotune.progress import track
 from demotune.scoring import score_pairs
@@ -16,7 +16,7 @@ def score_phase(stage: Stage) -> None:
     if stage.done("score"):
         return
     started = time.monotonic()
-    config = staged(stage.setup)
+    config = pairwise(stage.setup)
     pairs, heldout = training_pairs(stage), sampled_pairs(stage.setup, stage.number, heldout=True)
     plan = pair_plan(stage, pairs)
     # Numbers of the pairs that stand together: the micro-batches of training, then chunks of held-out pairs.

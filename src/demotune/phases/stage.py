@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from demotune.config import SFTConfig, StagedConfig
+from demotune.config import IRFTConfig, PairwiseConfig, RFTConfig, SFTConfig, SPINConfig, StagedConfig
 from demotune.errors import DemotuneError
 from demotune.files import Journal, file_hash, read_journal
 from demotune.models import Policy, content_hash
@@ -70,17 +70,21 @@ class Stage:
     def free_policy(self) -> None:
         """Drop the policy from memory, and what an optimizer that trained it still holds."""
         self._loaded = None
+        self.free_memory()
+
+    def free_memory(self) -> None:
+        """Give back what nothing refers to any more."""
         gc.collect()
         free_memory()
 
     def tidy(self) -> None:
         """Remove what only an interrupted stage needs: journals and checkpoints."""
         if main_process():
-            checkpoints = self.folder / "checkpoints"
-            for checkpoint in checkpoints.glob("checkpoint-*"):
-                shutil.rmtree(checkpoint, ignore_errors=True)
-            if checkpoints.is_dir() and not any(checkpoints.iterdir()):  # TensorBoard's logs may lie there
-                checkpoints.rmdir()
+            for checkpoints in self.folder.glob("*checkpoints"):
+                for checkpoint in checkpoints.glob("checkpoint-*"):
+                    shutil.rmtree(checkpoint, ignore_errors=True)
+                if not any(checkpoints.iterdir()):  # TensorBoard's logs may lie there
+                    checkpoints.rmdir()
             for journal in self.folder.glob(f"*{PARTIAL}"):
                 journal.unlink()
 
@@ -102,9 +106,23 @@ def stage_slice(setup: Setup, number: int) -> tuple[RenderedDemonstration, ...]:
 
 
 def staged(setup: Setup) -> StagedConfig:
-    """The config of a run that has stages with samples (SPIN, IRFT)."""
+    """The config of a run that has stages with samples (SPIN, IRFT, RFT)."""
     if isinstance(setup.config, SFTConfig):
         raise TypeError("SFT has no stages with samples")
+    return setup.config
+
+
+def pairwise(setup: Setup) -> PairwiseConfig:
+    """The config of a run whose policy is trained on pairs (SPIN, IRFT)."""
+    if not isinstance(setup.config, SPINConfig | IRFTConfig):
+        raise TypeError(f"{setup.config.method} does not train its policy on pairs")
+    return setup.config
+
+
+def with_reward(setup: Setup) -> RFTConfig:
+    """The config of a run that learns an explicit reward (RFT)."""
+    if not isinstance(setup.config, RFTConfig):
+        raise TypeError(f"{setup.config.method} has no reward model")
     return setup.config
 
 

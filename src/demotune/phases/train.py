@@ -10,12 +10,12 @@ from demotune.losses import loss_at_reference
 from demotune.models import save_policy
 from demotune.objectives import Objective, PairObjective, SFTObjective
 from demotune.phases.pairs import pair_plan, reference_of, scored_pairs, steps_of_all_stages
-from demotune.phases.stage import Stage, staged
+from demotune.phases.stage import Stage, pairwise
 from demotune.processes import main_process, process_count, wait_for_everyone
 from demotune.training import (
     CARRIED,
+    AtStart,
     Carry,
-    FirstLoss,
     Interrupted,
     MicrobatchPlan,
     PhaseTrainer,
@@ -50,8 +50,9 @@ def train_pairs_phase(stage: Stage, objective: PairObjective) -> None:
     pairs, _ = scored_pairs(stage, stage.number)
     plan = pair_plan(stage, [scored.pair for scored in pairs])
     at_reference = reference_of(stage) == "stage" or stage.number == 0
-    first = FirstLoss(loss_at_reference(objective.link), 1e-3 if stage.setup.bf16 else 1e-5) if at_reference else None
-    _train(stage, plan, pairs, objective, first_loss=first, carry=_carry(stage))
+    tolerance = 1e-3 if stage.setup.bf16 else 1e-5
+    first = AtStart("loss", loss_at_reference(objective.link), tolerance) if at_reference else None
+    _train(stage, plan, pairs, objective, at_start=first, carry=_carry(stage))
 
 
 def _train(
@@ -60,7 +61,7 @@ def _train(
     records: Sequence[Any],
     objective: Objective[Any],
     *,
-    first_loss: FirstLoss | None = None,
+    at_start: AtStart | None = None,
     carry: Carry | None = None,
 ) -> None:
     """Train `stage.start_policy` through the plan, or go on from the last whole checkpoint, and publish the result."""
@@ -73,7 +74,7 @@ def _train(
         objective=objective,
         microbatches=[[records[number] for number in plan.units[unit]] for unit in plan.order],
         tokenizer=setup.tokenizer,
-        first_loss=first_loss,
+        at_start=at_start,
         carry=carry,
         callbacks=callbacks,
     )
@@ -100,7 +101,7 @@ def average_of_last(history: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def _carry(stage: Stage) -> Carry | None:
-    config = staged(stage.setup)
+    config = pairwise(stage.setup)
     if config.optimizer_across_stages == "restart":
         return None
     previous = stage.setup.folder.stage(stage.number - 1) / CARRIED if stage.number else None

@@ -1,0 +1,155 @@
+"""POLICY: on-policy steps that raise the learned reward, less a KL penalty to the start model."""
+
+import dataclasses
+import time
+from typing import Any, cast
+
+from peft import PeftModel
+
+from demotune.callbacks import Checkpoints, WriteMetrics, quiet
+from demotune.config import RFTConfig
+from demotune.models import Policy, content_hash, is_adapter, load_adapter_on, save_policy, weight_sharing_base
+from demotune.objectives import PolicyObjective
+from demotune.phases.reward import load_stage_reward, reward_padding
+from demotune.phases.rollouts import Rollouts, read_batches
+from demotune.phases.stage import Stage, stage_slice, with_reward
+from demotune.phases.train import METRICS, average_of_last
+from demotune.processes import main_process, process_count, wait_for_everyone
+from demotune.progress import warn
+from demotune.training import AtStart, Interrupted, PhaseTrainer, train_phase, training_arguments
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Limits:
+    """What ends a stage's policy steps; 0 is off. `longest` is in tokens, `unfinished` a share, `reward` a reward."""
+
+    kl: float
+    longest: float
+    unfinished: float
+    reward: float | None
+
+
+class PolicyStop(Exception):  # noqa: N818 (no error: a stage may end so)
+    """A guard rail ended the policy steps of a stage; the message says why."""
+
+
+def policy_phase(stage: Stage) -> None:
+    """Train pi_t to pi_{t+1} on the stage's reward; publishes the policy."""
+    if stage.done("policy"):
+        return
+    started = time.monotonic()
+    setup, config = stage.setup, with_reward(stage.setup)
+    limits = _limits(stage)
+    policy = stage.start_policy
+    rollouts = Rollouts(
+        stage,
+        policy=policy,
+        reward=load_stage_reward(stage),
+        pad_id=reward_padding(setup),
+        reference=_reference(stage),
+        prompts=[*(row.prompt_ids for row in stage_slice(setup, stage.number)), *setup.prompts],
+        check=lambda facts: guard(facts, limits),
+    )
+    history, stopped, stop_requested = _train(stage, policy, rollouts, config)
+    if main_process():
+        save_policy(policy, setup.tokenizer, stage.model_folder)
+    del policy, rollouts
+    stage.free_policy()
+    wait_for_everyone()
+    batches = read_batches(stage)
+    if stopped:
+        warn(f"stage {stage.number}: policy steps ended at batch {len(batches)}: {stopped}")
+    stage.mark(
+        "policy",
+        started,
+        [stage.model_folder],
+        reference=content_hash(setup.start_model),
+        steps=max((record["step"] for record in history), default=0),
+        batches=len(batches),
+        stopped=stopped,
+        first=batches[0],
+        last=batches[-1],
+        end=average_of_last(history) if history else {},
+    )
+    if stop_requested:
+        raise Interrupted
+
+
+def guard(facts: dict[str, float], limits: Limits) -> None:
+    """Raise PolicyStop when a batch's facts are beyond the limits."""
+    kl, length = facts["objective/kl"], facts["completions/mean_length"]
+    cut_off, reward = facts["completions/clipped_ratio"], facts["reward"]
+    if limits.kl and kl > limits.kl:
+        raise PolicyStop(
+            f"the KL to the start model is {kl:.1f} nats per response, the limit {limits.kl:g} (--stop-kl); a larger "
+            "--beta or a lower --learning-rate keeps the policy nearer"
+        )
+    if limits.longest and length > limits.longest:
+        raise PolicyStop(
+            f"responses have {length:.0f} tokens on average, the limit is {limits.longest:.0f} (--stop-length-ratio); "
+            "the reward may pay for length"
+        )
+    if limits.unfinished and cut_off > limits.unfinished:
+        raise PolicyStop(
+            f"{cut_off:.0%} of the responses are cut off, the limit is {limits.unfinished:.0%} (--stop-unfinished); a "
+            "larger --missing-eos-penalty holds them back"
+        )
+    if limits.reward is not None and reward > limits.reward:
+        raise PolicyStop(
+            f"samples earn a reward of {reward:.2f} on average, the limit is {limits.reward:.2f}, what demonstrations "
+            "earn plus --stop-reward-margin: the policy exploits the reward"
+        )
+
+
+def _limits(stage: Stage) -> Limits:
+    """The guard rails of a stage, from its demonstrations, its first samples and its reward."""
+    config = with_reward(stage.setup)
+    state = stage.setup.folder.stage_state(stage.number)
+    rows = stage_slice(stage.setup, stage.number)
+    demo_length = sum(len(row.demo.ids) for row in rows) / len(rows)
+    usual_length = max(demo_length, state["sample"]["completions/mean_length"])
+    cut_off = 1 - state["sample"]["completions/finished_share"]
+    return Limits(
+        kl=config.stop_kl,
+        longest=config.stop_length_ratio * usual_length,
+        unfinished=cut_off + config.stop_unfinished if config.stop_unfinished else 0.0,
+        reward=state["reward"]["demo_reward"] + config.stop_reward_margin if config.stop_reward_margin else None,
+    )
+
+
+def _reference(stage: Stage) -> Policy:
+    """pi_0, which the KL is taken to: with LoRA it shares the policy's base weights, else it is a second model."""
+    setup = stage.setup
+    if setup.adapter is None:
+        reference = setup.load(setup.start_model)
+    else:
+        base = weight_sharing_base(cast(PeftModel, stage.start_policy))
+        reference = load_adapter_on(base, setup.start_model) if is_adapter(setup.start_model) else base
+    return reference.requires_grad_(False)
+
+
+def _train(
+    stage: Stage, policy: Policy, rollouts: Rollouts, config: RFTConfig
+) -> tuple[list[dict[str, Any]], str | None, bool]:
+    """Returns (metric records, why a guard rail stopped it, whether the user asked to stop)."""
+    layout, checkpoints = rollouts.layout, stage.folder / "policy-checkpoints"
+    arguments = dataclasses.replace(config, gradient_accumulation_steps=layout.microbatches // process_count())
+    trainer = PhaseTrainer(
+        model=policy,
+        args=training_arguments(arguments, checkpoints, layout.steps, stage.seed("policy")),
+        objective=PolicyObjective(config.epsilon, "sequence" if config.advantage == "rloo" else "token"),
+        microbatches=rollouts,
+        tokenizer=stage.setup.tokenizer,
+        at_start=AtStart("probability ratio", 1.0, 1e-3 if stage.setup.bf16 else 1e-4),
+        callbacks=[WriteMetrics(stage.folder / METRICS), Checkpoints(config.save_steps), *stage.setup.callbacks],
+        facts=lambda: rollouts.facts,
+    )
+    quiet(trainer)
+    stopped = None
+    try:
+        train_phase(trainer, what=f"stage {stage.number}: policy", total_steps=layout.steps, checkpoints=checkpoints)
+    except PolicyStop as reason:
+        stopped = str(reason)
+        trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    history = [dict(record) for record in trainer.state.log_history if "loss" in record]
+    return history, stopped, trainer.stop_requested

@@ -1,0 +1,305 @@
+"""REWARD: gradient steps of the reward model on pairs (demonstration, sample of pi_t)."""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from demotune.callbacks import Checkpoints, WriteMetrics, quiet
+from demotune.config import RFTConfig
+from demotune.errors import DemotuneError
+from demotune.files import read_rows, write_rows
+from demotune.heldout import PairCheck, check_pairs
+from demotune.losses import loss_at_reference, reward_loss
+from demotune.models import load_tokenizer, merged, resolve_model
+from demotune.objectives import RewardObjective
+from demotune.phases.pairs import sampled_pairs
+from demotune.phases.stage import Stage, chunks, with_reward
+from demotune.phases.train import average_of_last
+from demotune.processes import main_process, process_count, wait_for_everyone
+from demotune.progress import say, track, warn
+from demotune.records import Completion, Pair
+from demotune.reward_card import reward_card
+from demotune.reward_models import (
+    RewardFacts,
+    RewardModel,
+    freeze_lower_layers,
+    is_reward_model,
+    padding_id,
+    reward_from_policy,
+    save_reward_model,
+    with_adapter,
+    with_padding,
+)
+from demotune.scoring import score_completions
+from demotune.setup import Setup
+from demotune.training import AtStart, Interrupted, PhaseTrainer, plan_microbatches, train_phase, training_arguments
+
+REWARD, REWARDS, REWARD_METRICS = "reward", "rewards.jsonl.gz", "reward-metrics.jsonl"
+
+
+def reward_phase(stage: Stage) -> None:
+    """K steps from the previous stage's reward, stopped early by held-out pairs; publishes reward/ and its numbers."""
+    if stage.done("reward"):
+        return
+    started = time.monotonic()
+    pairs, heldout = usable_pairs(stage)
+    history, stop_requested = _train(stage, pairs, heldout)
+    rewards = _score_all(stage)
+    if main_process():
+        write_rows(stage.folder / REWARDS, rewards)
+    wait_for_everyone()
+    judged = [row for row in rewards if row["heldout"] and row["usable"]] or [row for row in rewards if row["usable"]]
+    stage.mark(
+        "reward",
+        started,
+        [stage.folder / REWARD, stage.folder / REWARDS],
+        steps=max((record["step"] for record in history), default=0),
+        kept_step=_best(history)["step"] if heldout else max(record["step"] for record in history),
+        pairs=len(pairs),
+        end=average_of_last([record for record in history if "loss" in record]),
+        on_heldout=bool(heldout),
+        demo_reward=sum(row["demo_reward"] for row in judged) / len(judged),
+        sample_reward=sum(row["sample_reward"] for row in judged) / len(judged),
+        check=dataclasses.asdict(check_rewards(stage)) if heldout else {},
+    )
+    if stop_requested:
+        raise Interrupted
+
+
+def usable_pairs(stage: Stage) -> tuple[list[Pair], list[Pair]]:
+    """(training, held-out) pairs that the reward may see: with finished_only, both sides ended by themselves."""
+    both = [sampled_pairs(stage.setup, stage.number, heldout=heldout) for heldout in (False, True)]
+    pairs, heldout = ([pair for pair in side if _usable(pair, with_reward(stage.setup))] for side in both)
+    if not pairs:
+        raise DemotuneError(
+            f"no sample of stage {stage.number} ends by itself, so no pair is left to train the reward on; start from "
+            "an SFT model, raise --max-new-tokens, or give --no-finished-only (the reward may then see only length)"
+        )
+    if len(pairs) < len(both[0]):
+        say(f"stage {stage.number}: {len(pairs)} of {len(both[0])} pairs train the reward; the others were cut off")
+    if both[1] and not heldout:
+        warn(f"no held-out sample of stage {stage.number} ends by itself: nothing can stop the reward's steps early")
+    return pairs, heldout
+
+
+def check_rewards(stage: Stage) -> PairCheck:
+    """Accuracy of the stage's reward on its held-out pairs, plain and where lengths are alike."""
+    rows = [row for row in read_rows(stage.folder / REWARDS) if row["heldout"] and row["usable"]]
+    return check_pairs(
+        [(row["demo_reward"], row["sample_reward"]) for row in rows],
+        [(row["demo_length"], row["sample_length"]) for row in rows],
+    )
+
+
+def load_stage_reward(stage: Stage) -> RewardModel:
+    """The reward that the stage's reward phase published; a LoRA reward shares the base of the stage's policy."""
+    return _load(stage.setup, stage.folder / REWARD, stage)
+
+
+def _usable(pair: Pair, config: RFTConfig) -> bool:
+    return not config.finished_only or (pair.demo.finished and pair.sample.finished)
+
+
+def _load(setup: Setup, folder: Path, stage: Stage) -> RewardModel:
+    share = stage.start_policy if setup.adapter is not None else None
+    return with_padding(setup.load_reward(folder, share), reward_padding(setup))
+
+
+def reward_padding(setup: Setup) -> int:
+    """The token id that this run's reward is padded with."""
+    return padding_id(setup.tokenizer, setup.renderer.stop_ids)
+
+
+def _start_reward(stage: Stage) -> RewardModel:
+    """The previous stage's reward; in stage 0 the policy under a head of zeros, or the model that the user names."""
+    setup, config = stage.setup, with_reward(stage.setup)
+    if stage.number:
+        return _load(setup, setup.folder.stage(stage.number - 1) / REWARD, stage)
+    if config.reward_model is None:
+        reward = reward_from_policy(stage.start_policy, reward_padding(setup))
+        if setup.adapter is None:
+            stage.free_policy()  # its weights are the reward's now
+        return reward
+    folder = resolve_model(config.reward_model)
+    if load_tokenizer(folder).get_vocab() != setup.tokenizer.get_vocab():
+        raise DemotuneError(
+            f"reward_model {config.reward_model} has another vocabulary than {config.model}: it cannot read the "
+            "policy's tokens. Leave --reward-model out, or rank data with it by demotune select"
+        )
+    if is_reward_model(folder):
+        reward = setup.load_reward(folder, None)
+    else:
+        reward = reward_from_policy(merged(setup.load_as_it_is(folder)), reward_padding(setup))
+    if setup.adapter is not None:
+        reward = with_adapter(reward, setup.adapter, stage.seed("reward-adapter"))
+    return with_padding(reward, reward_padding(setup))
+
+
+def _train(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) -> tuple[list[dict[str, Any]], bool]:
+    """Returns (records of training and judging, whether the user asked to stop)."""
+    setup, config = stage.setup, with_reward(stage.setup)
+    plan = plan_microbatches(
+        [len(pair.prompt_ids) + max(len(pair.demo.ids), len(pair.sample.ids)) for pair in pairs],
+        batch_size=config.per_device_train_batch_size,
+        accumulation=config.gradient_accumulation_steps * process_count(),
+        epochs=config.reward_epochs,
+        steps=config.reward_steps,
+        seed=stage.seed("reward-microbatches"),
+    )
+    reward = _start_reward(stage)
+    freeze_lower_layers(reward, config.reward_frozen_layers)
+    objective = RewardObjective(
+        config.reward_link, config.reward_bound, config.center_rewards_coefficient, reward_padding(setup)
+    )
+    named = config.reward_model is not None and is_reward_model(resolve_model(config.reward_model))
+    at_start = AtStart("reward loss", loss_at_reference(config.reward_link), 1e-6)
+    keep = KeepBest(config, partial(_publish, stage, reward, len(pairs)))
+    checkpoints = stage.folder / "reward-checkpoints"
+    trainer = PhaseTrainer(
+        model=reward,
+        args=training_arguments(
+            dataclasses.replace(config, learning_rate=config.reward_learning_rate),
+            checkpoints,
+            plan.steps,
+            stage.seed("reward"),
+        ),
+        objective=objective,
+        microbatches=[[pairs[number] for number in plan.units[unit]] for unit in plan.order],
+        tokenizer=setup.tokenizer,
+        at_start=None if named or stage.number else at_start,  # under a head of zeros every reward is 0
+        callbacks=[
+            WriteMetrics(stage.folder / REWARD_METRICS),
+            *([keep] if heldout else []),
+            Checkpoints(config.save_steps),
+            *setup.callbacks,
+        ],
+        judge=partial(_judge, reward, objective, heldout, config.per_device_train_batch_size, setup.bf16),
+    )
+    keep.judge = trainer.evaluate
+    quiet(trainer)
+    train_phase(trainer, what=f"stage {stage.number}: reward", total_steps=plan.steps, checkpoints=checkpoints)
+    if not heldout:
+        _publish(stage, reward, len(pairs))
+    history, stop_requested = [dict(record) for record in trainer.state.log_history], trainer.stop_requested
+    wait_for_everyone()
+    del trainer, reward, keep
+    stage.free_memory()
+    return history, stop_requested
+
+
+def _judge(
+    reward: RewardModel, objective: RewardObjective, heldout: Sequence[Pair], batch_size: int, bf16: bool
+) -> dict[str, float]:
+    """Mean loss and accuracy on held-out pairs; a tie is half right."""
+    demos, samples = _rewards_of(reward, objective, heldout, batch_size, bf16)
+    losses = reward_loss(torch.tensor(demos), torch.tensor(samples), objective.link, objective.center)
+    right = sum((demo > sample) + 0.5 * (demo == sample) for demo, sample in zip(demos, samples, strict=True))
+    return {"loss": float(losses.mean()), "rewards/accuracies": right / len(heldout)}
+
+
+def _rewards_of(
+    reward: RewardModel, objective: RewardObjective, pairs: Sequence[Pair], batch_size: int, bf16: bool
+) -> tuple[list[float], list[float]]:
+    completions = [
+        *(Completion(pair.prompt_ids, pair.demo) for pair in pairs),
+        *(Completion(pair.prompt_ids, pair.sample) for pair in pairs),
+    ]
+    scores = score_completions(
+        reward, completions, pad_id=objective.pad_id, bound=objective.bound, batch_size=2 * batch_size, bf16=bf16
+    )
+    return scores[: len(pairs)], scores[len(pairs) :]
+
+
+class KeepBest(TrainerCallback):
+    """Judges the reward every few steps on held-out pairs, publishes the best one, stops when none gets better.
+
+    What it decides by is the trainer's history, which a checkpoint holds: a resumed phase decides alike.
+    """
+
+    judge: Any
+
+    def __init__(self, config: RFTConfig, publish: Any) -> None:
+        self._every, self._patience, self._publish = config.reward_eval_steps, config.reward_patience, publish
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step == 0:
+            self.judge()  # steps that help on no held-out pair are not taken over
+        elif self._exhausted(state):
+            control.should_training_stop = True
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step % self._every == 0 or state.global_step >= state.max_steps:
+            control.should_evaluate = True
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if _best(state.log_history) is list(_judged(state.log_history))[-1]:
+            self._publish()
+        if self._exhausted(state):
+            control.should_training_stop = True
+
+    def _exhausted(self, state: TrainerState) -> bool:
+        judged = list(_judged(state.log_history))
+        return len(judged) - 1 - _last_gain(judged) >= self._patience
+
+
+def _judged(history: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    return (record for record in history if "eval_loss" in record)
+
+
+def _best(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The judgement with the lowest loss, the first of equals."""
+    return min(_judged(history), key=lambda record: record["eval_loss"])
+
+
+def _last_gain(judged: Sequence[dict[str, Any]]) -> int:
+    """Number of the last judgement that had a lower loss or a higher accuracy than all before it."""
+    gained = 0
+    loss, accuracy = judged[0]["eval_loss"], judged[0]["eval_rewards/accuracies"]
+    for number, record in enumerate(judged):
+        if record["eval_loss"] < loss or record["eval_rewards/accuracies"] > accuracy:
+            gained = number
+        loss, accuracy = min(loss, record["eval_loss"]), max(accuracy, record["eval_rewards/accuracies"])
+    return gained
+
+
+def _publish(stage: Stage, reward: RewardModel, pairs: int) -> None:
+    config = with_reward(stage.setup)
+    if main_process():
+        facts = RewardFacts(link=config.reward_link, bound=config.reward_bound, template=config.template)
+        card = reward_card(config, stage.number, pairs)
+        save_reward_model(reward, stage.setup.tokenizer, facts, stage.folder / REWARD, card)
+
+
+def _score_all(stage: Stage) -> list[dict[str, Any]]:
+    """The published reward of every demonstration and sample of the stage, cut-off ones too."""
+    setup, config = stage.setup, with_reward(stage.setup)
+    sides = [(heldout, pair) for heldout in (False, True) for pair in sampled_pairs(setup, stage.number, heldout)]
+    reward = load_stage_reward(stage)
+    objective = RewardObjective(config.reward_link, config.reward_bound, 0.0, reward_padding(setup))
+    rows = []
+    with track(f"stage {stage.number}: rewards", len(sides), "pairs") as tracker:
+        for batch in chunks(sides, config.per_device_train_batch_size):
+            pairs = [pair for _, pair in batch]
+            demos, samples = _rewards_of(reward, objective, pairs, len(batch), setup.bf16)
+            rows += [
+                {
+                    "key": pair.key,
+                    "heldout": heldout,
+                    "usable": _usable(pair, config),
+                    "demo_reward": demo,
+                    "sample_reward": sample,
+                    "demo_length": len(pair.demo.ids),
+                    "sample_length": len(pair.sample.ids),
+                }
+                for (heldout, pair), demo, sample in zip(batch, demos, samples, strict=True)
+            ]
+            tracker.advance(len(batch))
+    del reward
+    stage.free_memory()
+    return rows

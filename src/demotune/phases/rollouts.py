@@ -1,0 +1,372 @@
+"""On-policy batches: drawn from the policy as it is, scored, and kept in files, so that a resumed batch is the same.
+
+One batch is `prompts_per_batch` prompts with `num_generations` responses each. Its numbers are computed in the very
+micro-batches in which it is trained, so before the first update each probability ratio is exactly 1.
+"""
+
+import itertools
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from demotune.advantages import (
+    generalised,
+    group_normalised,
+    leave_one_out,
+    returns_to_go,
+    shaped_scores,
+    token_rewards,
+)
+from demotune.config import RFTConfig
+from demotune.files import publish_file, read_rows, write_json, write_rows
+from demotune.logprobs import align, autocast, response_logps, response_states
+from demotune.losses import kl_estimate
+from demotune.models import Policy
+from demotune.objectives import columns
+from demotune.phases.sample import draw_with
+from demotune.phases.stage import Stage, share_of_this_process, with_reward
+from demotune.processes import main_process, process_count, this_device, wait_for_everyone
+from demotune.records import Completion, Response, Rollout
+from demotune.reward_models import RewardModel
+from demotune.scoring import score_completions
+from demotune.values import ValueSums, explained_variance, predict
+
+ROLLOUTS = "rollouts"
+ADAPTATION = 0.1
+"""How fast beta follows the KL: at most this share of 0.2 in either direction per batch (arXiv 1909.08593, 2.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How responses of a batch become optimizer steps: mini-batches, each of equally many micro-batches."""
+
+    responses: int
+    mini_batches: int
+    microbatches: int
+    """Of one mini-batch, over all processes."""
+    iterations: int
+    batches: int
+
+    @staticmethod
+    def of(config: RFTConfig, prompts: int) -> "Layout":
+        """The layout of a stage with so many prompts."""
+        responses = config.prompts_per_batch * config.num_generations
+        per_step, together = responses // config.num_mini_batches, config.per_device_train_batch_size * process_count()
+        return Layout(
+            responses=responses,
+            mini_batches=config.num_mini_batches,
+            microbatches=min(-(-per_step // together) * process_count(), per_step),
+            iterations=config.num_iterations,
+            batches=config.policy_batches or max(round(prompts * config.policy_epochs / config.prompts_per_batch), 1),
+        )
+
+    @property
+    def microbatches_per_batch(self) -> int:
+        return self.iterations * self.mini_batches * self.microbatches
+
+    @property
+    def steps(self) -> int:
+        return self.batches * self.iterations * self.mini_batches
+
+    def units(self, lengths: Sequence[int], seed: int) -> list[list[list[int]]]:
+        """Mini-batches of micro-batches of response numbers: mini-batches at random, micro-batches of like lengths."""
+        shuffled = random.Random(seed).sample(range(self.responses), self.responses)
+        minis = [shuffled[number :: self.mini_batches] for number in range(self.mini_batches)]
+        return [_cut(sorted(mini, key=lambda row: (lengths[row], row)), self.microbatches) for mini in minis]
+
+
+class Rollouts(Sequence[list[Rollout]]):
+    """The micro-batches of a stage's policy steps, in order; a batch is drawn when its first one is asked for."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        *,
+        policy: Policy,
+        reward: RewardModel,
+        pad_id: int,
+        reference: Policy,
+        prompts: Sequence[tuple[int, ...]],
+        check: Callable[[dict[str, float]], None],
+    ) -> None:
+        """`check` sees the facts of each batch before its first update, and may raise to end the policy steps."""
+        self._stage, self._config = stage, with_reward(stage.setup)
+        self._policy, self._reward, self._pad_id, self._reference = policy, reward, pad_id, reference
+        self._check = check
+        self.layout = Layout.of(self._config, len(prompts))
+        self._prompts = _in_passes(
+            prompts, self.layout.batches * self._config.prompts_per_batch, stage.seed("policy-prompts")
+        )
+        self._folder = stage.folder / ROLLOUTS
+        self._number = -1
+        self._order: list[list[int]] = []
+        self._rows: list[Rollout] = []
+        self.facts: dict[str, float] = {}
+        """Metrics of the batch at hand, under TRL's names."""
+
+    def __len__(self) -> int:
+        return self.layout.batches * self.layout.microbatches_per_batch
+
+    def __getitem__(self, number: Any) -> Any:
+        batch, place = divmod(number, self.layout.microbatches_per_batch)
+        if batch != self._number:
+            self._open(batch)
+        return [self._rows[row] for row in self._order[place]]
+
+    def _open(self, number: int) -> None:
+        """Make batch `number` the one at hand: from its files, or drawn and scored by the policy as it is now."""
+        files = _Files(self._folder, number)
+        if not files.rows.exists():
+            self._make(number, files)
+        self._rows, self.facts = files.read()
+        self._check(self.facts)
+        minis = self._units([len(row.response.ids) for row in self._rows], number)
+        rng = random.Random(self._stage.seed(f"policy-order-{number}"))
+        passes = [rng.sample(minis, len(minis)) for _ in range(self.layout.iterations)]
+        self._order = [unit for minis in passes for mini in minis for unit in mini]
+        self._number = number
+
+    def _units(self, lengths: Sequence[int], number: int) -> list[list[list[int]]]:
+        return self.layout.units(lengths, self._stage.seed(f"policy-microbatches-{number}"))
+
+    def _make(self, number: int, files: "_Files") -> None:
+        config = self._config
+        start = number * config.prompts_per_batch
+        prompts = [
+            prompt
+            for prompt in self._prompts[start : start + config.prompts_per_batch]
+            for _ in range(config.num_generations)
+        ]
+        responses = draw_with(
+            self._stage,
+            lambda: self._policy,
+            prompts,
+            purpose="policy",
+            first_stream=number * self.layout.responses,
+        )
+        completions = [Completion(*both) for both in zip(prompts, responses, strict=True)]
+        units = [unit for mini in self._units([len(r.ids) for r in responses], number) for unit in mini]
+        batch = _Batch.together(self._scored(completions, units), completions)
+        beta = self._beta(number)
+        values, facts = self._values(batch, beta, number) if config.advantage == "gae" else (None, {})
+        rows = batch.rollouts(config, beta, values)
+        if main_process():
+            files.write(rows, batch.facts(beta) | facts, self._stage.setup.renderer.decode)
+        wait_for_everyone()
+
+    def _scored(self, completions: Sequence[Completion], units: Sequence[list[int]]) -> "dict[int, _Numbers]":
+        """Numbers of each response, computed in its micro-batch; processes share the micro-batches."""
+        numbers: list[tuple[int, _Numbers]] = []
+        with_states = self._config.advantage == "gae"
+        for unit in share_of_this_process(units):
+            members = [completions[row] for row in unit]
+            numbers += zip(unit, self._numbers(members, with_states), strict=True)
+        return dict(gather_object(numbers)) if process_count() > 1 else dict(numbers)
+
+    def _numbers(self, members: Sequence[Completion], with_states: bool) -> "list[_Numbers]":
+        bf16, device = self._stage.setup.bf16, this_device()
+        batch = {
+            name: tensor.to(device)
+            for name, tensor in align([m.prompt_ids for m in members], [m.response.ids for m in members]).items()
+        }
+        with torch.no_grad(), autocast(device, bf16):
+            logps, ref_logps = (response_logps(model, batch).logps.cpu() for model in (self._policy, self._reference))
+            states = response_states(self._policy, batch).cpu() if with_states else None
+        rewards = score_completions(
+            self._reward,
+            members,
+            pad_id=self._pad_id,
+            bound=self._config.reward_bound,
+            batch_size=len(members),
+            bf16=bf16,
+        )
+        lengths = [len(member.response.ids) for member in members]
+        return [
+            _Numbers(
+                logps=logps[row, :length],
+                ref_logps=ref_logps[row, :length],
+                reward=rewards[row],
+                states=None if states is None else states[row, :length],
+            )
+            for row, length in enumerate(lengths)
+        ]
+
+    def _beta(self, number: int) -> float:
+        """The KL coefficient of a batch: fixed, or following the KL of the batches before it towards its target."""
+        target = self._config.kl_target
+        if target is None or number == 0:
+            return self._config.beta
+        before = _Files(self._folder, number - 1).read_facts()
+        error = min(max(before["objective/kl"] / target - 1, -0.2), 0.2)
+        return before["beta"] * (1 + ADAPTATION * error)
+
+    def _values(self, batch: "_Batch", beta: float, number: int) -> tuple[Tensor, dict[str, float]]:
+        """The value head's predictions (B, T), and how good they are; it is fitted on the batches before this one.
+
+        The first batch has none before it: there the head is fitted on the batch itself.
+        """
+        shaped = batch.token_rewards(self._config, beta)
+        returns = returns_to_go(shaped)[batch.mask]
+        sums = ValueSums.of(batch.states, returns)
+        earlier = self._folder / f"values-{number - 1:04d}.safetensors"
+        before = ValueSums.load(earlier, batch.states.device) if number else sums
+        predicted = predict(batch.states, before.head())
+        if main_process():
+            with publish_file(self._folder / f"values-{number:04d}.safetensors") as unfinished:
+                (before.faded(sums) if number else sums).save(unfinished)
+            (self._folder / f"values-{number - 2:04d}.safetensors").unlink(missing_ok=True)
+        values = torch.zeros(batch.mask.shape, dtype=torch.float64).masked_scatter(batch.mask, predicted)
+        return values, {
+            "loss/value_avg": float(0.5 * (predicted - returns).square().mean()),
+            "val/explained_variance": explained_variance(predicted, returns.double()),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    """What the models say about one response of L tokens; tensors on the CPU."""
+
+    logps: Tensor
+    ref_logps: Tensor
+    reward: float
+    states: Tensor | None
+    """(L, D), for the value head."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """All responses of a batch with their numbers: (B,) and, zero beyond each end, (B, T). `states` are (N, D)."""
+
+    completions: Sequence[Completion]
+    logps: Tensor
+    ref_logps: Tensor
+    mask: Tensor
+    rewards: Tensor
+    states: Tensor
+
+    @staticmethod
+    def together(numbers: "dict[int, _Numbers]", completions: Sequence[Completion]) -> "_Batch":
+        ordered = [numbers[row] for row in range(len(completions))]
+        width = max(len(completion.response.ids) for completion in completions)
+        states = [found.states for found in ordered if found.states is not None]
+        return _Batch(
+            completions=completions,
+            logps=columns([found.logps.tolist() for found in ordered], width),
+            ref_logps=columns([found.ref_logps.tolist() for found in ordered], width),
+            mask=columns([[1.0] * len(completion.response.ids) for completion in completions], width).bool(),
+            rewards=torch.tensor([found.reward for found in ordered]),
+            states=torch.cat(states) if states else torch.empty(0),
+        )
+
+    def scores(self, config: RFTConfig) -> Tensor:
+        """What the policy is paid before the KL penalty: the reward, less the penalty of a cut-off response. (B,)."""
+        unfinished = torch.tensor([not completion.response.finished for completion in self.completions])
+        scores = self.rewards - config.missing_eos_penalty * unfinished
+        return shaped_scores(scores, whiten=config.whiten_rewards, clip=config.reward_clip)
+
+    def kl(self, config: RFTConfig) -> Tensor:
+        return kl_estimate(self.logps, self.ref_logps, config.kl_estimator).masked_fill(~self.mask, 0.0)
+
+    def token_rewards(self, config: RFTConfig, beta: float) -> Tensor:
+        return token_rewards(self.scores(config), self.kl(config), self.mask, beta)
+
+    def advantages(self, config: RFTConfig, beta: float, values: Tensor | None) -> list[tuple[float, ...]]:
+        """Of each response: one number (rloo), or one per token (group: the same for all; gae)."""
+        lengths = self.mask.sum(dim=-1).tolist()
+        if values is not None:
+            tokens = generalised(self.token_rewards(config, beta).double(), values, self.mask, config.lam)
+            return [tuple(row[:length]) for row, length in zip(tokens.tolist(), lengths, strict=True)]
+        shaped = (self.scores(config) - beta * self.kl(config).sum(dim=-1)).view(-1, config.num_generations)
+        if config.advantage == "rloo":
+            return [(number,) for number in leave_one_out(shaped).flatten().tolist()]
+        grouped = group_normalised(shaped).flatten().tolist()
+        return [(number,) * length for number, length in zip(grouped, lengths, strict=True)]
+
+    def rollouts(self, config: RFTConfig, beta: float, values: Tensor | None) -> list[Rollout]:
+        together = zip(
+            self.completions, self.logps, self.ref_logps, self.rewards.tolist(),
+            self.advantages(config, beta, values), strict=True,
+        )  # fmt: skip
+        return [
+            Rollout(
+                prompt_ids=completion.prompt_ids,
+                response=completion.response,
+                logps=tuple(logps[: len(completion.response.ids)].tolist()),
+                ref_logps=tuple(ref_logps[: len(completion.response.ids)].tolist()),
+                reward=reward,
+                advantages=advantages,
+            )
+            for completion, logps, ref_logps, reward, advantages in together
+        ]
+
+    def facts(self, beta: float) -> dict[str, float]:
+        """Metrics under TRL's names: `kl` is per token, `objective/kl` per response, both k1, in nats."""
+        log_ratios, tokens = (self.logps - self.ref_logps).sum(dim=-1), self.mask.sum(dim=-1)
+        cut_off = [not completion.response.finished for completion in self.completions]
+        return {
+            "reward": float(self.rewards.mean()),
+            "reward_std": float(self.rewards.std()),
+            "kl": float(log_ratios.sum() / tokens.sum()),
+            "objective/kl": float(log_ratios.mean()),
+            "beta": beta,
+            "completions/mean_length": float(tokens.float().mean()),
+            "completions/clipped_ratio": sum(cut_off) / len(cut_off),
+        }
+
+
+class _Files:
+    """Where a batch lies. The rows come last: a batch whose rows are there is whole."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self.rows, self._facts = folder / f"{number:04d}.jsonl.gz", folder / f"{number:04d}.json"
+
+    def write(self, rows: Sequence[Rollout], facts: dict[str, float], decode: Callable[[Sequence[int]], str]) -> None:
+        write_json(self._facts, facts)
+        texts = ({"prompt": decode(row.prompt_ids), "completion": decode(row.response.ids)} for row in rows)
+        write_rows(self.rows, (text | asdict(row) for text, row in zip(texts, rows, strict=True)))
+
+    def read(self) -> tuple[list[Rollout], dict[str, float]]:
+        rows = [
+            Rollout(
+                prompt_ids=tuple(row["prompt_ids"]),
+                response=Response(tuple(row["response"]["ids"]), row["response"]["finished"]),
+                logps=tuple(row["logps"]),
+                ref_logps=tuple(row["ref_logps"]),
+                reward=row["reward"],
+                advantages=tuple(row["advantages"]),
+            )
+            for row in read_rows(self.rows)
+        ]
+        return rows, self.read_facts()
+
+    def read_facts(self) -> dict[str, float]:
+        return dict(json.loads(self._facts.read_text(encoding="utf-8")))
+
+
+def read_batches(stage: Stage) -> list[dict[str, float]]:
+    """The facts of every batch that a stage has drawn, in order."""
+    folder = stage.folder / ROLLOUTS
+    numbers = range(len(list(folder.glob("*.jsonl.gz"))))
+    return [_Files(folder, number).read_facts() for number in numbers]
+
+
+def _in_passes(prompts: Sequence[tuple[int, ...]], count: int, seed: int) -> list[tuple[int, ...]]:
+    """`count` prompts in random passes over all of them."""
+    rng = random.Random(seed)
+    found: list[tuple[int, ...]] = []
+    while len(found) < count:
+        found += rng.sample(prompts, len(prompts))
+    return found[:count]
+
+
+def _cut(rows: Sequence[int], parts: int) -> list[list[int]]:
+    """Consecutive parts of sizes as equal as can be."""
+    borders = [round(part * len(rows) / parts) for part in range(parts + 1)]
+    return [list(rows[start:end]) for start, end in itertools.pairwise(borders)]

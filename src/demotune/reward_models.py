@@ -1,0 +1,226 @@
+"""Scalar reward models: a backbone with a head of one number, made from a policy or loaded, scored, saved.
+
+They are ordinary transformers sequence classifiers with one label, which read a prompt and a response and judge at
+the last token. transformers finds that token by its id: the rightmost one that is not padding. So padding must never be
+the end-of-turn token, which many tokenizers make it; `padding_id` chooses another.
+"""
+
+import copy
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+
+from demotune.errors import DemotuneError
+from demotune.files import publish_folder, write_json
+from demotune.logprobs import Batch
+from demotune.models import (
+    Policy,
+    attach_adapter,
+    first_line,
+    hide_library_bars,
+    is_adapter,
+    load_policy,
+    load_tokenizer,
+    merged,
+    resolve_base,
+    switch_off_dropout,
+    train_every_embedding,
+    weight_sharing_base,
+)
+from demotune.records import Completion
+
+RewardModel = PreTrainedModel | PeftModel
+FACTS = "reward.json"
+_LAYER = re.compile(r"\.(?:layers|layer|h|blocks)\.(\d+)\.")
+
+
+@dataclass(frozen=True, slots=True)
+class RewardFacts:
+    """What a reward folder must say beside its weights, kept in `reward.json`."""
+
+    link: str
+    bound: float | None
+    """R, when the reward is R * sigmoid(head); None when it is the head itself."""
+    template: str | None
+    """The prompt template it was trained with; None for the tokenizer's chat template."""
+
+
+def padding_id(tokenizer: PreTrainedTokenizerBase, stop_ids: Iterable[int]) -> int:
+    """A token id to pad with that no finished response ends with."""
+    ends = set(stop_ids)
+    candidates = (tokenizer.pad_token_id, tokenizer.unk_token_id, *tokenizer.all_special_ids, *range(len(ends) + 1))
+    return int(next(token_id for token_id in candidates if token_id is not None and token_id not in ends))
+
+
+def reward_batch(completions: Sequence[Completion], pad_id: int) -> Batch:
+    """B rows of prompt and response, padded on the right: `input_ids`, `attention_mask` (B, T)."""
+    rows = [(*completion.prompt_ids, *completion.response.ids) for completion in completions]
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.tensor(row)
+        mask[number, : len(row)] = 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def head_scores(model: nn.Module, batch: Batch) -> Tensor:
+    """What the head says at each row's last token; (B,), float32."""
+    logits: Tensor = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    return logits.squeeze(-1).float()
+
+
+def reward_from_policy(policy: Policy, pad_id: int) -> RewardModel:
+    """A reward model that starts from the policy's weights, with a head of zeros: every reward is exactly 0.
+
+    A policy with a LoRA adapter shares its base weights with the reward, which gets an adapter of its own that starts
+    as a copy of the policy's. A plain policy gives its weights away: do not use it afterwards.
+    """
+    if not isinstance(policy, PeftModel):
+        return _with_head(policy, pad_id)
+    config = _for_rewards(policy.peft_config[policy.active_adapter])
+    reward = cast(PeftModel, get_peft_model(_with_head(weight_sharing_base(policy), pad_id), config))
+    set_peft_model_state_dict(reward, get_peft_model_state_dict(reward) | get_peft_model_state_dict(policy))
+    switch_off_dropout(reward)
+    return reward
+
+
+def load_reward_model(
+    folder: Path, *, dtype: str, attn_implementation: str, device: torch.device, share: Policy | None = None
+) -> RewardModel:
+    """A reward model from a folder, ready to train or to score, without dropout.
+
+    With `share`, a policy with an adapter on the same base, an adapter's base weights are the policy's own. Raises
+    DemotuneError when the model has not exactly one label.
+    """
+    hide_library_bars()
+    if is_adapter(folder):
+        if isinstance(share, PeftModel):
+            base = _with_head(weight_sharing_base(share), _adapter_padding(folder))
+        else:
+            policy = load_policy(
+                resolve_base(folder), dtype=dtype, attn_implementation=attn_implementation, device=device
+            )
+            base = _with_head(merged(policy), _adapter_padding(folder))
+        model: RewardModel = PeftModel.from_pretrained(base, folder, is_trainable=True)
+    else:
+        _check_labels(folder)
+        try:
+            plain: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                num_labels=1,
+                dtype=getattr(torch, dtype),
+                attn_implementation=attn_implementation,
+                use_safetensors=True,
+            )
+        except (OSError, ValueError, ImportError) as error:
+            raise DemotuneError(f"cannot load {folder} as a reward model: {first_line(error)}") from error
+        train_every_embedding(plain)
+        model = plain
+    switch_off_dropout(model)
+    return cast(RewardModel, cast(nn.Module, model).to(device))
+
+
+def is_reward_model(folder: Path) -> bool:
+    """Whether a folder holds a sequence classifier (a reward) rather than a language model."""
+    if is_adapter(folder):
+        return bool(PeftConfig.from_pretrained(str(folder)).task_type == "SEQ_CLS")
+    architectures = AutoConfig.from_pretrained(folder).architectures or []
+    return any(name.endswith("ForSequenceClassification") for name in architectures)
+
+
+def with_padding(model: RewardModel, pad_id: int) -> RewardModel:
+    """Make the model's last token the one before this padding."""
+    model.config.get_text_config().pad_token_id = pad_id
+    return model
+
+
+def with_adapter(model: RewardModel, adapter: PeftConfig, seed: int) -> RewardModel:
+    """The reward model under a new adapter; its base and what its head says stay."""
+    return model if isinstance(model, PeftModel) else attach_adapter(model, _for_rewards(adapter), seed)
+
+
+def freeze_lower_layers(model: RewardModel, count: int) -> None:
+    """Keep embeddings and the `count` lowest layers as they are. Raises DemotuneError when there are not more."""
+    if count == 0:
+        return
+    layers = {int(found[1]) for name, _ in model.named_parameters() if (found := _LAYER.search(name))}
+    if count >= len(layers):
+        raise DemotuneError(f"reward_frozen_layers is {count}, the reward has {len(layers)} layers; freeze fewer")
+    for name, weight in model.named_parameters():
+        found = _LAYER.search(name)
+        if found and int(found[1]) < count:
+            weight.requires_grad_(False)
+    model.get_input_embeddings().requires_grad_(False)
+
+
+def save_reward_model(
+    model: RewardModel, tokenizer: PreTrainedTokenizerBase, facts: RewardFacts, folder: Path, card: str
+) -> None:
+    """Write model, tokenizer, facts and model card to `folder`, which appears whole or not at all."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.pad_token_id = model.config.get_text_config().pad_token_id
+    with publish_folder(folder) as unfinished:
+        model.save_pretrained(str(unfinished))
+        tokenizer.save_pretrained(unfinished)
+        write_json(unfinished / FACTS, asdict(facts))
+        (unfinished / "README.md").write_text(card, encoding="utf-8")
+
+
+def read_facts(folder: Path) -> RewardFacts:
+    """The facts of a reward; a model from elsewhere has none and is taken as an unbounded head."""
+    file = folder / FACTS
+    if not file.is_file():
+        return RewardFacts(link="unknown", bound=None, template=None)
+    return RewardFacts(**json.loads(file.read_text(encoding="utf-8")))
+
+
+def _with_head(lm: PreTrainedModel, pad_id: int) -> PreTrainedModel:
+    """The language model's backbone, not a copy, under a head of zeros."""
+    config = copy.deepcopy(lm.config)
+    config.num_labels = 1
+    config.get_text_config().pad_token_id = pad_id
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+    except ValueError as error:
+        raise DemotuneError(
+            f"transformers has no sequence classifier for {type(lm).__name__}, so it cannot carry a reward; "
+            "give another --reward-model"
+        ) from error
+    prefix = model.base_model_prefix
+    setattr(model, prefix, lm.base_model)
+    weight = next(lm.parameters())
+    for name, head in model.named_children():
+        if name != prefix:
+            width = cast(nn.Linear, head).in_features
+            setattr(model, name, nn.Linear(width, 1, bias=False, device=weight.device, dtype=weight.dtype))
+            nn.init.zeros_(getattr(model, name).weight)
+    model.name_or_path = lm.name_or_path
+    return model
+
+
+def _for_rewards(adapter: PeftConfig) -> PeftConfig:
+    adapter = copy.deepcopy(adapter)
+    adapter.task_type = "SEQ_CLS"
+    return adapter
+
+
+def _adapter_padding(folder: Path) -> int:
+    """The padding that `save_reward_model` wrote into the tokenizer beside an adapter, which has no model config."""
+    return int(cast(int, load_tokenizer(folder).pad_token_id))
+
+
+def _check_labels(folder: Path) -> None:
+    labels = AutoConfig.from_pretrained(folder).num_labels
+    if is_reward_model(folder) and labels != 1:
+        raise DemotuneError(f"{folder} has {labels} labels; a reward has one number: give a model with one label")

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -113,6 +114,59 @@ class StopOnSignal(TrainerCallback):
         if self.requested and state.global_step < state.max_steps:
             control.should_save = True
             control.should_training_stop = True
+
+
+class KeepBest(TrainerCallback):
+    """Judges a reward every few steps on held-out pairs, publishes the best one, stops when none gets better.
+
+    What it decides by is the trainer's history, which a checkpoint holds: a resumed phase decides alike.
+    """
+
+    judge: Callable[[], object]
+    """What evaluates: the trainer's `evaluate`, once there is a trainer."""
+
+    def __init__(self, every: int, patience: int, publish: Callable[[], None]) -> None:
+        self._every, self._patience, self._publish = every, patience, publish
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step == 0:
+            self.judge()  # steps that help on no held-out pair are not taken over
+        elif self._exhausted(state):
+            control.should_training_stop = True
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step % self._every == 0 or state.global_step >= state.max_steps:
+            control.should_evaluate = True
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if best_judgement(state.log_history) is list(_judged(state.log_history))[-1]:
+            self._publish()
+        if self._exhausted(state):
+            control.should_training_stop = True
+
+    def _exhausted(self, state: TrainerState) -> bool:
+        judged = list(_judged(state.log_history))
+        return len(judged) - 1 - _last_gain(judged) >= self._patience
+
+
+def _judged(history: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    return (record for record in history if "eval_loss" in record)
+
+
+def best_judgement(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The judgement with the lowest loss, the first of equals."""
+    return min(_judged(history), key=lambda record: record["eval_loss"])
+
+
+def _last_gain(judged: Sequence[dict[str, Any]]) -> int:
+    """Number of the last judgement that had a lower loss or a higher accuracy than all before it."""
+    gained = 0
+    loss, accuracy = judged[0]["eval_loss"], judged[0]["eval_rewards/accuracies"]
+    for number, record in enumerate(judged):
+        if record["eval_loss"] < loss or record["eval_rewards/accuracies"] > accuracy:
+            gained = number
+        loss, accuracy = min(loss, record["eval_loss"]), max(accuracy, record["eval_rewards/accuracies"])
+    return gained
 
 
 def latest_checkpoint(folder: Path) -> str | None:

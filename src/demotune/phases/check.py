@@ -7,13 +7,13 @@ from demotune.files import read_rows, write_json
 from demotune.heldout import PolicyCheck, check_policy, check_reward, nll_per_token
 from demotune.models import Policy
 from demotune.phases.pairs import scored_pairs
-from demotune.phases.reward import REWARDS, load_stage_reward, reward_padding
+from demotune.phases.reward import REWARDS, reward_function
 from demotune.phases.sample import draw_with
-from demotune.phases.stage import Stage, chunks, with_reward
+from demotune.phases.stage import Stage, chunks
 from demotune.processes import main_process, wait_for_everyone
 from demotune.progress import track
 from demotune.records import Completion
-from demotune.scoring import score_completions, score_demonstrations, score_pairs
+from demotune.scoring import score_demonstrations, score_pairs
 
 
 def start_phase(stage: Stage) -> None:
@@ -68,19 +68,13 @@ def check_policy_phase(stage: Stage) -> None:
 
 def _earned(stage: Stage) -> PolicyCheck:
     """Rewards of fresh answers of pi_{t+1} to the held-out prompts beside those of pi_t's, by the stage's reward."""
-    setup, rows = stage.setup, stage.setup.heldout
+    rows = stage.setup.heldout
     with track(f"stage {stage.number}: held-out answers", len(rows), "responses") as tracker:
         answers = draw_with(
             stage, lambda: stage.trained_policy, [row.prompt_ids for row in rows], purpose="check", tracker=tracker
         )
-    rewards = score_completions(
-        load_stage_reward(stage),
-        [Completion(row.prompt_ids, answer) for row, answer in zip(rows, answers, strict=True)],
-        pad_id=reward_padding(setup),
-        bound=with_reward(setup).reward_bound,
-        batch_size=setup.config.per_device_train_batch_size,
-        bf16=setup.bf16,
-    )
+    completions = [Completion(row.prompt_ids, answer) for row, answer in zip(rows, answers, strict=True)]
+    rewards = reward_function(stage)(completions)
     before = [row for row in read_rows(stage.folder / REWARDS) if row["heldout"]]
     return check_policy(
         demos=[row["demo_reward"] for row in before],

@@ -10,7 +10,7 @@ from demotune.callbacks import Checkpoints, WriteMetrics, quiet
 from demotune.config import RFTConfig
 from demotune.models import Policy, content_hash, is_adapter, load_adapter_on, save_policy, weight_sharing_base
 from demotune.objectives import PolicyObjective
-from demotune.phases.reward import load_stage_reward, reward_padding
+from demotune.phases.reward import reward_function
 from demotune.phases.rollouts import Rollouts, read_batches
 from demotune.phases.stage import Stage, stage_slice, with_reward
 from demotune.phases.train import METRICS, average_of_last
@@ -44,9 +44,8 @@ def policy_phase(stage: Stage) -> None:
     rollouts = Rollouts(
         stage,
         policy=policy,
-        reward=load_stage_reward(stage),
-        pad_id=reward_padding(setup),
         reference=_reference(stage),
+        reward_of=reward_function(stage),
         prompts=[*(row.prompt_ids for row in stage_slice(setup, stage.number)), *setup.prompts],
         check=lambda facts: guard(facts, limits),
     )

@@ -2,15 +2,13 @@
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from demotune.callbacks import Checkpoints, WriteMetrics, quiet
+from demotune.callbacks import Checkpoints, KeepBest, WriteMetrics, best_judgement, quiet
 from demotune.config import RFTConfig
 from demotune.errors import DemotuneError
 from demotune.files import read_rows, write_rows
@@ -60,7 +58,7 @@ def reward_phase(stage: Stage) -> None:
         started,
         [stage.folder / REWARD, stage.folder / REWARDS],
         steps=max((record["step"] for record in history), default=0),
-        kept_step=_best(history)["step"] if heldout else max(record["step"] for record in history),
+        kept_step=best_judgement(history)["step"] if heldout else max(record["step"] for record in history),
         pairs=len(pairs),
         end=average_of_last([record for record in history if "loss" in record]),
         on_heldout=bool(heldout),
@@ -97,18 +95,27 @@ def check_rewards(stage: Stage) -> PairCheck:
     )
 
 
-def load_stage_reward(stage: Stage) -> RewardModel:
-    """The reward that the stage's reward phase published; a LoRA reward shares the base of the stage's policy."""
-    return _load(stage.setup, stage.folder / REWARD, stage)
+def reward_function(stage: Stage) -> Callable[[Sequence[Completion]], list[float]]:
+    """The reward that the stage's reward phase published, loaded; an adapter shares the base of the stage's policy."""
+    return partial(
+        score_completions,
+        _load(stage, stage.number),
+        pad_id=reward_padding(stage.setup),
+        bound=with_reward(stage.setup).reward_bound,
+        batch_size=2 * stage.setup.config.per_device_train_batch_size,
+        bf16=stage.setup.bf16,
+    )
 
 
 def _usable(pair: Pair, config: RFTConfig) -> bool:
     return not config.finished_only or (pair.demo.finished and pair.sample.finished)
 
 
-def _load(setup: Setup, folder: Path, stage: Stage) -> RewardModel:
+def _load(stage: Stage, number: int) -> RewardModel:
+    """The reward of stage `number`, as a model."""
+    setup = stage.setup
     share = stage.start_policy if setup.adapter is not None else None
-    return with_padding(setup.load_reward(folder, share), reward_padding(setup))
+    return with_padding(setup.load_reward(setup.folder.stage(number) / REWARD, share), reward_padding(setup))
 
 
 def reward_padding(setup: Setup) -> int:
@@ -120,7 +127,7 @@ def _start_reward(stage: Stage) -> RewardModel:
     """The previous stage's reward; in stage 0 the policy under a head of zeros, or the model that the user names."""
     setup, config = stage.setup, with_reward(stage.setup)
     if stage.number:
-        return _load(setup, setup.folder.stage(stage.number - 1) / REWARD, stage)
+        return _load(stage, stage.number - 1)
     if config.reward_model is None:
         reward = reward_from_policy(stage.start_policy, reward_padding(setup))
         if setup.adapter is None:
@@ -159,7 +166,7 @@ def _train(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) -> tupl
     )
     named = config.reward_model is not None and is_reward_model(resolve_model(config.reward_model))
     at_start = AtStart("reward loss", loss_at_reference(config.reward_link), 1e-6)
-    keep = KeepBest(config, partial(_publish, stage, reward, len(pairs)))
+    keep = KeepBest(config.reward_eval_steps, config.reward_patience, partial(_publish, stage, reward, len(pairs)))
     checkpoints = stage.folder / "reward-checkpoints"
     trainer = PhaseTrainer(
         model=reward,
@@ -197,75 +204,24 @@ def _judge(
     reward: RewardModel, objective: RewardObjective, heldout: Sequence[Pair], batch_size: int, bf16: bool
 ) -> dict[str, float]:
     """Mean loss and accuracy on held-out pairs; a tie is half right."""
-    demos, samples = _rewards_of(reward, objective, heldout, batch_size, bf16)
+    rewards = score_completions(
+        reward,
+        _both_sides(heldout),
+        pad_id=objective.pad_id,
+        bound=objective.bound,
+        batch_size=2 * batch_size,
+        bf16=bf16,
+    )
+    demos, samples = rewards[: len(heldout)], rewards[len(heldout) :]
     losses = reward_loss(torch.tensor(demos), torch.tensor(samples), objective.link, objective.center)
     right = sum((demo > sample) + 0.5 * (demo == sample) for demo, sample in zip(demos, samples, strict=True))
     return {"loss": float(losses.mean()), "rewards/accuracies": right / len(heldout)}
 
 
-def _rewards_of(
-    reward: RewardModel, objective: RewardObjective, pairs: Sequence[Pair], batch_size: int, bf16: bool
-) -> tuple[list[float], list[float]]:
-    completions = [
-        *(Completion(pair.prompt_ids, pair.demo) for pair in pairs),
-        *(Completion(pair.prompt_ids, pair.sample) for pair in pairs),
-    ]
-    scores = score_completions(
-        reward, completions, pad_id=objective.pad_id, bound=objective.bound, batch_size=2 * batch_size, bf16=bf16
-    )
-    return scores[: len(pairs)], scores[len(pairs) :]
-
-
-class KeepBest(TrainerCallback):
-    """Judges the reward every few steps on held-out pairs, publishes the best one, stops when none gets better.
-
-    What it decides by is the trainer's history, which a checkpoint holds: a resumed phase decides alike.
-    """
-
-    judge: Any
-
-    def __init__(self, config: RFTConfig, publish: Any) -> None:
-        self._every, self._patience, self._publish = config.reward_eval_steps, config.reward_patience, publish
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.global_step == 0:
-            self.judge()  # steps that help on no held-out pair are not taken over
-        elif self._exhausted(state):
-            control.should_training_stop = True
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.global_step % self._every == 0 or state.global_step >= state.max_steps:
-            control.should_evaluate = True
-
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if _best(state.log_history) is list(_judged(state.log_history))[-1]:
-            self._publish()
-        if self._exhausted(state):
-            control.should_training_stop = True
-
-    def _exhausted(self, state: TrainerState) -> bool:
-        judged = list(_judged(state.log_history))
-        return len(judged) - 1 - _last_gain(judged) >= self._patience
-
-
-def _judged(history: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    return (record for record in history if "eval_loss" in record)
-
-
-def _best(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The judgement with the lowest loss, the first of equals."""
-    return min(_judged(history), key=lambda record: record["eval_loss"])
-
-
-def _last_gain(judged: Sequence[dict[str, Any]]) -> int:
-    """Number of the last judgement that had a lower loss or a higher accuracy than all before it."""
-    gained = 0
-    loss, accuracy = judged[0]["eval_loss"], judged[0]["eval_rewards/accuracies"]
-    for number, record in enumerate(judged):
-        if record["eval_loss"] < loss or record["eval_rewards/accuracies"] > accuracy:
-            gained = number
-        loss, accuracy = min(loss, record["eval_loss"]), max(accuracy, record["eval_rewards/accuracies"])
-    return gained
+def _both_sides(pairs: Sequence[Pair]) -> list[Completion]:
+    """The demonstrations, then the samples."""
+    demos = [Completion(pair.prompt_ids, pair.demo) for pair in pairs]
+    return demos + [Completion(pair.prompt_ids, pair.sample) for pair in pairs]
 
 
 def _publish(stage: Stage, reward: RewardModel, pairs: int) -> None:
@@ -280,13 +236,12 @@ def _score_all(stage: Stage) -> list[dict[str, Any]]:
     """The published reward of every demonstration and sample of the stage, cut-off ones too."""
     setup, config = stage.setup, with_reward(stage.setup)
     sides = [(heldout, pair) for heldout in (False, True) for pair in sampled_pairs(setup, stage.number, heldout)]
-    reward = load_stage_reward(stage)
-    objective = RewardObjective(config.reward_link, config.reward_bound, 0.0, reward_padding(setup))
+    reward_of = reward_function(stage)
     rows = []
     with track(f"stage {stage.number}: rewards", len(sides), "pairs") as tracker:
         for batch in chunks(sides, config.per_device_train_batch_size):
             pairs = [pair for _, pair in batch]
-            demos, samples = _rewards_of(reward, objective, pairs, len(batch), setup.bf16)
+            rewards = reward_of(_both_sides(pairs))
             rows += [
                 {
                     "key": pair.key,
@@ -297,9 +252,11 @@ def _score_all(stage: Stage) -> list[dict[str, Any]]:
                     "demo_length": len(pair.demo.ids),
                     "sample_length": len(pair.sample.ids),
                 }
-                for (heldout, pair), demo, sample in zip(batch, demos, samples, strict=True)
+                for (heldout, pair), demo, sample in zip(
+                    batch, rewards[: len(pairs)], rewards[len(pairs) :], strict=True
+                )
             ]
             tracker.advance(len(batch))
-    del reward
+    del reward_of
     stage.free_memory()
     return rows

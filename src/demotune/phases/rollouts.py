@@ -17,25 +17,17 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from demotune.advantages import (
-    generalised,
-    group_normalised,
-    leave_one_out,
     returns_to_go,
-    shaped_scores,
-    token_rewards,
 )
 from demotune.config import RFTConfig
 from demotune.files import publish_file, read_rows, write_json, write_rows
 from demotune.logprobs import align, autocast, response_logps, response_states
-from demotune.losses import kl_estimate
 from demotune.models import Policy
-from demotune.objectives import columns
+from demotune.phases.on_policy import Numbers, OnPolicyBatch
 from demotune.phases.sample import draw_with
 from demotune.phases.stage import Stage, share_of_this_process, with_reward
 from demotune.processes import main_process, process_count, this_device, wait_for_everyone
 from demotune.records import Completion, Response, Rollout
-from demotune.reward_models import RewardModel
-from demotune.scoring import score_completions
 from demotune.values import ValueSums, explained_variance, predict
 
 ROLLOUTS = "rollouts"
@@ -90,16 +82,14 @@ class Rollouts(Sequence[list[Rollout]]):
         stage: Stage,
         *,
         policy: Policy,
-        reward: RewardModel,
-        pad_id: int,
         reference: Policy,
+        reward_of: Callable[[Sequence[Completion]], list[float]],
         prompts: Sequence[tuple[int, ...]],
         check: Callable[[dict[str, float]], None],
     ) -> None:
         """`check` sees the facts of each batch before its first update, and may raise to end the policy steps."""
         self._stage, self._config = stage, with_reward(stage.setup)
-        self._policy, self._reward, self._pad_id, self._reference = policy, reward, pad_id, reference
-        self._check = check
+        self._policy, self._reference, self._reward_of, self._check = policy, reference, reward_of, check
         self.layout = Layout.of(self._config, len(prompts))
         self._prompts = _in_passes(
             prompts, self.layout.batches * self._config.prompts_per_batch, stage.seed("policy-prompts")
@@ -153,7 +143,7 @@ class Rollouts(Sequence[list[Rollout]]):
         )
         completions = [Completion(*both) for both in zip(prompts, responses, strict=True)]
         units = [unit for mini in self._units([len(r.ids) for r in responses], number) for unit in mini]
-        batch = _Batch.together(self._scored(completions, units), completions)
+        batch = OnPolicyBatch.together(self._scored(completions, units), completions)
         beta = self._beta(number)
         values, facts = self._values(batch, beta, number) if config.advantage == "gae" else (None, {})
         rows = batch.rollouts(config, beta, values)
@@ -161,16 +151,16 @@ class Rollouts(Sequence[list[Rollout]]):
             files.write(rows, batch.facts(beta) | facts, self._stage.setup.renderer.decode)
         wait_for_everyone()
 
-    def _scored(self, completions: Sequence[Completion], units: Sequence[list[int]]) -> "dict[int, _Numbers]":
+    def _scored(self, completions: Sequence[Completion], units: Sequence[list[int]]) -> dict[int, Numbers]:
         """Numbers of each response, computed in its micro-batch; processes share the micro-batches."""
-        numbers: list[tuple[int, _Numbers]] = []
+        numbers: list[tuple[int, Numbers]] = []
         with_states = self._config.advantage == "gae"
         for unit in share_of_this_process(units):
             members = [completions[row] for row in unit]
             numbers += zip(unit, self._numbers(members, with_states), strict=True)
         return dict(gather_object(numbers)) if process_count() > 1 else dict(numbers)
 
-    def _numbers(self, members: Sequence[Completion], with_states: bool) -> "list[_Numbers]":
+    def _numbers(self, members: Sequence[Completion], with_states: bool) -> list[Numbers]:
         bf16, device = self._stage.setup.bf16, this_device()
         batch = {
             name: tensor.to(device)
@@ -179,17 +169,10 @@ class Rollouts(Sequence[list[Rollout]]):
         with torch.no_grad(), autocast(device, bf16):
             logps, ref_logps = (response_logps(model, batch).logps.cpu() for model in (self._policy, self._reference))
             states = response_states(self._policy, batch).cpu() if with_states else None
-        rewards = score_completions(
-            self._reward,
-            members,
-            pad_id=self._pad_id,
-            bound=self._config.reward_bound,
-            batch_size=len(members),
-            bf16=bf16,
-        )
+        rewards = self._reward_of(members)
         lengths = [len(member.response.ids) for member in members]
         return [
-            _Numbers(
+            Numbers(
                 logps=logps[row, :length],
                 ref_logps=ref_logps[row, :length],
                 reward=rewards[row],
@@ -207,7 +190,7 @@ class Rollouts(Sequence[list[Rollout]]):
         error = min(max(before["objective/kl"] / target - 1, -0.2), 0.2)
         return before["beta"] * (1 + ADAPTATION * error)
 
-    def _values(self, batch: "_Batch", beta: float, number: int) -> tuple[Tensor, dict[str, float]]:
+    def _values(self, batch: OnPolicyBatch, beta: float, number: int) -> tuple[Tensor, dict[str, float]]:
         """The value head's predictions (B, T), and how good they are; it is fitted on the batches before this one.
 
         The first batch has none before it: there the head is fitted on the batch itself.
@@ -226,98 +209,6 @@ class Rollouts(Sequence[list[Rollout]]):
         return values, {
             "loss/value_avg": float(0.5 * (predicted - returns).square().mean()),
             "val/explained_variance": explained_variance(predicted, returns.double()),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class _Numbers:
-    """What the models say about one response of L tokens; tensors on the CPU."""
-
-    logps: Tensor
-    ref_logps: Tensor
-    reward: float
-    states: Tensor | None
-    """(L, D), for the value head."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """All responses of a batch with their numbers: (B,) and, zero beyond each end, (B, T). `states` are (N, D)."""
-
-    completions: Sequence[Completion]
-    logps: Tensor
-    ref_logps: Tensor
-    mask: Tensor
-    rewards: Tensor
-    states: Tensor
-
-    @staticmethod
-    def together(numbers: "dict[int, _Numbers]", completions: Sequence[Completion]) -> "_Batch":
-        ordered = [numbers[row] for row in range(len(completions))]
-        width = max(len(completion.response.ids) for completion in completions)
-        states = [found.states for found in ordered if found.states is not None]
-        return _Batch(
-            completions=completions,
-            logps=columns([found.logps.tolist() for found in ordered], width),
-            ref_logps=columns([found.ref_logps.tolist() for found in ordered], width),
-            mask=columns([[1.0] * len(completion.response.ids) for completion in completions], width).bool(),
-            rewards=torch.tensor([found.reward for found in ordered]),
-            states=torch.cat(states) if states else torch.empty(0),
-        )
-
-    def scores(self, config: RFTConfig) -> Tensor:
-        """What the policy is paid before the KL penalty: the reward, less the penalty of a cut-off response. (B,)."""
-        unfinished = torch.tensor([not completion.response.finished for completion in self.completions])
-        scores = self.rewards - config.missing_eos_penalty * unfinished
-        return shaped_scores(scores, whiten=config.whiten_rewards, clip=config.reward_clip)
-
-    def kl(self, config: RFTConfig) -> Tensor:
-        return kl_estimate(self.logps, self.ref_logps, config.kl_estimator).masked_fill(~self.mask, 0.0)
-
-    def token_rewards(self, config: RFTConfig, beta: float) -> Tensor:
-        return token_rewards(self.scores(config), self.kl(config), self.mask, beta)
-
-    def advantages(self, config: RFTConfig, beta: float, values: Tensor | None) -> list[tuple[float, ...]]:
-        """Of each response: one number (rloo), or one per token (group: the same for all; gae)."""
-        lengths = self.mask.sum(dim=-1).tolist()
-        if values is not None:
-            tokens = generalised(self.token_rewards(config, beta).double(), values, self.mask, config.lam)
-            return [tuple(row[:length]) for row, length in zip(tokens.tolist(), lengths, strict=True)]
-        shaped = (self.scores(config) - beta * self.kl(config).sum(dim=-1)).view(-1, config.num_generations)
-        if config.advantage == "rloo":
-            return [(number,) for number in leave_one_out(shaped).flatten().tolist()]
-        grouped = group_normalised(shaped).flatten().tolist()
-        return [(number,) * length for number, length in zip(grouped, lengths, strict=True)]
-
-    def rollouts(self, config: RFTConfig, beta: float, values: Tensor | None) -> list[Rollout]:
-        together = zip(
-            self.completions, self.logps, self.ref_logps, self.rewards.tolist(),
-            self.advantages(config, beta, values), strict=True,
-        )  # fmt: skip
-        return [
-            Rollout(
-                prompt_ids=completion.prompt_ids,
-                response=completion.response,
-                logps=tuple(logps[: len(completion.response.ids)].tolist()),
-                ref_logps=tuple(ref_logps[: len(completion.response.ids)].tolist()),
-                reward=reward,
-                advantages=advantages,
-            )
-            for completion, logps, ref_logps, reward, advantages in together
-        ]
-
-    def facts(self, beta: float) -> dict[str, float]:
-        """Metrics under TRL's names: `kl` is per token, `objective/kl` per response, both k1, in nats."""
-        log_ratios, tokens = (self.logps - self.ref_logps).sum(dim=-1), self.mask.sum(dim=-1)
-        cut_off = [not completion.response.finished for completion in self.completions]
-        return {
-            "reward": float(self.rewards.mean()),
-            "reward_std": float(self.rewards.std()),
-            "kl": float(log_ratios.sum() / tokens.sum()),
-            "objective/kl": float(log_ratios.mean()),
-            "beta": beta,
-            "completions/mean_length": float(tokens.float().mean()),
-            "completions/clipped_ratio": sum(cut_off) / len(cut_off),
         }
 
 

@@ -64,8 +64,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         ) from error
 
 
-def load_policy(folder: Path, *, dtype: str, attn_implementation: str, device: torch.device) -> Policy:
-    """A causal language model ready to train, on `device`, without dropout.
+def load_policy(folder: Path, *, dtype: str, attn_implementation: str | None, device: torch.device) -> Policy:
+    """A causal language model ready to train, on `device`, without dropout. Attention None: transformers chooses.
 
     A folder with a LoRA adapter loads its base model and the adapter, which stays trainable. Dropout is off
     because the reference is scored once: a policy that forgets at random would not start a stage at its reference.

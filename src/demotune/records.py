@@ -18,6 +18,17 @@ class Demonstration:
 
 
 @dataclass(frozen=True, slots=True)
+class Preference:
+    """Two responses to one conversation, of which somebody preferred `chosen`."""
+
+    prompt: tuple[Message, ...]
+    chosen: str
+    rejected: str
+    source: str
+    """Where the row stood, `FILE:LINE`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Response:
     """Token ids of a response, the end-of-turn token included when the response is finished."""
 

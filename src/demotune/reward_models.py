@@ -95,9 +95,9 @@ def reward_from_policy(policy: Policy, pad_id: int) -> RewardModel:
 
 
 def load_reward_model(
-    folder: Path, *, dtype: str, attn_implementation: str, device: torch.device, share: Policy | None = None
+    folder: Path, *, dtype: str, attn_implementation: str | None, device: torch.device, share: Policy | None = None
 ) -> RewardModel:
-    """A reward model from a folder, ready to train or to score, without dropout.
+    """A reward model from a folder, ready to train or to score, without dropout. Attention None: transformers chooses.
 
     With `share`, a policy with an adapter on the same base, an adapter's base weights are the policy's own. Raises
     DemotuneError when the model has not exactly one label.

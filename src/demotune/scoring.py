@@ -34,14 +34,26 @@ def score_demonstrations(
     model: nn.Module, demonstrations: Sequence[RenderedDemonstration], batch_size: int, *, bf16: bool, advance: Advance
 ) -> list[float]:
     """log pi(y | x) of each demonstration, in nats."""
-    logps: list[float] = []
-    for start in range(0, len(demonstrations), batch_size):
-        rows = demonstrations[start : start + batch_size]
-        batch = _to_device(model, align([row.prompt_ids for row in rows], [row.demo.ids for row in rows]))
+    completions = [Completion(row.prompt_ids, row.demo) for row in demonstrations]
+    return score_logps(model, completions, batch_size=batch_size, bf16=bf16, advance=advance)
+
+
+def score_logps(
+    model: nn.Module,
+    completions: Sequence[Completion],
+    *,
+    batch_size: int,
+    bf16: bool,
+    advance: Advance = lambda _: None,
+) -> list[float]:
+    """log pi(y | x) of each completion under a language model, in nats, in their order."""
+
+    def logps(unit: list[Completion]) -> torch.Tensor:
+        batch = _to_device(model, align([row.prompt_ids for row in unit], [row.response.ids for row in unit]))
         with torch.no_grad(), autocast(batch["input_ids"].device, bf16):
-            logps += sequence_logps(model, batch).tolist()
-        advance(len(rows))
-    return logps
+            return sequence_logps(model, batch)
+
+    return _in_batches(completions, batch_size, logps, advance)
 
 
 def score_completions(
@@ -54,18 +66,31 @@ def score_completions(
     bf16: bool,
     advance: Advance = lambda _: None,
 ) -> list[float]:
-    """The reward of each completion by a scalar reward model, in their order; like lengths are scored together."""
+    """The reward of each completion by a scalar reward model, in their order."""
+
+    def rewards(unit: list[Completion]) -> torch.Tensor:
+        batch = _to_device(reward, reward_batch(unit, pad_id))
+        with torch.no_grad(), autocast(batch["input_ids"].device, bf16):
+            return bounded(head_scores(reward, batch), bound)
+
+    return _in_batches(completions, batch_size, rewards, advance)
+
+
+def _in_batches(
+    completions: Sequence[Completion],
+    batch_size: int,
+    score: Callable[[list[Completion]], torch.Tensor],
+    advance: Advance,
+) -> list[float]:
+    """One number for each completion, in their order; like lengths stand in one batch, the longest come first."""
     lengths = [len(completion.prompt_ids) + len(completion.response.ids) for completion in completions]
     order = sorted(range(len(completions)), key=lambda number: (-lengths[number], number))
-    rewards: dict[int, float] = {}
+    scores: dict[int, float] = {}
     for start in range(0, len(order), batch_size):
         unit = order[start : start + batch_size]
-        batch = _to_device(reward, reward_batch([completions[number] for number in unit], pad_id))
-        with torch.no_grad(), autocast(batch["input_ids"].device, bf16):
-            scores = head_scores(reward, batch)
-        rewards |= zip(unit, bounded(scores, bound).tolist(), strict=True)
+        scores |= zip(unit, score([completions[number] for number in unit]).tolist(), strict=True)
         advance(len(unit))
-    return [rewards[number] for number in range(len(completions))]
+    return [scores[number] for number in range(len(completions))]
 
 
 def _to_device(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

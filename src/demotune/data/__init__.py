@@ -1,7 +1,23 @@
 """Demonstrations from any common file, folder or hub dataset; rows that cannot be used are named, not lost."""
 
-from demotune.data.loading import LoadedData, load_demonstrations
+from demotune.data.loading import (
+    LoadedData,
+    LoadedPreferences,
+    are_preferences,
+    load_demonstrations,
+    load_preferences,
+)
 from demotune.data.prompts import as_prompt, read_prompt_file
 from demotune.data.rows import BadRow, Reason
 
-__all__ = ["BadRow", "LoadedData", "Reason", "as_prompt", "load_demonstrations", "read_prompt_file"]
+__all__ = [
+    "BadRow",
+    "LoadedData",
+    "LoadedPreferences",
+    "Reason",
+    "are_preferences",
+    "as_prompt",
+    "load_demonstrations",
+    "load_preferences",
+    "read_prompt_file",
+]

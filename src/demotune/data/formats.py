@@ -1,7 +1,7 @@
 """The formats of demonstrations that are in use: recognised by their columns, converted to prompt and response."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from demotune.data.rows import RawRow, RowError, column_list
@@ -31,6 +31,8 @@ class Format:
     needs: tuple[str, ...]
     """Columns without which a row is not of this format."""
     convert: Callable[[Columns], list[Exchange]]
+    sides: tuple[str, str] | None = None
+    """Columns of the better and of the worse response, where the format knows both; `convert` reads the better."""
 
 
 def choose_format(name: str, rows: Sequence[RawRow], columns: str | None, every_turn: bool) -> Format:
@@ -56,6 +58,33 @@ def convert_row(format: Format, columns: Columns) -> list[Exchange]:
     return format.convert(columns)
 
 
+def convert_pair(format: Format, columns: Columns) -> tuple[Exchange, Exchange]:
+    """The better and the worse exchange of a preference row, which share their prompt. Raises RowError."""
+    if format.sides is None:
+        raise RowError("missing column", f"{format.name} has no column of worse responses")
+    better, worse = format.sides
+    (chosen,) = convert_row(format, columns)
+    if columns.get(worse) is None:
+        raise RowError("missing column", f"no {worse}; columns here: {column_list(columns)[:80]}")
+    try:
+        (rejected,) = format.convert({**columns, better: columns[worse]})
+    except RowError as refusal:
+        raise RowError(refusal.reason, f"{worse} in the place of {better}: {refusal.detail}") from None
+    if chosen.prompt != rejected.prompt:
+        raise RowError("prompt mismatch", f"{better} and {worse} answer different prompts")
+    if chosen.response == rejected.response:
+        raise RowError("duplicate", f"{better} and {worse} are the same response")
+    return chosen, rejected
+
+
+def holds_pairs(format: Format, rows: Sequence[RawRow]) -> bool:
+    """Whether most of these rows, of which there is at least one, have a worse response beside the better one."""
+    if format.sides is None:
+        return False
+    worse = format.sides[1]
+    return 2 * sum(row.columns.get(worse) is not None for row in rows) > len(rows)
+
+
 def _missing(format: Format, columns: Columns) -> list[str]:
     return [name for name in format.needs if columns.get(name) is None]
 
@@ -65,11 +94,11 @@ def _known_formats(every_turn: bool) -> list[Format]:
     # that says more about which text to imitate comes first.
     return [
         _prompt_response("prompt and completion", "prompt", "completion"),
-        _prompt_response("preference rows: prompt and chosen", "prompt", "chosen"),
-        _conversation("SPIN pairs: real", "real", every_turn, needs=("real", "generated")),
+        _prompt_response("preference rows: prompt and chosen", "prompt", "chosen", "rejected"),
+        replace(_conversation("SPIN pairs: real", "real", every_turn, "generated"), needs=("real", "generated")),
         _conversation("messages", "messages", every_turn),
         _conversation("ShareGPT conversations", "conversations", every_turn),
-        Format("preference rows: chosen, whole conversations", ("chosen",), _from_chosen),
+        Format("preference rows: chosen, whole conversations", ("chosen",), _from_chosen, ("chosen", "rejected")),
         Format("Alpaca: instruction, input, output", ("instruction", "output"), _from_alpaca),
     ]
 
@@ -78,15 +107,19 @@ def _format_of(columns: str, every_turn: bool) -> Format:
     named = dict(part.split("=", 1) for part in columns.split(",") if part.count("=") == 1)
     named = {part.strip(): column.strip() for part, column in named.items()}
     well_formed = len(named) == len(columns.split(",")) and all(named.values())
+    worse = named.pop("rejected", None)
+    format = None
     if well_formed and named.keys() == {"prompt", "response"}:
-        return _prompt_response(
-            f"columns {named['prompt']} and {named['response']}", named["prompt"], named["response"]
-        )
+        name = f"columns {named['prompt']} and {named['response']}"
+        format = _prompt_response(name, named["prompt"], named["response"], worse)
     if well_formed and named.keys() == {"messages"}:
-        return _conversation(f"column {named['messages']}", named["messages"], every_turn)
+        format = _conversation(f"column {named['messages']}", named["messages"], every_turn, worse)
+    if format is not None:
+        return replace(format, needs=(*format.needs, worse)) if worse else format
     raise DemotuneError(
         f"columns must name the columns of prompt and response, or of messages, got {columns!r}; "
-        "write for example --columns prompt=question,response=answer or --columns messages=dialogue"
+        "write for example --columns prompt=question,response=answer or --columns messages=dialogue, "
+        "and add rejected=COLUMN for preference rows"
     )
 
 
@@ -101,10 +134,9 @@ def _no_format_fits(name: str, rows: Sequence[RawRow], columns: str | None) -> D
     )
 
 
-def _prompt_response(name: str, prompt: str, response: str) -> Format:
-    return Format(
-        name, (prompt, response), partial(_from_prompt_response, prompt_column=prompt, response_column=response)
-    )
+def _prompt_response(name: str, prompt: str, response: str, worse: str | None = None) -> Format:
+    convert = partial(_from_prompt_response, prompt_column=prompt, response_column=response)
+    return Format(name, (prompt, response), convert, (response, worse) if worse else None)
 
 
 def _from_prompt_response(columns: Columns, prompt_column: str, response_column: str) -> list[Exchange]:
@@ -139,13 +171,13 @@ def _contains(conversation: Turns, part: Turns) -> bool:
     return any(conversation[start : start + len(part)] == part for start in starts)
 
 
-def _conversation(name: str, column: str, every_turn: bool, needs: tuple[str, ...] = ()) -> Format:
+def _conversation(name: str, column: str, every_turn: bool, worse: str | None = None) -> Format:
     def convert(columns: Columns) -> list[Exchange]:
         turns = checked_turns(columns[column], column)
         return every_exchange(turns) if every_turn else [last_exchange(turns)]
 
     which = "every assistant turn" if every_turn else "last assistant turn"
-    return Format(f"{name} ({which})", needs or (column,), convert)
+    return Format(f"{name} ({which})", (column,), convert, (column, worse) if worse else None)
 
 
 def _from_chosen(columns: Columns) -> list[Exchange]:

@@ -1,22 +1,24 @@
-"""Sources in, demonstrations out: the one function through which all training data enters."""
+"""Sources in, demonstrations or preferences out: the one door through which all data enters."""
 
 import hashlib
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain
+from typing import TypeVar
 
 from demotune.data.files import Rows
-from demotune.data.formats import Format, choose_format, convert_row, joined_names
+from demotune.data.formats import Format, choose_format, convert_pair, convert_row, holds_pairs, joined_names
 from demotune.data.reading import Table, open_source
 from demotune.data.rows import BadRow, RawRow, RowError
 from demotune.data.turns import Exchange
 from demotune.errors import DemotuneError
-from demotune.records import Demonstration
+from demotune.records import Demonstration, Preference
 
 _ROWS_TO_DETECT_FROM = 20
+_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +36,29 @@ class LoadedData:
     """Good and bad rows, before the mixture by weights."""
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedPreferences:
+    """Preferences of all sources in their order, and an account of what was not used; see LoadedData."""
+
+    preferences: tuple[Preference, ...]
+    bad_rows: tuple[BadRow, ...]
+    formats: dict[str, str]
+    hashes: dict[str, str]
+    rows_read: int
+
+
 @dataclass(slots=True)
 class _Intake:
-    """What has been read so far, over all sources."""
+    """How rows are read, and what has been read so far, over all sources."""
 
+    columns: str | None
+    every_turn: bool
     bad_rows: list[BadRow] = field(default_factory=list)
     rows_read: int = 0
     first_seen: dict[bytes, str] = field(default_factory=dict)
-    """Digest of prompt and response -> source of the row that had them first."""
+    """Digest of prompt and response (of both responses of a pair) -> source of the row that had them first."""
+    formats: dict[str, str] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
 
 
 def load_demonstrations(
@@ -69,23 +86,44 @@ def load_demonstrations(
     Raises DemotuneError when a source does not exist, cannot be read, has no rows, or has columns of no known format.
     """
     _check_arguments(sources, weights)
-    intake = _Intake()
-    formats: dict[str, str] = {}
-    hashes: dict[str, str] = {}
-    parts: list[list[Demonstration]] = []
-    for source in sources:
-        opened = open_source(source)
-        rows_before = intake.rows_read
-        part: list[Demonstration] = []
-        used = [_read_table(table, columns, every_turn, intake, part) for table in opened.tables]
-        if intake.rows_read == rows_before:
-            raise DemotuneError(f"{source} has no rows; check that it was written completely, or leave it out")
-        parts.append(part)
-        formats[source] = joined_names(format for format in used if format is not None)
-        hashes[source] = opened.content_hash
+    intake = _Intake(columns, every_turn)
+    parts = [_read_source(source, intake, _demonstrations) for source in sources]
     if weights:
         parts = _mixture(sources, parts, weights, seed)
-    return LoadedData(tuple(chain(*parts)), tuple(intake.bad_rows), formats, hashes, intake.rows_read)
+    return LoadedData(tuple(chain(*parts)), tuple(intake.bad_rows), intake.formats, intake.hashes, intake.rows_read)
+
+
+def load_preferences(sources: Sequence[str], *, columns: str | None = None) -> LoadedPreferences:
+    """Read pairs of a better and a worse response to one prompt, from the same sources as demonstrations.
+
+    Preference rows (chosen, rejected), SPIN pairs (real, generated), or `columns` with a third name, as
+    "prompt=question,response=good,rejected=bad". Each side is read as a demonstration is. A row whose sides answer
+    different prompts, are the same, or cannot both be used, is bad. Raises DemotuneError as `load_demonstrations` does.
+    """
+    _check_arguments(sources, ())
+    intake = _Intake(columns, every_turn=False)
+    parts = [_read_source(source, intake, _preferences) for source in sources]
+    return LoadedPreferences(
+        tuple(chain(*parts)), tuple(intake.bad_rows), intake.formats, intake.hashes, intake.rows_read
+    )
+
+
+def are_preferences(sources: Sequence[str], *, columns: str | None = None) -> bool:
+    """Whether the first rows of the sources have a worse response beside the better one.
+
+    Raises DemotuneError when those of one table have it and those of another have not, and as reading them does.
+    """
+    _check_arguments(sources, ())
+    found: dict[bool, str] = {}
+    for source in sources:
+        for table in open_source(source).tables:
+            readable = [row for row in _head(table.rows) if isinstance(row, RawRow)]
+            if readable:
+                format = choose_format(table.name, readable, columns, every_turn=False)
+                found[holds_pairs(format, readable)] = table.name
+    if len(found) == 2:
+        raise DemotuneError(f"{found[True]} has pairs of responses and {found[False]} has not; give them one at a time")
+    return True in found
 
 
 def _check_arguments(sources: Sequence[str], weights: Sequence[float]) -> None:
@@ -101,19 +139,34 @@ def _check_arguments(sources: Sequence[str], weights: Sequence[float]) -> None:
             raise DemotuneError(f"weights must be > 0, got {weight}; leave the source out instead")
 
 
+def _read_source(
+    source: str, intake: _Intake, convert: Callable[[RawRow, Format, _Intake], Iterator[_Row]]
+) -> list[_Row]:
+    """All that `convert` makes of the rows of a source; the account of it goes to `intake`."""
+    opened = open_source(source)
+    rows_before = intake.rows_read
+    part: list[_Row] = []
+    used = [_read_table(table, intake, convert, part) for table in opened.tables]
+    if intake.rows_read == rows_before:
+        raise DemotuneError(f"{source} has no rows; check that it was written completely, or leave it out")
+    intake.formats[source] = joined_names(format for format in used if format is not None)
+    intake.hashes[source] = opened.content_hash
+    return part
+
+
 def _read_table(
-    table: Table, columns: str | None, every_turn: bool, intake: _Intake, part: list[Demonstration]
+    table: Table, intake: _Intake, convert: Callable[[RawRow, Format, _Intake], Iterator[_Row]], part: list[_Row]
 ) -> Format | None:
-    """Append the demonstrations of a table to `part`. Returns its format, None when no row could be read."""
+    """Append the converted rows of a table to `part`. Returns its format, None when no row could be read."""
     head = _head(table.rows)
     readable = [row for row in head if isinstance(row, RawRow)]
-    format = choose_format(table.name, readable, columns, every_turn) if readable else None
+    format = choose_format(table.name, readable, intake.columns, intake.every_turn) if readable else None
     for row in chain(head, table.rows):
         intake.rows_read += 1
         if isinstance(row, BadRow):
             intake.bad_rows.append(row)
         elif format is not None:
-            part.extend(_demonstrations(row, format, intake))
+            part.extend(convert(row, format, intake))
     return format
 
 
@@ -137,13 +190,29 @@ def _demonstrations(row: RawRow, format: Format, intake: _Intake) -> Iterator[De
         intake.bad_rows.append(BadRow(row.source, refusal.reason, refusal.detail))
         return
     for exchange in exchanges:
-        digest = _digest(exchange)
-        first = intake.first_seen.get(digest)
-        if first is None:
-            intake.first_seen[digest] = row.source
+        if _is_new(row.source, intake, exchange):
             yield Demonstration(exchange.prompt, exchange.response, row.source)
-        else:
-            intake.bad_rows.append(BadRow(row.source, "duplicate", f"same prompt and response as {first}"))
+
+
+def _preferences(row: RawRow, format: Format, intake: _Intake) -> Iterator[Preference]:
+    try:
+        chosen, rejected = convert_pair(format, row.columns)
+    except RowError as refusal:
+        intake.bad_rows.append(BadRow(row.source, refusal.reason, refusal.detail))
+        return
+    if _is_new(row.source, intake, chosen, rejected):
+        yield Preference(chosen.prompt, chosen.response, rejected.response, row.source)
+
+
+def _is_new(source: str, intake: _Intake, *exchanges: Exchange) -> bool:
+    """Whether no row before had the same; otherwise the row is bad."""
+    digest = b"".join(map(_digest, exchanges))
+    first = intake.first_seen.get(digest)
+    if first is not None:
+        intake.bad_rows.append(BadRow(source, "duplicate", f"same prompt and response as {first}"))
+        return False
+    intake.first_seen[digest] = source
+    return True
 
 
 def _digest(exchange: Exchange) -> bytes:

@@ -1,0 +1,193 @@
+"""RFT killed in its sample, reward and policy phases and resumed equals uninterrupted, bit for bit."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_resume import Killed, _die_at_call, die_at
+from tiny import save_tiny, write_rows
+from transformers import Trainer
+
+from demotune import DemotuneError, RFTConfig, resume, run
+from demotune.files import read_rows
+from demotune.phases import rollouts
+from demotune.training import PhaseTrainer
+
+# Two stages; every phase has checkpoints and several batches; a value head, two passes over each batch.
+FIELDS: dict[str, Any] = {
+    "max_length": 64,
+    "max_new_tokens": 6,
+    "learning_rate": 1e-3,
+    "reward_learning_rate": 1e-3,
+    "finished_only": False,
+    "stages": 2,
+    "reward_epochs": 2.0,
+    "reward_eval_steps": 2,
+    "per_device_train_batch_size": 4,
+    "prompts_per_batch": 3,
+    "num_generations": 2,
+    "policy_batches": 3,
+    "num_iterations": 2,
+    "advantage": "gae",
+    "lam": 0.9,
+    "kl_target": 0.5,
+    "save_steps": 2,
+    "eval_share": 0.2,
+    "stop_length_ratio": 0.0,
+    "bf16": False,
+}
+NUMBERS = ("loss", "grad_norm", "learning_rate", "rewards/margins", "eval_loss", "reward", "kl", "beta", "step")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rft-resume")
+    save_tiny(folder / "start")
+    write_rows(folder / "rows.jsonl")
+    return folder
+
+
+def config(place: Path, name: str, **fields: object) -> RFTConfig:
+    data = (str(place / "rows.jsonl"),)
+    return RFTConfig(**{"model": str(place / "start"), "data": data, "output": str(place / name), **FIELDS, **fields})
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(place: Path) -> Path:
+    return run(config(place, "uninterrupted")).run_folder
+
+
+def assert_equal_runs(found: Path, expected: Path) -> None:
+    for part in ("model", "reward"):
+        ours, theirs = (load_file(next((folder / part).glob("*.safetensors"))) for folder in (found, expected))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours), part
+    names = sorted(
+        str(file.relative_to(expected))
+        for pattern in ("stages/*/*.jsonl.gz", "stages/*/check.json", "stages/*/rollouts/*")
+        for file in expected.glob(pattern)
+    )
+    assert len(names) > 2 * (2 + 1 + 6)
+    for name in names:
+        assert (found / name).read_bytes() == (expected / name).read_bytes(), name
+    kept = [
+        [{name: row.get(name) for name in ("stage", "phase", *NUMBERS)} for row in read_rows(folder / "metrics.jsonl")]
+        for folder in (found, expected)
+    ]
+    assert kept[0] == kept[1]
+    assert not [*found.rglob("*.partial.jsonl"), *found.rglob("checkpoint-*")]
+
+
+def test_the_run_has_what_it_should_be_killed_in(uninterrupted: Path) -> None:
+    """Both phases of both stages took several steps, and the KL coefficient moved."""
+    metrics = read_rows(uninterrupted / "metrics.jsonl")
+    for stage in (0, 1):
+        steps = {
+            phase: max(
+                row["step"] for row in metrics if row["stage"] == stage and row["phase"] == phase and "step" in row
+            )
+            for phase in ("reward", "policy")
+        }
+        assert steps["reward"] >= 4
+        assert steps["policy"] == 6
+    betas = {row["beta"] for row in metrics if row["phase"] == "policy" and "beta" in row}
+    assert len(betas) > 2
+
+
+def test_killed_at_any_file_and_resumed(place: Path, uninterrupted: Path) -> None:
+    """Ten moments at which a file becomes durable, spread over the whole run."""
+    with pytest.MonkeyPatch.context() as patch:
+        count = die_at(0, patch)
+        run(config(place, "counted"))
+        moments = count()
+    assert moments > 200
+    for number in sorted({*range(3, moments, moments // 9), moments}):
+        name = f"killed-at-{number}"
+        with pytest.MonkeyPatch.context() as patch:
+            die_at(number, patch)
+            with pytest.raises(Killed):
+                run(config(place, name))
+        if (place / name / "manifest.json").exists():
+            resume(place / name)
+        else:
+            run(config(place, name))
+        assert_equal_runs(place / name, uninterrupted)
+
+
+@pytest.mark.parametrize("use_peft", [False, True])
+def test_killed_in_reward_steps_and_inside_a_batch_of_policy_steps(
+    use_peft: bool, place: Path, uninterrupted: Path
+) -> None:
+    """Killed in reward step 3, then inside the second pass over a batch, twice. LoRA too."""
+    name = f"steps-{use_peft}"
+    expected = run(config(place, f"{name}-whole", use_peft=True)).run_folder if use_peft else uninterrupted
+    for number in (3, 8, 9):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Trainer, "training_step", _die_at_call(Trainer.training_step, number))
+            with pytest.raises(Killed):
+                resume(place / name) if (place / name).exists() else run(config(place, name, use_peft=use_peft))
+    resume(place / name)
+    assert_equal_runs(place / name, expected)
+
+
+def test_a_batch_resumed_inside_its_updates_keeps_its_rollouts(place: Path, uninterrupted: Path) -> None:
+    """After a kill in the second pass over batch 0 nothing of that batch is drawn or scored again."""
+    name = "kept-rollouts"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PhaseTrainer, "compute_loss", _die_in_policy_step(PhaseTrainer.compute_loss, 1))
+        with pytest.raises(Killed):
+            run(config(place, name))
+    folder = place / name / "stages" / "00" / "rollouts"
+    assert [file.name for file in folder.glob("*.jsonl.gz")] == ["0000.jsonl.gz"]
+    made = []
+    make = rollouts.Rollouts._make
+
+    def noting(self: Any, number: int, files: Any) -> None:
+        made.append((self._stage.number, number))
+        make(self, number, files)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rollouts.Rollouts, "_make", noting)
+        resume(place / name)
+    assert made == [(0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    assert_equal_runs(place / name, uninterrupted)
+
+
+def test_the_reference_stays_the_initial_policy(place: Path, uninterrupted: Path) -> None:
+    """The last batch's reference log-probabilities are those of the start model, in both stages, also after a kill."""
+    from demotune.logprobs import naive_response_logps
+    from demotune.models import content_hash, load_policy
+
+    start = load_policy(place / "start", dtype="float32", attn_implementation="eager", device=torch.device("cpu"))
+    for folder in (uninterrupted, place / "kept-rollouts"):
+        for stage in ("00", "01"):
+            for row in read_rows(folder / "stages" / stage / "rollouts" / "0002.jsonl.gz")[:2]:
+                with torch.no_grad():
+                    expected = naive_response_logps(start, row["prompt_ids"], row["response"]["ids"])
+                assert row["ref_logps"] == pytest.approx(expected.tolist(), abs=1e-4)
+                assert row["logps"] != pytest.approx(row["ref_logps"], abs=1e-3)
+            state = (folder / "stages" / stage / "state.json").read_text()
+            assert f'"reference": "{content_hash(place / "start")}"' in state
+
+
+def test_a_changed_reward_is_refused(place: Path) -> None:
+    name = "changed-reward"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PhaseTrainer, "compute_loss", _die_in_policy_step(PhaseTrainer.compute_loss, 0))
+        with pytest.raises(Killed):
+            run(config(place, name))
+    weights = place / name / "stages" / "00" / "reward" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    with pytest.raises(DemotuneError, match=r"stages/00/reward, written by the reward phase, is changed"):
+        resume(place / name)
+
+
+def _die_in_policy_step(compute_loss: Any, step: int) -> Any:
+    def dying(self: PhaseTrainer, model: Any, inputs: Any, *arguments: Any, **named: Any) -> Any:
+        if "old_logps" in inputs and self.state.global_step == step:
+            raise Killed
+        return compute_loss(self, model, inputs, *arguments, **named)
+
+    return dying

@@ -3,12 +3,25 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["DemotuneError", "IRFTConfig", "RFTConfig", "RunResult", "SFTConfig", "SPINConfig", "resume", "run"]
+__all__ = [
+    "DemotuneError",
+    "IRFTConfig",
+    "ImplicitReward",
+    "RFTConfig",
+    "RunResult",
+    "SFTConfig",
+    "SPINConfig",
+    "ScalarReward",
+    "load_reward",
+    "resume",
+    "run",
+]
 
 if TYPE_CHECKING:
     from demotune.config import IRFTConfig, RFTConfig, SFTConfig, SPINConfig
     from demotune.errors import DemotuneError
     from demotune.pipeline import resume, run
+    from demotune.rewards import ImplicitReward, ScalarReward, load_reward
     from demotune.summary import RunResult
 
 _HOMES = {
@@ -17,7 +30,10 @@ _HOMES = {
     "RFTConfig": "config",
     "SFTConfig": "config",
     "SPINConfig": "config",
+    "ImplicitReward": "rewards",
     "RunResult": "summary",
+    "ScalarReward": "rewards",
+    "load_reward": "rewards",
     "resume": "pipeline",
     "run": "pipeline",
 }

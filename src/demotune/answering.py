@@ -1,7 +1,8 @@
-"""Prompts in, responses out, outside of any run: `demotune sample`."""
+"""Prompts in, responses out, outside of any run: `demotune sample`; with a reward the best of several responses."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from demotune.data import as_prompt, read_prompt_file
@@ -10,9 +11,10 @@ from demotune.files import write_rows
 from demotune.machine import default_attention, has_fast_bf16
 from demotune.models import generation_stop_ids, load_policy, load_tokenizer, merged, resolve_model
 from demotune.processes import this_device
-from demotune.progress import say, track
-from demotune.records import Message
+from demotune.progress import say, track, warn
+from demotune.records import Completion, Message, Response
 from demotune.rendering import Renderer, RenderError
+from demotune.rewards import Reward, as_completion, checked_length
 from demotune.sampling import SamplingOptions, plan_batches, sample_responses
 
 
@@ -22,6 +24,16 @@ class Answer:
 
     text: str
     finished: bool
+    score: float | None = None
+    """By the reward that chose it; None without one, and where the reward could not read it."""
+
+
+@dataclass(frozen=True, slots=True)
+class BestOf:
+    """Draw `count` responses to each prompt and keep the one that the reward likes best, finished ones first."""
+
+    count: int
+    reward: Reward
 
 
 def answer(
@@ -36,35 +48,39 @@ def answer(
     seed: int = 42,
     batch_size: int = 32,
     dtype: str = "float32",
+    best_of: BestOf | None = None,
 ) -> list[Answer]:
-    """One response per conversation, in order. Raises DemotuneError for a model or prompt that cannot be used."""
+    """One response per conversation, in order. Raises DemotuneError for a model or prompt that cannot be used.
+
+    The first of several responses to a prompt is the one that is drawn without `best_of`, the first two of four are
+    those of two, and so on: more responses never make the best one worse.
+    """
+    if best_of is not None and best_of.count > 1 and (temperature == 0 or top_k == 1):
+        raise DemotuneError(
+            f"best of {best_of.count} needs responses that differ, and greedy ones are all alike; "
+            "give a --temperature above 0 and no --top-k 1"
+        )
     folder = resolve_model(model)
-    device = this_device()
     renderer = Renderer(load_tokenizer(folder), template, generation_stop_ids(folder))
+    rendered = [_render(renderer, number, prompt) for number, prompt in enumerate(prompts, start=1)]
     options = SamplingOptions(
         max_new_tokens=max_new_tokens,
         stop_ids=renderer.stop_ids,
         temperature=temperature,
         top_p=top_p,
         top_k=top_k,
-        bf16=has_fast_bf16(device),
+        bf16=has_fast_bf16(this_device()),
     )
-    rendered = [_render(renderer, number, prompt) for number, prompt in enumerate(prompts, start=1)]
-    policy = merged(
-        load_policy(
-            folder,
-            dtype=dtype,
-            attn_implementation=default_attention(device, max(map(len, rendered)) + max_new_tokens),
-            device=device,
-        )
-    )
-    answers: dict[int, Answer] = {}
-    with track("sample", len(prompts), "responses") as tracker:
-        for rows in plan_batches(rendered, batch_size):
-            for row, response in sample_responses(policy, [rendered[row] for row in rows], rows, seed, options):
-                answers[row] = Answer(renderer.decode(response.ids), response.finished)
-            tracker.advance(len(rows))
-    return [answers[row] for row in range(len(prompts))]
+    count = 1 if best_of is None else best_of.count
+    drawn = _draw(folder, rendered * count, seed, options, batch_size=batch_size, dtype=dtype)
+    answers = [Answer(renderer.decode(response.ids), response.finished) for response in drawn]
+    if best_of is None:
+        return answers
+    asked = list(zip(prompts, rendered, strict=True)) * count
+    completions = _completions(best_of.reward, renderer, asked, drawn)
+    scores = _scores(best_of.reward, completions, batch_size)
+    scored = [replace(given, score=score) for given, score in zip(answers, scores, strict=True)]
+    return [max(scored[row :: len(prompts)], key=_merit) for row in range(len(prompts))]
 
 
 def read_prompts(texts: Sequence[str], file: Path | None) -> list[tuple[Message, ...]]:
@@ -78,25 +94,26 @@ def read_prompts(texts: Sequence[str], file: Path | None) -> list[tuple[Message,
 
 
 def show_answers(prompts: Sequence[Sequence[Message]], answers: Sequence[Answer], output: Path | None) -> None:
-    """To the screen, or as JSONL (messages, finished) to `output`."""
+    """To the screen, or as JSONL (messages, finished; with a reward score) to `output`."""
     if output is not None:
-        write_rows(
-            output,
-            (
-                {
-                    "prompt": list(prompt),
-                    "completion": [{"role": "assistant", "content": given.text}],
-                    "finished": given.finished,
-                }
-                for prompt, given in zip(prompts, answers, strict=True)
-            ),
-        )
+        write_rows(output, (_row(prompt, given) for prompt, given in zip(prompts, answers, strict=True)))
         say(f"{len(answers)} responses written to {output}")
         return
     for prompt, given in zip(prompts, answers, strict=True):
         say(f"> {prompt[-1]['content']}", style="bold")
         say(given.text + ("" if given.finished else "  [cut off at --max-new-tokens]"))
+        if given.score is not None:
+            say(f"[score {given.score:.4g}]")
         say()
+
+
+def _row(prompt: Sequence[Message], given: Answer) -> dict[str, object]:
+    row = {
+        "prompt": list(prompt),
+        "completion": [{"role": "assistant", "content": given.text}],
+        "finished": given.finished,
+    }
+    return row if given.score is None else row | {"score": given.score}
 
 
 def _render(renderer: Renderer, number: int, prompt: Sequence[Message]) -> tuple[int, ...]:
@@ -104,3 +121,78 @@ def _render(renderer: Renderer, number: int, prompt: Sequence[Message]) -> tuple
         return renderer.prompt_ids(prompt)
     except RenderError as error:
         raise DemotuneError(f"prompt {number} cannot be rendered: {error}") from error
+
+
+def _draw(
+    folder: Path,
+    prompts: Sequence[tuple[int, ...]],
+    seed: int,
+    options: SamplingOptions,
+    *,
+    batch_size: int,
+    dtype: str,
+) -> list[Response]:
+    """One response for each prompt, in order, each from a random stream of its own; the policy is gone afterwards."""
+    device = this_device()
+    longest = max(map(len, prompts)) + options.max_new_tokens
+    policy = merged(
+        load_policy(folder, dtype=dtype, attn_implementation=default_attention(device, longest), device=device)
+    )
+    drawn: dict[int, Response] = {}
+    with track("sample", len(prompts), "responses") as tracker:
+        for rows in plan_batches(prompts, batch_size):
+            drawn |= sample_responses(policy, [prompts[row] for row in rows], rows, seed, options)
+            tracker.advance(len(rows))
+    return [drawn[row] for row in range(len(prompts))]
+
+
+def _completions(
+    reward: Reward,
+    renderer: Renderer,
+    asked: Sequence[tuple[Sequence[Message], tuple[int, ...]]],
+    drawn: Sequence[Response],
+) -> list[Completion | None]:
+    """What the reward reads of each response, None where it cannot; `asked` are prompts and their ids.
+
+    The very ids that were drawn where the reward has the policy's vocabulary and writes these prompts alike; otherwise
+    the text, written anew by the reward's own renderer.
+    """
+    alike = reward.renderer.reads_ids_of(renderer) and all(
+        _prompt_ids(reward.renderer, prompt) == ids for prompt, ids in asked
+    )
+    found: list[Completion | None] = []
+    refusals: list[str] = []
+    for (prompt, ids), response in zip(asked, drawn, strict=True):
+        try:
+            if alike:
+                found.append(checked_length(reward, Completion(ids, response)))
+            else:
+                text = renderer.decode(response.ids)
+                found.append(as_completion(reward, prompt, text, finished=response.finished))
+        except RenderError as error:
+            refusals.append(str(error))
+            found.append(None)
+    if len(refusals) == len(drawn):
+        raise DemotuneError(f"the reward can read none of the {len(drawn)} responses ({refusals[0]})")
+    if refusals:
+        warn(f"{len(refusals)} of {len(drawn)} responses have no score and come last ({refusals[0]})")
+    return found
+
+
+def _prompt_ids(renderer: Renderer, prompt: Sequence[Message]) -> tuple[int, ...]:
+    """The prompt's ids; none where this renderer cannot write it."""
+    try:
+        return renderer.prompt_ids(prompt)
+    except RenderError:
+        return ()
+
+
+def _scores(reward: Reward, completions: Sequence[Completion | None], batch_size: int) -> list[float | None]:
+    readable = [completion for completion in completions if completion is not None]
+    with track("score", reward.passes * len(readable), "passes") as tracker:
+        scores = iter(reward.score(readable, batch_size=batch_size, advance=tracker.advance))
+    return [None if completion is None else next(scores) for completion in completions]
+
+
+def _merit(given: Answer) -> tuple[bool, float]:
+    return given.finished, -math.inf if given.score is None else given.score

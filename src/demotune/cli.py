@@ -40,8 +40,38 @@ PANELS = {
         "warmup_steps", "weight_decay", "max_grad_norm", "bf16", "dtype", "activation_checkpointing",
         "attn_implementation",
     ),
+    "Reward steps": (
+        "reward_model", "reward_learning_rate", "reward_epochs", "reward_steps", "reward_eval_steps",
+        "reward_patience", "reward_link", "reward_bound", "center_rewards_coefficient", "reward_frozen_layers",
+        "finished_only",
+    ),
+    "Policy steps": (
+        "advantage", "prompts_per_batch", "num_generations", "policy_epochs", "policy_batches", "num_iterations",
+        "num_mini_batches", "epsilon", "kl_estimator", "kl_target", "lam", "whiten_rewards", "reward_clip",
+        "missing_eos_penalty",
+    ),
+    "Guard rails": ("stop_kl", "stop_length_ratio", "stop_unfinished", "stop_reward_margin"),
     "Bookkeeping": ("seed", "logging_steps", "save_steps", "report_to", "run_name"),
 }  # fmt: skip
+
+REWARD_HELP = "A run folder of rft, irft or spin, or a reward model with one label (folder or hub id)."
+RewardOption = Annotated[str, typer.Option(help=REWARD_HELP)]
+DataOption = Annotated[
+    list[str], typer.Option(help="Rows: file, folder or hub id, in any format that training reads; repeat for several.")
+]
+ColumnsOption = Annotated[
+    str | None,
+    typer.Option(help="Which columns to read: prompt=question,response=answer, and rejected=worse. Else detected."),
+]
+TemplateOption = Annotated[
+    str | None, typer.Option(help="Prompt template with {prompt} for the reward. Not given: its own.")
+]
+MaxLengthOption = Annotated[
+    int | None, typer.Option(help="Refuse rows of more tokens. Not given: what the reward can read.", min=2)
+]
+MaxRowsOption = Annotated[int | None, typer.Option(help="Use only the first N good rows.", min=1)]
+BatchSizeOption = Annotated[int, typer.Option(help="Responses scored together.", min=1)]
+DtypeOption = Annotated[Literal["float32", "bfloat16"], typer.Option(help="Type in which weights are held.")]
 
 
 def main() -> None:
@@ -168,18 +198,79 @@ def sample(
     template: Annotated[str | None, typer.Option(help="Prompt template with {prompt}, as in training.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same responses.")] = 42,
     batch_size: Annotated[int, typer.Option(help="Prompts sampled together.", min=1)] = 32,
-    dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Type in which weights are held.")] = "float32",
+    dtype: DtypeOption = "float32",
+    best_of: Annotated[
+        int | None, typer.Option(help="Draw N responses to each prompt, keep the one that --reward likes best.", min=1)
+    ] = None,
+    reward: Annotated[str | None, typer.Option(help=f"For --best-of: {REWARD_HELP}")] = None,
+    reward_template: TemplateOption = None,
 ) -> None:
-    """Prompts in, responses out; the same renderer and sampler as in training."""
+    """Prompts in, responses out; the same renderer and sampler as in training. With a reward, the best of several."""
     with _for_people():
-        from demotune.answering import answer, read_prompts, show_answers
+        if (best_of is None) != (reward is None):
+            given, missing = ("--best-of", "--reward R") if reward is None else ("--reward", "--best-of N")
+            raise DemotuneError(f"{given} needs {missing}: N responses are drawn, the reward chooses one")
+        from demotune.answering import BestOf, answer, read_prompts, show_answers
+        from demotune.rewards import load_reward
 
-        given = read_prompts(prompt or [], prompts)
+        conversations = read_prompts(prompt or [], prompts)
+        best = (
+            BestOf(best_of, load_reward(reward, template=reward_template, dtype=dtype)) if best_of and reward else None
+        )
         answers = answer(
-            model, given, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k,
-            template=template, seed=seed, batch_size=batch_size, dtype=dtype,
+            model, conversations, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k,
+            template=template, seed=seed, batch_size=batch_size, dtype=dtype, best_of=best,
         )  # fmt: skip
-        show_answers(given, answers, output)
+        show_answers(conversations, answers, output)
+
+
+@app.command()
+def score(
+    reward: RewardOption,
+    data: DataOption,
+    output: Annotated[
+        Path | None, typer.Option(help="Write each row and its score here, as .jsonl or .jsonl.gz.")
+    ] = None,
+    columns: ColumnsOption = None,
+    template: TemplateOption = None,
+    max_length: MaxLengthOption = None,
+    max_rows: MaxRowsOption = None,
+    batch_size: BatchSizeOption = 16,
+    dtype: DtypeOption = "float32",
+) -> None:
+    """Say what each row earns by a reward; of preference rows, how often the reward agrees with them."""
+    with _for_people():
+        from demotune.ranking import Reading
+        from demotune.ranking import score as score_data
+        from demotune.rewards import load_reward
+
+        reading = Reading(columns=columns, max_length=max_length, max_rows=max_rows, batch_size=batch_size)
+        score_data(load_reward(reward, template=template, dtype=dtype), data, reading, output)
+
+
+@app.command()
+def select(
+    reward: RewardOption,
+    data: DataOption,
+    output: Annotated[Path, typer.Option(help="The rows that are kept, as .jsonl or .jsonl.gz, ready to train on.")],
+    top: Annotated[int | None, typer.Option(help="Keep the N rows with the highest scores.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Keep all rows with this score or more.")] = None,
+    columns: ColumnsOption = None,
+    template: TemplateOption = None,
+    max_length: MaxLengthOption = None,
+    max_rows: MaxRowsOption = None,
+    batch_size: BatchSizeOption = 16,
+    dtype: DtypeOption = "float32",
+) -> None:
+    """Keep the best demonstrations by a reward: one learned here, or any other model with one label."""
+    with _for_people():
+        from demotune.ranking import Choice, Reading
+        from demotune.ranking import select as select_data
+        from demotune.rewards import load_reward
+
+        choice = Choice(top=top, threshold=threshold)
+        reading = Reading(columns=columns, max_length=max_length, max_rows=max_rows, batch_size=batch_size)
+        select_data(load_reward(reward, template=template, dtype=dtype), data, reading, choice, output)
 
 
 @app.command()

@@ -92,6 +92,10 @@ class Renderer:
             raise RenderError("control token in response", "sampling would stop inside this response")
         return RenderedDemonstration(prompt_ids, Response(ids, finished=True), content_key(prompt_ids, ids))
 
+    def reads_ids_of(self, other: "Renderer") -> bool:
+        """Whether a response that the other's policy wrote means the same here: one vocabulary, one end of turn."""
+        return self.end_id == other.end_id and self._tokenizer.get_vocab() == other._tokenizer.get_vocab()
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text for people to read, special tokens dropped. Never tokenise it again."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))

@@ -111,9 +111,15 @@ def load_reward_model(
                 resolve_base(folder), dtype=dtype, attn_implementation=attn_implementation, device=device
             )
             base = _with_head(merged(policy), _adapter_padding(folder))
-        model: RewardModel = PeftModel.from_pretrained(base, folder, is_trainable=True)
+        try:
+            model: RewardModel = PeftModel.from_pretrained(base, folder, is_trainable=True)
+        except RuntimeError as error:  # a head of another size, or another base
+            raise DemotuneError(
+                f"the adapter in {folder} does not fit its base under a head of one number ({first_line(error)}); "
+                "give an adapter that was trained with one label"
+            ) from error
     else:
-        _check_labels(folder)
+        check_labels(folder)
         try:
             plain: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
                 folder,
@@ -136,6 +142,13 @@ def is_reward_model(folder: Path) -> bool:
         return bool(PeftConfig.from_pretrained(str(folder)).task_type == "SEQ_CLS")
     architectures = AutoConfig.from_pretrained(folder).architectures or []
     return any(name.endswith("ForSequenceClassification") for name in architectures)
+
+
+def check_labels(folder: Path) -> None:
+    """Raise DemotuneError for a sequence classifier with another number of labels than one."""
+    labels = AutoConfig.from_pretrained(folder).num_labels
+    if is_reward_model(folder) and labels != 1:
+        raise DemotuneError(f"{folder} has {labels} labels; a reward has one number: give a model with one label")
 
 
 def with_padding(model: RewardModel, pad_id: int) -> RewardModel:
@@ -217,10 +230,7 @@ def _for_rewards(adapter: PeftConfig) -> PeftConfig:
 
 def _adapter_padding(folder: Path) -> int:
     """The padding that `save_reward_model` wrote into the tokenizer beside an adapter, which has no model config."""
-    return int(cast(int, load_tokenizer(folder).pad_token_id))
-
-
-def _check_labels(folder: Path) -> None:
-    labels = AutoConfig.from_pretrained(folder).num_labels
-    if is_reward_model(folder) and labels != 1:
-        raise DemotuneError(f"{folder} has {labels} labels; a reward has one number: give a model with one label")
+    pad_id = load_tokenizer(folder).pad_token_id
+    if pad_id is None:
+        raise DemotuneError(f"the tokenizer in {folder} has no pad token; set pad_token in its tokenizer_config.json")
+    return int(cast(int, pad_id))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from transformers import AutoConfig
 
 from demotune.config import RFTConfig, SFTConfig
 from demotune.errors import DemotuneError
@@ -30,6 +29,7 @@ from demotune.records import Completion, Demonstration, Message, Response
 from demotune.rendering import Renderer, RenderError
 from demotune.reward_models import (
     RewardModel,
+    check_labels,
     is_reward_model,
     load_reward_model,
     padding_id,
@@ -205,13 +205,16 @@ def as_completion(
     judged = row.demo if finished else Response(row.demo.ids[:-1], finished=False)
     if not judged.ids:
         raise RenderError("empty response", "nothing was written")
-    length = len(row.prompt_ids) + len(judged.ids)
-    limits = {"max_length is": max_length, "the reward can read": reward.longest}
-    for what, limit in limits.items():
-        if limit is not None and length > limit:
-            lengths = f"{len(row.prompt_ids)} prompt + {len(judged.ids)} response tokens"
-            raise RenderError("over-long", f"{lengths}, {what} {limit}")
-    return Completion(row.prompt_ids, judged)
+    return checked_length(reward, Completion(row.prompt_ids, judged), max_length)
+
+
+def checked_length(reward: Reward, completion: Completion, max_length: int | None = None) -> Completion:
+    """The completion itself. Raises RenderError where it has more tokens than max_length or the reward can read."""
+    prompt, response = len(completion.prompt_ids), len(completion.response.ids)
+    for what, limit in (("max_length is", max_length), ("the reward can read", reward.longest)):
+        if limit is not None and prompt + response > limit:
+            raise RenderError("over-long", f"{prompt} prompt + {response} response tokens, {what} {limit}")
+    return completion
 
 
 def _precision(bf16: bool | None) -> bool:
@@ -222,7 +225,6 @@ def _check_classifier(source: str, folder: Path) -> None:
     """Refuse what has no number for each response, and say what to give instead."""
     try:
         classifier = is_reward_model(folder)
-        config = None if is_adapter(folder) else AutoConfig.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise DemotuneError(
             f"{source} is no model that transformers knows ({first_line(error)}); give a run folder of rft, irft or "
@@ -236,10 +238,8 @@ def _check_classifier(source: str, folder: Path) -> None:
             f"{source} is no sequence classifier, so it gives no reward by itself; give {what} for its implicit "
             "reward, or a reward model with one label"
         )
-    if config is not None and config.num_labels != 1:
-        raise DemotuneError(
-            f"{source} has {config.num_labels} labels, a reward has one number; give a reward model with one label"
-        )
+    if not is_adapter(folder):
+        check_labels(folder)
 
 
 def _check_reference(run: RunFolder, reference: str) -> None:

@@ -1,0 +1,296 @@
+"""Rows and a reward: `demotune score` says what each row earns, `demotune select` keeps the best demonstrations."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from demotune.data import BadRow, are_preferences, load_demonstrations, load_preferences
+from demotune.errors import DemotuneError
+from demotune.files import write_rows
+from demotune.heldout import PairCheck, check_pairs
+from demotune.intake import write_quarantine
+from demotune.progress import console, say, track
+from demotune.records import Completion, Demonstration, Message, Preference
+from demotune.rendering import RenderError
+from demotune.rewards import Reward, as_completion
+
+SHOWN_REFUSALS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How rows are read and scored; the defaults read everything that the reward can."""
+
+    columns: str | None = None
+    """As in training, with rejected=COLUMN for preference rows; detected when not given."""
+    max_length: int | None = None
+    """Refuse rows with more tokens of prompt and response."""
+    max_rows: int | None = None
+    """Score only the first N good rows."""
+    batch_size: int = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Which rows to keep: the `top` best, or all that score `threshold` or more. Exactly one of the two is given."""
+
+    top: int | None = None
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.top is None) == (self.threshold is None):
+            given = "neither" if self.top is None else "both"
+            raise DemotuneError(f"{given} of --top and --threshold given; say --top N or --threshold SCORE")
+        if self.top is not None and self.top < 1:
+            raise DemotuneError(f"top must be at least 1, got {self.top}; say how many rows to keep")
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredRow:
+    """A demonstration and what it earns."""
+
+    demonstration: Demonstration
+    score: float
+    tokens: int
+    """Of the response, end-of-turn token included, as the reward reads it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredPreference:
+    """A preference and what its two sides earn, each (chosen, rejected)."""
+
+    preference: Preference
+    scores: tuple[float, float]
+    tokens: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredRows:
+    """Demonstrations in the order of the data, and the rows that have no score, with their reasons."""
+
+    rows: tuple[ScoredRow, ...]
+    refused: tuple[BadRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredPreferences:
+    """Preferences in the order of the data, how often the reward agrees with them, and the rows without a score."""
+
+    rows: tuple[ScoredPreference, ...]
+    refused: tuple[BadRow, ...]
+    check: PairCheck
+
+
+def score_rows(reward: Reward, sources: Sequence[str], reading: Reading | None = None) -> ScoredRows:
+    """Score every demonstration; of preference rows, the chosen side. Raises DemotuneError where no row has a score."""
+    reading = reading or Reading()
+    loaded = load_demonstrations(sources, columns=reading.columns)
+    refused = list(loaded.bad_rows)
+    rows: list[tuple[Demonstration, Completion]] = []
+    for row in loaded.demonstrations:
+        if len(rows) == reading.max_rows:
+            break
+        try:
+            rows.append((row, as_completion(reward, row.prompt, row.response, max_length=reading.max_length)))
+        except RenderError as refusal:
+            refused.append(BadRow(row.source, refusal.reason, refusal.detail))
+    scores = _score(reward, [completion for _, completion in rows], reading, refused, sources)
+    scored = (
+        ScoredRow(row, score, len(completion.response.ids))
+        for (row, completion), score in zip(rows, scores, strict=True)
+    )
+    return ScoredRows(tuple(scored), tuple(refused))
+
+
+def score_preferences(reward: Reward, sources: Sequence[str], reading: Reading | None = None) -> ScoredPreferences:
+    """Score both sides of every preference row. Raises DemotuneError where no row has two scores."""
+    reading = reading or Reading()
+    loaded = load_preferences(sources, columns=reading.columns)
+    refused = list(loaded.bad_rows)
+    rows: list[tuple[Preference, Completion, Completion]] = []
+    for row in loaded.preferences:
+        if len(rows) == reading.max_rows:
+            break
+        try:
+            chosen = as_completion(reward, row.prompt, row.chosen, max_length=reading.max_length)
+            rejected = as_completion(reward, row.prompt, row.rejected, max_length=reading.max_length)
+        except RenderError as refusal:
+            refused.append(BadRow(row.source, refusal.reason, refusal.detail))
+        else:
+            rows.append((row, chosen, rejected))
+    sides = [side for _, *both in rows for side in both]
+    scores = _score(reward, sides, reading, refused, sources)
+    scored = tuple(
+        ScoredPreference(row, (chosen_score, rejected_score), (len(chosen.response.ids), len(rejected.response.ids)))
+        for (row, chosen, rejected), chosen_score, rejected_score in zip(rows, scores[::2], scores[1::2], strict=True)
+    )
+    check = check_pairs([row.scores for row in scored], [row.tokens for row in scored])
+    return ScoredPreferences(scored, tuple(refused), check)
+
+
+def select_rows(rows: Sequence[ScoredRow], choice: Choice) -> list[ScoredRow]:
+    """The rows to keep, in the order of the data; of equal scores at the border of `top` the earlier ones stay.
+
+    Raises DemotuneError where no row reaches the threshold.
+    """
+    if choice.threshold is None:
+        best = sorted(range(len(rows)), key=lambda number: (-rows[number].score, number))[: choice.top]
+        return [rows[number] for number in sorted(best)]
+    kept = [row for row in rows if row.score >= choice.threshold]
+    if not kept:
+        highest = max(row.score for row in rows)
+        raise DemotuneError(
+            f"no row scores {choice.threshold:g} or more, the best has {highest:.6g}; lower --threshold"
+        )
+    return kept
+
+
+def score(reward: Reward, sources: Sequence[str], reading: Reading, output: Path | None) -> None:
+    """`demotune score`: a summary on the screen, and each row with its score in `output`."""
+    _check_output(output, sources)
+    say(reward.name)
+    found: ScoredRows | ScoredPreferences
+    if are_preferences(sources, columns=reading.columns):
+        found = score_preferences(reward, sources, reading)
+        rows = [_preference_row(row) for row in found.rows]
+        _show_scores(
+            {
+                "chosen": [(row.scores[0], row.tokens[0]) for row in found.rows],
+                "rejected": [(row.scores[1], row.tokens[1]) for row in found.rows],
+            }
+        )
+        _say_accuracy(found.check)
+    else:
+        found = score_rows(reward, sources, reading)
+        rows = [_row(row) for row in found.rows]
+        _show_scores({"responses": [(row.score, row.tokens) for row in found.rows]})
+    if output is not None:
+        write_rows(output, rows)
+        say(f"{len(rows)} rows written to {output}")
+    _report_refused(found.refused, output)
+
+
+def select(reward: Reward, sources: Sequence[str], reading: Reading, choice: Choice, output: Path) -> None:
+    """`demotune select`: the best demonstrations as JSONL that trains again, and what was kept on the screen."""
+    _check_output(output, sources)
+    say(reward.name)
+    found = score_rows(reward, sources, reading)
+    kept = select_rows(found.rows, choice)
+    write_rows(output, map(_row, kept))
+    _show_scores(
+        {
+            "all": [(row.score, row.tokens) for row in found.rows],
+            "kept": [(row.score, row.tokens) for row in kept],
+        }
+    )
+    if choice.top is not None and choice.top > len(kept):
+        say(f"only {len(kept)} rows have a score, fewer than --top {choice.top}: all are kept")
+    say(f"{len(kept)} of {len(found.rows)} rows kept, in the order of the data, in {output}")
+    _report_refused(found.refused, output)
+
+
+def _score(
+    reward: Reward,
+    completions: Sequence[Completion],
+    reading: Reading,
+    refused: Sequence[BadRow],
+    sources: Sequence[str],
+) -> list[float]:
+    if not completions:
+        first = f"; the first is {refused[0].source}: {refused[0].detail}" if refused else ""
+        raise DemotuneError(f"no row of {', '.join(sources)} can be scored ({_reasons(refused)}){first}")
+    with track("score", reward.passes * len(completions), "passes") as tracker:
+        return reward.score(completions, batch_size=reading.batch_size, advance=tracker.advance)
+
+
+def _row(row: ScoredRow) -> dict[str, object]:
+    """In TRL's prompt-completion form."""
+    return {
+        "source": row.demonstration.source,
+        "prompt": list(row.demonstration.prompt),
+        "completion": _reply(row.demonstration.response),
+        "score": row.score,
+        "tokens": row.tokens,
+    }
+
+
+def _preference_row(row: ScoredPreference) -> dict[str, object]:
+    """In TRL's preference form, with explicit prompt."""
+    return {
+        "source": row.preference.source,
+        "prompt": list(row.preference.prompt),
+        "chosen": _reply(row.preference.chosen),
+        "rejected": _reply(row.preference.rejected),
+        "score_chosen": row.scores[0],
+        "score_rejected": row.scores[1],
+        "tokens_chosen": row.tokens[0],
+        "tokens_rejected": row.tokens[1],
+    }
+
+
+def _reply(text: str) -> list[Message]:
+    return [{"role": "assistant", "content": text}]
+
+
+def _show_scores(groups: Mapping[str, Sequence[tuple[float, int]]]) -> None:
+    """Distribution of (score, response tokens) of each group, and how far length tells the score."""
+    table = Table(box=box.SIMPLE)
+    for heading in ("", "rows", "mean", "sd", "min", "25%", "50%", "75%", "max", "tokens", "r(length)"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for name, pairs in groups.items():
+        scores, tokens = np.array(pairs, dtype=float).T
+        spread = [scores.mean(), scores.std(), *np.quantile(scores, [0, 0.25, 0.5, 0.75, 1])]
+        known = min(scores.std(), tokens.std()) > 0
+        correlation = f"{np.corrcoef(scores, tokens)[0, 1]:+.2f}" if known else "-"
+        table.add_row(name, str(len(pairs)), *(f"{x:.3g}" for x in spread), f"{tokens.mean():.0f}", correlation)
+    console.print(table)
+
+
+def _say_accuracy(check: PairCheck) -> None:
+    say(
+        f"accuracy: chosen earns more in {_interval(check.accuracy, check.accuracy_low, check.accuracy_high)} of "
+        f"{check.pairs} pairs (95% interval; a tie counts as half), by {check.margin:+.3g} on average"
+    )
+    if check.matched_accuracy is None:
+        say("no pair has responses of like length (within a quarter): the accuracy may be one of length")
+        return
+    matched = _interval(check.matched_accuracy, check.matched_accuracy_low, check.matched_accuracy_high)
+    say(f"accuracy on the {check.matched_pairs} pairs of like length (within a quarter): {matched}")
+
+
+def _interval(value: float, low: float | None, high: float | None) -> str:
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _check_output(output: Path | None, sources: Sequence[str]) -> None:
+    if output is None:
+        return
+    if not output.name.endswith((".jsonl", ".jsonl.gz")):
+        raise DemotuneError(f"output {output} must end in .jsonl or .jsonl.gz: rows are written as JSON Lines")
+    if output.resolve() in {Path(source).resolve() for source in sources}:
+        raise DemotuneError(f"output {output} is also the data; give another file with --output")
+
+
+def _report_refused(refused: Sequence[BadRow], output: Path | None) -> None:
+    """Every row without a score: counted, and named in a file beside the output, else the first ones on the screen."""
+    beside = output and output.with_name(f"{output.name.removesuffix('.gz').removesuffix('.jsonl')}.refused.jsonl")
+    if beside is not None:
+        beside.unlink(missing_ok=True)  # of an earlier command
+    if not refused:
+        return
+    if beside is not None:
+        write_quarantine(refused, beside)
+        say(f"{len(refused)} rows have no score ({_reasons(refused)}); each is named in {beside}", style="yellow")
+        return
+    say(f"{len(refused)} rows have no score ({_reasons(refused)}); with --output each is named", style="yellow")
+    for row in refused[:SHOWN_REFUSALS]:
+        say(f"  {row.source}: {row.reason}: {row.detail}")
+
+
+def _reasons(refused: Iterable[BadRow]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in Counter(row.reason for row in refused).most_common())

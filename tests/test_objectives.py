@@ -89,7 +89,7 @@ def test_sft_weight_adds_the_mean_nll_per_token_of_each_demonstration() -> None:
     batch = plain.collate(hand_worked_pairs())
     without, with_anchor = plain(policy(), batch), anchored(policy(), batch)
     assert float(with_anchor.total - without.total) == pytest.approx(0.2 * 4.5 * BIT, abs=1e-5)
-    assert_close(with_anchor.at_start, without.pair_loss, atol=0, rtol=0)
+    assert_close(with_anchor.at_start, without.at_start, atol=0, rtol=0)
 
 
 def test_sft_weight_pulls_on_demonstrations_alone() -> None:

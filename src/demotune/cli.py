@@ -72,6 +72,14 @@ MaxLengthOption = Annotated[
 MaxRowsOption = Annotated[int | None, typer.Option(help="Use only the first N good rows.", min=1)]
 BatchSizeOption = Annotated[int, typer.Option(help="Responses scored together.", min=1)]
 DtypeOption = Annotated[Literal["float32", "bfloat16"], typer.Option(help="Type in which weights are held.")]
+Bf16Option = Annotated[
+    bool | None,
+    typer.Option(
+        "--bf16/--no-bf16",
+        help="Compute in bfloat16. Not given: where the hardware has it; --no-bf16 tells finer differences, slower.",
+        show_default=False,
+    ),
+]
 
 
 def main() -> None:
@@ -214,9 +222,9 @@ def sample(
         from demotune.rewards import load_reward
 
         conversations = read_prompts(prompt or [], prompts)
-        best = (
-            BestOf(best_of, load_reward(reward, template=reward_template, dtype=dtype)) if best_of and reward else None
-        )
+        best = None
+        if best_of is not None and reward is not None:
+            best = BestOf(best_of, load_reward(reward, template=reward_template, dtype=dtype))
         answers = answer(
             model, conversations, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k,
             template=template, seed=seed, batch_size=batch_size, dtype=dtype, best_of=best,
@@ -237,6 +245,7 @@ def score(
     max_rows: MaxRowsOption = None,
     batch_size: BatchSizeOption = 16,
     dtype: DtypeOption = "float32",
+    bf16: Bf16Option = None,
 ) -> None:
     """Say what each row earns by a reward; of preference rows, how often the reward agrees with them."""
     with _for_people():
@@ -245,7 +254,7 @@ def score(
         from demotune.rewards import load_reward
 
         reading = Reading(columns=columns, max_length=max_length, max_rows=max_rows, batch_size=batch_size)
-        score_data(load_reward(reward, template=template, dtype=dtype), data, reading, output)
+        score_data(load_reward(reward, template=template, dtype=dtype, bf16=bf16), data, reading, output)
 
 
 @app.command()
@@ -261,6 +270,7 @@ def select(
     max_rows: MaxRowsOption = None,
     batch_size: BatchSizeOption = 16,
     dtype: DtypeOption = "float32",
+    bf16: Bf16Option = None,
 ) -> None:
     """Keep the best demonstrations by a reward: one learned here, or any other model with one label."""
     with _for_people():
@@ -270,7 +280,7 @@ def select(
 
         choice = Choice(top=top, threshold=threshold)
         reading = Reading(columns=columns, max_length=max_length, max_rows=max_rows, batch_size=batch_size)
-        select_data(load_reward(reward, template=template, dtype=dtype), data, reading, choice, output)
+        select_data(load_reward(reward, template=template, dtype=dtype, bf16=bf16), data, reading, choice, output)
 
 
 @app.command()

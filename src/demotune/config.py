@@ -282,8 +282,8 @@ class RFTConfig(RunConfig):
     """Prompts sampled together on one device."""
 
     reward_model: str | None = None
-    """Where the reward starts: a model of the same vocabulary. Not given: the policy's weights (or its base, LoRA)."""
-    reward_learning_rate: float = 1e-5
+    """Where the reward starts: a model of the same vocabulary. Not given: the policy's weights."""
+    reward_learning_rate: float = 2e-5
     """Peak learning rate of the reward in each stage; with LoRA ten times as much is usual."""
     reward_epochs: float = 2.0
     """Passes over the stage's pairs, unless the held-out pairs stop the reward earlier."""

@@ -238,17 +238,28 @@ def _reply(text: str) -> list[Message]:
 
 
 def _show_scores(groups: Mapping[str, Sequence[tuple[float, int]]]) -> None:
-    """Distribution of (score, response tokens) of each group, and how far length tells the score."""
+    """Distribution of (score, response tokens), a column for each group, and how far length tells the score."""
     table = Table(box=box.SIMPLE)
-    for heading in ("", "rows", "mean", "sd", "min", "25%", "50%", "75%", "max", "tokens", "r(length)"):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-    for name, pairs in groups.items():
-        scores, tokens = np.array(pairs, dtype=float).T
-        spread = [scores.mean(), scores.std(), *np.quantile(scores, [0, 0.25, 0.5, 0.75, 1])]
-        known = min(scores.std(), tokens.std()) > 0
-        correlation = f"{np.corrcoef(scores, tokens)[0, 1]:+.2f}" if known else "-"
-        table.add_row(name, str(len(pairs)), *(f"{x:.3g}" for x in spread), f"{tokens.mean():.0f}", correlation)
+    for heading in ("score", *groups):
+        table.add_column(heading, justify="right" if heading in groups else "left", no_wrap=True)
+    columns = [_distribution(pairs) for pairs in groups.values()]
+    for name in columns[0]:
+        table.add_row(name, *(column[name] for column in columns))
     console.print(table)
+
+
+def _distribution(pairs: Sequence[tuple[float, int]]) -> dict[str, str]:
+    scores, tokens = np.array(pairs, dtype=float).T
+    quantiles = np.quantile(scores, [0, 0.25, 0.5, 0.75, 1])
+    named = {"mean": scores.mean(), "standard deviation": scores.std()}
+    named |= dict(zip(("lowest", "25%", "median", "75%", "highest"), quantiles, strict=True))
+    varied = min(scores.std(), tokens.std()) > 0
+    return {
+        "rows": str(len(pairs)),
+        **{name: f"{value:.4g}" for name, value in named.items()},
+        "response tokens, mean": f"{tokens.mean():.1f}",
+        "correlation with length": f"{np.corrcoef(scores, tokens)[0, 1]:+.2f}" if varied else "-",
+    }
 
 
 def _say_accuracy(check: PairCheck) -> None:

@@ -153,6 +153,8 @@ class _PlainTemplate:
     """A template with {prompt} in it, closed by the EOS token."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str) -> None:
+        if template.count("{prompt}") != 1:
+            raise DemotuneError(f"template must contain {{prompt}} once, got {template!r}; {_OWN_TEMPLATE}")
         if tokenizer.eos_token_id is None:
             raise DemotuneError(
                 "the tokenizer has no EOS token, so a response could never end; set eos_token in the model's "

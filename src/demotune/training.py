@@ -10,7 +10,7 @@ import math
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -95,7 +95,7 @@ class PhaseTrainer(Trainer):
     """transformers.Trainer over planned micro-batches of records, with an objective in place of labels.
 
     `judge` finds metrics on held-out records when a callback asks for an evaluation; `facts` are metrics that hold for
-    all micro-batches of a step, recorded beside the objective's.
+    all micro-batches of a step, recorded beside the objective's. `rates` are peak learning rates of single modules.
     """
 
     stop_requested = False
@@ -114,8 +114,10 @@ class PhaseTrainer(Trainer):
         callbacks: list[TrainerCallback],
         judge: Callable[[], dict[str, float]] | None = None,
         facts: Callable[[], dict[str, float]] = dict,
+        rates: Mapping[str, float] | None = None,
     ) -> None:
         self._objective, self._at_start, self._carry = objective, at_start, carry
+        self._rates = rates or {}
         self._microbatches, self._judge, self._facts = microbatches, judge, facts
         self._values: defaultdict[str, list[Tensor]] = defaultdict(list)
         self._last_log: tuple[float, int] | None = None
@@ -198,6 +200,10 @@ class PhaseTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         optimizer = super().create_optimizer(model)
+        for name, weight in cast(nn.Module, model or self.model).named_parameters():
+            rate = next((rate for part, rate in self._rates.items() if part in name.split(".")), None)
+            if rate is not None and weight.requires_grad:
+                _give_own_rate(optimizer, weight, rate)
         if self._carry is not None and self._carry.previous is not None:
             state = torch.load(self._carry.previous, weights_only=True)
             optimizer.load_state_dict(state["optimizer"])
@@ -238,6 +244,16 @@ class PhaseTrainer(Trainer):
             f"the loss became {float(step_loss.total)} at step {self.state.global_step + 1}; its batch is saved in "
             f"{file} (token ids). Lower --learning-rate, or compute with --no-bf16; earlier checkpoints are intact"
         )
+
+
+def _give_own_rate(optimizer: torch.optim.Optimizer, weight: Tensor, rate: float) -> None:
+    """Move a parameter into a group of its own."""
+    for group in optimizer.param_groups:
+        if any(member is weight for member in group["params"]):
+            group["params"] = [member for member in group["params"] if member is not weight]
+            settings = {name: value for name, value in group.items() if name not in ("params", "lr")}
+            optimizer.add_param_group({**settings, "params": [weight], "lr": rate})
+            return
 
 
 def check_start(found: float, start: AtStart) -> None:

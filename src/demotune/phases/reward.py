@@ -40,6 +40,10 @@ from demotune.training import AtStart, Interrupted, PhaseTrainer, plan_microbatc
 
 REWARD, REWARDS, REWARD_METRICS = "reward", "rewards.jsonl.gz", "reward-metrics.jsonl"
 
+HEAD_RATE = 0.5
+"""Learning rate of a head that starts at zero, times its width: so it catches up with the layers below within some ten
+steps, whatever their rate."""
+
 
 def reward_phase(stage: Stage) -> None:
     """K steps from the previous stage's reward, stopped early by held-out pairs; publishes reward/ and its numbers."""
@@ -186,6 +190,7 @@ def _train(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) -> tupl
             Checkpoints(config.save_steps),
             *setup.callbacks,
         ],
+        rates={} if named else {"score": HEAD_RATE / reward.config.get_text_config().hidden_size},
         judge=partial(_judge, reward, objective, heldout, config.per_device_train_batch_size, setup.bf16),
     )
     keep.judge = trainer.evaluate

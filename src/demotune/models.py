@@ -137,8 +137,18 @@ def weight_sharing_base(policy: PeftModel) -> PreTrainedModel:
 def save_policy(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write model and tokenizer to `folder`, which appears whole or not at all."""
     with publish_folder(folder) as unfinished:
-        policy.save_pretrained(str(unfinished))
+        save_weights(policy, unfinished)
         tokenizer.save_pretrained(unfinished)
+
+
+def save_weights(model: Policy, folder: Path) -> None:
+    """Weights and configs as safetensors and JSON; the same model gives the same bytes."""
+    if isinstance(model, PeftModel):
+        for config in model.peft_config.values():
+            targets = getattr(config, "target_modules", None)
+            if isinstance(targets, set):  # written in its order, which changes from process to process
+                vars(config)["target_modules"] = sorted(targets)
+    model.save_pretrained(str(folder))
 
 
 def content_hash(folder: Path) -> str:

@@ -32,6 +32,7 @@ from demotune.models import (
     load_tokenizer,
     merged,
     resolve_base,
+    save_weights,
     switch_off_dropout,
     train_every_embedding,
     weight_sharing_base,
@@ -183,7 +184,7 @@ def save_reward_model(
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.pad_token_id = model.config.get_text_config().pad_token_id
     with publish_folder(folder) as unfinished:
-        model.save_pretrained(str(unfinished))
+        save_weights(model, unfinished)
         tokenizer.save_pretrained(unfinished)
         write_json(unfinished / FACTS, asdict(facts))
         (unfinished / "README.md").write_text(card, encoding="utf-8")

@@ -59,7 +59,7 @@ def test_version() -> None:
     ("arguments", "expected"),
     [
         (["irft", "--betta", "1"], "irft has no field betta; did you mean beta?"),
-        (["sft", "--beta", "1"], "beta is a field of spin and irft, which sft does not use"),
+        (["sft", "--beta", "1"], "beta is a field of spin, irft and rft, which sft does not use"),
         (["spin", "--link=nce"], "link is a field of irft, which spin does not use"),
         (["irft", "--beta", "-1", "--output", "x"], "beta must be > 0, got -1.0"),
         (["irft", "--output", "x"], "model is missing; name it with --model"),

@@ -104,7 +104,7 @@ def test_a_missing_file_names_the_shipped_ones() -> None:
         ("irft", "betta", ["irft has no field betta", "did you mean beta?"]),
         ("sft", "learning-rate", ["did you mean learning_rate?"]),
         ("spin", "link", ["link is a field of irft", "spin does not use"]),
-        ("sft", "beta", ["beta is a field of spin and irft", "sft does not use"]),
+        ("sft", "beta", ["beta is a field of spin, irft and rft", "sft does not use"]),
         ("irft", "num_train_epochs", ["num_train_epochs is a field of sft", "irft does not use"]),
         ("irft", "zzzzzz", ["irft has no field zzzzzz", "see demotune irft --help"]),
     ],

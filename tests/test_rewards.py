@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import AutoPeftModelForSequenceClassification
 from tiny import save_tiny, tiny_model, tiny_tokenizer, write_rows
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, DebertaV2Config
 
@@ -233,19 +234,27 @@ def test_an_irft_run_has_the_reward_since_its_start_model(runs: Path) -> None:
     assert "0.25 * log" in reward.name
 
 
-def test_an_rft_run_has_the_reward_in_its_folder(runs: Path) -> None:
+@pytest.mark.parametrize("use_peft", [False, True])
+def test_an_rft_run_has_the_reward_in_its_folder(runs: Path, use_peft: bool) -> None:
+    """The numbers are those that the lines in the model card give, row by row; 1e-6."""
+    output = runs / f"rft-{use_peft}"
     small = {name: value for name, value in SMALL.items() if name != "epochs_per_stage"}
     config = RFTConfig(
-        output=str(runs / "rft"), stages=1, finished_only=False, num_generations=2, reward_steps=4, policy_batches=1,
-        prompts_per_batch=4, reward_learning_rate=1e-2, **inputs(runs), **small,
+        output=str(output), stages=1, finished_only=False, num_generations=2, reward_steps=4, policy_batches=1,
+        prompts_per_batch=4, reward_learning_rate=1e-2, use_peft=use_peft, lora_r=2, **inputs(runs), **small,
     )  # fmt: skip
     run(config)
-    reward = load_reward(runs / "rft", bf16=False)
+    reward = load_reward(output, bf16=False)
     assert isinstance(reward, ScalarReward)
     rows = completions(reward)
     found = reward.score(rows)
-    assert found == ScalarReward(runs / "rft" / "reward", bf16=False).score(rows)
-    expected = plain_scores(runs / "rft" / "reward", [(*row.prompt_ids, *row.response.ids) for row in rows])
+    assert found == ScalarReward(output / "reward", bf16=False).score(rows)
+    auto = AutoPeftModelForSequenceClassification if use_peft else AutoModelForSequenceClassification
+    model = auto.from_pretrained(output / "reward", num_labels=1)
+    ids = [torch.tensor([[*row.prompt_ids, *row.response.ids]]) for row in rows]
+    with torch.no_grad():
+        expected = [float(model(input_ids=row).logits) for row in ids]
+    assert max(expected) - min(expected) > 1e-3  # it was trained
     assert found == pytest.approx(expected, abs=1e-6)
 
 
@@ -257,7 +266,7 @@ def test_a_start_model_that_is_another_one_now_is_refused(runs: Path) -> None:
     with pytest.raises(DemotuneError, match="is not what it was when the run began"):
         load_reward(runs / "moved")
     (runs / "moved" / "run.yaml").write_text(config.replace(str(runs / "start"), str(runs / "gone")))
-    with pytest.raises(DemotuneError, match="needs the run's start model, .*gone"):
+    with pytest.raises(DemotuneError, match=r"needs the run's start model, .*gone"):
         load_reward(runs / "moved")
 
 
@@ -268,7 +277,7 @@ def test_runs_without_a_reward_say_so(runs: Path) -> None:
         load_reward(runs / "sft")
     shutil.copytree(runs / "irft", runs / "unfinished")
     (runs / "unfinished" / "summary.json").unlink()
-    with pytest.raises(DemotuneError, match="is an unfinished run; finish it with: demotune resume .*/unfinished"):
+    with pytest.raises(DemotuneError, match=r"is an unfinished run; finish it with: demotune resume .*/unfinished"):
         load_reward(runs / "unfinished")
 
 
@@ -276,7 +285,7 @@ def test_runs_without_a_reward_say_so(runs: Path) -> None:
 
 
 def test_a_language_model_is_no_reward(runs: Path) -> None:
-    with pytest.raises(DemotuneError, match="no sequence classifier.*the run folder of an irft or spin run"):
+    with pytest.raises(DemotuneError, match=r"no sequence classifier.*the run folder of an irft or spin run"):
         load_reward(runs / "start")
     with pytest.raises(DemotuneError, match=rf"give the run folder, {runs / 'irft'}, for its implicit"):
         load_reward(runs / "irft" / "model")

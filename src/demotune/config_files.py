@@ -72,7 +72,8 @@ def unknown_field(name: str, method: Method) -> str:
     near = difflib.get_close_matches(name, field_types(CONFIGS[method]), n=1)
     advice = f"; did you mean {near[0]}?" if near else ""
     if owners:
-        return f"{name} is a field of {' and '.join(owners)}, which {method} does not use{advice}"
+        named = " and ".join(filter(None, (", ".join(owners[:-1]), owners[-1])))
+        return f"{name} is a field of {named}, which {method} does not use{advice}"
     return f"{method} has no field {name}{advice or f'; see demotune {method} --help'}"
 
 

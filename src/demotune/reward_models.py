@@ -55,6 +55,21 @@ class RewardFacts:
     """The prompt template it was trained with; None for the tokenizer's chat template."""
 
 
+class _ExactHead(nn.Linear):
+    """A linear head in its own precision under bfloat16 autocast, which would leave a reward three digits."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return super().forward(hidden.to(self.weight.dtype))
+
+    @staticmethod
+    def of(head: nn.Linear) -> "_ExactHead":
+        """The same weights as such a head."""
+        exact = _ExactHead(head.in_features, head.out_features, bias=head.bias is not None, device="meta")
+        exact.weight, exact.bias = head.weight, head.bias
+        return exact
+
+
 def padding_id(tokenizer: PreTrainedTokenizerBase, stop_ids: Iterable[int]) -> int:
     """A token id to pad with that no finished response ends with."""
     ends = set(stop_ids)
@@ -132,6 +147,8 @@ def load_reward_model(
         except (OSError, ValueError, ImportError) as error:
             raise DemotuneError(f"cannot load {folder} as a reward model: {first_line(error)}") from error
         train_every_embedding(plain)
+        if isinstance(getattr(plain, "score", None), nn.Linear):
+            plain.score = _ExactHead.of(cast(nn.Linear, plain.score))
         model = plain
     switch_off_dropout(model)
     return cast(RewardModel, cast(nn.Module, model).to(device))
@@ -216,9 +233,9 @@ def _with_head(lm: PreTrainedModel, pad_id: int) -> PreTrainedModel:
     weight = next(lm.parameters())
     for name, head in model.named_children():
         if name != prefix:
-            width = cast(nn.Linear, head).in_features
-            setattr(model, name, nn.Linear(width, 1, bias=False, device=weight.device, dtype=weight.dtype))
-            nn.init.zeros_(getattr(model, name).weight)
+            zeros = nn.Linear(cast(nn.Linear, head).in_features, 1, bias=False, dtype=weight.dtype)
+            nn.init.zeros_(zeros.weight)
+            setattr(model, name, _ExactHead.of(zeros.to(weight.device)))
     model.name_or_path = lm.name_or_path
     return model
 

@@ -175,6 +175,13 @@ def with_padding(model: RewardModel, pad_id: int) -> RewardModel:
     return model
 
 
+def tokenizer_for(model: RewardModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer with the model's padding. transformers' Trainer sets a model's padding to that of its tokenizer."""
+    padded = copy.deepcopy(tokenizer)
+    padded.pad_token_id = model.config.get_text_config().pad_token_id
+    return padded
+
+
 def with_adapter(model: RewardModel, adapter: PeftConfig, seed: int) -> RewardModel:
     """The reward model under a new adapter; its base and what its head says stay."""
     return model if isinstance(model, PeftModel) else attach_adapter(model, _for_rewards(adapter), seed)
@@ -198,11 +205,9 @@ def save_reward_model(
     model: RewardModel, tokenizer: PreTrainedTokenizerBase, facts: RewardFacts, folder: Path, card: str
 ) -> None:
     """Write model, tokenizer, facts and model card to `folder`, which appears whole or not at all."""
-    tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.pad_token_id = model.config.get_text_config().pad_token_id
     with publish_folder(folder) as unfinished:
         save_weights(model, unfinished)
-        tokenizer.save_pretrained(unfinished)
+        tokenizer_for(model, tokenizer).save_pretrained(unfinished)
         write_json(unfinished / FACTS, asdict(facts))
         (unfinished / "README.md").write_text(card, encoding="utf-8")
 

@@ -31,6 +31,7 @@ from demotune.reward_models import (
     padding_id,
     reward_from_policy,
     save_reward_model,
+    tokenizer_for,
     with_adapter,
     with_padding,
 )
@@ -182,7 +183,7 @@ def _train(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) -> tupl
         ),
         objective=objective,
         microbatches=[[pairs[number] for number in plan.units[unit]] for unit in plan.order],
-        tokenizer=setup.tokenizer,
+        tokenizer=tokenizer_for(reward, setup.tokenizer),
         at_start=None if named or stage.number else at_start,  # under a head of zeros every reward is 0
         callbacks=[
             WriteMetrics(stage.folder / REWARD_METRICS),

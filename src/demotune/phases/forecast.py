@@ -5,6 +5,8 @@ import time
 from dataclasses import dataclass
 from statistics import fmean
 
+import torch
+
 from demotune.logprobs import align, autocast, sequence_logps
 from demotune.phases.rollouts import Layout
 from demotune.phases.sample import sampling_options
@@ -48,14 +50,16 @@ def measure_speed(stage: Stage) -> Speed:
         for name, tensor in align([row.prompt_ids for row in batch], [row.demo.ids for row in batch]).items()
     }
     tokens = sum(len(row.prompt_ids) + len(row.demo.ids) for row in batch)
-    times = []
     for _ in range(2):  # the first pass warms up
+        started = time.monotonic()
+        with autocast(this_device(), stage.setup.bf16), torch.no_grad():
+            sequence_logps(policy, aligned)
+        forward = time.monotonic() - started
         started = time.monotonic()
         with autocast(this_device(), stage.setup.bf16):
             loss = -sequence_logps(policy, aligned).sum()
-        forward = time.monotonic() - started
         loss.backward()  # type: ignore[no-untyped-call]
-        times.append((forward, time.monotonic() - started))
+        trained = time.monotonic() - started
     for weight in policy.parameters():
         weight.grad = None
     prompts = [row.prompt_ids for row in (rows * config.sample_batch_size)[: config.sample_batch_size]]
@@ -65,8 +69,8 @@ def measure_speed(stage: Stage) -> Speed:
     seconds = time.monotonic() - started
     return Speed(
         drawn=seconds / sum(len(response.ids) for _, response in drawn),
-        forward=times[-1][0] / tokens,
-        trained=times[-1][1] / tokens,
+        forward=forward / tokens,
+        trained=trained / tokens,
     )
 
 

@@ -3,10 +3,10 @@
 from demotune.config import RFTConfig
 
 
-def reward_card(config: RFTConfig, stage: int, pairs: int) -> str:
+def reward_card(config: RFTConfig, stage: int, pairs: int, *, adapter: bool) -> str:
     """README.md of a reward folder, for people and for the hub."""
-    library = "peft" if config.use_peft else "transformers"
-    auto = "AutoPeftModelForSequenceClassification" if config.use_peft else "AutoModelForSequenceClassification"
+    library = "peft" if adapter else "transformers"
+    auto = "AutoPeftModelForSequenceClassification" if adapter else "AutoModelForSequenceClassification"
     head = "the head's number"
     reward = head if config.reward_bound is None else f"{config.reward_bound:g} * sigmoid({head})"
     seen = "responses that end by themselves only" if config.finished_only else "cut-off responses too"
@@ -36,6 +36,8 @@ The run's summary holds its accuracy on held-out pairs, with intervals, and on p
 In {library}, for token ids of prompt and response rendered with {template}:
 
     from {library} import {auto}
+    from transformers import AutoTokenizer
     model = {auto}.from_pretrained("THIS_FOLDER", num_labels=1)
+    model.config.pad_token_id = AutoTokenizer.from_pretrained("THIS_FOLDER").pad_token_id
     model(input_ids=ids, attention_mask=mask).logits
 """

@@ -42,6 +42,7 @@ from demotune.records import Completion
 RewardModel = PreTrainedModel | PeftModel
 FACTS = "reward.json"
 _LAYER = re.compile(r"\.(?:layers|layer|h|blocks)\.(\d+)\.")
+_EMBEDDING = re.compile(r"\.(?:\w*embed\w*|wte|wpe)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +197,8 @@ def freeze_lower_layers(model: RewardModel, count: int) -> None:
         raise DemotuneError(f"reward_frozen_layers is {count}, the reward has {len(layers)} layers; freeze fewer")
     for name, weight in model.named_parameters():
         found = _LAYER.search(name)
-        if found and int(found[1]) < count:
+        if _EMBEDDING.search(name) if found is None else int(found[1]) < count:
             weight.requires_grad_(False)
-    model.get_input_embeddings().requires_grad_(False)
 
 
 def save_reward_model(

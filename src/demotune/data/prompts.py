@@ -31,11 +31,15 @@ def as_prompt(text: str) -> tuple[Message, ...]:
 def _conversation(where: str, line: str) -> tuple[Message, ...]:
     try:
         row = json.loads(line)
-        value = row.get("prompt", row.get("messages"))
+        value = row["messages"] if row.get("prompt") is None else row["prompt"]
         if isinstance(value, str):
             return as_prompt(value)
-        return tuple({"role": message["role"], "content": message["content"]} for message in value)
-    except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+        prompt = tuple({"role": str(message["role"]), "content": message["content"]} for message in value)
+        if prompt[-1]["role"] == "assistant" or not all(isinstance(turn["content"], str) for turn in prompt):
+            raise TypeError("a prompt ends with the user's turn, and its content is text")
+        return prompt
+    except (json.JSONDecodeError, AttributeError, IndexError, KeyError, TypeError) as error:
         raise DemotuneError(
-            f'{where} is no prompt; write {{"prompt": "text"}}, or under "messages" a list of {{"role", "content"}}'
+            f'{where} is no prompt; write {{"prompt": "text"}}, or under "messages" a list of {{"role", "content"}} '
+            "that ends with the user's turn"
         ) from error

@@ -6,7 +6,7 @@ import time
 from demotune.files import read_rows, write_json
 from demotune.heldout import PolicyCheck, check_policy, check_reward, nll_per_token
 from demotune.models import Policy
-from demotune.phases.pairs import scored_pairs
+from demotune.phases.pairs import sampled_pairs, scored_pairs
 from demotune.phases.reward import REWARDS, reward_function
 from demotune.phases.sample import draw_with
 from demotune.phases.stage import Stage, chunks
@@ -74,8 +74,16 @@ def _earned(stage: Stage) -> PolicyCheck:
             stage, lambda: stage.trained_policy, [row.prompt_ids for row in rows], purpose="check", tracker=tracker
         )
     completions = [Completion(row.prompt_ids, answer) for row, answer in zip(rows, answers, strict=True)]
-    rewards = reward_function(stage)(completions)
+    drawn = reward_function(stage)(completions)
     before = [row for row in read_rows(stage.folder / REWARDS) if row["heldout"]]
+    same = [
+        pair.sample == answer
+        for pair, answer in zip(sampled_pairs(stage.setup, stage.number, True), answers, strict=True)
+    ]
+    # Rounding depends on which rows are scored together; the same answer earns the same.
+    rewards = [
+        row["sample_reward"] if is_same else reward for row, reward, is_same in zip(before, drawn, same, strict=True)
+    ]
     return check_policy(
         demos=[row["demo_reward"] for row in before],
         before=[row["sample_reward"] for row in before],

@@ -96,7 +96,7 @@ class OnPolicyBatch:
         cut_off = [not completion.response.finished for completion in self.completions]
         return {
             "reward": float(self.rewards.mean()),
-            "reward_std": float(self.rewards.std()),
+            "reward_std": float(self.rewards.std()) if len(self.rewards) > 1 else 0.0,
             "kl": float(log_ratios.sum() / tokens.sum()),
             "objective/kl": float(log_ratios.mean()),
             "beta": beta,

@@ -33,6 +33,16 @@ class PolicyStop(Exception):  # noqa: N818 (no error: a stage may end so)
     """A guard rail ended the policy steps of a stage; the message says why."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Trained:
+    """What became of the policy steps: metric records, steps made, why a guard rail ended them, Ctrl-C or not."""
+
+    history: list[dict[str, Any]]
+    steps: int
+    stopped: str | None
+    stop_requested: bool
+
+
 def policy_phase(stage: Stage) -> None:
     """Train pi_t to pi_{t+1} on the stage's reward; publishes the policy."""
     if stage.done("policy"):
@@ -49,28 +59,28 @@ def policy_phase(stage: Stage) -> None:
         prompts=[*(row.prompt_ids for row in stage_slice(setup, stage.number)), *setup.prompts],
         check=lambda facts: guard(facts, limits),
     )
-    history, stopped, stop_requested = _train(stage, policy, rollouts, config)
+    trained = _train(stage, policy, rollouts, config)
     if main_process():
         save_policy(policy, setup.tokenizer, stage.model_folder)
     del policy, rollouts
     stage.free_policy()
     wait_for_everyone()
     batches = read_batches(stage)
-    if stopped:
-        warn(f"stage {stage.number}: policy steps ended at batch {len(batches)}: {stopped}")
+    if trained.stopped:
+        warn(f"stage {stage.number}: policy steps ended at batch {len(batches)}: {trained.stopped}")
     stage.mark(
         "policy",
         started,
         [stage.model_folder],
         reference=content_hash(setup.start_model),
-        steps=max((record["step"] for record in history), default=0),
+        steps=trained.steps,
         batches=len(batches),
-        stopped=stopped,
+        stopped=trained.stopped,
         first=batches[0],
         last=batches[-1],
-        end=average_of_last(history) if history else {},
+        end=average_of_last(trained.history),
     )
-    if stop_requested:
+    if trained.stop_requested:
         raise Interrupted
 
 
@@ -127,10 +137,7 @@ def _reference(stage: Stage) -> Policy:
     return reference.requires_grad_(False)
 
 
-def _train(
-    stage: Stage, policy: Policy, rollouts: Rollouts, config: RFTConfig
-) -> tuple[list[dict[str, Any]], str | None, bool]:
-    """Returns (metric records, why a guard rail stopped it, whether the user asked to stop)."""
+def _train(stage: Stage, policy: Policy, rollouts: Rollouts, config: RFTConfig) -> _Trained:
     layout, checkpoints = rollouts.layout, stage.folder / "policy-checkpoints"
     arguments = dataclasses.replace(config, gradient_accumulation_steps=layout.microbatches // process_count())
     trainer = PhaseTrainer(
@@ -151,4 +158,4 @@ def _train(
         stopped = str(reason)
         trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     history = [dict(record) for record in trainer.state.log_history if "loss" in record]
-    return history, stopped, trainer.stop_requested
+    return _Trained(history, trainer.state.global_step, stopped, trainer.stop_requested)

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from peft import PeftModel
 
 from demotune.callbacks import Checkpoints, KeepBest, WriteMetrics, best_judgement, quiet
 from demotune.config import RFTConfig
@@ -117,9 +118,10 @@ def _usable(pair: Pair, config: RFTConfig) -> bool:
 
 
 def _load(stage: Stage, number: int) -> RewardModel:
-    """The reward of stage `number`, as a model."""
+    """The reward of stage `number`, as a model. One that started from the policy shares its base with LoRA."""
     setup = stage.setup
-    share = stage.start_policy if setup.adapter is not None else None
+    shares = setup.adapter is not None and with_reward(setup).reward_model is None
+    share = stage.start_policy if shares else None
     return with_padding(setup.load_reward(setup.folder.stage(number) / REWARD, share), reward_padding(setup))
 
 
@@ -234,7 +236,7 @@ def _publish(stage: Stage, reward: RewardModel, pairs: int) -> None:
     config = with_reward(stage.setup)
     if main_process():
         facts = RewardFacts(link=config.reward_link, bound=config.reward_bound, template=config.template)
-        card = reward_card(config, stage.number, pairs)
+        card = reward_card(config, stage.number, pairs, adapter=isinstance(reward, PeftModel))
         save_reward_model(reward, stage.setup.tokenizer, facts, stage.folder / REWARD, card)
 
 

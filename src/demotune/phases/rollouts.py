@@ -20,6 +20,7 @@ from demotune.advantages import (
     returns_to_go,
 )
 from demotune.config import RFTConfig
+from demotune.errors import DemotuneError
 from demotune.files import publish_file, read_rows, write_json, write_rows
 from demotune.logprobs import align, autocast, response_logps, response_states
 from demotune.models import Policy
@@ -49,12 +50,17 @@ class Layout:
     @staticmethod
     def of(config: RFTConfig, prompts: int) -> "Layout":
         """The layout of a stage with so many prompts."""
-        responses = config.prompts_per_batch * config.num_generations
-        per_step, together = responses // config.num_mini_batches, config.per_device_train_batch_size * process_count()
+        responses, processes = config.prompts_per_batch * config.num_generations, process_count()
+        per_step, together = responses // config.num_mini_batches, config.per_device_train_batch_size * processes
+        if per_step < processes:
+            raise DemotuneError(
+                f"{per_step} responses of an optimizer step cannot be shared by {processes} processes; raise "
+                "--prompts-per-batch or --num-generations, or lower --num-mini-batches"
+            )
         return Layout(
             responses=responses,
             mini_batches=config.num_mini_batches,
-            microbatches=min(-(-per_step // together) * process_count(), per_step),
+            microbatches=min(-(-per_step // together), per_step // processes) * processes,
             iterations=config.num_iterations,
             batches=config.policy_batches or max(round(prompts * config.policy_epochs / config.prompts_per_batch), 1),
         )

@@ -96,6 +96,8 @@ def _train(
 
 def average_of_last(history: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Each metric averaged over the last quarter of the records: where the stage ended, without one batch's noise."""
+    if not history:  # it ended before its first record
+        return {}
     last = history[-max(len(history) // 4, 1) :]
     return {name: sum(record.get(name, value) for record in last) / len(last) for name, value in last[-1].items()}
 

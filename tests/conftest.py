@@ -1,6 +1,8 @@
 """Shared by all tests: one thread (tiny models gain nothing from more), no hub, a tokenizer made in a moment."""
 
+import gc
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -16,3 +18,12 @@ torch.set_num_threads(1)
 def tokenizer() -> PreTrainedTokenizerFast:
     """One token per character; see `micro.letter_tokenizer`."""
     return letter_tokenizer()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imports_are_not_collected_again() -> Iterator[None]:
+    """A run collects garbage after each phase; looking through every imported object took most of a tiny run's time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()

@@ -1,8 +1,8 @@
 """With a known reward, each optimiser of RFT's policy phase reaches the exact KL-regularised optimum.
 
 Responses have at most two tokens of a small vocabulary, so every one of them can be listed: the optimum of
-E r - beta KL(pi || pi_0) is pi_0 exp(r / beta) / Z, and its mean reward is a number. A whole RFT run is made, whose reward
-is given and trained at a rate of nearly nothing.
+E r - beta KL(pi || pi_0) is pi_0 exp(r / beta) / Z, and its mean reward is a number. A whole RFT run is made, with a
+reward that is given and trained at a rate of nearly nothing.
 """
 
 import json

@@ -21,7 +21,7 @@ from measure import Questions, measure_policy, measure_reward
 from task import LONGEST_ANSWER, demonstrations, draw_prompts, pretrain
 
 import demotune
-from demotune.config import AnyConfig, IRFTConfig, RFTConfig, SFTConfig, SPINConfig
+from demotune.config import AnyConfig, IRFTConfig, RFTConfig, SFTConfig, SPINConfig, as_dict
 from demotune.files import read_rows
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -39,10 +39,12 @@ class Size:
     pretraining: int = 4000
     test_prompts: int = 400
     samples: int = 4
+    conditions: int = 4
+    settings: int = 4
     rows: str = "gold.jsonl"
 
 
-QUICK = Size(few=48, many=96, steps=8, seeds=2, pretraining=300, test_prompts=60, samples=1, rows="gold-quick.jsonl")
+QUICK = Size(48, 96, 8, 2, 300, 60, samples=1, conditions=1, settings=1, rows="gold-quick.jsonl")
 
 NOISE = {"clean": 0.0, "noisy": 0.3}
 SETTINGS: dict[str, list[dict[str, Any]]] = {
@@ -59,10 +61,10 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     },
     **{
         name: [
-            {"learning_rate": 1e-3, "beta": 0.05},
-            {"learning_rate": 3e-4, "beta": 0.05},
-            {"learning_rate": 1e-3, "beta": 0.2},
-            {"learning_rate": 3e-4, "beta": 0.2},
+            {"learning_rate": 1e-3, "beta": 0.1, "stages": 1},
+            {"learning_rate": 1e-3, "beta": 0.3, "stages": 1},
+            {"learning_rate": 1e-3, "beta": 0.3, "stages": 2},
+            {"learning_rate": 3e-4, "beta": 0.1, "stages": 2},
         ]
         for name in ("rft", "rft-prompts")
     },
@@ -92,14 +94,15 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="work folder: models, logs, runs while they last")
     parser.add_argument("--quick", action="store_true", help="everything once, small, in about two minutes")
     given = parser.parse_args()
-    size, folder = QUICK if given.quick else Size(), given.folder.resolve()
+    size = QUICK if given.quick else Size()
+    folder = given.folder.resolve() / Path(size.rows).stem
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     if not (folder / "start").is_dir():
         torch.set_num_threads(2)
         pretrain(folder / "start-unfinished", size.pretraining)
         (folder / "start-unfinished").rename(folder / "start")
-    conditions = [(noise, amount) for noise in NOISE for amount in ("few", "many")]
+    conditions = [(noise, amount) for noise in NOISE for amount in ("few", "many")][: size.conditions]
     methods = list(SETTINGS)
     with multiprocessing.get_context("spawn").Pool(2, initializer=start_worker, initargs=(folder,)) as pool:
         seeds = [TUNING_SEED, *range(size.seeds)]
@@ -108,7 +111,7 @@ def main() -> None:
             Job(*condition, TUNING_SEED, method, setting, "validation")
             for condition in conditions
             for method in methods
-            for setting in range(len(SETTINGS[method]))
+            for setting in range(len(SETTINGS[method]))[: size.settings]
         ]
         work(pool, folder, size, tuning)
         best = chosen_settings(size)
@@ -137,7 +140,7 @@ def work(pool: Any, folder: Path, size: Size, jobs: list[Job]) -> None:
     """Run what has no row yet; append a row for each run that ends."""
     rows = RESULTS / size.rows
     done = {tuple(row[name] for name in Job.__slots__) for row in read_rows(rows)} if rows.exists() else set()
-    missing = [job for job in jobs if job.key not in done]
+    missing = [job for job in jobs if job.key not in done or not _sft_model(folder, job).is_dir()]
     started = time.monotonic()
     for number, row in enumerate(pool.imap_unordered(do, [(folder, size, job) for job in missing]), start=1):
         with rows.open("a", encoding="utf-8") as opened:
@@ -168,7 +171,13 @@ def do(task: tuple[Path, Size, Job]) -> dict[str, Any]:
     found = measure_policy(questions, result.model_folder, origin, folder / "start", samples=size.samples)
     if result.reward_folder is not None:
         found |= measure_reward(questions, result.reward_folder)
-    kept = {"heldout_nll": result.stages[-1]["check"]["nll_per_token"], "seconds": round(seconds, 2)}
+    steps = {phase: [stage["phases"][phase]["steps"] for stage in result.stages] for phase in _phases(result)}
+    kept = {
+        "heldout_nll": result.stages[-1]["check"]["nll_per_token"],
+        "seconds": round(seconds, 2),
+        "optimizer_steps": steps,
+        "config": {name: value for name, value in as_dict(config).items() if name not in ("model", "data", "output")},
+    }
     settings = SETTINGS[job.method][job.setting] if job.setting is not None else {}
     if job.method == "sft":
         target = _sft_model(folder, job)
@@ -176,6 +185,10 @@ def do(task: tuple[Path, Size, Job]) -> dict[str, Any]:
         shutil.copytree(result.model_folder, target)
     shutil.rmtree(place)
     return asdict(job) | settings | found | kept
+
+
+def _phases(result: demotune.RunResult) -> list[str]:
+    return [phase for phase in ("reward", "policy", "train") if phase in result.stages[0]["phases"]]
 
 
 def make_config(folder: Path, size: Size, job: Job, place: Path) -> AnyConfig:
@@ -213,25 +226,24 @@ def make_config(folder: Path, size: Size, job: Job, place: Path) -> AnyConfig:
 
 
 def _rft(job: Job, size: Size, staged: dict[str, Any], place: Path) -> RFTConfig:
-    """T = 2; `rft-prompts` also has prompts without demonstrations, from the same pool."""
+    """`rft-prompts` also has prompts without demonstrations, from the same pool."""
     prompts: tuple[str, ...] = ()
     if job.method == "rft-prompts":
         file = place / "prompts.txt"
         # Prompts of the pool beyond those with demonstrations; a seed draws them in one order.
         file.write_text("\n".join(draw_prompts(job.seed, "demonstrations", 2 * size.many)[size.many :]))
         prompts = (str(file),)
-    return RFTConfig(
+    config = RFTConfig(
         **staged,
-        stages=2,
         prompts=prompts,
-        reward_learning_rate=1e-3,
+        reward_learning_rate=3e-4,
         reward_steps=size.steps,
         reward_eval_steps=4,
         prompts_per_batch=16,
         num_generations=4,
-        policy_batches=max(size.steps // 2, 1),
         stop_reward_margin=0,
     )
+    return replace(config, policy_batches=max(size.steps // config.stages, 1))
 
 
 def _sft_model(folder: Path, job: Job) -> Path:

@@ -60,7 +60,8 @@ def main() -> None:
     for name, config in configs(model, train, folder).items():
         run_folder = RunFolder(Path(config.output))
         result = read_result(run_folder) if run_folder.finished else demotune.run(config)
-        found[name] = {"config": as_dict(config), "stages": result.stages}
+        kept = {field: value for field, value in as_dict(config).items() if field not in ("model", "data", "output")}
+        found[name] = {"config": kept, "stages": result.stages}
     for name in ("irft", "rft"):
         found[name] |= score_rewards(folder / name, test)
         print(name, found[name]["test"])

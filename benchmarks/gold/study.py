@@ -26,6 +26,7 @@ from demotune.files import read_rows
 
 RESULTS = Path(__file__).parent.parent / "results"
 TUNING_SEED = 100
+PATHS = ("model", "data", "output", "prompts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +177,7 @@ def do(task: tuple[Path, Size, Job]) -> dict[str, Any]:
         "heldout_nll": result.stages[-1]["check"]["nll_per_token"],
         "seconds": round(seconds, 2),
         "optimizer_steps": steps,
-        "config": {name: value for name, value in as_dict(config).items() if name not in ("model", "data", "output")},
+        "config": {name: value for name, value in as_dict(config).items() if name not in PATHS},
     }
     settings = SETTINGS[job.method][job.setting] if job.setting is not None else {}
     if job.method == "sft":

@@ -245,7 +245,7 @@ def test_what_is_left_of_a_run_that_never_began_is_no_run(tmp_path: Path, files:
 
 
 def test_a_folder_without_a_run_cannot_be_resumed(tmp_path: Path) -> None:
-    with pytest.raises(DemotuneError, match="holds no run to resume; start one with demotune sft, spin or irft"):
+    with pytest.raises(DemotuneError, match="holds no run to resume; start one with demotune sft, spin, irft or rft"):
         RunFolder(tmp_path).read_config()
 
 

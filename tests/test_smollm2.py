@@ -1,15 +1,18 @@
-"""SmolLM2-135M-Instruct itself, short: fetched, converted, trained by SFT and IRFT in bfloat16, and asked."""
+"""SmolLM2-135M-Instruct itself, short: fetched, converted, trained by SFT, IRFT and RFT in bfloat16, and asked."""
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from demotune import IRFTConfig, SFTConfig, run
+from demotune import IRFTConfig, RFTConfig, SFTConfig, load_reward, run
 from demotune.answering import answer
-from demotune.models import resolve_model
+from demotune.files import read_rows
+from demotune.models import load_tokenizer, resolve_model
 from demotune.quickstart import fetch_smollm2
 
 SHIPPED = Path(__file__).parents[1] / "src" / "demotune" / "shipped"
@@ -30,7 +33,7 @@ def test_converted_gguf_is_an_ordinary_model(start: Path) -> None:
     assert resolve_model(str(fetch_smollm2())) == start  # converted once
 
 
-def test_sft_then_irft(start: Path, tmp_path: Path) -> None:
+def test_sft_then_irft_and_rft(start: Path, tmp_path: Path) -> None:
     """Eight demonstrations let each part do its work; the run itself asserts log 2 within 1e-3 in bfloat16."""
     for name, rows in (("support_train", 8), ("support_heldout", 4)):
         lines = sorted((SHIPPED / f"{name}.jsonl").read_text(encoding="utf-8").splitlines(), key=len)[:rows]
@@ -54,6 +57,30 @@ def test_sft_then_irft(start: Path, tmp_path: Path) -> None:
     steps = [row for row in metrics if "rewards/margins" in row]
     assert steps[0]["rewards/margins"] == pytest.approx(0, abs=2e-3)
     assert steps[-1]["rewards/margins"] > 0.01
+    _rft(sft.model_folder, tmp_path / "rft", shared)
     prompt = ({"role": "user", "content": "My kettle leaks. What now?"},)
     (given,) = answer(str(irft.model_folder), [prompt], max_new_tokens=8, temperature=0)
     assert given.text.strip()
+
+
+def _rft(model: Path, folder: Path, shared: dict[str, Any]) -> None:
+    """LoRA: the first probability ratio is 1 in bfloat16 (the run asserts it); the published reward is the judged one.
+
+    This tokenizer pads with its end-of-turn token, which a reward must not be padded with.
+    """
+    result = run(
+        RFTConfig(
+            model=str(model), output=str(folder), use_peft=True, stages=1, max_new_tokens=24, finished_only=False,
+            reward_steps=4, reward_eval_steps=2, reward_learning_rate=1e-3, policy_batches=1, prompts_per_batch=2,
+            num_generations=2, learning_rate=1e-4, stop_length_ratio=0, **shared,
+        )
+    )  # fmt: skip
+    judged = [row["eval_loss"] for row in read_rows(folder / "metrics.jsonl") if "eval_loss" in row]
+    rows = [row for row in read_rows(folder / "stages" / "00" / "rewards.jsonl.gz") if row["heldout"]]
+    losses = [math.log1p(math.exp(row["sample_reward"] - row["demo_reward"])) for row in rows]
+    assert min(judged) < math.log(2) - 0.05
+    assert sum(losses) / len(losses) == pytest.approx(min(judged), abs=0.03)
+    assert result.stages[0]["phases"]["policy"]["first"]["objective/kl"] == pytest.approx(0, abs=1e-6)
+    reward = load_reward(str(folder))
+    tokenizer = load_tokenizer(folder / "reward")
+    assert tokenizer.pad_token_id not in reward.renderer.stop_ids

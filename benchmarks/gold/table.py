@@ -21,7 +21,8 @@ NAMES = {"sft": "SFT", "sft-more": "more SFT", "spin": "SPIN", "rft": "RFT", "rf
 def main() -> None:
     rows = read_rows(Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS / "gold.jsonl")
     final = [row for row in rows if row["part"] == "test"]
-    conditions = list(itertools.product(("clean", "noisy"), ("few", "many")))
+    measured = {(row["noise"], row["amount"]) for row in final}
+    conditions = [each for each in itertools.product(("clean", "noisy"), ("few", "many")) if each in measured]
     corrected = _corrected_p(final, conditions)
     for noise, amount in conditions:
         here = [row for row in final if (row["noise"], row["amount"]) == (noise, amount)]

@@ -93,7 +93,7 @@ class Job:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="work folder: models, logs, runs while they last")
-    parser.add_argument("--quick", action="store_true", help="one condition and one setting a method, small, in a minute")
+    parser.add_argument("--quick", action="store_true", help="one condition, one setting a method: a minute")
     given = parser.parse_args()
     size = QUICK if given.quick else Size()
     folder = given.folder.resolve() / Path(size.rows).stem

@@ -169,3 +169,17 @@ def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> floa
     """Over all parameters, the largest absolute difference of two numbers."""
     assert one.keys() == other.keys()
     return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the gradients by name."""
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+def assert_gradients_agree(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    """1e-5 in every number, times the largest number of that parameter's gradient where that is above 1."""
+    assert ours.keys() == theirs.keys()
+    for name, expected in theirs.items():
+        error, size = float((ours[name] - expected).abs().max()), float(expected.abs().max())
+        assert error <= 1e-5 * max(size, 1), f"{name}: {error:.1e} of {size:.1e}"
+    assert max(float(gradient.abs().max()) for gradient in theirs.values()) > 1e-2

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -61,12 +61,14 @@ def assert_equal_runs(found: Path, expected: Path) -> None:
         assert (found / "stages" / name).read_bytes() == (expected / "stages" / name).read_bytes()
     for check in ("00/check.json", "01/check.json"):
         assert (found / "stages" / check).read_bytes() == (expected / "stages" / check).read_bytes()
-    kept = [
-        [{name: row.get(name) for name in ("stage", "phase", *NUMBERS)} for row in read_rows(folder / "metrics.jsonl")]
-        for folder in (found, expected)
-    ]
-    assert kept[0] == kept[1]
+    assert recorded(found, NUMBERS) == recorded(expected, NUMBERS)
     assert not list(found.rglob("*.partial.jsonl"))
+
+
+def recorded(run_folder: Path, numbers: Sequence[str]) -> list[dict[str, object]]:
+    """What metrics.jsonl says of these, line by line."""
+    rows = read_rows(run_folder / "metrics.jsonl")
+    return [{name: row.get(name) for name in ("stage", "phase", *numbers)} for row in rows]
 
 
 def die_at(number: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from micro import END, PAD, VOCABULARY, random_ids, tiny_lm
+from micro import END, PAD, VOCABULARY, assert_gradients_agree, gradients, random_ids, tiny_lm
 from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
@@ -76,19 +76,6 @@ def moved(model: PreTrainedModel, scale: float) -> PreTrainedModel:
         for parameter in model.parameters():
             parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
     return model
-
-
-def gradients(model: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-
-
-def assert_gradients_agree(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    """1e-5 in every number, times the largest number of that parameter's gradient where that is above 1."""
-    assert ours.keys() == theirs.keys()
-    for name, expected in theirs.items():
-        error, size = float((ours[name] - expected).abs().max()), float(expected.abs().max())
-        assert error <= 1e-5 * max(size, 1), f"{name}: {error:.1e} of {size:.1e}"
-    assert max(float(gradient.abs().max()) for gradient in theirs.values()) > 1e-2
 
 
 # Policy steps --------------------------------------------------------------------------------------------------------

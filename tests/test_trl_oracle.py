@@ -13,6 +13,8 @@ from micro import (
     ARCHITECTURES,
     END,
     Architecture,
+    assert_gradients_agree,
+    gradients,
     largest_difference,
     parameters,
     random_demonstrations,
@@ -21,7 +23,6 @@ from micro import (
     tiny_lm,
     train,
 )
-from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
@@ -111,19 +112,6 @@ def sft_trainer(
         assert (*found["input_ids"],) == (*row.prompt_ids, *row.demo.ids)
         assert [label for label in found["labels"] if label != -100] == [*row.demo.ids]
     return trainer
-
-
-def gradients(model: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-
-
-def assert_gradients_agree(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    """1e-5 in every number, times the largest number of that parameter's gradient where that is above 1."""
-    assert ours.keys() == theirs.keys()
-    for name, expected in theirs.items():
-        error, size = float((ours[name] - expected).abs().max()), float(expected.abs().max())
-        assert error <= 1e-5 * max(size, 1), f"{name}: {error:.1e} of {size:.1e}"
-    assert max(float(gradient.abs().max()) for gradient in theirs.values()) > 1e-2
 
 
 # One batch -----------------------------------------------------------------------------------------------------------

@@ -47,16 +47,16 @@ class PairCheck:
 def check_pairs(rewards: Sequence[tuple[float, float]], lengths: Sequence[tuple[int, int]]) -> PairCheck:
     """Judge rewards (of the better response, of the other); lengths are in tokens. A tie counts as half."""
     matched = [both for both, of in zip(rewards, lengths, strict=True) if min(of) >= 0.75 * max(of)]
-    low, high = wilson_interval(_wins(rewards), len(rewards))
-    matched_low, matched_high = wilson_interval(_wins(matched), len(matched)) if matched else (None, None)
+    low, high = wilson_interval(count_wins(rewards), len(rewards))
+    matched_low, matched_high = wilson_interval(count_wins(matched), len(matched)) if matched else (None, None)
     return PairCheck(
         pairs=len(rewards),
         margin=float(np.mean([better - other for better, other in rewards])),
-        accuracy=_wins(rewards) / len(rewards),
+        accuracy=count_wins(rewards) / len(rewards),
         accuracy_low=low,
         accuracy_high=high,
         matched_pairs=len(matched),
-        matched_accuracy=_wins(matched) / len(matched) if matched else None,
+        matched_accuracy=count_wins(matched) / len(matched) if matched else None,
         matched_accuracy_low=matched_low,
         matched_accuracy_high=matched_high,
     )
@@ -85,7 +85,7 @@ def check_policy(
     *, demos: Sequence[float], before: Sequence[float], after: Sequence[float], answers: Sequence[Response]
 ) -> PolicyCheck:
     """Compare rewards of demonstrations and of samples before and after, all (prompts,)."""
-    wins = _wins(list(zip(after, before, strict=True)))
+    wins = count_wins(list(zip(after, before, strict=True)))
     low, high = wilson_interval(wins, len(answers))
     return PolicyCheck(
         prompts=len(answers),
@@ -100,7 +100,8 @@ def check_policy(
     )
 
 
-def _wins(rewards: Sequence[tuple[float, float]]) -> float:
+def count_wins(rewards: Sequence[tuple[float, float]]) -> float:
+    """How often the first of two rewards is the higher one; a tie counts as half."""
     return sum((better > other) + 0.5 * (better == other) for better, other in rewards)
 
 
@@ -114,7 +115,7 @@ def check_reward(pairs: Sequence[ScoredPair], logps: Sequence[tuple[float, float
     """Judge the reward that a policy with log-probabilities `logps` (demonstration, sample) implies on `pairs`."""
     demo = np.array([now[0] - pair.demo_ref_logp for pair, now in zip(pairs, logps, strict=True)])
     sample = np.array([now[1] - pair.sample_ref_logp for pair, now in zip(pairs, logps, strict=True)])
-    wins = float((demo > sample).sum() + 0.5 * (demo == sample).sum())
+    wins = count_wins(list(zip(demo.tolist(), sample.tolist(), strict=True)))
     low, high = wilson_interval(wins, len(pairs))
     return RewardCheck(
         pairs=len(pairs),
@@ -131,3 +132,8 @@ def wilson_interval(wins: float, count: int) -> tuple[float, float]:
     """95% interval of a share; `wins` is rounded down to whole pairs, which errs on the careful side."""
     interval = stats.binomtest(int(wins), count).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def interval_text(value: float, low: float | None, high: float | None) -> str:
+    """0.85 [0.72, 0.92]."""
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"

@@ -77,7 +77,7 @@ def prepare(config: AnyConfig, renderer: Renderer, quarantine_path: Path | None 
             write_quarantine(bad_rows, quarantine_path)
         raise DemotuneError(
             f"no row is left to train on: {_count(data.loaded.rows_read, 'row')} read from {', '.join(config.data)}, "
-            f"{len(data.bad_rows)} bad ({_reasons(data.bad_rows) or 'none'}), {len(data.rows)} good; {split.note}; "
+            f"{len(data.bad_rows)} bad ({reasons(data.bad_rows) or 'none'}), {len(data.rows)} good; {split.note}; "
             "give other --data, or less --eval-data"
         )
     notes = (
@@ -205,7 +205,7 @@ def _check_bad_share(
     looked_at = round(len(bad_rows) / share)  # fewer than were read where max_rows ended the rendering early
     raise DemotuneError(
         f"{len(bad_rows)} of {_count(looked_at, 'row')} read are bad ({share:.1%}, max_bad_share is "
-        f"{config.max_bad_share:.1%}): {_reasons(bad_rows)}; {where}. Mend the data, or accept more with "
+        f"{config.max_bad_share:.1%}): {reasons(bad_rows)}; {where}. Mend the data, or accept more with "
         "--max-bad-share; over-long rows fit with a larger --max-length or are cut with --overlong truncate-prompt"
     )
 
@@ -228,7 +228,7 @@ def _rows_read(part: _Rendered) -> int:
 def _notes_on_losses(parts: Sequence[_Rendered], bad_rows: Sequence[BadRow], config: AnyConfig) -> list[str]:
     notes = [
         f"bad rows: {len(bad_rows)} of {sum(map(_rows_read, parts))} read"
-        + (f" ({_reasons(bad_rows)})" if bad_rows else "")
+        + (f" ({reasons(bad_rows)})" if bad_rows else "")
     ]
     if truncated := sum(part.truncated for part in parts):
         notes.append(f"{_count(truncated, 'row')} over {config.max_length} tokens cut ({config.overlong})")
@@ -237,7 +237,8 @@ def _notes_on_losses(parts: Sequence[_Rendered], bad_rows: Sequence[BadRow], con
     return notes
 
 
-def _reasons(bad_rows: Iterable[BadRow]) -> str:
+def reasons(bad_rows: Iterable[BadRow]) -> str:
+    """Each reason with its count, the most frequent first."""
     return ", ".join(f"{reason} {count}" for reason, count in Counter(row.reason for row in bad_rows).most_common())
 
 

@@ -1,7 +1,6 @@
 """Rows and a reward: `demotune score` says what each row earns, `demotune select` keeps the best demonstrations."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +11,8 @@ from rich.table import Table
 from demotune.data import BadRow, are_preferences, load_demonstrations, load_preferences
 from demotune.errors import DemotuneError
 from demotune.files import write_rows
-from demotune.heldout import PairCheck, check_pairs
-from demotune.intake import write_quarantine
+from demotune.heldout import PairCheck, check_pairs, interval_text
+from demotune.intake import reasons, write_quarantine
 from demotune.progress import console, say, track
 from demotune.records import Completion, Demonstration, Message, Preference
 from demotune.rendering import RenderError
@@ -203,7 +202,7 @@ def _score(
 ) -> list[float]:
     if not completions:
         first = f"; the first is {refused[0].source}: {refused[0].detail}" if refused else ""
-        raise DemotuneError(f"no row of {', '.join(sources)} can be scored ({_reasons(refused)}){first}")
+        raise DemotuneError(f"no row of {', '.join(sources)} can be scored ({reasons(refused)}){first}")
     with track("score", reward.passes * len(completions), "passes") as tracker:
         return reward.score(completions, batch_size=reading.batch_size, advance=tracker.advance)
 
@@ -264,18 +263,14 @@ def _distribution(pairs: Sequence[tuple[float, int]]) -> dict[str, str]:
 
 def _say_accuracy(check: PairCheck) -> None:
     say(
-        f"accuracy: chosen earns more in {_interval(check.accuracy, check.accuracy_low, check.accuracy_high)} of "
+        f"accuracy: chosen earns more in {interval_text(check.accuracy, check.accuracy_low, check.accuracy_high)} of "
         f"{check.pairs} pairs (95% interval; a tie counts as half), by {check.margin:+.3g} on average"
     )
     if check.matched_accuracy is None:
         say("no pair has responses of like length (within a quarter): the accuracy may be one of length")
         return
-    matched = _interval(check.matched_accuracy, check.matched_accuracy_low, check.matched_accuracy_high)
+    matched = interval_text(check.matched_accuracy, check.matched_accuracy_low, check.matched_accuracy_high)
     say(f"accuracy on the {check.matched_pairs} pairs of like length (within a quarter): {matched}")
-
-
-def _interval(value: float, low: float | None, high: float | None) -> str:
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _check_output(output: Path | None, sources: Sequence[str]) -> None:
@@ -296,12 +291,8 @@ def _report_refused(refused: Sequence[BadRow], output: Path | None) -> None:
         return
     if beside is not None:
         write_quarantine(refused, beside)
-        say(f"{len(refused)} rows have no score ({_reasons(refused)}); each is named in {beside}", style="yellow")
+        say(f"{len(refused)} rows have no score ({reasons(refused)}); each is named in {beside}", style="yellow")
         return
-    say(f"{len(refused)} rows have no score ({_reasons(refused)}); with --output each is named", style="yellow")
+    say(f"{len(refused)} rows have no score ({reasons(refused)}); with --output each is named", style="yellow")
     for row in refused[:SHOWN_REFUSALS]:
         say(f"  {row.source}: {row.reason}: {row.detail}")
-
-
-def _reasons(refused: Iterable[BadRow]) -> str:
-    return ", ".join(f"{reason} {count}" for reason, count in Counter(row.reason for row in refused).most_common())

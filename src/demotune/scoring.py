@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import nn
 
-from demotune.logprobs import align, autocast, sequence_logps
+from demotune.logprobs import Batch, align, autocast, sequence_logps
 from demotune.losses import bounded
 from demotune.objectives import pair_batch
 from demotune.records import Completion, Pair, RenderedDemonstration
@@ -23,7 +23,7 @@ def score_pairs(
 ) -> Iterator[list[tuple[float, float]]]:
     """For each micro-batch, (log pi(y | x), log pi(sample | x)) of each of its pairs, in nats."""
     for pairs in microbatches:
-        batch = _to_device(model, pair_batch(pairs))
+        batch = to_device(model, pair_batch(pairs))
         with torch.no_grad(), autocast(batch["input_ids"].device, bf16):
             demo_logps, sample_logps = sequence_logps(model, batch).chunk(2)
         advance(len(pairs))
@@ -49,7 +49,7 @@ def score_logps(
     """log pi(y | x) of each completion under a language model, in nats, in their order."""
 
     def logps(unit: list[Completion]) -> torch.Tensor:
-        batch = _to_device(model, align([row.prompt_ids for row in unit], [row.response.ids for row in unit]))
+        batch = to_device(model, align([row.prompt_ids for row in unit], [row.response.ids for row in unit]))
         with torch.no_grad(), autocast(batch["input_ids"].device, bf16):
             return sequence_logps(model, batch)
 
@@ -69,7 +69,7 @@ def score_completions(
     """The reward of each completion by a scalar reward model, in their order."""
 
     def rewards(unit: list[Completion]) -> torch.Tensor:
-        batch = _to_device(reward, reward_batch(unit, pad_id))
+        batch = to_device(reward, reward_batch(unit, pad_id))
         with torch.no_grad(), autocast(batch["input_ids"].device, bf16):
             return bounded(head_scores(reward, batch), bound)
 
@@ -93,6 +93,7 @@ def _in_batches(
     return [scores[number] for number in range(len(completions))]
 
 
-def _to_device(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def to_device(model: nn.Module, batch: Batch) -> Batch:
+    """The batch where the model is."""
     device = next(model.parameters()).device
     return {name: tensor.to(device) for name, tensor in batch.items()}

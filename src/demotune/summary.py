@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from demotune.config import RFTConfig, SFTConfig, stage_count
 from demotune.files import link_or_copy, read_rows, write_json, write_rows
-from demotune.heldout import nll_per_token
+from demotune.heldout import interval_text, nll_per_token
 from demotune.models import Policy, is_adapter, load_policy, load_tokenizer, merged, save_policy
 from demotune.phases.pairs import scored_pairs
 from demotune.phases.reward import REWARD, REWARD_METRICS
@@ -159,11 +159,6 @@ def _steps(phases: dict[str, Any]) -> str:
 def accuracy_text(reward: dict[str, Any]) -> str:
     """Held-out reward accuracy with its 95% interval."""
     return interval_text(reward["accuracy"], reward["accuracy_low"], reward["accuracy_high"])
-
-
-def interval_text(value: float, low: float, high: float) -> str:
-    """0.85 [0.72, 0.92]."""
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _stage_record(setup: Setup, number: int) -> dict[str, Any]:

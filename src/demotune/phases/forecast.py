@@ -14,6 +14,7 @@ from demotune.phases.stage import Stage, stage_slice, with_reward
 from demotune.processes import main_process, process_count, this_device, wait_for_everyone
 from demotune.progress import minutes, say
 from demotune.sampling import sample_responses
+from demotune.scoring import to_device
 
 MEASURED_TOKENS = 16
 """How many tokens are drawn to measure the speed of sampling."""
@@ -45,10 +46,7 @@ def measure_speed(stage: Stage) -> Speed:
     rows = sorted(stage.setup.train, key=lambda row: len(row.prompt_ids) + len(row.demo.ids))
     middle = rows[max(len(rows) // 2 - config.per_device_train_batch_size // 2, 0) :]
     batch = middle[: config.per_device_train_batch_size]
-    aligned = {
-        name: tensor.to(this_device())
-        for name, tensor in align([row.prompt_ids for row in batch], [row.demo.ids for row in batch]).items()
-    }
+    aligned = to_device(policy, align([row.prompt_ids for row in batch], [row.demo.ids for row in batch]))
     tokens = sum(len(row.prompt_ids) + len(row.demo.ids) for row in batch)
     for _ in range(2):  # the first pass warms up
         started = time.monotonic()

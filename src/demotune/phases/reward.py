@@ -12,8 +12,8 @@ from peft import PeftModel
 from demotune.callbacks import Checkpoints, KeepBest, WriteMetrics, best_judgement, quiet
 from demotune.config import RFTConfig
 from demotune.errors import DemotuneError
-from demotune.files import read_rows, write_rows
-from demotune.heldout import PairCheck, check_pairs
+from demotune.files import write_rows
+from demotune.heldout import PairCheck, check_pairs, count_wins
 from demotune.losses import loss_at_reference, reward_loss
 from demotune.models import load_tokenizer, merged, resolve_model
 from demotune.objectives import RewardObjective
@@ -70,7 +70,7 @@ def reward_phase(stage: Stage) -> None:
         on_heldout=bool(heldout),
         demo_reward=sum(row["demo_reward"] for row in judged) / len(judged),
         sample_reward=sum(row["sample_reward"] for row in judged) / len(judged),
-        check=dataclasses.asdict(check_rewards(stage)) if heldout else {},
+        check=dataclasses.asdict(_check(rewards)) if heldout else {},
     )
     if stop_requested:
         raise Interrupted
@@ -92,9 +92,9 @@ def usable_pairs(stage: Stage) -> tuple[list[Pair], list[Pair]]:
     return pairs, heldout
 
 
-def check_rewards(stage: Stage) -> PairCheck:
+def _check(rewards: Sequence[dict[str, Any]]) -> PairCheck:
     """Accuracy of the stage's reward on its held-out pairs, plain and where lengths are alike."""
-    rows = [row for row in read_rows(stage.folder / REWARDS) if row["heldout"] and row["usable"]]
+    rows = [row for row in rewards if row["heldout"] and row["usable"]]
     return check_pairs(
         [(row["demo_reward"], row["sample_reward"]) for row in rows],
         [(row["demo_length"], row["sample_length"]) for row in rows],
@@ -222,7 +222,7 @@ def _judge(
     )
     demos, samples = rewards[: len(heldout)], rewards[len(heldout) :]
     losses = reward_loss(torch.tensor(demos), torch.tensor(samples), objective.link, objective.center)
-    right = sum((demo > sample) + 0.5 * (demo == sample) for demo, sample in zip(demos, samples, strict=True))
+    right = count_wins(list(zip(demos, samples, strict=True)))
     return {"loss": float(losses.mean()), "rewards/accuracies": right / len(heldout)}
 
 

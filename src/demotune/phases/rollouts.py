@@ -29,6 +29,7 @@ from demotune.phases.sample import draw_with
 from demotune.phases.stage import Stage, share_of_this_process, with_reward
 from demotune.processes import main_process, process_count, this_device, wait_for_everyone
 from demotune.records import Completion, Response, Rollout
+from demotune.scoring import to_device
 from demotune.values import ValueSums, explained_variance, predict
 
 ROLLOUTS = "rollouts"
@@ -168,10 +169,7 @@ class Rollouts(Sequence[list[Rollout]]):
 
     def _numbers(self, members: Sequence[Completion], with_states: bool) -> list[Numbers]:
         bf16, device = self._stage.setup.bf16, this_device()
-        batch = {
-            name: tensor.to(device)
-            for name, tensor in align([m.prompt_ids for m in members], [m.response.ids for m in members]).items()
-        }
+        batch = to_device(self._policy, align([m.prompt_ids for m in members], [m.response.ids for m in members]))
         with torch.no_grad(), autocast(device, bf16):
             logps, ref_logps = (response_logps(model, batch).logps.cpu() for model in (self._policy, self._reference))
             states = response_states(self._policy, batch).cpu() if with_states else None

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from demotune.heldout import check_reward, nll_per_token, wilson_interval
+from demotune.heldout import RewardCheck, check_reward, implicit_rewards, nll_per_token, wilson_interval
 from demotune.records import Pair, RenderedDemonstration, Response, ScoredPair
 
 
@@ -47,13 +47,17 @@ def pair_scored(demo_ref_logp: float, sample_ref_logp: float) -> ScoredPair:
     return ScoredPair(Pair("k", (5,), Response((6,), True), Response((7,), True)), demo_ref_logp, sample_ref_logp)
 
 
+def judged(pairs: list[ScoredPair], logps: list[tuple[float, float]], beta: float) -> RewardCheck:
+    return check_reward(implicit_rewards(pairs, logps, beta), beta)
+
+
 def test_reward_of_four_pairs_with_a_tie() -> None:
     """Log-ratios (demonstration, sample): (2, 1), (1, 1), (0, 3), (1, -1). Two wins, a tie, a loss: 2.5 of 4.
 
     Margins 1, 0, -3, 2 have mean 0; demonstrations mean 1, samples mean 1.
     """
     pairs = [pair_scored(-10, -20), pair_scored(-11, -21), pair_scored(-12, -22), pair_scored(-13, -23)]
-    found = check_reward(pairs, [(-8, -19), (-10, -20), (-12, -19), (-12, -24)], beta=0.1)
+    found = judged(pairs, [(-8, -19), (-10, -20), (-12, -19), (-12, -24)], beta=0.1)
     assert found.pairs == 4
     assert found.accuracy == 2.5 / 4
     assert (found.accuracy_low, found.accuracy_high) == wilson_interval(2, 4)
@@ -63,15 +67,15 @@ def test_reward_of_four_pairs_with_a_tie() -> None:
 
 def test_a_policy_that_has_not_moved_is_right_half_of_the_time() -> None:
     pairs = [pair_scored(-10, -20), pair_scored(-1, -2)]
-    found = check_reward(pairs, [(-10, -20), (-1, -2)], beta=0.1)
+    found = judged(pairs, [(-10, -20), (-1, -2)], beta=0.1)
     assert (found.accuracy, found.margin) == (0.5, 0.0)
 
 
 def test_margin_is_in_units_of_beta() -> None:
-    found = check_reward([pair_scored(-10, -20)], [(-7, -21)], beta=0.25)
+    found = judged([pair_scored(-10, -20)], [(-7, -21)], beta=0.25)
     assert found.margin == pytest.approx(0.25 * 4, abs=1e-12)
 
 
 def test_numbers_that_do_not_match_the_pairs_are_refused() -> None:
     with pytest.raises(ValueError, match="argument 2"):
-        check_reward([pair_scored(-1, -1)], [], beta=0.1)
+        judged([pair_scored(-1, -1)], [], beta=0.1)

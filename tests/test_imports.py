@@ -8,16 +8,18 @@ import demotune
 PACKAGE = Path(demotune.__file__).parent
 
 FLOORS = [
-    {"errors", "records", "processes"},
+    {"errors", "records", "processes", "statistics", "diversity"},
     {"config", "progress"},
     {"files", "losses", "advantages", "values", "logprobs", "machine", "data", "rendering", "reward_card"},
     {"config_files", "models", "sampling", "heldout", "intake"},
-    {"reward_models"},
+    {"reward_models", "gate"},
     {"objectives", "run_folder", "callbacks"},
     {"scoring"},
     {"setup", "training", "rewards"},
     {"phases"},
     {"methods", "objects", "preparation", "manifest", "summary", "answering", "ranking", "doctor"},
+    {"evaluation"},
+    {"report"},
     {"pipeline"},
     {"quickstart"},
     {"cli"},

@@ -52,7 +52,7 @@ def test_sft_learns_and_publishes_a_model_that_transformers_loads(place: Path) -
 def test_stages_lie_in_files_and_chain(irft: RunResult) -> None:
     stages = irft.run_folder / "stages"
     first, second = (json.loads((stages / f"{n:02d}" / "state.json").read_text()) for n in (0, 1))
-    assert list(first) == ["sample", "score", "train", "check"]
+    assert list(first) == ["sample", "start", "score", "train", "check"]
     # The policy that stage 1 samples from is the model that stage 0 published.
     assert second["sample"]["policy"] == first["train"]["outputs"]["model"]
     rows = [read_rows(stages / f"{n:02d}" / "samples.jsonl.gz") for n in (0, 1)]

@@ -36,7 +36,7 @@ from demotune.files import read_rows
 from demotune.heldout import wilson_interval
 from demotune.logprobs import naive_response_logps
 from demotune.models import attach_adapter, load_policy, lora_config, save_policy, weight_sharing_base
-from demotune.phases import check as check_phase
+from demotune.phases import heldout_rows
 from demotune.phases import policy as policy_phase
 from demotune.phases.policy import Limits
 from demotune.records import Response
@@ -120,13 +120,13 @@ def test_what_lies_in_the_folder(plain: RunResult) -> None:
     assert names | {"README.md", "reward.json"} <= {file.name for file in (root / "reward").iterdir()}
     for stage in (0, 1):
         files = {file.name for file in (root / "stages" / f"{stage:02d}").iterdir()}
-        start = {"start.json"} if stage == 0 else set()
+        start = {"start.jsonl.gz"} if stage == 0 else set()
         results = {"samples.jsonl.gz", "reward", "rewards.jsonl.gz", "rollouts", "model", "check.json", "state.json"}
-        assert files == results | {"metrics.jsonl", "reward-metrics.jsonl"} | start
+        assert files == results | {"metrics.jsonl", "reward-metrics.jsonl", "heldout.jsonl.gz"} | start
         rollouts = {file.name for file in (root / "stages" / f"{stage:02d}" / "rollouts").iterdir()}
         assert rollouts == {"0000.json", "0000.jsonl.gz", "0001.json", "0001.jsonl.gz"}
-        phases = ["sample", "reward", "policy", "check"]
-        assert list(state_of(root, stage)) == (["start", *phases] if stage == 0 else phases)
+        start_phase = ["start"] if stage == 0 else []
+        assert list(state_of(root, stage)) == ["sample", *start_phase, "reward", "policy", "check"]
     for part in ("model", "reward"):
         last = weights(root / "stages" / "01" / part)
         assert all(torch.equal(value, last[name]) for name, value in weights(root / part).items())
@@ -285,7 +285,7 @@ def test_the_same_answers_are_neither_better_nor_worse(place: Path, monkeypatch:
         rows = [row for row in read(folder, stage.number, "samples.jsonl.gz") if row["heldout"]]
         return [Response(tuple(row["sample_ids"]), row["finished"]) for row in rows]
 
-    monkeypatch.setattr(check_phase, "draw_with", as_before)
+    monkeypatch.setattr(heldout_rows, "draw_with", as_before)
     result = run(config(place, "same-answers", reward_learning_rate=3e-2))
     assert [stage["check"]["policy"]["better"] for stage in result.stages] == [0.5, 0.5]
 
@@ -332,7 +332,7 @@ def test_methods_without_a_reward_model_leave_none(place: Path) -> None:
         assert result.reward_folder is None
         assert not (result.run_folder / "reward").exists()
         assert not list(result.run_folder.glob("stages/*/r*"))
-        phases = ["start", "train", "check"] if one.method == "sft" else ["sample", "score", "train", "check"]
+        phases = ["start", "train", "check"] if one.method == "sft" else ["sample", "start", "score", "train", "check"]
         assert list(state_of(result.run_folder, 0)) == phases
 
 

@@ -30,7 +30,7 @@ app = typer.Typer(
 )
 
 PANELS = {
-    "Model, data, output": ("config", "model", "data", "output", "eval_data", "eval_share", "max_eval_rows"),
+    "Model, data, output": ("config", "model", "data", "output", "eval_data", "eval_share", "max_eval_rows", "gate"),
     "Reading the data": (
         "max_rows", "data_weights", "columns", "every_turn", "template", "max_length", "overlong", "max_bad_share",
     ),

@@ -82,6 +82,9 @@ class RunConfig:
     attn_implementation: str | None = None
     """Attention of transformers: eager, sdpa, flash_attention_2, ... Not given: sdpa; on CPU eager up to 256 tokens."""
 
+    gate: Literal["off", "warn", "stop"] = "warn"
+    """After each stage compare held-out rows with the best policy so far; export the best. stop: end if it is worse."""
+
     use_peft: bool = False
     """Train a LoRA adapter instead of all weights."""
     lora_r: int = 16

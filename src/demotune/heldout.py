@@ -10,6 +10,20 @@ from demotune.records import RenderedDemonstration, Response, ScoredPair
 
 
 @dataclass(frozen=True, slots=True)
+class HeldoutRow:
+    """A held-out demonstration under one policy, with that policy's own answer to the prompt."""
+
+    key: str
+    prompt: str
+    demonstration: str
+    demo_logp: float
+    """Summed over the response's tokens, nats."""
+    demo_tokens: int
+    sample: Response
+    sample_text: str
+
+
+@dataclass(frozen=True, slots=True)
 class RewardCheck:
     """The implicit reward beta * log pi/pi_ref on held-out pairs (demonstration, fresh sample of the reference).
 
@@ -111,20 +125,29 @@ def nll_per_token(demonstrations: Sequence[RenderedDemonstration], logps: Sequen
     return -sum(logps) / tokens
 
 
-def check_reward(pairs: Sequence[ScoredPair], logps: Sequence[tuple[float, float]], beta: float) -> RewardCheck:
-    """Judge the reward that a policy with log-probabilities `logps` (demonstration, sample) implies on `pairs`."""
-    demo = np.array([now[0] - pair.demo_ref_logp for pair, now in zip(pairs, logps, strict=True)])
-    sample = np.array([now[1] - pair.sample_ref_logp for pair, now in zip(pairs, logps, strict=True)])
-    wins = count_wins(list(zip(demo.tolist(), sample.tolist(), strict=True)))
-    low, high = wilson_interval(wins, len(pairs))
+def implicit_rewards(
+    pairs: Sequence[ScoredPair], logps: Sequence[tuple[float, float]], beta: float
+) -> list[tuple[float, float]]:
+    """beta * log pi/pi_ref of (demonstration, sample), for a policy with these log-probabilities of the two."""
+    return [
+        (beta * (demo - pair.demo_ref_logp), beta * (sample - pair.sample_ref_logp))
+        for pair, (demo, sample) in zip(pairs, logps, strict=True)
+    ]
+
+
+def check_reward(rewards: Sequence[tuple[float, float]], beta: float) -> RewardCheck:
+    """Judge implicit rewards of (demonstration, sample)."""
+    demo, sample = np.array(rewards).T
+    wins = count_wins(rewards)
+    low, high = wilson_interval(wins, len(rewards))
     return RewardCheck(
-        pairs=len(pairs),
-        margin=float(beta * (demo - sample).mean()),
-        accuracy=wins / len(pairs),
+        pairs=len(rewards),
+        margin=float((demo - sample).mean()),
+        accuracy=wins / len(rewards),
         accuracy_low=low,
         accuracy_high=high,
-        demo_logratio=float(demo.mean()),
-        sample_logratio=float(sample.mean()),
+        demo_logratio=float(demo.mean() / beta),
+        sample_logratio=float(sample.mean() / beta),
     )
 
 

@@ -11,7 +11,7 @@ from demotune.config_files import save_config
 from demotune.errors import DemotuneError
 from demotune.files import file_hash, write_json
 from demotune.machine import command_line, hardware, package_versions
-from demotune.models import content_hash
+from demotune.models import content_hash, parameter_count
 from demotune.processes import main_process, process_count, wait_for_everyone
 from demotune.progress import warn
 from demotune.setup import Setup
@@ -26,6 +26,7 @@ def write_manifest(setup: Setup) -> None:
             "command": command_line(),
             "versions": package_versions(),
             "hardware": hardware(),
+            "parameters": parameter_count(setup.start_model),
         }
         write_json(setup.folder.manifest, about | identity(setup))
     wait_for_everyone()

@@ -1,10 +1,12 @@
 """SFT, SPIN, IRFT and RFT: each a schedule of phases and a choice of objective."""
 
 import math
+from typing import Any
 
 from demotune.config import IRFTConfig, RFTConfig, SFTConfig, SPINConfig
+from demotune.heldout import interval_text
 from demotune.objectives import PairObjective, SFTObjective
-from demotune.phases.check import check_phase, check_policy_phase, start_phase
+from demotune.phases.check import check_phase, start_phase
 from demotune.phases.forecast import say_forecast
 from demotune.phases.policy import policy_phase
 from demotune.phases.reward import reward_phase
@@ -32,18 +34,49 @@ def run_stage(setup: Setup, number: int) -> None:
         _pairwise(stage, setup.config)
     stage.free_policy()
     stage.tidy()
+    _say_gate(stage)
+
+
+def stopped_by_gate(setup: Setup, number: int) -> bool:
+    """Whether the run ends after stage `number` because the stage made things worse and the gate is to stop it."""
+    return setup.config.gate == "stop" and _gate_of(setup, number).get("verdict") == "worse"
+
+
+def _gate_of(setup: Setup, number: int) -> dict[str, Any]:
+    """The gate's record of a finished stage; empty without held-out rows, or when the gate is off."""
+    return {} if setup.config.gate == "off" else setup.folder.stage_check(number).get("gate", {})
+
+
+def _say_gate(stage: Stage) -> None:
+    gate = _gate_of(stage.setup, stage.number)
+    if not gate:
+        return
+    text = (
+        f"gate: stage {stage.number} is {gate['verdict']} than {gate['compared_with']}"
+        if gate["verdict"] != "no clear change"
+        else f"gate: no clear change from {gate['compared_with']} to stage {stage.number}"
+    )
+    interval = interval_text(*(gate[f"gain{end}"] for end in ("", "_low", "_high")))
+    wins = interval_text(*(gate[f"wins{end}"] for end in ("", "_low", "_high")))
+    say(
+        f"{text}: {interval} nats per held-out demonstration, likelier in {wins} of {gate['prompts']} (95% intervals)",
+        style="yellow" if gate["verdict"] == "worse" else None,
+    )
+    for warning in gate["warnings"]:
+        warn(f"stage {stage.number}: {warning}")
 
 
 def _sft(stage: Stage, config: SFTConfig) -> None:
     start_phase(stage)
     train_demonstrations_phase(stage, SFTObjective(), epochs=config.num_train_epochs, steps=config.max_steps)
-    check_phase(stage, beta=None)
+    check_phase(stage)
 
 
 def _pairwise(stage: Stage, config: SPINConfig | IRFTConfig) -> None:
     """One stage of Algorithm 2 of arXiv 2405.17888: freeze pi_t, sample from it, take K steps on the pairwise loss."""
     objective = pair_objective(config)
     sample_phase(stage)
+    start_phase(stage)
     score_phase(stage)
     train_pairs_phase(stage, objective)
     check_phase(stage, beta=config.beta)
@@ -52,13 +85,13 @@ def _pairwise(stage: Stage, config: SPINConfig | IRFTConfig) -> None:
 
 def _rft(stage: Stage) -> None:
     """One stage of Algorithm 1 of arXiv 2405.17888: sample from pi_t, learn the reward, improve the policy on it."""
-    if stage.number == 0 and not stage.done("start"):
+    if stage.number == 0 and not stage.done("sample"):
         say_forecast(stage)
-        start_phase(stage)
     sample_phase(stage)
+    start_phase(stage)
     reward_phase(stage)
     policy_phase(stage)
-    check_policy_phase(stage)
+    check_phase(stage)
 
 
 def pair_objective(config: SPINConfig | IRFTConfig) -> PairObjective:

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import cast
@@ -11,6 +12,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from safetensors import safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -161,6 +163,15 @@ def content_hash(folder: Path) -> str:
     if is_adapter(folder):
         digest.update(content_hash(resolve_base(folder)).encode())
     return digest.hexdigest()
+
+
+def parameter_count(folder: Path) -> int:
+    """Numbers in a model's safetensors files; of an adapter, with those of its base."""
+    count = 0
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    return count + parameter_count(resolve_base(folder)) if is_adapter(folder) else count
 
 
 def generation_stop_ids(folder: Path) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 
 from demotune.config import AnyConfig, stage_count
 from demotune.manifest import check_unchanged, write_manifest
-from demotune.methods import run_stage
+from demotune.methods import run_stage, stopped_by_gate
 from demotune.objects import keep_objects
 from demotune.preparation import prepare_run
 from demotune.processes import main_process
@@ -76,6 +76,8 @@ def _finish(setup: Setup) -> RunResult:
     try:
         for number in range(stage_count(setup.config)):
             run_stage(setup, number)
+            if stopped_by_gate(setup, number):
+                break
     except KeyboardInterrupt:
         say(f"stopped; what is done is kept: continue with demotune resume {setup.folder.root}")
         raise

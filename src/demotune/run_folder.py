@@ -37,6 +37,16 @@ class RunFolder:
         file = self.stage(number) / "state.json"
         return dict(json.loads(file.read_text())) if file.exists() else {}
 
+    @property
+    def finished_stages(self) -> list[int]:
+        """Numbers of the stages whose last phase is done."""
+        count = len(list((self.root / "stages").glob("*/")))
+        return [number for number in range(count) if "check" in self.stage_state(number)]
+
+    def stage_check(self, number: int) -> dict[str, Any]:
+        """What a finished stage measured on held-out rows; empty without such rows."""
+        return dict(json.loads((self.stage(number) / "check.json").read_text(encoding="utf-8")))
+
     def mark_done(self, number: int, phase: str, record: Mapping[str, object]) -> None:
         """State that `phase` of a stage is finished, after its output was published."""
         state = self.stage_state(number)

@@ -1,7 +1,7 @@
 """The end of a run: the model published, metrics in one file, and a summary that a newcomer understands."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,12 @@ from rich import box
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
-from demotune.config import RFTConfig, SFTConfig, stage_count
+from demotune.config import RFTConfig
 from demotune.files import link_or_copy, read_rows, write_json, write_rows
 from demotune.heldout import interval_text, nll_per_token
 from demotune.models import Policy, is_adapter, load_policy, load_tokenizer, merged, save_policy
-from demotune.phases.pairs import scored_pairs
+from demotune.phases.heldout_rows import START, read_heldout
 from demotune.phases.reward import REWARD, REWARD_METRICS
-from demotune.phases.stage import Stage
 from demotune.phases.train import METRICS
 from demotune.processes import main_process, this_device, wait_for_everyone
 from demotune.progress import console, minutes, say
@@ -37,6 +36,8 @@ class RunResult:
     """Held-out negative log-likelihood of the start model, nats per token; None without held-out rows."""
     reward_folder: Path | None
     """RFT's learned reward; None for methods whose reward is implicit."""
+    best_stage: int
+    """The stage whose model is the result: the last that the gate did not call worse; the last one with gate off."""
     stages: tuple[dict[str, Any], ...]
     """One record per stage: phases with seconds and memory, last training metrics, held-out check."""
 
@@ -55,13 +56,14 @@ def read_result(folder: RunFolder) -> RunResult:
         method=kept["method"],
         reward_folder=folder.reward if kept["reward_folder"] else None,
         start_nll_per_token=kept["start_nll_per_token"],
+        best_stage=kept["best_stage"],
         stages=tuple(kept["stages"]),
     )
 
 
 def publish_result(setup: Setup) -> RunResult:
     """Publish model/, metrics.jsonl and summary.json."""
-    count = stage_count(setup.config)
+    count = len(setup.folder.finished_stages)
     stages = tuple(_stage_record(setup, number) for number in range(count))
     result = RunResult(
         run_folder=setup.folder.root,
@@ -69,15 +71,16 @@ def publish_result(setup: Setup) -> RunResult:
         method=setup.config.method,
         reward_folder=setup.folder.reward if isinstance(setup.config, RFTConfig) else None,
         start_nll_per_token=_start_nll(setup),
+        best_stage=_best_stage(setup, stages),
         stages=stages,
     )
     if main_process():
-        last = setup.folder.stage(count - 1) / "model"
-        link_or_copy(last, setup.folder.model)
+        best = setup.folder.stage(result.best_stage)
+        link_or_copy(best / "model", setup.folder.model)
         if result.reward_folder is not None:
-            link_or_copy(setup.folder.stage(count - 1) / REWARD, result.reward_folder)
+            link_or_copy(best / REWARD, result.reward_folder)
         if setup.config.merge_adapter:
-            save_policy(merged(setup.load(last)), setup.tokenizer, setup.folder.merged_model)
+            save_policy(merged(setup.load(best / "model")), setup.tokenizer, setup.folder.merged_model)
         write_rows(setup.folder.metrics, _all_metrics(setup, count))
         write_json(
             setup.folder.summary,
@@ -114,6 +117,8 @@ def show_result(result: RunResult) -> None:
         _say_implicit(result)
     else:
         _say_explicit(result)
+    if result.best_stage < len(result.stages) - 1:
+        say(f"stage {result.best_stage} is the result: later ones made held-out demonstrations less likely")
     say(f"The model lies in {result.model_folder}. Load it with:")
     load = "AutoPeftModelForCausalLM" if is_adapter(result.model_folder) else "AutoModelForCausalLM"
     say(f"  from {'peft' if is_adapter(result.model_folder) else 'transformers'} import {load}")
@@ -162,21 +167,23 @@ def accuracy_text(reward: dict[str, Any]) -> str:
 
 
 def _stage_record(setup: Setup, number: int) -> dict[str, Any]:
-    folder = setup.folder.stage(number)
     return {
         "phases": setup.folder.stage_state(number),
-        "check": json.loads((folder / "check.json").read_text(encoding="utf-8")),
+        "check": setup.folder.stage_check(number),
     }
 
 
 def _start_nll(setup: Setup) -> float | None:
     if not setup.heldout:
         return None
-    if isinstance(setup.config, SFTConfig | RFTConfig):
-        file = setup.folder.stage(0) / "start.json"
-        return float(json.loads(file.read_text(encoding="utf-8"))["nll_per_token"])
-    heldout = scored_pairs(Stage(setup, 0), 0)[1]
-    return nll_per_token(setup.heldout, [pair.demo_ref_logp for pair in heldout])
+    rows = read_heldout(setup.folder.stage(0) / START)
+    return nll_per_token(setup.heldout, [row.demo_logp for row in rows])
+
+
+def _best_stage(setup: Setup, stages: Sequence[dict[str, Any]]) -> int:
+    """The last stage that its gate did not call worse; where all are worse, or nothing was gated, the last one."""
+    gates = [] if setup.config.gate == "off" else [stage["check"].get("gate", {}) for stage in stages]
+    return max((number for number, gate in enumerate(gates) if gate.get("best")), default=len(stages) - 1)
 
 
 def _all_metrics(setup: Setup, count: int) -> Iterator[dict[str, Any]]:
@@ -187,5 +194,4 @@ def _all_metrics(setup: Setup, count: int) -> Iterator[dict[str, Any]]:
                 for row in read_rows(setup.folder.stage(number) / METRICS_OF[phase]):
                     yield {"stage": number, "phase": phase, **row}
             yield {"stage": number, "phase": phase, "finished": True, **record}
-        check = json.loads((setup.folder.stage(number) / "check.json").read_text(encoding="utf-8"))
-        yield {"stage": number, "phase": "check", **check}
+        yield {"stage": number, "phase": "check", **setup.folder.stage_check(number)}

@@ -1,80 +1,94 @@
-"""CHECK: what the stage did to demonstrations that it was not trained on."""
+"""CHECK: what the stage did to demonstrations that it was not trained on, and whether it should be kept."""
 
 import dataclasses
 import time
+from collections.abc import Sequence
 
-from demotune.files import read_rows, write_json
-from demotune.heldout import PolicyCheck, check_policy, check_reward, nll_per_token
-from demotune.models import Policy
+from demotune.files import read_rows, write_json, write_rows
+from demotune.gate import Gate, judge_stage
+from demotune.heldout import HeldoutRow, PolicyCheck, check_policy, check_reward, implicit_rewards, nll_per_token
+from demotune.phases.heldout_rows import (
+    HELDOUT,
+    START,
+    best_before,
+    read_heldout,
+    start_rows,
+    trained_rows,
+    write_heldout,
+)
 from demotune.phases.pairs import sampled_pairs, scored_pairs
 from demotune.phases.reward import REWARDS, reward_function
-from demotune.phases.sample import draw_with
-from demotune.phases.stage import Stage, chunks
+from demotune.phases.stage import Stage, Work, chunks, pair_tokens, tokens_of
 from demotune.processes import main_process, wait_for_everyone
 from demotune.progress import track
 from demotune.records import Completion
-from demotune.scoring import score_demonstrations, score_pairs
+from demotune.scoring import score_pairs
+
+IMPLICIT = "implicit.jsonl.gz"
 
 
 def start_phase(stage: Stage) -> None:
-    """Held-out likelihood of the start model, for methods that score no samples of it."""
-    if stage.done("start"):
+    """Held-out rows under the start model: what the first stage is compared with."""
+    if stage.number or stage.done("start"):
         return
     started = time.monotonic()
-    found = (
-        {"nll_per_token": _heldout_nll(stage, stage.start_policy, "start model: held-out")}
-        if stage.setup.heldout
-        else {}
-    )
+    rows = start_rows(stage) if stage.setup.heldout else []
     if main_process():
-        write_json(stage.folder / "start.json", found)
+        write_heldout(stage.folder / START, rows)
     wait_for_everyone()
-    stage.mark("start", started, [stage.folder / "start.json"])
+    stage.mark("start", started, [stage.folder / START], _work(stage, [] if stage.done("sample") else rows))
 
 
-def check_phase(stage: Stage, beta: float | None) -> None:
-    """Held-out likelihood of pi_{t+1} and, with `beta`, the reward it implies on fresh samples of pi_t and of pi_0."""
+def check_phase(stage: Stage, beta: float | None = None) -> None:
+    """Held-out likelihood and answers of pi_{t+1}, and the gate's verdict on it.
+
+    With `beta` also the reward that pi_{t+1} implies on fresh samples of pi_t and of pi_0 (SPIN, IRFT). Where the
+    stage has a reward model, what the answers earn by it (RFT).
+    """
     if stage.done("check"):
         return
     started = time.monotonic()
     found: dict[str, object] = {}
-    if stage.setup.heldout:
-        if beta is None:
-            found = {"nll_per_token": _heldout_nll(stage, stage.trained_policy, "held-out")}
-        else:
-            found = _heldout_rewards(stage, beta)
+    outputs = [stage.folder / HELDOUT]
+    work = Work()
+    rows = trained_rows(stage) if stage.setup.heldout else []
+    if rows:
+        work = _work(stage, rows)
+        found["nll_per_token"] = nll_per_token(stage.setup.heldout, [row.demo_logp for row in rows])
+        if beta is not None:
+            rewards, scored_tokens = _implicit(stage, beta)
+            found |= rewards
+            work = Work(forward=work.forward + scored_tokens)
+            outputs.append(stage.folder / IMPLICIT)
+        if stage.done("reward"):
+            if reward := stage.setup.folder.stage_state(stage.number)["reward"]["check"]:
+                found["reward"] = reward
+            found["policy"] = dataclasses.asdict(_earned(stage, rows))
+        found["gate"] = dataclasses.asdict(_gate(stage, rows))
     if main_process():
+        write_heldout(stage.folder / HELDOUT, rows)
         write_json(stage.folder / "check.json", found)
     wait_for_everyone()
-    stage.mark("check", started, [stage.folder / "check.json"])
+    stage.mark("check", started, [stage.folder / "check.json", *outputs], work)
 
 
-def check_policy_phase(stage: Stage) -> None:
-    """RFT: held-out likelihood of pi_{t+1}, its reward's accuracy, and what its answers to held-out prompts earn."""
-    if stage.done("check"):
-        return
-    started = time.monotonic()
-    found: dict[str, object] = {}
-    if stage.setup.heldout:
-        found["nll_per_token"] = _heldout_nll(stage, stage.trained_policy, f"stage {stage.number}: held-out")
-        if reward := stage.setup.folder.stage_state(stage.number)["reward"]["check"]:
-            found["reward"] = reward
-        found["policy"] = dataclasses.asdict(_earned(stage))
-    if main_process():
-        write_json(stage.folder / "check.json", found)
-    wait_for_everyone()
-    stage.mark("check", started, [stage.folder / "check.json"])
+def _gate(stage: Stage, rows: Sequence[HeldoutRow]) -> Gate:
+    name, before = best_before(stage.setup.folder, stage.number)
+    return judge_stage(read_heldout(before), rows, name)
 
 
-def _earned(stage: Stage) -> PolicyCheck:
-    """Rewards of fresh answers of pi_{t+1} to the held-out prompts beside those of pi_t's, by the stage's reward."""
-    rows = stage.setup.heldout
-    with track(f"stage {stage.number}: held-out answers", len(rows), "responses") as tracker:
-        answers = draw_with(
-            stage, lambda: stage.trained_policy, [row.prompt_ids for row in rows], purpose="check", tracker=tracker
-        )
-    completions = [Completion(row.prompt_ids, answer) for row, answer in zip(rows, answers, strict=True)]
-    drawn = reward_function(stage)(completions)
+def _work(stage: Stage, rows: Sequence[HeldoutRow]) -> Work:
+    """Demonstrations scored, and the answers of `rows` drawn."""
+    demos = tokens_of((row.prompt_ids, row.demo) for row in stage.setup.heldout)
+    prompts = [row.prompt_ids for row in stage.setup.heldout][: len(rows)]
+    return Work(forward=demos + tokens_of(zip(prompts, (row.sample for row in rows), strict=True)))
+
+
+def _earned(stage: Stage, rows: Sequence[HeldoutRow]) -> PolicyCheck:
+    """Rewards of the answers of pi_{t+1} to the held-out prompts beside those of pi_t's, by the stage's reward."""
+    answers = [row.sample for row in rows]
+    prompts = [row.prompt_ids for row in stage.setup.heldout]
+    drawn = reward_function(stage)([Completion(*both) for both in zip(prompts, answers, strict=True)])
     before = [row for row in read_rows(stage.folder / REWARDS) if row["heldout"]]
     same = [
         pair.sample == answer
@@ -92,23 +106,27 @@ def _earned(stage: Stage) -> PolicyCheck:
     )
 
 
-def _heldout_nll(stage: Stage, policy: Policy, what: str) -> float:
-    rows, size = stage.setup.heldout, stage.setup.config.per_device_train_batch_size
-    with track(what, len(rows), "rows") as tracker:
-        logps = score_demonstrations(policy, rows, size, bf16=stage.setup.bf16, advance=tracker.advance)
-    return nll_per_token(rows, logps)
+def _implicit(stage: Stage, beta: float) -> tuple[dict[str, object], int]:
+    """The implicit reward against this stage's reference and, from the second stage on, against the start model.
 
-
-def _heldout_rewards(stage: Stage, beta: float) -> dict[str, object]:
-    """The implicit reward against this stage's reference and, from the second stage on, against the start model."""
+    The first, pair by pair, is kept in a file. Also returns how many tokens were scored.
+    """
     found: dict[str, object] = {}
+    tokens = 0
     checks = {"reward": stage.number} | ({"reward_since_start": 0} if stage.number else {})
-    with track(f"stage {stage.number}: held-out", len(stage.setup.heldout) * len(checks), "pairs") as tracker:
+    with track(f"stage {stage.number}: held-out rewards", len(stage.setup.heldout) * len(checks), "pairs") as tracker:
         for name, number in checks.items():
             pairs = scored_pairs(stage, number)[1]
+            tokens += pair_tokens(scored.pair for scored in pairs)
             units = chunks([scored.pair for scored in pairs], stage.setup.config.per_device_train_batch_size)
             scored = score_pairs(stage.trained_policy, units, bf16=stage.setup.bf16, advance=tracker.advance)
-            logps = [both for unit in scored for both in unit]
-            found["nll_per_token"] = nll_per_token(stage.setup.heldout, [demo for demo, _ in logps])
-            found[name] = dataclasses.asdict(check_reward(pairs, logps, beta))
-    return found
+            rewards = implicit_rewards(pairs, [both for unit in scored for both in unit], beta)
+            found[name] = dataclasses.asdict(check_reward(rewards, beta))
+            if name == "reward" and main_process():
+                keyed = zip(pairs, rewards, strict=True)
+                names = ("key", "demo_reward", "sample_reward")
+                write_rows(
+                    stage.folder / IMPLICIT,
+                    (dict(zip(names, (pair.pair.key, *both), strict=True)) for pair, both in keyed),
+                )
+    return found, tokens

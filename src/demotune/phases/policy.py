@@ -11,9 +11,9 @@ from demotune.config import RFTConfig
 from demotune.models import Policy, content_hash, is_adapter, load_adapter_on, save_policy, weight_sharing_base
 from demotune.objectives import PolicyObjective
 from demotune.phases.reward import reward_function
-from demotune.phases.rollouts import Rollouts, read_batches
-from demotune.phases.stage import Stage, stage_slice, with_reward
-from demotune.phases.train import METRICS, average_of_last
+from demotune.phases.rollouts import Rollouts, forward_tokens, read_batches
+from demotune.phases.stage import Stage, Work, stage_slice, with_reward
+from demotune.phases.train import METRICS, average_of_last, trained_tokens
 from demotune.processes import main_process, process_count, wait_for_everyone
 from demotune.progress import warn
 from demotune.training import AtStart, Interrupted, PhaseTrainer, train_phase, training_arguments
@@ -72,6 +72,7 @@ def policy_phase(stage: Stage) -> None:
         "policy",
         started,
         [stage.model_folder],
+        Work(forward=forward_tokens(stage), trained=trained_tokens(trained.history)),
         reference=content_hash(setup.start_model),
         steps=trained.steps,
         batches=len(batches),

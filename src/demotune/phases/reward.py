@@ -18,8 +18,8 @@ from demotune.losses import loss_at_reference, reward_loss
 from demotune.models import load_tokenizer, merged, resolve_model
 from demotune.objectives import RewardObjective
 from demotune.phases.pairs import sampled_pairs
-from demotune.phases.stage import Stage, chunks, with_reward
-from demotune.phases.train import average_of_last
+from demotune.phases.stage import Stage, Work, chunks, pair_tokens, with_reward
+from demotune.phases.train import average_of_last, trained_tokens
 from demotune.processes import main_process, process_count, wait_for_everyone
 from demotune.progress import say, track, warn
 from demotune.records import Completion, Pair
@@ -54,6 +54,7 @@ def reward_phase(stage: Stage) -> None:
     started = time.monotonic()
     pairs, heldout = usable_pairs(stage)
     history, stop_requested = _train(stage, pairs, heldout)
+    taken = [record for record in history if "loss" in record]
     rewards = _score_all(stage)
     if main_process():
         write_rows(stage.folder / REWARDS, rewards)
@@ -63,10 +64,11 @@ def reward_phase(stage: Stage) -> None:
         "reward",
         started,
         [stage.folder / REWARD, stage.folder / REWARDS],
+        Work(forward=_forward_tokens(stage, history, heldout), trained=trained_tokens(taken)),
         steps=max((record["step"] for record in history), default=0),
         kept_step=best_judgement(history)["step"] if heldout else max(record["step"] for record in history),
         pairs=len(pairs),
-        end=average_of_last([record for record in history if "loss" in record]),
+        end=average_of_last(taken),
         on_heldout=bool(heldout),
         demo_reward=sum(row["demo_reward"] for row in judged) / len(judged),
         sample_reward=sum(row["sample_reward"] for row in judged) / len(judged),
@@ -74,6 +76,13 @@ def reward_phase(stage: Stage) -> None:
     )
     if stop_requested:
         raise Interrupted
+
+
+def _forward_tokens(stage: Stage, history: Sequence[dict[str, Any]], heldout: Sequence[Pair]) -> int:
+    """Judgements on held-out pairs while the reward learned, then the rewards of all pairs."""
+    judgements = sum("eval_loss" in record for record in history)
+    everything = [pair for side in (False, True) for pair in sampled_pairs(stage.setup, stage.number, side)]
+    return judgements * pair_tokens(heldout) + pair_tokens(everything)
 
 
 def usable_pairs(stage: Stage) -> tuple[list[Pair], list[Pair]]:

@@ -252,6 +252,17 @@ def read_batches(stage: Stage) -> list[dict[str, float]]:
     return [_Files(folder, number).read_facts() for number in numbers]
 
 
+def forward_tokens(stage: Stage) -> int:
+    """Tokens of a stage's batches times the passes over them before the update.
+
+    Drawing, log-probabilities of policy and start model, the reward, and with gae the value head's hidden states.
+    """
+    passes = 5 if with_reward(stage.setup).advantage == "gae" else 4
+    files = sorted((stage.folder / ROLLOUTS).glob("*.jsonl.gz"))
+    rows = (row for file in files for row in read_rows(file))
+    return passes * sum(len(row["prompt_ids"]) + len(row["response"]["ids"]) for row in rows)
+
+
 def _in_passes(prompts: Sequence[tuple[int, ...]], count: int, seed: int) -> list[tuple[int, ...]]:
     """`count` prompts in random passes over all of them."""
     rng = random.Random(seed)

@@ -6,15 +6,18 @@ from typing import Any
 
 from torch import nn
 
-from demotune.config import RFTConfig
+from demotune.config import RFTConfig, SFTConfig
 from demotune.files import write_rows
 from demotune.phases.pairs import SAMPLES
-from demotune.phases.stage import PhaseJournal, Stage, share_of_this_process, stage_slice, staged
+from demotune.phases.stage import PhaseJournal, Stage, Work, share_of_this_process, stage_slice, tokens_of
 from demotune.processes import main_process, wait_for_everyone
 from demotune.progress import Tracker, track
 from demotune.records import Response
 from demotune.sampling import SamplingOptions, plan_batches, sample_responses
 from demotune.setup import Setup
+
+SFT_BATCH = 32
+"""Held-out prompts that SFT answers together."""
 
 
 def sample_phase(stage: Stage) -> None:
@@ -51,6 +54,7 @@ def sample_phase(stage: Stage) -> None:
         "sample",
         started,
         [stage.folder / SAMPLES],
+        Work(forward=tokens_of(zip((row.prompt_ids for row in rows), responses, strict=True))),
         seed=stage.seed("sample"),
         samples=len(responses),
         **{
@@ -80,10 +84,11 @@ def draw_with(
     `purpose` names the journal and the seed; prompt i has the random stream `first_stream` + i of that seed. `policy`
     is asked for only when something is left to draw.
     """
-    config, seed = staged(stage.setup), stage.seed(purpose)
+    config, seed = stage.setup.config, stage.seed(purpose)
     options = sampling_options(stage.setup)
+    size = SFT_BATCH if isinstance(config, SFTConfig) else config.sample_batch_size
     journal = PhaseJournal(stage, f"{purpose}-{first_stream}")
-    batches = [rows for rows in plan_batches(prompts, config.sample_batch_size) if not set(rows) <= journal.done.keys()]
+    batches = [rows for rows in plan_batches(prompts, size) if not set(rows) <= journal.done.keys()]
     tokens = 0
     if tracker:
         tracker.start_at(len(journal.done))
@@ -101,13 +106,14 @@ def draw_with(
 
 
 def sampling_options(setup: Setup) -> SamplingOptions:
-    """How this run samples. RFT has no choice: the policy gradient holds for samples of the policy as it is."""
-    config = staged(setup)
+    """How this run samples. SFT and RFT have no choice: their answers are those of the policy as it is."""
+    config = setup.config
     truncation: dict[str, Any] = {}
-    if not isinstance(config, RFTConfig):
+    if not isinstance(config, SFTConfig | RFTConfig):
         truncation = {"temperature": config.temperature, "top_p": config.top_p, "top_k": config.top_k}
+    longest = None if isinstance(config, SFTConfig) else config.max_new_tokens
     return SamplingOptions(
-        max_new_tokens=config.max_new_tokens or 1,
+        max_new_tokens=longest or max(len(row.demo.ids) for row in setup.train),
         max_length=config.max_length,
         stop_ids=setup.renderer.stop_ids,
         bf16=setup.bf16,

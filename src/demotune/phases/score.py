@@ -5,7 +5,7 @@ import time
 from demotune.files import write_rows
 from demotune.models import Policy
 from demotune.phases.pairs import SCORES, pair_plan, reference_of, sampled_pairs, training_pairs
-from demotune.phases.stage import PhaseJournal, Stage, chunks, pairwise, share_of_this_process
+from demotune.phases.stage import PhaseJournal, Stage, Work, chunks, pair_tokens, pairwise, share_of_this_process
 from demotune.processes import main_process, wait_for_everyone
 from demotune.progress import track
 from demotune.scoring import score_pairs
@@ -43,7 +43,14 @@ def score_phase(stage: Stage) -> None:
     if main_process():
         write_rows(stage.folder / SCORES, (scored[number] for number in range(len(everything))))
     wait_for_everyone()
-    stage.mark("score", started, [stage.folder / SCORES], pairs=len(pairs), reference=reference_of(stage))
+    stage.mark(
+        "score",
+        started,
+        [stage.folder / SCORES],
+        Work(forward=pair_tokens(everything)),
+        pairs=len(pairs),
+        reference=reference_of(stage),
+    )
 
 
 def _reference_policy(stage: Stage) -> Policy:

@@ -4,7 +4,8 @@ import gc
 import random
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,18 @@ from demotune.files import Journal, file_hash, read_journal
 from demotune.models import Policy, content_hash
 from demotune.processes import main_process, process_state, wait_for_everyone
 from demotune.progress import peak_memory_gib
-from demotune.records import RenderedDemonstration
+from demotune.records import Pair, RenderedDemonstration, Response
 from demotune.setup import Setup, free_memory
 
 PARTIAL = ".partial.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Tokens, prompts included, that a phase sent through a model: forward only (drawn or scored), and trained on."""
+
+    forward: int = 0
+    trained: int = 0
 
 
 class Stage:
@@ -34,7 +43,7 @@ class Stage:
     def done(self, phase: str) -> bool:
         return phase in self.setup.folder.stage_state(self.number)
 
-    def mark(self, phase: str, started: float, outputs: Sequence[Path], **facts: object) -> None:
+    def mark(self, phase: str, started: float, outputs: Sequence[Path], work: Work, **facts: object) -> None:
         """State that a phase is done, after its outputs lie in place; all processes go on together."""
         if main_process():
             record = {
@@ -42,6 +51,8 @@ class Stage:
                 "outputs": {path.name: content_hash(path) if path.is_dir() else file_hash(path) for path in outputs},
                 "seconds": round(time.monotonic() - started, 1),
                 "peak_memory_gib": round(peak_memory_gib(), 2),
+                "forward_tokens": work.forward,
+                "trained_tokens": work.trained,
             }
             self.setup.folder.mark_done(self.number, phase, record | facts)
         wait_for_everyone()
@@ -124,6 +135,16 @@ def with_reward(setup: Setup) -> RFTConfig:
     if not isinstance(setup.config, RFTConfig):
         raise TypeError(f"{setup.config.method} has no reward model")
     return setup.config
+
+
+def tokens_of(sides: Iterable[tuple[Sequence[int], Response]]) -> int:
+    """Tokens of prompts with their responses."""
+    return sum(len(prompt) + len(response.ids) for prompt, response in sides)
+
+
+def pair_tokens(pairs: Iterable[Pair]) -> int:
+    """Tokens of both sides of pairs; the prompt counts for each."""
+    return sum(2 * len(pair.prompt_ids) + len(pair.demo.ids) + len(pair.sample.ids) for pair in pairs)
 
 
 class PhaseJournal:

@@ -10,7 +10,7 @@ from demotune.losses import loss_at_reference
 from demotune.models import save_policy
 from demotune.objectives import Objective, PairObjective, SFTObjective
 from demotune.phases.pairs import pair_plan, reference_of, scored_pairs, steps_of_all_stages
-from demotune.phases.stage import Stage, pairwise
+from demotune.phases.stage import Stage, Work, pairwise
 from demotune.processes import main_process, process_count, wait_for_everyone
 from demotune.training import (
     CARRIED,
@@ -89,9 +89,15 @@ def _train(
     del trainer
     stage.free_policy()
     wait_for_everyone()
-    stage.mark("train", started, [stage.model_folder], steps=plan.steps, end=average_of_last(history))
+    work = Work(trained=trained_tokens(history))
+    stage.mark("train", started, [stage.model_folder], work, steps=plan.steps, end=average_of_last(history))
     if stop_requested:
         raise Interrupted
+
+
+def trained_tokens(history: Sequence[dict[str, Any]]) -> int:
+    """Tokens that all gradient steps of a phase saw; its last step is always recorded."""
+    return int(history[-1]["num_tokens"]) if history else 0
 
 
 def average_of_last(history: Sequence[dict[str, Any]]) -> dict[str, float]:

@@ -55,10 +55,12 @@ def test_verdict_needs_an_interval_on_one_side_of_zero(sign: int, verdict: str, 
     assert (gate.verdict, gate.best) == (verdict, best)
 
 
-def test_one_prompt_gives_no_verdict() -> None:
-    gate = judge_stage(rows(-10), rows(-20), "start model")
-    assert gate.verdict == "no clear change"
-    assert (gate.gain_low, gate.gain_high) == (-math.inf, math.inf)
+def test_one_prompt_gives_no_verdict(place: Path) -> None:
+    result = irft(place, "one-prompt", eval_share=0.5, max_eval_rows=1)
+    assert [set(stage["check"]) for stage in result.stages] == [{"nll_per_token", "reward"}] * 1 + [
+        {"nll_per_token", "reward", "reward_since_start"}
+    ]
+    assert result.best_stage == 1
 
 
 def test_warnings_name_what_broke() -> None:

@@ -21,7 +21,7 @@ FLOORS = [
     {"evaluation"},
     {"report"},
     {"pipeline"},
-    {"quickstart"},
+    {"quickstart", "flags", "control"},
     {"cli"},
     {"__main__"},
 ]

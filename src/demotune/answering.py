@@ -72,12 +72,12 @@ def answer(
         bf16=has_fast_bf16(this_device()),
     )
     count = 1 if best_of is None else best_of.count
-    drawn = _draw(folder, rendered * count, seed, options, batch_size=batch_size, dtype=dtype)
+    drawn = draw_responses(folder, rendered * count, seed, options, batch_size=batch_size, dtype=dtype)
     answers = [Answer(renderer.decode(response.ids), response.finished) for response in drawn]
     if best_of is None:
         return answers
     asked = list(zip(prompts, rendered, strict=True)) * count
-    completions = _completions(best_of.reward, renderer, asked, drawn)
+    completions = completions_for(best_of.reward, renderer, asked, drawn)
     scores = _scores(best_of.reward, completions, batch_size)
     scored = [replace(given, score=score) for given, score in zip(answers, scores, strict=True)]
     return [max(scored[row :: len(prompts)], key=_merit) for row in range(len(prompts))]
@@ -123,7 +123,7 @@ def _render(renderer: Renderer, number: int, prompt: Sequence[Message]) -> tuple
         raise DemotuneError(f"prompt {number} cannot be rendered: {error}") from error
 
 
-def _draw(
+def draw_responses(
     folder: Path,
     prompts: Sequence[tuple[int, ...]],
     seed: int,
@@ -146,7 +146,7 @@ def _draw(
     return [drawn[row] for row in range(len(prompts))]
 
 
-def _completions(
+def completions_for(
     reward: Reward,
     renderer: Renderer,
     asked: Sequence[tuple[Sequence[Message], tuple[int, ...]]],

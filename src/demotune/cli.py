@@ -2,8 +2,6 @@
 
 import inspect
 import os
-import types
-import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +10,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 import demotune
-from demotune.config import CONFIGS, AnyConfig, Method
-from demotune.config_files import build_config, field_help, field_types, shipped_configs, unknown_field
+from demotune.config import CONFIGS, Method
+from demotune.config_files import build_config, from_fields, shipped_configs, unknown_field
 from demotune.errors import DemotuneError
+from demotune.evaluation.config import EvaluationConfig
+from demotune.flags import flags_of, parameter, what_was_given
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,31 +28,6 @@ app = typer.Typer(
     },
     help="Learn the reward behind demonstrations, and a better policy with it: SFT, SPIN, IRFT, RFT.",
 )
-
-PANELS = {
-    "Model, data, output": ("config", "model", "data", "output", "eval_data", "eval_share", "max_eval_rows", "gate"),
-    "Reading the data": (
-        "max_rows", "data_weights", "columns", "every_turn", "template", "max_length", "overlong", "max_bad_share",
-    ),
-    "LoRA": ("use_peft", "lora_r", "lora_alpha", "lora_target_modules", "merge_adapter"),
-    "Optimisation and precision": (
-        "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "optim", "lr_scheduler_type",
-        "warmup_steps", "weight_decay", "max_grad_norm", "bf16", "dtype", "activation_checkpointing",
-        "attn_implementation",
-    ),
-    "Reward steps": (
-        "reward_model", "reward_learning_rate", "reward_epochs", "reward_steps", "reward_eval_steps",
-        "reward_patience", "reward_link", "reward_bound", "center_rewards_coefficient", "reward_frozen_layers",
-        "finished_only",
-    ),
-    "Policy steps": (
-        "advantage", "prompts_per_batch", "num_generations", "policy_epochs", "policy_batches", "num_iterations",
-        "num_mini_batches", "epsilon", "kl_estimator", "kl_target", "lam", "whiten_rewards", "reward_clip",
-        "missing_eos_penalty",
-    ),
-    "Guard rails": ("stop_kl", "stop_length_ratio", "stop_unfinished", "stop_reward_margin"),
-    "Bookkeeping": ("seed", "logging_steps", "save_steps", "report_to", "run_name"),
-}  # fmt: skip
 
 REWARD_HELP = "A run folder of rft, irft or spin, or a reward model with one label (folder or hub id)."
 RewardOption = Annotated[str, typer.Option(help=REWARD_HELP)]
@@ -115,8 +90,7 @@ def _method_command(method: Method) -> Callable[..., None]:
                     unknown_field(name.removeprefix("--").removeprefix("no-").replace("-", "_"), method)
                 )
             config_file = given.pop("config")
-            overrides = {name: value for name, value in given.items() if value is not None and value != []}
-            config = build_config(method, config_file, overrides)
+            config = build_config(method, config_file, what_was_given(given))
             from demotune.pipeline import run
 
             run(config)
@@ -127,52 +101,10 @@ def _method_command(method: Method) -> Callable[..., None]:
         rich_help_panel="Model, data, output",
     )
     context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
-    parameters = [context, _parameter("config", str, config_option)]
-    helps = field_help(config_class)
-    for name, kind in field_types(config_class).items():
-        parameters.append(_parameter(name, _flag_type(kind), _option(config_class, name, kind, helps[name])))
+    parameters = [context, parameter("config", str, config_option), *flags_of(config_class)]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__doc__ = config_class.__doc__
     return command
-
-
-def _parameter(name: str, kind: Any, option: Any) -> inspect.Parameter:
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
-    )
-
-
-def _option(config_class: type[AnyConfig], name: str, kind: Any, text: str) -> Any:
-    flag = "--" + name.replace("_", "-")
-    is_switch = bool in (kind, *typing.get_args(kind))
-    default = next(f.default for f in config_class.__dataclass_fields__.values() if f.name == name)
-    shown = "required" if name in ("model", "data", "output") else _show_default(default)
-    panel = next((title for title, names in PANELS.items() if name in names), f"{config_class.method.upper()}")
-    return typer.Option(
-        f"{flag}/--no-{flag[2:]}" if is_switch else flag,
-        help=f"{text} \\[{shown}]",
-        show_default=False,
-        rich_help_panel=panel,
-    )
-
-
-def _show_default(default: Any) -> str:
-    if default is None or default == ():
-        return "default: not given"
-    if isinstance(default, tuple):
-        return f"default: {' '.join(map(str, default))}"
-    if isinstance(default, bool):
-        return f"default: {'yes' if default else 'no'}"
-    return f"default: {default}"
-
-
-def _flag_type(kind: Any) -> Any:
-    """A config field's type as a flag takes it: tuples are repeated flags, `X | None` is X."""
-    if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        return next(argument for argument in typing.get_args(kind) if argument is not type(None))
-    if typing.get_origin(kind) is tuple:
-        return list[typing.get_args(kind)[0]]  # type: ignore[misc]
-    return kind
 
 
 for _method in CONFIGS:
@@ -281,6 +213,63 @@ def select(
         choice = Choice(top=top, threshold=threshold)
         reading = Reading(columns=columns, max_length=max_length, max_rows=max_rows, batch_size=batch_size)
         select_data(load_reward(reward, template=template, dtype=dtype, bf16=bf16), data, reading, choice, output)
+
+
+def _evaluate_command() -> Callable[..., None]:
+    def command(**given: Any) -> None:
+        with _for_people():
+            config = from_fields(EvaluationConfig, what_was_given(given))
+            from demotune.evaluation.evaluate import evaluate
+
+            evaluate(config)
+
+    command.__signature__ = inspect.Signature(flags_of(EvaluationConfig))  # type: ignore[attr-defined]
+    command.__doc__ = EvaluationConfig.__doc__
+    return command
+
+
+app.command("evaluate")(_evaluate_command())
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Finished runs; those that differ in their seed are one setting.")],
+    data: Annotated[
+        list[str] | None, typer.Option(help="Test rows to compare on. Not given: the rows that all runs held out.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for comparison.json and what was measured; needed with --data.")
+    ] = None,
+    control: Annotated[
+        Literal["sft"] | None,
+        typer.Option(help="Train SFT from each run's start model with its steps and tokens, and compare with it."),
+    ] = None,
+    columns: ColumnsOption = None,
+    max_length: MaxLengthOption = None,
+    max_rows: MaxRowsOption = None,
+    batch_size: BatchSizeOption = 16,
+    bf16: Bf16Option = None,
+) -> None:
+    """Methods and settings side by side: quality with intervals, corrected p-values, cost; seeds are grouped."""
+    with _for_people():
+        if data and output is None:
+            raise DemotuneError("--data needs --output: what is measured there is kept and used again")
+        from demotune.control import train_controls
+        from demotune.evaluation.compare import compare as compare_runs
+        from demotune.evaluation.compare import write_comparison
+        from demotune.evaluation.show import show_comparison
+
+        folders = [*runs, *(train_controls(runs) if control else [])]
+        on = None
+        if data:
+            on = EvaluationConfig(
+                model=str(runs[0]), data=tuple(data), output=str(output), columns=columns, max_length=max_length,
+                max_rows=max_rows, batch_size=batch_size, bf16=bf16,
+            )  # fmt: skip
+        table = compare_runs(list(dict.fromkeys(folders)), on=on)
+        show_comparison(table)
+        if output is not None:
+            write_comparison(output / "comparison.json", table)
 
 
 @app.command()

@@ -27,6 +27,8 @@ def _require(holds: bool, problem: str, fix: str) -> None:
 class RunConfig:
     """What every method needs: model, data, optimisation, precision, adapters, bookkeeping."""
 
+    required: ClassVar[frozenset[str]] = frozenset({"model", "data", "output"})
+
     model: str = ""
     """Start model: a hub id, a folder with safetensors (a model or a LoRA adapter), or a GGUF file."""
     data: tuple[str, ...] = ()

@@ -11,13 +11,15 @@ import typing
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import yaml
 
 from demotune.config import CONFIGS, AnyConfig, Method, as_dict
 from demotune.errors import DemotuneError
 from demotune.files import publish_file
+
+Config = TypeVar("Config")
 
 
 def shipped_configs() -> dict[str, str]:
@@ -45,8 +47,13 @@ def from_dict(method: Method, values: Mapping[str, object]) -> AnyConfig:
     for name in values:
         if name not in types_of:
             raise DemotuneError(unknown_field(name, method))
-    converted = {name: _convert(name, value, types_of[name]) for name, value in values.items()}
-    return config_class(**cast(dict[str, Any], converted))
+    return from_fields(config_class, values)
+
+
+def from_fields(config_class: type[Config], values: Mapping[str, object]) -> Config:
+    """A config of its own fields, each brought to its type. Raises DemotuneError."""
+    types_of = field_types(config_class)
+    return config_class(**{name: _convert(name, value, types_of[name]) for name, value in values.items()})
 
 
 def load_config(file: Path) -> AnyConfig:
@@ -77,13 +84,13 @@ def unknown_field(name: str, method: Method) -> str:
     return f"{method} has no field {name}{advice or f'; see demotune {method} --help'}"
 
 
-def field_types(config_class: type[AnyConfig]) -> dict[str, Any]:
+def field_types(config_class: type[Any]) -> dict[str, Any]:
     """Field name -> type."""
     hints = typing.get_type_hints(config_class)
     return {field.name: hints[field.name] for field in dataclasses.fields(config_class)}
 
 
-def field_help(config_class: type[AnyConfig]) -> dict[str, str]:
+def field_help(config_class: type[Any]) -> dict[str, str]:
     """Field name -> the docstring that stands under it in the source."""
     texts: dict[str, str] = {}
     for owner in reversed(config_class.__mro__[:-1]):

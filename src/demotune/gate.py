@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-import numpy as np
 from scipy import stats
 
 from demotune.diversity import distinct, repetition
@@ -54,7 +53,7 @@ class Gate:
 
 
 def judge_stage(before: Sequence[HeldoutRow], after: Sequence[HeldoutRow], compared_with: str) -> Gate:
-    """Compare held-out rows of two policies, row by row; a single prompt gives no interval and no verdict."""
+    """Compare held-out rows of two policies, row by row; there must be two at least."""
     gains = [new.demo_logp - old.demo_logp for old, new in zip(before, after, strict=True)]
     low, high = _mean_interval(gains)
     wins = sum((gain > 0) + 0.5 * (gain == 0) for gain in gains)
@@ -116,9 +115,7 @@ def _warnings(old: _Answers, new: _Answers) -> tuple[str, ...]:
 
 
 def _mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95% t-interval of the mean; unbounded for a single value."""
-    if len(values) < 2:
-        return -np.inf, np.inf
+    """95% t-interval of the mean."""
     if len(set(values)) == 1:
         return values[0], values[0]
     interval = stats.ttest_1samp(values, 0.0).confidence_interval()

@@ -3,24 +3,26 @@
 import datetime
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from demotune.config import as_dict
 from demotune.config_files import save_config
 from demotune.errors import DemotuneError
-from demotune.files import file_hash, write_json
+from demotune.files import file_hash, write_json, write_rows
 from demotune.machine import command_line, hardware, package_versions
 from demotune.models import content_hash, parameter_count
 from demotune.processes import main_process, process_count, wait_for_everyone
 from demotune.progress import warn
+from demotune.rendering import content_key
 from demotune.setup import Setup
 
 
 def write_manifest(setup: Setup) -> None:
-    """run.yaml, then manifest.json: from here on the folder holds a run."""
+    """run.yaml and the names of the rows, then manifest.json: from here on the folder holds a run."""
     if main_process():
         save_config(setup.config, setup.folder.config)
+        write_rows(setup.folder.rows, _row_names(setup))
         about = {
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "command": command_line(),
@@ -41,6 +43,13 @@ def identity(setup: Setup) -> dict[str, Any]:
         "processes": process_count(),
         "rows": hashlib.sha256(" ".join(row.key for row in (*setup.train, *setup.heldout)).encode()).hexdigest(),
     }
+
+
+def _row_names(setup: Setup) -> Iterator[dict[str, object]]:
+    """Each row by its key and the key of its prompt: which rows a model was trained on, without the rows themselves."""
+    for heldout, rows in ((False, setup.train), (True, setup.heldout)):
+        for row in rows:
+            yield {"key": row.key, "prompt": content_key(row.prompt_ids, ()), "heldout": heldout}
 
 
 def check_unchanged(setup: Setup) -> None:

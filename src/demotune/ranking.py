@@ -180,7 +180,8 @@ def select(reward: Reward, sources: Sequence[str], reading: Reading, choice: Cho
     say(reward.name)
     found = score_rows(reward, sources, reading)
     kept = select_rows(found.rows, choice)
-    write_rows(output, map(_row, kept))
+    by = {"reward": {"name": reward.name, "hash": reward.hash}}  # so that it is known if this reward judges later
+    write_rows(output, (_row(row) | by for row in kept))
     _show_scores(
         {
             "all": [(row.score, row.tokens) for row in found.rows],

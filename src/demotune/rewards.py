@@ -3,6 +3,7 @@
 A reward compares responses to one prompt. Its zero and its scale mean nothing, and across prompts it is a guess.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -48,6 +49,10 @@ class Reward(Protocol):
         """For people: what this is and where it lies."""
 
     @property
+    def hash(self) -> str:
+        """Of the content of everything that decides what it gives."""
+
+    @property
     def renderer(self) -> Renderer:
         """Writes conversations as the token ids that this reward reads."""
 
@@ -85,6 +90,7 @@ class ScalarReward:
         self._tokenizer = load_tokenizer(self._folder)
         self._model: RewardModel | None = None
         self.name = f"reward model {source}"
+        self.hash = content_hash(self._folder)
         self.renderer = Renderer(self._tokenizer, self._facts.template if template is None else template)
         self.longest = longest_input(self._folder)
 
@@ -143,6 +149,8 @@ class ImplicitReward:
             )
         self._beta, self._dtype, self._bf16 = beta, dtype, _precision(bf16)
         self.name = f"implicit reward {beta:g} * log({policy} / {reference})"
+        both = content_hash(self._policy), content_hash(self._reference)
+        self.hash = hashlib.sha256(f"{beta} {both}".encode()).hexdigest()
         self.renderer = Renderer(tokenizer, template, generation_stop_ids(self._policy))
         self.longest = longest_input(self._policy)
 

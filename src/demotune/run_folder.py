@@ -28,6 +28,7 @@ class RunFolder:
         self.config = root / "run.yaml"
         self.adapter = root / "start-adapter"
         self.manifest = root / "manifest.json"
+        self.rows = root / "rows.jsonl.gz"
 
     def stage(self, number: int) -> Path:
         return self.root / "stages" / f"{number:02d}"
@@ -87,7 +88,8 @@ class RunFolder:
             raise DemotuneError(
                 f"{self.root} already holds {'a finished' if self.finished else 'an unfinished'} run; {fix}"
             )
-        known = {".lock", self.config.name, self.quarantine.name, "start-model", "start-data", "start-adapter"}
+        before_manifest = {".lock", *(file.name for file in (self.config, self.quarantine, self.rows))}
+        known = {*before_manifest, "start-model", "start-data", "start-adapter"}
         strangers = sorted(p.name for p in self.root.glob("*") if p.name not in known and UNFINISHED not in p.name)
         if strangers:
             raise DemotuneError(

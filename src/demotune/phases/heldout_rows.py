@@ -72,7 +72,7 @@ def read_heldout(file: Path) -> list[HeldoutRow]:
 def best_before(folder: RunFolder, number: int) -> tuple[str, Path]:
     """(name, held-out rows) of the best policy before stage `number`: the last stage that was not called worse."""
     for earlier in reversed(range(number)):
-        if folder.stage_check(earlier)["gate"]["best"]:
+        if folder.stage_check(earlier).get("gate", {}).get("best"):
             return f"stage {earlier}", folder.stage(earlier) / HELDOUT
     return "start model", folder.stage(0) / START
 

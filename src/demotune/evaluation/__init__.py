@@ -1,0 +1,1 @@
+"""Judge models honestly: measures, judges, tasks, leaks, shortcuts, comparison of runs."""

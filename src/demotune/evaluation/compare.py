@@ -1,0 +1,261 @@
+"""`demotune compare`: methods and settings side by side, seeds grouped, differences tested, cost beside quality."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from demotune.errors import DemotuneError
+from demotune.evaluation.config import EvaluationConfig
+from demotune.evaluation.costs import Cost
+from demotune.evaluation.finished_runs import Setting, group, read_run
+from demotune.evaluation.measuring import Bench, Parts, measure
+from demotune.evaluation.quantities import quantities
+from demotune.evaluation.rows import read_eval_set
+from demotune.evaluation.subjects import find_subjects
+from demotune.files import write_json
+from demotune.statistics import Comparison, Interval, compare_over_seeds, holm, over_seeds, ranks
+
+START = "start model"
+LIKELIHOOD = "log-likelihood of demonstrations"
+COMPARED = (LIKELIHOOD, "gap: log pi(chosen) - log pi(rejected)", "gap per token", "preference accuracy")
+"""What is compared, where the rows allow it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """One quantity for one setting: (seeds, prompts), the same prompts everywhere, higher is better."""
+
+    name: str
+    unit: str
+    values: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A setting less another one, in one quantity; `p_corrected` by Holm's method over the whole table."""
+
+    measure: str
+    setting: str
+    baseline: str
+    found: Comparison
+    p_corrected: float
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A setting in the table; costs are means over its runs, None for the start model."""
+
+    setting: str
+    runs: tuple[str, ...]
+    seeds: tuple[int, ...]
+    qualities: dict[str, Interval]
+    rank: float | None
+    """Mean rank over seeds by the first quality, 1 is best; None where settings have different numbers of seeds."""
+    best_share: float | None
+    cost: Cost | None
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonTable:
+    """What `compare` found."""
+
+    rows: str
+    """What was measured on."""
+    prompts: int
+    units: dict[str, str]
+    baseline: str
+    lines: tuple[Line, ...]
+    differences: tuple[Difference, ...]
+    notes: tuple[str, ...]
+
+
+def compare(folders: Sequence[Path], *, on: EvaluationConfig | None = None) -> ComparisonTable:
+    """Compare finished runs on their own held-out rows or, with `on`, on the rows that it names.
+
+    The baseline is SFT where there is an SFT run, else the start model. Raises DemotuneError for runs that are missing,
+    unfinished, or cannot be compared.
+    """
+    settings = group([read_run(folder) for folder in folders])
+    if on is None:
+        found, prompts = _on_heldout(settings)
+        rows = f"the {prompts} held-out rows of the runs"
+    else:
+        found, prompts = _on_data(settings, on)
+        rows = f"{prompts} rows of {', '.join(on.data)}"
+    baseline = next((s.label for s in settings if s.runs[0].method == "sft"), START)
+    by_setting = {setting.label: setting for setting in settings}
+    places = _ranks(found, settings)
+    lines = tuple(
+        Line(
+            setting=label,
+            runs=tuple(str(run.folder) for run in by_setting[label].runs) if label in by_setting else (),
+            seeds=tuple(run.seed for run in by_setting[label].runs) if label in by_setting else (),
+            qualities={quality.name: over_seeds(quality.values) for quality in qualities},
+            rank=places[0].get(label),
+            best_share=places[1].get(label),
+            cost=mean_cost([run.cost for run in by_setting[label].runs]) if label in by_setting else None,
+        )
+        for label, qualities in found.items()
+    )
+    return ComparisonTable(
+        rows=rows,
+        prompts=prompts,
+        units={quality.name: quality.unit for quality in found[START]},
+        baseline=baseline,
+        lines=lines,
+        differences=_differences(found, baseline),
+        notes=_notes(settings, on),
+    )
+
+
+def write_comparison(file: Path, table: ComparisonTable) -> None:
+    """The table as JSON; what cannot be told is null."""
+    write_json(file, _finite(asdict(table)))
+
+
+def mean_cost(costs: Sequence[Cost]) -> Cost:
+    """Means over runs; None where one of them did not count."""
+    trained, forward, flops = (
+        [getattr(cost, name) for cost in costs] for name in ("trained_tokens", "forward_tokens", "flops")
+    )
+    return Cost(
+        steps=round(fmean(cost.steps for cost in costs)),
+        trained_tokens=None if None in trained else round(fmean(trained)),
+        forward_tokens=None if None in forward else round(fmean(forward)),
+        flops=None if None in flops else fmean(flops),
+        seconds=fmean(cost.seconds for cost in costs),
+        peak_memory_gib=max(cost.peak_memory_gib for cost in costs),
+    )
+
+
+def _on_heldout(settings: Sequence[Setting]) -> tuple[dict[str, list[Quality]], int]:
+    """Each setting's likelihood of the rows that all runs held out alike."""
+    runs = [run for setting in settings for run in setting.runs]
+    start = runs[0].heldout_at_start()
+    for run in runs:
+        if run.heldout().keys() != start.keys():
+            raise DemotuneError(
+                f"{run.folder} and {runs[0].folder} held out different rows; compare them on test rows: --data FILE"
+            )
+    if not start:
+        raise DemotuneError("these runs held nothing out; compare them on test rows: --data FILE")
+    found = {START: [_per_token([start], start)]}
+    for setting in settings:
+        found[setting.label] = [_per_token([run.heldout() for run in setting.runs], start)]
+    return found, len(start)
+
+
+def _per_token(runs: Sequence[Mapping[str, tuple[float, int]]], order: Mapping[str, tuple[float, int]]) -> Quality:
+    """Log-likelihood over mean tokens of a row: its mean over rows is the likelihood per token."""
+    mean_tokens = fmean(tokens for _, tokens in order.values())
+    values = tuple(tuple(run[key][0] / mean_tokens for key in order) for run in runs)
+    return Quality(LIKELIHOOD, "nats/token", values)
+
+
+def _on_data(settings: Sequence[Setting], on: EvaluationConfig) -> tuple[dict[str, list[Quality]], int]:
+    runs = [run for setting in settings for run in setting.runs]
+    starts = {run.start_hash: run for run in runs}
+    if len(starts) > 1:
+        names = ", ".join(f"{run.folder} from {run.config['model']}" for run in starts.values())
+        raise DemotuneError(f"these runs start from different models ({names}); compare runs of one start model")
+    sources = [str(run.folder) for run in runs]
+    config = replace(on, model=str(runs[0].config["model"]), baseline=tuple(sources), answers=False)
+    subjects = find_subjects(config)
+    rows = read_eval_set(config, subjects, Path(config.output) / "left-out.jsonl")
+    bench = Bench(config, tuple(subjects), rows, Parts(Path(config.output) / "parts"))
+    measured = [_compared(quantities(measure(bench, subject))) for subject in subjects]
+    by_run = dict(zip([START, *sources], measured, strict=True))
+    found = {START: _stacked([by_run[START]])}
+    for setting in settings:
+        found[setting.label] = _stacked([by_run[str(run.folder)] for run in setting.runs])
+    return found, len(rows.rows)
+
+
+def _compared(told: Sequence[Any]) -> list[Quality]:
+    """The quantities of one model that are compared."""
+    found = []
+    for quantity in told:
+        if quantity.name in COMPARED and None not in quantity.values:
+            scale = fmean(quantity.weights) if quantity.weights else 1.0
+            values = tuple(float(value or 0.0) / scale for value in quantity.values)
+            found.append(Quality(quantity.name, quantity.unit, (values,)))
+    return found
+
+
+def _stacked(runs: Sequence[Sequence[Quality]]) -> list[Quality]:
+    """Quantities of several seeds as one."""
+    return [
+        Quality(same[0].name, same[0].unit, tuple(values for quality in same for values in quality.values))
+        for same in zip(*runs, strict=True)
+    ]
+
+
+def _differences(found: Mapping[str, Sequence[Quality]], baseline: str) -> tuple[Difference, ...]:
+    """Every setting against the baseline and against the start model, in every quantity."""
+    pairs = [
+        (label, other) for other in dict.fromkeys((baseline, START)) for label in found if label not in (other, START)
+    ]
+    compared = [
+        (quality.name, label, other, _compare(quality, against, other))
+        for label, other in pairs
+        for quality, against in zip(found[label], found[other], strict=True)
+    ]
+    corrected = holm([comparison.p for *_, comparison in compared])
+    return tuple(Difference(*row, p) for row, p in zip(compared, corrected, strict=True))
+
+
+def _compare(quality: Quality, against: Quality, other: str) -> Comparison:
+    # The start model is the same in every seed: it is there as often, and varies not at all.
+    values = against.values * len(quality.values) if other == START else against.values
+    return compare_over_seeds(quality.values, values)
+
+
+def _ranks(
+    found: Mapping[str, Sequence[Quality]], settings: Sequence[Setting]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Mean rank and share of first places by setting, where all settings have the same seeds."""
+    seeds = {tuple(sorted(run.seed for run in setting.runs)) for setting in settings}
+    if len(settings) < 2 or len(seeds) > 1:
+        return {}, {}
+    scores = {}
+    for setting in settings:
+        order = sorted(range(len(setting.runs)), key=lambda number: setting.runs[number].seed)
+        values = found[setting.label][0].values
+        scores[setting.label] = [fmean(values[number]) for number in order]
+    placed = ranks(scores)
+    return placed.mean, placed.best_share
+
+
+def _notes(settings: Sequence[Setting], on: EvaluationConfig | None) -> tuple[str, ...]:
+    notes = []
+    single = [setting.label for setting in settings if len(setting.runs) == 1]
+    if single:
+        notes.append(f"single runs, which say nothing about other seeds: {', '.join(single)}")
+    if on is None:
+        notes.append("the held-out rows also chose each run's best stage, which flatters methods with several stages")
+    sft = [run for setting in settings for run in setting.runs if run.method == "sft"]
+    if not sft:
+        notes.append("no SFT run of equal cost is here: --control sft trains one for each run")
+    if differing := _different_work(settings):
+        notes.append(differing)
+    return tuple(notes)
+
+
+def _different_work(settings: Sequence[Setting]) -> str | None:
+    costs = {setting.label: mean_cost([run.cost for run in setting.runs]).trained_tokens for setting in settings}
+    known = {label: tokens for label, tokens in costs.items() if tokens}
+    if len(known) < 2 or max(known.values()) <= 1.1 * min(known.values()):
+        return None
+    least, most = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
+    return f"{most} trained on {known[most] / known[least]:.1f} times the tokens of {least}: not equal compute"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,267 @@
+"""`demotune evaluate`, the story: models and rows, measurements, judges, statistics, tasks, leaks; then files."""
+
+import datetime
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from demotune.evaluation.config import EvaluationConfig
+from demotune.evaluation.judging import Judged, ask_judges, ask_rewards
+from demotune.evaluation.leaks import find_leaks
+from demotune.evaluation.measuring import Bench, Measured, Parts, measure
+from demotune.evaluation.quantities import Quantity, answer_rewards, quantities, reward_quantities
+from demotune.evaluation.rows import EvalRow, read_eval_set
+from demotune.evaluation.show import show_evaluation
+from demotune.evaluation.subjects import Subject, find_subjects
+from demotune.evaluation.tasks import TaskOptions, TaskScores, evaluate_tasks, write_task_scores
+from demotune.files import write_json, write_rows
+from demotune.machine import command_line, hardware, package_versions
+from demotune.progress import say
+from demotune.statistics import Comparison, compare_wins, holm
+
+RESULT, ROWS, LEFT_OUT = "evaluation.json", "rows.jsonl.gz", "left-out.jsonl"
+WIN_RATE = "win rate"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What `evaluate` found; `record` is what lies in evaluation.json."""
+
+    folder: Path
+    record: dict[str, Any]
+
+
+def evaluate(config: EvaluationConfig) -> Evaluation:
+    """Measure `config.model` and its baselines and write the results to `config.output`.
+
+    Raises DemotuneError for anything the user can mend; what was measured before an error or Ctrl-C is kept and used
+    by the next command with the same output.
+    """
+    folder = Path(config.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    subjects = find_subjects(config)
+    record = _about(config, subjects)
+    rows: tuple[EvalRow, ...] = ()
+    if config.data:
+        rows, found = _on_rows(config, subjects, folder)
+        record |= found
+    if config.tasks:
+        scores = _on_tasks(config, subjects, folder)
+        record["tasks"] = {name: {"average": found.average, "missing": found.missing} for name, found in scores.items()}
+    record["leaks"] = find_leaks(config, subjects, rows)
+    write_json(folder / RESULT, record)
+    show_evaluation(folder, record)
+    return Evaluation(folder, record)
+
+
+def _about(config: EvaluationConfig, subjects: Sequence[Subject]) -> dict[str, Any]:
+    return {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": command_line(),
+        "config": asdict(config),
+        "versions": package_versions(),
+        "hardware": hardware(),
+        "models": [
+            {"name": subject.name, "folder": str(subject.folder), "hash": subject.hash, "role": subject.role}
+            for subject in subjects
+        ],
+        "judges": [],
+        "measures": [],
+        "comparisons": [],
+        "warnings": [],
+    }
+
+
+def _on_rows(
+    config: EvaluationConfig, subjects: list[Subject], folder: Path
+) -> tuple[tuple[EvalRow, ...], dict[str, Any]]:
+    """The rows, and what was found on them."""
+    rows = read_eval_set(config, subjects, folder / LEFT_OUT)
+    bench = Bench(config, tuple(subjects), rows, Parts(folder / "parts"))
+    say(f"{len(rows.rows)} {'preference rows' if rows.preferences else 'demonstrations'}, {len(subjects)} models")
+    measured = {subject.name: measure(bench, subject) for subject in subjects}
+    judged = ask_rewards(bench, measured)
+    if config.answers and len(subjects) > 1:
+        judged += ask_judges(bench, measured)
+    told = {name: quantities(found) for name, found in measured.items()}
+    of_judges: list[Quantity] = []
+    tokens = [(row.demo_tokens, row.rejected_tokens or 0) for row in measured[subjects[0].name].logps]
+    for judge in judged:
+        if judge.earned is None:
+            continue
+        if rows.preferences:
+            of_judges += reward_quantities(judge.name, judge.earned, tokens)
+        for name, rewards in judge.earned.answers.items():
+            told[name].append(answer_rewards(judge.name, rewards))
+    write_rows(folder / ROWS, _raw_rows(rows.rows, measured, judged))
+    return rows.rows, {
+        "data": {
+            "sources": list(config.data),
+            "hashes": rows.hashes,
+            "kind": "preferences" if rows.preferences else "demonstrations",
+            "rows": len(rows.rows),
+            "left_out": dict(Counter(row.reason for row in rows.left_out)),
+        },
+        "models": [_model_record(subject, measured[subject.name]) for subject in subjects],
+        "judges": [
+            {
+                "name": judge.name,
+                "kind": judge.kind,
+                "note": judge.note,
+                "abstained": judge.abstained,
+                "order_dependent": judge.order_dependent,
+            }
+            for judge in judged
+        ],
+        "measures": [
+            *(_measure(name, quantity, config.seed) for name, found in told.items() for quantity in found),
+            *(_measure(None, quantity, config.seed) for quantity in of_judges),
+        ],
+        "comparisons": _comparisons(told, judged, config.seed),
+        "warnings": _warnings(rows.rows, judged, len(subjects)),
+    }
+
+
+def _on_tasks(config: EvaluationConfig, subjects: Sequence[Subject], folder: Path) -> dict[str, TaskScores]:
+    options = TaskOptions(
+        task_data=tuple(Path(source) for source in config.task_data),
+        limit=config.limit,
+        few_shots=config.few_shots,
+        batch_size=config.batch_size,
+        dtype=config.dtype,
+    )
+    scores: dict[str, TaskScores] = {}
+    for subject in subjects:
+        scores[subject.name] = evaluate_tasks(subject.folder, config.tasks, options)
+        write_task_scores(folder, scores, options)
+    return scores
+
+
+def _model_record(subject: Subject, measured: Measured) -> dict[str, Any]:
+    return {
+        "name": subject.name,
+        "folder": str(subject.folder),
+        "hash": subject.hash,
+        "role": subject.role,
+        "seconds": measured.seconds,
+        "peak_memory_gib": measured.peak_memory_gib,
+        "scored_tokens": measured.scored_tokens,
+        "sampled_tokens": measured.sampled_tokens,
+    }
+
+
+def _measure(model: str | None, quantity: Quantity, seed: int) -> dict[str, Any]:
+    told = quantity.items > 0
+    return {
+        "measure": quantity.name,
+        "model": model,
+        "judge": quantity.judge,
+        **(_finite(asdict(quantity.interval(seed))) if told else dict.fromkeys(("value", "low", "high"))),
+        "items": quantity.items,
+        "unit": quantity.unit,
+        "higher_is_better": quantity.higher_is_better,
+    }
+
+
+def _comparisons(told: dict[str, list[Quantity]], judged: Sequence[Judged], seed: int) -> list[dict[str, Any]]:
+    """The model against each baseline; p-values are corrected together by Holm's method."""
+    (model, ours), *baselines = told.items()
+    found: list[dict[str, Any]] = []
+    for baseline, theirs in baselines:
+        for quantity, other in zip(ours, theirs, strict=True):
+            if (difference := quantity.minus(other, seed)) is not None:
+                found.append(_comparison(quantity.name, quantity.judge, model, baseline, difference))
+        for judge in judged:
+            verdicts = [verdict for verdict in judge.verdicts.get(baseline, ()) if verdict is not None]
+            if verdicts:
+                found.append(_comparison(WIN_RATE, judge.name, model, baseline, compare_wins(verdicts)))
+    corrected = holm([row["p"] for row in found])
+    return [_finite(row | {"p_corrected": p}) for row, p in zip(found, corrected, strict=True)]
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    """What cannot be told is null: JSON has no nan."""
+    return {name: value if _tellable(value) else None for name, value in row.items()}
+
+
+def _tellable(value: object) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _comparison(name: str, judge: str | None, model: str, baseline: str, found: Comparison) -> dict[str, Any]:
+    return {
+        "measure": name,
+        "judge": judge,
+        "model": model,
+        "baseline": baseline,
+        "difference": found.difference.value,
+        "low": found.difference.low,
+        "high": found.difference.high,
+        "p": found.p,
+        "effect_size": found.effect_size,
+        "smallest_difference": found.smallest,
+        "items": found.items,
+        "test": found.test,
+    }
+
+
+def _warnings(rows: Sequence[EvalRow], judged: Sequence[Judged], models: int) -> list[str]:
+    found = [f"{judge.name} is no impartial judge: {judge.note}" for judge in judged if judge.note]
+    found += [
+        f"{judge.name} abstained from {count} verdicts: {reason}"
+        for judge in judged
+        for reason, count in judge.abstained.items()
+    ]
+    if len(rows) < 30:
+        found.append(f"{len(rows)} rows are few: intervals of so few are rough")
+    if models > 1:
+        found.append("each model is one run: intervals are over prompts, not over seeds; demotune compare groups seeds")
+    return found
+
+
+def _raw_rows(rows: Sequence[EvalRow], measured: dict[str, Measured], judged: Sequence[Judged]) -> list[dict[str, Any]]:
+    """Everything that the numbers were made of, prompt by prompt."""
+    model = next(iter(measured))
+    return [
+        {
+            "key": row.key,
+            "source": row.source,
+            "prompt": "\n\n".join(f"{message['role']}: {message['content']}" for message in row.prompt),
+            "demonstration": row.demonstration,
+            **({} if row.rejected is None else {"rejected": row.rejected}),
+            "models": {name: _raw_model(found, number, name, judged) for name, found in measured.items()},
+            "rewards": {judge.name: _raw_reward(judge, number) for judge in judged if judge.earned},
+            "verdicts": {
+                judge.name: {f"{model} over {baseline}": of[number] for baseline, of in judge.verdicts.items()}
+                for judge in judged
+            },
+        }
+        for number, row in enumerate(rows)
+    ]
+
+
+def _raw_model(found: Measured, number: int, name: str, judged: Sequence[Judged]) -> dict[str, Any]:
+    logps = found.logps[number]
+    raw: dict[str, Any] = {"demo_logp": logps.demo, "demo_tokens": logps.demo_tokens}
+    if logps.rejected is not None:
+        raw |= {"rejected_logp": logps.rejected, "rejected_tokens": logps.rejected_tokens}
+    if found.answers:
+        answer = found.answers[number]
+        raw |= {
+            "sample": answer.text,
+            "sample_tokens": len(answer.response.ids),
+            "finished": answer.response.finished,
+            "sample_logp": answer.logp,
+            "rewards": {judge.name: judge.earned.answers[name][number] for judge in judged if judge.earned},
+        }
+    return raw
+
+
+def _raw_reward(judge: Judged, number: int) -> dict[str, float | None]:
+    if judge.earned is None:
+        return {}
+    rejected = {"rejected": judge.earned.rejected[number]} if judge.earned.rejected else {}
+    return {"demonstration": judge.earned.demo[number]} | rejected

@@ -1,0 +1,95 @@
+"""Judges on the answers of an evaluation: what each gives, who wins, and what speaks against a judge."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from demotune.evaluation.judge_server import ServerJudge, order_dependent_share
+from demotune.evaluation.judges import Contest, FunctionJudge, Judge, Verdict, conflict_note
+from demotune.evaluation.measuring import Bench, Earned, Measured, reward_everything
+from demotune.progress import track, warn
+from demotune.rewards import load_reward
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What one judge said."""
+
+    name: str
+    kind: str
+    """reward, function or model."""
+    note: str | None
+    """Why it is no impartial judge, as far as files tell."""
+    earned: Earned | None
+    """What a reward gives; None for other judges."""
+    verdicts: dict[str, tuple[float | None, ...]]
+    """Baseline name -> 1 where the model's answer is better, 0.5 tie, 0, None abstained; in the order of the rows."""
+    abstained: dict[str, int]
+    """Reason -> how often there was no verdict."""
+    order_dependent: float | None
+    """Share of a judge model's verdicts that changed with the order of the answers (counted as ties)."""
+
+
+def ask_rewards(bench: Bench, measured: dict[str, Measured]) -> list[Judged]:
+    """Each reward on everything; a reward that trained one of the models, or chose its data, is named."""
+    config, subjects = bench.config, bench.subjects
+    found = []
+    for source in config.reward:
+        reward = load_reward(source, dtype=config.dtype, bf16=config.bf16)
+        note = conflict_note(source, reward.hash, [subject.folder for subject in subjects])
+        if note:
+            warn(f"{reward.name} is no impartial judge: {note}")
+        earned = reward_everything(bench, reward, measured)
+        del reward
+        ours = earned.answers.get(subjects[0].name, ())
+        verdicts = {
+            baseline.name: tuple(_better(*both) for both in zip(ours, earned.answers[baseline.name], strict=True))
+            for baseline in subjects[1:]
+            if ours
+        }
+        unread = sum(verdict is None for of_baseline in verdicts.values() for verdict in of_baseline)
+        abstained = {"an answer that the reward cannot read": unread} if unread else {}
+        found.append(Judged(_short(source), "reward", note, earned, verdicts, abstained, None))
+    return found
+
+
+def ask_judges(bench: Bench, measured: dict[str, Measured]) -> list[Judged]:
+    """Functions and judge models on the model's answers against each baseline's."""
+    config = bench.config
+    judges: list[tuple[str, Judge]] = [("function", FunctionJudge.load(spec)) for spec in config.judge]
+    if config.judge_url is not None and config.judge_model is not None:
+        journal = Path(config.output) / "judge-replies.jsonl"
+        judges.append(("model", ServerJudge(url=config.judge_url, model=config.judge_model, journal=journal)))
+    return [_ask(bench, judge, kind, measured) for kind, judge in judges]
+
+
+def _ask(bench: Bench, judge: Judge, kind: str, measured: dict[str, Measured]) -> Judged:
+    verdicts: dict[str, list[Verdict]] = {}
+    ours = measured[bench.subjects[0].name].answers
+    for baseline in bench.subjects[1:]:
+        contests = [
+            Contest(row.key, row.prompt, mine.text, other.text, row.demonstration)
+            for row, mine, other in zip(bench.rows.rows, ours, measured[baseline.name].answers, strict=True)
+        ]
+        with track(f"{judge.name}: against {baseline.name}", len(contests), "verdicts") as tracker:
+            verdicts[baseline.name] = judge.judge(contests, tracker.advance)
+    everything = [verdict for of_baseline in verdicts.values() for verdict in of_baseline]
+    return Judged(
+        name=judge.name,
+        kind=kind,
+        note=None,
+        earned=None,
+        verdicts={name: tuple(verdict.result for verdict in found) for name, found in verdicts.items()},
+        abstained=dict(Counter(verdict.reason for verdict in everything if verdict.result is None)),
+        order_dependent=order_dependent_share(everything) if kind == "model" else None,
+    )
+
+
+def _better(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else (one > other) + 0.5 * (one == other)
+
+
+def _short(source: str) -> str:
+    """Of a folder its last two parts: `irft`, `rft/reward`."""
+    parts = Path(source).parts
+    return "/".join(parts[-2:]) if parts[-1] in ("reward", "model") else parts[-1]

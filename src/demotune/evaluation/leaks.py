@@ -1,0 +1,66 @@
+"""Test rows and benchmark items in the training data behind a model: the same, nearly the same, in pieces."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from demotune.evaluation.config import EvaluationConfig
+from demotune.evaluation.lineage import runs_behind, training_texts
+from demotune.evaluation.overlap import Overlap, TextRow, find_overlap, text_rows
+from demotune.evaluation.rows import EvalRow
+from demotune.evaluation.subjects import Subject
+from demotune.evaluation.tasks import TaskOptions, task_documents
+from demotune.records import Demonstration
+from demotune.rendering import RenderError, content_key
+
+
+def find_leaks(config: EvaluationConfig, subjects: Sequence[Subject], rows: Sequence[EvalRow]) -> list[dict[str, Any]]:
+    """One record per model and kind of test data. A model without a known run cannot be searched: that is said."""
+    tested = {"the test rows": text_rows([row.as_demonstration() for row in rows])} if rows else {}
+    if config.tasks:
+        options = TaskOptions(task_data=tuple(Path(source) for source in config.task_data), limit=config.limit)
+        for task, items in task_documents(config.tasks, options).items():
+            tested[task] = [TextRow(f"{task}:{number}", text, "") for number, text in enumerate(items)]
+    found = []
+    for subject in subjects:
+        if not any(runs_behind(subject.folder)):
+            found.append({"model": subject.name, "searched": False, "why": "no run of demotune is known behind it"})
+            continue
+        trained, gone = _trained_on(subject)
+        for name, test in tested.items():
+            if trained:
+                found.append(_record(subject.name, name, find_overlap(test, trained), gone))
+            else:
+                why = f"gone or changed since: {', '.join(gone)}"
+                found.append({"model": subject.name, "test": name, "searched": False, "why": why})
+    return found
+
+
+def _trained_on(subject: Subject) -> tuple[list[TextRow], list[str]]:
+    """The rows behind a model that it was trained on, not those that its runs held out."""
+    rows, gone = training_texts(subject.folder)
+    keys = subject.trained_prompts
+    return text_rows([row for row in rows if not keys or _key(subject, row) in keys]), gone
+
+
+def _key(subject: Subject, row: Demonstration) -> str | None:
+    try:
+        return content_key(subject.renderer.prompt_ids(row.prompt), ())
+    except RenderError:
+        return None
+
+
+def _record(model: str, test: str, overlap: Overlap, gone: list[str]) -> dict[str, Any]:
+    return {
+        "model": model,
+        "test": test,
+        "searched": True,
+        "test_rows": overlap.test_rows,
+        "train_rows": overlap.train_rows,
+        "leaked": overlap.leaked,
+        "share": asdict(overlap.share),
+        "counts": {kind: count for kind, count in overlap.counts.items() if count},
+        "matches": [asdict(match) for match in overlap.rows],
+        "not_searched": gone,
+    }

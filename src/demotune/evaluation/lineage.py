@@ -1,0 +1,67 @@
+"""Where a model comes from: the run that made it, the run behind that run's start model, and what they trained on."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from demotune.data import load_demonstrations
+from demotune.errors import DemotuneError
+from demotune.files import read_rows
+from demotune.records import Demonstration
+from demotune.run_folder import RunFolder
+
+
+def runs_behind(model: Path) -> Iterator[Path]:
+    """The run that made a model, the run that made its start model, and so on while their folders are there."""
+    seen: set[Path] = set()
+    run = run_of(model)
+    while run is not None and run not in seen:
+        yield run
+        seen.add(run)
+        run = run_of(Path(begun_config(run)["model"]))
+
+
+def run_of(model: Path) -> Path | None:
+    """The run folder that is `model` or holds it: RUN, RUN/model, RUN/stages/NN/model."""
+    if not model.exists():
+        return None
+    folders = (model.resolve(), *model.resolve().parents[:3])
+    return next((folder for folder in folders if (folder / "manifest.json").is_file()), None)
+
+
+def begun_config(run: Path) -> dict[str, Any]:
+    """The config that a run began with, automatic values filled in."""
+    config: dict[str, Any] = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["config"]
+    return config
+
+
+def trained_prompts(model: Path) -> frozenset[str]:
+    """Keys of the prompts that the runs behind a model trained on (`rendering.content_key` of the prompt's ids)."""
+    files = (RunFolder(run).rows for run in runs_behind(model))
+    return frozenset(row["prompt"] for file in files if file.exists() for row in read_rows(file) if not row["heldout"])
+
+
+def training_texts(model: Path) -> tuple[list[Demonstration], list[str]]:
+    """(rows of all data behind a model, sources that are gone or have changed since and so cannot be searched).
+
+    Rows that a run held out are among them: whether one was trained on, `trained_prompts` says.
+    """
+    rows: list[Demonstration] = []
+    gone: list[str] = []
+    seen: set[str] = set()
+    for run in runs_behind(model):
+        begun = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+        config = begun["config"]
+        for source in set(config["data"]) - seen:
+            seen.add(source)
+            try:
+                loaded = load_demonstrations([source], columns=config["columns"], every_turn=config["every_turn"])
+            except DemotuneError:
+                gone.append(source)
+                continue
+            if loaded.hashes.get(source) == begun["data"].get(source):
+                rows += loaded.demonstrations
+            else:
+                gone.append(source)
+    return rows, sorted(gone)

@@ -1,0 +1,262 @@
+"""One model on the rows of an evaluation: log-probabilities, its own answers, and what rewards give them.
+
+Each part is kept in a file that is named by everything that it depends on, so an interrupted evaluation goes on.
+"""
+
+import gc
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from demotune.answering import completions_for
+from demotune.evaluation.config import EvaluationConfig
+from demotune.evaluation.rows import EvalRow, EvalSet, RenderedRow
+from demotune.evaluation.subjects import Subject
+from demotune.files import write_json
+from demotune.machine import default_attention, has_fast_bf16
+from demotune.models import Policy, load_policy, merged
+from demotune.processes import this_device
+from demotune.progress import peak_memory_gib, say, track
+from demotune.records import Completion, RenderedDemonstration, Response
+from demotune.rendering import RenderError
+from demotune.rewards import Reward, as_completion
+from demotune.sampling import SamplingOptions, plan_batches, sample_responses
+from demotune.scoring import score_logps
+from demotune.setup import free_memory
+
+
+@dataclass(frozen=True, slots=True)
+class Logps:
+    """Log-probabilities of a row's responses, summed over their tokens, in nats."""
+
+    demo: float
+    demo_tokens: int
+    rejected: float | None
+    rejected_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A model's own answer to a row's prompt."""
+
+    response: Response
+    text: str
+    logp: float
+    """Under the model itself, nats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Everything that one model did on the rows, in their order."""
+
+    logps: tuple[Logps, ...]
+    answers: tuple[Answered, ...]
+    """Empty where no answers were asked for."""
+    seconds: dict[str, float]
+    peak_memory_gib: float
+    scored_tokens: int
+    sampled_tokens: int
+
+
+class Parts:
+    """The files of an evaluation's parts: made once, found again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def get(self, name: str, depends_on: Sequence[object], make: Callable[[], list[Any]]) -> dict[str, Any]:
+        """{"rows": what `make` returns, "seconds": how long it took}; made only where no such part exists."""
+        digest = hashlib.sha256(json.dumps(list(depends_on)).encode()).hexdigest()[:12]
+        file = self._folder / f"{name.replace('/', '_')}-{digest}.json"
+        if not file.exists():
+            started = time.monotonic()
+            rows = make()
+            write_json(file, {"rows": rows, "seconds": round(time.monotonic() - started, 1)})
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What one evaluation works on."""
+
+    config: EvaluationConfig
+    subjects: tuple[Subject, ...]
+    """The model, then its baselines."""
+    rows: EvalSet
+    parts: Parts
+
+
+def measure(bench: Bench, subject: Subject) -> Measured:
+    """Log-probabilities of all responses and, with `config.answers`, the model's own answers under itself."""
+    config, rows, parts = bench.config, bench.rows, bench.parts
+    lazy = _Lazy(subject, rows, config)
+    view = rows.rendered[subject.name]
+    basis = [subject.hash, rows.hash, config.template, config.dtype, lazy.bf16, str(this_device())]
+    logps = parts.get(f"{subject.name}-logps", [*basis, config.batch_size], lambda: _score_rows(lazy, view, config))
+    answers: dict[str, Any] = {"rows": [], "seconds": 0.0}
+    if config.answers:
+        drawing = [config.max_new_tokens, config.temperature, config.seed, config.sample_batch_size, config.batch_size]
+        answers = parts.get(f"{subject.name}-answers", [*basis, *drawing], lambda: _draw(lazy, view, config))
+    lazy.free()
+    return Measured(
+        logps=tuple(Logps(*row) for row in logps["rows"]),
+        answers=tuple(
+            Answered(Response(tuple(ids), finished), subject.renderer.decode(ids), logp)
+            for ids, finished, logp in answers["rows"]
+        ),
+        seconds={"log-probabilities": logps["seconds"], "answers": answers["seconds"]},
+        peak_memory_gib=round(peak_memory_gib(), 2),
+        scored_tokens=sum(len(side.prompt_ids) + len(side.demo.ids) for row in view for side in _sides(row)),
+        sampled_tokens=sum(len(ids) for ids, _, _ in answers["rows"]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Earned:
+    """What a reward gives, in the order of the rows; None where the reward cannot read a response."""
+
+    demo: tuple[float | None, ...]
+    rejected: tuple[float | None, ...]
+    """Empty without preference rows."""
+    answers: dict[str, tuple[float | None, ...]]
+    """Model name -> rewards of its answers."""
+
+
+def reward_everything(bench: Bench, reward: Reward, measured: dict[str, Measured]) -> Earned:
+    """The reward of every demonstration, rejected response and answer."""
+    config, rows, parts = bench.config, bench.rows, bench.parts
+    basis = [reward.name, reward.hash, rows.hash, config.dtype, config.bf16, config.batch_size]
+    given: dict[str, list[str]] = {"demonstrations": [row.demonstration for row in rows.rows]}
+    if rows.preferences:
+        given["rejected"] = [row.rejected or "" for row in rows.rows]
+    found = {}
+    for side, texts in given.items():
+        make = _rewards_of_texts(reward, rows.rows, texts, config, f"{reward.name}: {side}")
+        found[side] = parts.get(f"reward-{side}", basis, make)["rows"]
+    answers = {}
+    for subject in bench.subjects:
+        drawn = measured[subject.name].answers
+        if drawn:
+            ids = hashlib.sha256(json.dumps([answer.response.ids for answer in drawn]).encode()).hexdigest()
+            make = _rewards_of_answers(reward, rows.rows, subject, drawn, config)
+            answers[subject.name] = tuple(parts.get(f"reward-{subject.name}", [*basis, ids], make)["rows"])
+    return Earned(tuple(found["demonstrations"]), tuple(found.get("rejected", ())), answers)
+
+
+class _Lazy:
+    """A model that is loaded when first asked for: not at all where every part is there already."""
+
+    def __init__(self, subject: Subject, rows: EvalSet, config: EvaluationConfig) -> None:
+        self._subject, self._dtype = subject, config.dtype
+        longest = max(
+            len(side.prompt_ids) + max(len(side.demo.ids), config.max_new_tokens if config.answers else 0)
+            for row in rows.rendered[subject.name]
+            for side in _sides(row)
+        )
+        self._attention = default_attention(this_device(), longest)
+        self._policy: Policy | None = None
+        self.bf16 = has_fast_bf16(this_device()) if config.bf16 is None else config.bf16
+        self.name, self.longest, self.stop_ids = subject.name, subject.longest, subject.renderer.stop_ids
+
+    @property
+    def policy(self) -> Policy:
+        if self._policy is None:
+            loaded = load_policy(
+                self._subject.folder, dtype=self._dtype, attn_implementation=self._attention, device=this_device()
+            )
+            self._policy = merged(loaded)
+        return self._policy
+
+    def free(self) -> None:
+        """Drop the model."""
+        self._policy = None
+        gc.collect()
+        free_memory()
+
+
+def _sides(row: RenderedRow) -> list[RenderedDemonstration]:
+    return [row.demo] if row.rejected is None else [row.demo, row.rejected]
+
+
+def _score_rows(lazy: _Lazy, view: Sequence[RenderedRow], config: EvaluationConfig) -> list[Any]:
+    sides = [side for row in view for side in _sides(row)]
+    completions = [Completion(side.prompt_ids, side.demo) for side in sides]
+    with track(f"{lazy.name}: log-probabilities", len(sides), "responses") as tracker:
+        logps = iter(
+            score_logps(lazy.policy, completions, batch_size=config.batch_size, bf16=lazy.bf16, advance=tracker.advance)
+        )
+    rows = []
+    for row in view:
+        numbers: list[float | int | None] = [next(logps), len(row.demo.demo.ids), None, None]
+        if row.rejected is not None:
+            numbers[2:] = [next(logps), len(row.rejected.demo.ids)]
+        rows.append(numbers)
+    return rows
+
+
+def _draw(lazy: _Lazy, view: Sequence[RenderedRow], config: EvaluationConfig) -> list[Any]:
+    """(ids, finished, log-probability under the model itself) of one answer to each prompt."""
+    prompts = [row.demo.prompt_ids for row in view]
+    options = SamplingOptions(
+        max_new_tokens=config.max_new_tokens,
+        max_length=lazy.longest,
+        stop_ids=lazy.stop_ids,
+        temperature=config.temperature,
+        bf16=lazy.bf16,
+    )
+    drawn: dict[int, Response] = {}
+    with track(f"{lazy.name}: answers", len(prompts), "responses") as tracker:
+        for batch in plan_batches(prompts, config.sample_batch_size):
+            drawn |= sample_responses(lazy.policy, [prompts[row] for row in batch], batch, config.seed, options)
+            tracker.advance(len(batch))
+    completions = [Completion(prompt, drawn[row]) for row, prompt in enumerate(prompts)]
+    with track(f"{lazy.name}: log-probabilities of answers", len(prompts), "responses") as tracker:
+        logps = score_logps(
+            lazy.policy, completions, batch_size=config.batch_size, bf16=lazy.bf16, advance=tracker.advance
+        )
+    return [
+        (completion.response.ids, completion.response.finished, logp)
+        for completion, logp in zip(completions, logps, strict=True)
+    ]
+
+
+def _rewards_of_texts(
+    reward: Reward, rows: Sequence[EvalRow], texts: Sequence[str], config: EvaluationConfig, what: str
+) -> Callable[[], list[float | None]]:
+    def make() -> list[float | None]:
+        completions: list[Completion | None] = []
+        for row, text in zip(rows, texts, strict=True):
+            try:
+                completions.append(as_completion(reward, row.prompt, text))
+            except RenderError:
+                completions.append(None)
+        return _score(reward, completions, config, what)
+
+    return make
+
+
+def _rewards_of_answers(
+    reward: Reward, rows: Sequence[EvalRow], subject: Subject, drawn: Sequence[Answered], config: EvaluationConfig
+) -> Callable[[], list[float | None]]:
+    def make() -> list[float | None]:
+        asked = [(row.prompt, subject.renderer.prompt_ids(row.prompt)) for row in rows]
+        completions = completions_for(reward, subject.renderer, asked, [answer.response for answer in drawn])
+        return _score(reward, completions, config, f"{reward.name}: answers of {subject.name}")
+
+    return make
+
+
+def _score(
+    reward: Reward, completions: Sequence[Completion | None], config: EvaluationConfig, what: str
+) -> list[float | None]:
+    readable = [completion for completion in completions if completion is not None]
+    if len(readable) < len(completions):
+        say(f"{what}: {len(completions) - len(readable)} of {len(completions)} cannot be read and have no reward")
+    with track(what, reward.passes * len(readable), "passes") as tracker:
+        scores = iter(reward.score(readable, batch_size=config.batch_size, advance=tracker.advance))
+    return [None if completion is None else next(scores) for completion in completions]

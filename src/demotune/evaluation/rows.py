@@ -1,0 +1,131 @@
+"""The rows of an evaluation: read once, rendered for every model, those that were trained on left out by name."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from demotune.data import BadRow, are_preferences, load_demonstrations, load_preferences
+from demotune.errors import DemotuneError
+from demotune.evaluation.config import EvaluationConfig
+from demotune.evaluation.subjects import Subject
+from demotune.intake import reasons, write_quarantine
+from demotune.progress import say, warn
+from demotune.records import Demonstration, Message, RenderedDemonstration
+from demotune.rendering import RenderError, content_key
+
+TRAINED_ON = "trained on"
+
+
+@dataclass(frozen=True, slots=True)
+class EvalRow:
+    """A prompt with its demonstration and, of preference rows, the response that was not preferred."""
+
+    key: str
+    """Hash of the texts: the same row in every evaluation."""
+    prompt: tuple[Message, ...]
+    demonstration: str
+    rejected: str | None
+    source: str
+
+    def as_demonstration(self) -> Demonstration:
+        """The row as something to imitate."""
+        return Demonstration(self.prompt, self.demonstration, self.source)
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedRow:
+    """A row as one model reads it."""
+
+    demo: RenderedDemonstration
+    rejected: RenderedDemonstration | None
+
+
+@dataclass(frozen=True, slots=True)
+class EvalSet:
+    """What is measured on: rows that every model can read, and an account of the others."""
+
+    rows: tuple[EvalRow, ...]
+    rendered: dict[str, tuple[RenderedRow, ...]]
+    """Model name -> its view of `rows`, in their order."""
+    left_out: tuple[BadRow, ...]
+    hashes: dict[str, str]
+    preferences: bool
+
+    @property
+    def hash(self) -> str:
+        """Of the rows, in their order."""
+        return hashlib.sha256(" ".join(row.key for row in self.rows).encode()).hexdigest()
+
+
+def read_eval_set(config: EvaluationConfig, subjects: Sequence[Subject], quarantine: Path) -> EvalSet:
+    """Read and render `config.data`; every row that is left out is named in `quarantine`.
+
+    A row whose prompt one of the models was trained on is left out for all of them, or kept and named with
+    `trained_on: keep`. Raises DemotuneError where no row is left.
+    """
+    preferences = are_preferences(config.data, columns=config.columns)
+    rows, left_out, hashes = _read(config, preferences)
+    kept: list[EvalRow] = []
+    views: dict[str, list[RenderedRow]] = {subject.name: [] for subject in subjects}
+    for row in rows:
+        if len(kept) == config.max_rows:
+            break
+        try:
+            view = {subject.name: _render(row, subject, config.max_length) for subject in subjects}
+        except RenderError as refusal:
+            left_out.append(BadRow(row.source, refusal.reason, refusal.detail))
+            continue
+        trained = [s.name for s in subjects if content_key(view[s.name].demo.prompt_ids, ()) in s.trained_prompts]
+        if trained:
+            detail = f"the prompt was in the training data of {', '.join(trained)}"
+            left_out.append(BadRow(row.source, TRAINED_ON, detail))
+            if config.trained_on == "leave-out":
+                continue
+        kept.append(row)
+        for name, rendered in view.items():
+            views[name].append(rendered)
+    write_quarantine(left_out, quarantine)
+    if not kept:
+        raise DemotuneError(
+            f"no row of {', '.join(config.data)} is left to measure on: {reasons(left_out)}; each is named in "
+            f"{quarantine}. Give rows that were not trained on, or raise --max-length"
+        )
+    if left_out:
+        stay = " (trained-on rows stay in)" if config.trained_on == "keep" else ""
+        (warn if any(row.reason == TRAINED_ON for row in left_out) else say)(
+            f"{len(left_out)} rows are left out or marked: {reasons(left_out)}{stay}; each is named in {quarantine}"
+        )
+    return EvalSet(
+        tuple(kept), {name: tuple(view) for name, view in views.items()}, tuple(left_out), hashes, preferences
+    )
+
+
+def _read(config: EvaluationConfig, preferences: bool) -> tuple[list[EvalRow], list[BadRow], dict[str, str]]:
+    if preferences:
+        pairs = load_preferences(config.data, columns=config.columns)
+        rows = [_row(pair.prompt, pair.chosen, pair.rejected, pair.source) for pair in pairs.preferences]
+        return rows, list(pairs.bad_rows), dict(pairs.hashes)
+    loaded = load_demonstrations(config.data, columns=config.columns)
+    rows = [_row(row.prompt, row.response, None, row.source) for row in loaded.demonstrations]
+    return rows, list(loaded.bad_rows), dict(loaded.hashes)
+
+
+def _row(prompt: Sequence[Message], demonstration: str, rejected: str | None, source: str) -> EvalRow:
+    texts = json.dumps([[dict(message) for message in prompt], demonstration, rejected])
+    key = hashlib.sha256(texts.encode()).hexdigest()[:16]
+    return EvalRow(key, tuple(prompt), demonstration, rejected, source)
+
+
+def _render(row: EvalRow, subject: Subject, max_length: int | None) -> RenderedRow:
+    """Raises RenderError where a side cannot be written, or is too long."""
+    sides = [subject.renderer.render(row.as_demonstration())]
+    if row.rejected is not None:
+        sides.append(subject.renderer.render(Demonstration(row.prompt, row.rejected, row.source)))
+    limits = [limit for limit in (max_length, subject.longest) if limit is not None]
+    for side in sides:
+        length = len(side.prompt_ids) + len(side.demo.ids)
+        if limits and length > min(limits):
+            raise RenderError("over-long", f"{length} tokens, {subject.name} may read {min(limits)}")
+    return RenderedRow(sides[0], sides[1] if len(sides) > 1 else None)

@@ -1,0 +1,120 @@
+"""An evaluation, or a comparison of runs, on the screen."""
+
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from demotune.evaluation.compare import ComparisonTable
+from demotune.progress import console, minutes, say, warn
+from demotune.statistics import Interval
+
+TOLD = ("p_corrected", "effect_size", "smallest_difference")
+
+
+def show_evaluation(folder: Path, record: dict[str, Any]) -> None:
+    """Measures side by side, then differences with corrected p-values, then what to beware of."""
+    if record["measures"]:
+        console.print(_measures(record))
+    if record["comparisons"]:
+        console.print(_comparisons(record))
+    for leak in record["leaks"]:
+        if leak["searched"] and leak["leaked"]:
+            kinds = ", ".join(f"{kind} {count}" for kind, count in leak["counts"].items())
+            warn(
+                f"{leak['leaked']} of {leak['test_rows']} rows of {leak['test']} are like training rows of "
+                f"{leak['model']} ({kinds}); {folder}/evaluation.json names them"
+            )
+    for warning in record["warnings"]:
+        say(warning, style="yellow")
+    say(f"results in {folder}: evaluation.json, and prompt by prompt rows.jsonl.gz")
+
+
+def show_comparison(table: ComparisonTable) -> None:
+    """Quality, differences and cost of every setting, best rank first within the order given."""
+    console.print(_quality(table))
+    console.print(_cost(table))
+    for note in table.notes:
+        say(note, style="yellow")
+
+
+def _quality(table: ComparisonTable) -> Table:
+    shown = Table(title=f"on {table.rows}; 95% intervals; p corrected (Holm)", title_justify="left", box=box.SIMPLE)
+    shown.add_column("")
+    shown.add_column("runs", justify="right")
+    for name, unit in table.units.items():
+        shown.add_column(f"{name}, {unit}", justify="right")
+        shown.add_column(f"less {table.baseline}", justify="right")
+        shown.add_column("p", justify="right")
+    shown.add_column("rank", justify="right")
+    for line in table.lines:
+        cells = [line.setting, str(len(line.runs) or "")]
+        for name, interval in line.qualities.items():
+            difference = next(
+                (
+                    found
+                    for found in table.differences
+                    if (found.measure, found.setting, found.baseline) == (name, line.setting, table.baseline)
+                ),
+                None,
+            )
+            cells.append(interval.text(3))
+            cells.append(difference.found.difference.text(3) if difference else "")
+            cells.append(f"{difference.p_corrected:.2g}" if difference else "")
+        shown.add_row(*cells, "" if line.rank is None else f"{line.rank:.1f}")
+    return shown
+
+
+def _cost(table: ComparisonTable) -> Table:
+    shown = Table(title="cost of a run, mean over seeds", title_justify="left", box=box.SIMPLE)
+    for heading in ("", "steps", "tokens trained", "tokens forward", "PFLOP", "time", "memory"):
+        shown.add_column(heading, justify="right" if heading else "left")
+    for line in table.lines:
+        if line.cost is not None:
+            cost = line.cost
+            counts = ["-" if count is None else f"{count:,}" for count in (cost.trained_tokens, cost.forward_tokens)]
+            work = "-" if cost.flops is None else f"{cost.flops / 1e15:.3g}"
+            shown.add_row(
+                line.setting, str(cost.steps), *counts, work, minutes(cost.seconds), f"{cost.peak_memory_gib:.1f} G"
+            )
+    return shown
+
+
+def _measures(record: dict[str, Any]) -> Table:
+    models = [model["name"] for model in record["models"]]
+    rows = record["data"]["rows"]
+    table = Table(title=f"{rows} rows, 95% intervals over prompts", title_justify="left", box=box.SIMPLE)
+    table.add_column("")
+    for name in models:
+        table.add_column(name, justify="right")
+    lines: dict[str, dict[str, str]] = {}
+    for row in record["measures"]:
+        by = f" by {row['judge']}" if row["judge"] else ""
+        line = lines.setdefault(f"{row['measure']}{by}, {row['unit']}", {})
+        line[row["model"] or models[0]] = _number(row)
+    for what, line in lines.items():
+        table.add_row(what, *(line.get(name, "") for name in models))
+    return table
+
+
+def _comparisons(record: dict[str, Any]) -> Table:
+    title = "differences on the same prompts; p corrected for all of them (Holm)"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    for heading in ("", "against", "difference", "p", "effect", "least seen"):
+        table.add_column(heading, justify="left" if heading in ("", "against") else "right")
+    for row in record["comparisons"]:
+        by = f" by {row['judge']}" if row["judge"] else ""
+        table.add_row(
+            f"{row['measure']}{by}",
+            row["baseline"],
+            _number(row | {"value": row["difference"]}),
+            *("-" if row[name] is None else f"{row[name]:.2g}" for name in TOLD),
+        )
+    return table
+
+
+def _number(row: dict[str, Any]) -> str:
+    if None in (row["value"], row["low"], row["high"]):
+        return "-" if row["value"] is None else f"{row['value']:.3f}"
+    return Interval(row["value"], row["low"], row["high"]).text(3)

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["COLUMNS"] = "160"  # tables are asserted whole, whatever terminal the tests run in
 
 import pytest
 import torch
@@ -27,3 +28,11 @@ def imports_are_not_collected_again() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def runs_write_no_pages() -> Iterator[None]:
+    """A page of 5 MB for each of some hundred tiny runs takes minutes; tests of pages call `conclude` themselves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("demotune.pipeline.conclude", lambda _: None)
+        yield

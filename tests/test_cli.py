@@ -18,7 +18,7 @@ from demotune.cli import app
 from demotune.config import CONFIGS
 from demotune.config_files import field_types
 
-SHOWS = {"COLUMNS": "160", "NO_COLOR": "1", "TERM": "dumb"}
+SHOWS = {"NO_COLOR": "1", "TERM": "dumb"}
 
 
 def call(*arguments: str) -> tuple[int, str]:

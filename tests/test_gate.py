@@ -37,10 +37,13 @@ def test_distinct_and_repetition_by_hand() -> None:
 
 
 def test_gain_and_wins_by_hand() -> None:
-    """Gains 1, 2, 0, 3: mean 1.5, standard deviation sqrt(5/3), so 1.5 +- 3.182 * 0.6455; wins 3.5 of 4."""
+    """Gains 1, 2, 0, 3: mean 1.5, standard deviation sqrt(5/3), so by t 1.5 +- 3.182 * 0.6455; wins 3.5 of 4."""
     gate = judge_stage(rows(-10, -10, -10, -10), rows(-9, -8, -10, -7), "start model")
     half = 3.182446 * math.sqrt(5 / 3 / 4)
-    assert (gate.gain, gate.gain_low, gate.gain_high) == pytest.approx((1.5, 1.5 - half, 1.5 + half), abs=1e-5)
+    assert gate.gain == 1.5
+    assert gate.gain_low <= 1.5 - half + 1e-5  # the bootstrap may widen it, never narrow it
+    assert gate.gain_high >= 1.5 + half - 1e-5
+    assert gate.gain_high - gate.gain_low < 4 * half
     assert (gate.wins, gate.wins_low, gate.wins_high) == (3.5 / 4, *wilson_interval(3, 4))
     assert gate.verdict == "no clear change"
     assert gate.best

@@ -20,6 +20,7 @@ FLOORS = [
     {"methods", "objects", "preparation", "manifest", "summary", "answering", "ranking", "doctor"},
     {"evaluation"},
     {"report"},
+    {"conclusion"},
     {"pipeline"},
     {"quickstart", "flags", "control"},
     {"cli"},

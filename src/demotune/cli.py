@@ -259,17 +259,35 @@ def compare(
         from demotune.evaluation.compare import write_comparison
         from demotune.evaluation.show import show_comparison
 
-        folders = [*runs, *(train_controls(runs) if control else [])]
+        given = {run.resolve() for run in runs}
+        controls = [folder for folder in (train_controls(runs) if control else []) if folder.resolve() not in given]
         on = None
         if data:
             on = EvaluationConfig(
                 model=str(runs[0]), data=tuple(data), output=str(output), columns=columns, max_length=max_length,
                 max_rows=max_rows, batch_size=batch_size, bf16=bf16,
             )  # fmt: skip
-        table = compare_runs(list(dict.fromkeys(folders)), on=on)
+        table = compare_runs([*runs, *controls], on=on)
         show_comparison(table)
         if output is not None:
             write_comparison(output / "comparison.json", table)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, finished or not.")],
+    evaluation: Annotated[
+        list[Path] | None, typer.Option(help="Folder that demotune evaluate wrote; repeat for several.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The HTML file. Not given: report.html in the run folder; several runs need it.")
+    ] = None,
+) -> None:
+    """One page about one run or several: works offline, with every number's evidence and a browser of samples."""
+    with _for_people():
+        from demotune.conclusion import write_page
+
+        write_page(runs, evaluation or [], output)
 
 
 @app.command()

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from scipy import stats
-
 from demotune.diversity import distinct, repetition
-from demotune.heldout import HeldoutRow, wilson_interval
+from demotune.heldout import HeldoutRow, count_wins
+from demotune.statistics import compare_paired, share_interval
 
 Verdict = Literal["better", "no clear change", "worse"]
 COLLAPSE = 0.7
@@ -26,7 +25,7 @@ REPETITION = 0.1
 class Gate:
     """What a stage did on held-out prompts, compared with the best policy before it.
 
-    `gain` is in nats per response, with the 95% t-interval over prompts; `wins` the share of demonstrations that
+    `gain` is in nats per response, with its 95% interval over prompts; `wins` the share of demonstrations that
     became likelier, with Wilson's. `distinct_2` counts over all answers; `repetition` is a mean over them.
     """
 
@@ -54,24 +53,23 @@ class Gate:
 
 def judge_stage(before: Sequence[HeldoutRow], after: Sequence[HeldoutRow], compared_with: str) -> Gate:
     """Compare held-out rows of two policies, row by row; there must be two at least."""
-    gains = [new.demo_logp - old.demo_logp for old, new in zip(before, after, strict=True)]
-    low, high = _mean_interval(gains)
-    wins = sum((gain > 0) + 0.5 * (gain == 0) for gain in gains)
-    wins_low, wins_high = wilson_interval(wins, len(gains))
-    verdict: Verdict = "better" if low > 0 else "worse" if high < 0 else "no clear change"
+    logps = [(new.demo_logp, old.demo_logp) for old, new in zip(before, after, strict=True)]
+    gain = compare_paired([new for new, _ in logps], [old for _, old in logps]).difference
+    wins = share_interval(count_wins(logps), len(logps))
+    verdict: Verdict = "better" if gain.low > 0 else "worse" if gain.high < 0 else "no clear change"
     old, new = _answers(before), _answers(after)
     return Gate(
         verdict=verdict,
         warnings=_warnings(old, new),
         best=verdict != "worse",
         compared_with=compared_with,
-        prompts=len(gains),
-        gain=fmean(gains),
-        gain_low=low,
-        gain_high=high,
-        wins=wins / len(gains),
-        wins_low=wins_low,
-        wins_high=wins_high,
+        prompts=len(logps),
+        gain=gain.value,
+        gain_low=gain.low,
+        gain_high=gain.high,
+        wins=wins.value,
+        wins_low=wins.low,
+        wins_high=wins.high,
         mean_length=new.mean_length,
         mean_length_before=old.mean_length,
         finished_share=new.finished_share,
@@ -112,11 +110,3 @@ def _warnings(old: _Answers, new: _Answers) -> tuple[str, ...]:
     if new.repetition > old.repetition + REPETITION:
         found.append(f"answers repeat themselves: {new.repetition:.0%} of 4-grams, {old.repetition:.0%} before")
     return tuple(found)
-
-
-def _mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95% t-interval of the mean."""
-    if len(set(values)) == 1:
-        return values[0], values[0]
-    interval = stats.ttest_1samp(values, 0.0).confidence_interval()
-    return float(interval.low), float(interval.high)

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from demotune.records import RenderedDemonstration, Response, ScoredPair
+from demotune.statistics import share_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +152,9 @@ def check_reward(rewards: Sequence[tuple[float, float]], beta: float) -> RewardC
 
 
 def wilson_interval(wins: float, count: int) -> tuple[float, float]:
-    """95% interval of a share; `wins` is rounded down to whole pairs, which errs on the careful side."""
-    interval = stats.binomtest(int(wins), count).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
+    """The bounds of `statistics.share_interval`."""
+    interval = share_interval(wins, count)
+    return interval.low, interval.high
 
 
 def interval_text(value: float, low: float | None, high: float | None) -> str:

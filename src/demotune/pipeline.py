@@ -7,12 +7,13 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from demotune.conclusion import conclude
 from demotune.config import AnyConfig, stage_count
 from demotune.manifest import check_unchanged, write_manifest
 from demotune.methods import run_stage, stopped_by_gate
 from demotune.objects import keep_objects
 from demotune.preparation import prepare_run
-from demotune.processes import main_process
+from demotune.processes import main_process, wait_for_everyone
 from demotune.progress import say
 from demotune.run_folder import RunFolder
 from demotune.setup import Setup
@@ -83,4 +84,7 @@ def _finish(setup: Setup) -> RunResult:
         raise
     result = publish_result(setup)
     show_result(result)
+    if main_process():
+        conclude(result.run_folder)
+    wait_for_everyone()
     return result

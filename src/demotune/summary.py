@@ -181,9 +181,13 @@ def _start_nll(setup: Setup) -> float | None:
 
 
 def _best_stage(setup: Setup, stages: Sequence[dict[str, Any]]) -> int:
-    """The last stage that its gate did not call worse; where all are worse, or nothing was gated, the last one."""
-    gates = [] if setup.config.gate == "off" else [stage["check"].get("gate", {}) for stage in stages]
-    return max((number for number, gate in enumerate(gates) if gate.get("best")), default=len(stages) - 1)
+    """The last stage that its gate did not call worse; where all are worse the least bad; the last without gates."""
+    gates = [stage["check"].get("gate") for stage in stages]
+    if setup.config.gate == "off" or None in gates:
+        return len(stages) - 1
+    good = [number for number, gate in enumerate(gates) if gate["best"]]
+    # Where none is good, all were compared with the start model, so their gains can be compared.
+    return good[-1] if good else max(range(len(gates)), key=lambda number: gates[number]["gain"])
 
 
 def _all_metrics(setup: Setup, count: int) -> Iterator[dict[str, Any]]:

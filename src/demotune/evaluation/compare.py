@@ -10,7 +10,7 @@ from typing import Any
 from demotune.errors import DemotuneError
 from demotune.evaluation.config import EvaluationConfig
 from demotune.evaluation.costs import Cost
-from demotune.evaluation.finished_runs import Setting, group, read_run
+from demotune.evaluation.finished_runs import CONTROL_OF, FinishedRun, Setting, group, read_run
 from demotune.evaluation.measuring import Bench, Parts, measure
 from demotune.evaluation.quantities import quantities
 from demotune.evaluation.rows import read_eval_set
@@ -35,7 +35,10 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A setting less another one, in one quantity; `p_corrected` by Holm's method over the whole table."""
+    """A setting less another one, in one quantity; `p_corrected` by Holm's method over the whole table.
+
+    Every setting is compared with its own control, the baseline and the start model, as far as they are there.
+    """
 
     measure: str
     setting: str
@@ -53,7 +56,7 @@ class Line:
     seeds: tuple[int, ...]
     qualities: dict[str, Interval]
     rank: float | None
-    """Mean rank over seeds by the first quality, 1 is best; None where settings have different numbers of seeds."""
+    """Mean rank over seeds by the first quality, 1 is best; None where settings have different seeds."""
     best_share: float | None
     cost: Cost | None
 
@@ -133,7 +136,7 @@ def mean_cost(costs: Sequence[Cost]) -> Cost:
 
 def _on_heldout(settings: Sequence[Setting]) -> tuple[dict[str, list[Quality]], int]:
     """Each setting's likelihood of the rows that all runs held out alike."""
-    runs = [run for setting in settings for run in setting.runs]
+    runs = _runs(settings)
     start = runs[0].heldout_at_start()
     for run in runs:
         if run.heldout().keys() != start.keys():
@@ -142,6 +145,8 @@ def _on_heldout(settings: Sequence[Setting]) -> tuple[dict[str, list[Quality]], 
             )
     if not start:
         raise DemotuneError("these runs held nothing out; compare them on test rows: --data FILE")
+    if len(start) == 1:
+        raise DemotuneError("these runs held one row out, which says nothing; compare them on test rows: --data FILE")
     found = {START: [_per_token([start], start)]}
     for setting in settings:
         found[setting.label] = [_per_token([run.heldout() for run in setting.runs], start)]
@@ -156,15 +161,23 @@ def _per_token(runs: Sequence[Mapping[str, tuple[float, int]]], order: Mapping[s
 
 
 def _on_data(settings: Sequence[Setting], on: EvaluationConfig) -> tuple[dict[str, list[Quality]], int]:
-    runs = [run for setting in settings for run in setting.runs]
+    runs = _runs(settings)
     starts = {run.start_hash: run for run in runs}
     if len(starts) > 1:
         names = ", ".join(f"{run.folder} from {run.config['model']}" for run in starts.values())
         raise DemotuneError(f"these runs start from different models ({names}); compare runs of one start model")
+    templates = {run.config["template"] for run in runs}
+    if len(templates) > 1:
+        raise DemotuneError(f"these runs have different prompt templates ({templates}); compare runs of one template")
     sources = [str(run.folder) for run in runs]
-    config = replace(on, model=str(runs[0].config["model"]), baseline=tuple(sources), answers=False)
+    start = str(runs[0].config["model"])
+    config = replace(on, model=start, baseline=tuple(sources), template=templates.pop(), answers=False)
     subjects = find_subjects(config)
+    if subjects[0].hash != runs[0].start_hash:
+        raise DemotuneError(f"{start} is not the model that {runs[0].folder} started from any more; put it back")
     rows = read_eval_set(config, subjects, Path(config.output) / "left-out.jsonl")
+    if len(rows.rows) == 1:
+        raise DemotuneError("one row is left to compare on, which says nothing; give more --data")
     bench = Bench(config, tuple(subjects), rows, Parts(Path(config.output) / "parts"))
     measured = [_compared(quantities(measure(bench, subject))) for subject in subjects]
     by_run = dict(zip([START, *sources], measured, strict=True))
@@ -194,9 +207,12 @@ def _stacked(runs: Sequence[Sequence[Quality]]) -> list[Quality]:
 
 
 def _differences(found: Mapping[str, Sequence[Quality]], baseline: str) -> tuple[Difference, ...]:
-    """Every setting against the baseline and against the start model, in every quantity."""
+    """Every setting against its own control, the baseline and the start model, in every quantity."""
     pairs = [
-        (label, other) for other in dict.fromkeys((baseline, START)) for label in found if label not in (other, START)
+        (label, other)
+        for label in found
+        for other in dict.fromkeys((CONTROL_OF + label, baseline, START))
+        if label != START and other in found and other != label
     ]
     compared = [
         (quality.name, label, other, _compare(quality, against, other))
@@ -236,9 +252,11 @@ def _notes(settings: Sequence[Setting], on: EvaluationConfig | None) -> tuple[st
         notes.append(f"single runs, which say nothing about other seeds: {', '.join(single)}")
     if on is None:
         notes.append("the held-out rows also chose each run's best stage, which flatters methods with several stages")
-    sft = [run for setting in settings for run in setting.runs if run.method == "sft"]
-    if not sft:
+    runs = _runs(settings)
+    if not any(run.method == "sft" for run in runs):
         notes.append("no SFT run of equal cost is here: --control sft trains one for each run")
+    if len({run.start_hash for run in runs}) > 1:
+        notes.append(f"the runs start from different models: the start model of the table is that of {runs[0].folder}")
     if differing := _different_work(settings):
         notes.append(differing)
     return tuple(notes)
@@ -251,6 +269,10 @@ def _different_work(settings: Sequence[Setting]) -> str | None:
         return None
     least, most = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
     return f"{most} trained on {known[most] / known[least]:.1f} times the tokens of {least}: not equal compute"
+
+
+def _runs(settings: Sequence[Setting]) -> list[FinishedRun]:
+    return [run for setting in settings for run in setting.runs]
 
 
 def _finite(value: Any) -> Any:

@@ -81,6 +81,7 @@ class EvaluationConfig:
         if (self.judge_url is None) != (self.judge_model is None):
             missing = "--judge-model" if self.judge_model is None else "--judge-url"
             raise DemotuneError(f"{missing} is missing: a judge needs an address and the name of a model there")
+        self._check_judges()
         for name in ("max_new_tokens", "batch_size", "sample_batch_size", "max_rows", "max_length", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -88,3 +89,18 @@ class EvaluationConfig:
                 raise DemotuneError(f"{name} must be at least 1, got {value}; set it with --{flag}")
         if self.temperature < 0:
             raise DemotuneError(f"temperature must be >= 0, got {self.temperature}; 1 samples the policy as it is")
+
+    def _check_judges(self) -> None:
+        """Refuse a judge that nobody would hear of."""
+        for flag, given in (("reward", self.reward), ("judge", self.judge)):
+            if len(set(given)) < len(given):
+                twice = next(name for name in given if given.count(name) > 1)
+                raise DemotuneError(f"--{flag} {twice} is given twice; give it once")
+        if self.reward and not self.data:
+            raise DemotuneError("--reward judges responses to the prompts of test rows; give --data")
+        if self.judge or self.judge_url:
+            flag = "--judge" if self.judge else "--judge-url"
+            if not (self.data and self.baseline):
+                raise DemotuneError(f"{flag} compares the answers of two models; give --data and a --baseline")
+            if not self.answers:
+                raise DemotuneError(f"{flag} compares answers, and --no-answers was given; leave one of them out")

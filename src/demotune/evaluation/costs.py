@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 STEP_PHASES = ("train", "reward", "policy")
+MEASURING = ("start", "check")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +23,11 @@ class Cost:
 
 
 def cost_of(manifest: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> Cost:
-    """From manifest.json and the phase records of each stage (state.json)."""
-    phases = [(name, phase) for stage in stages for name, phase in stage.items()]
+    """From manifest.json and the phase records of each stage (state.json).
+
+    What only measures, on held-out rows, is no cost of a method and is left out.
+    """
+    phases = [(name, phase) for stage in stages for name, phase in stage.items() if name not in MEASURING]
     counted = all("forward_tokens" in phase for _, phase in phases)
     forward, trained = (
         sum(phase[name] for _, phase in phases) if counted else None for name in ("forward_tokens", "trained_tokens")

@@ -8,15 +8,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from demotune.errors import DemotuneError
 from demotune.evaluation.config import EvaluationConfig
-from demotune.evaluation.judging import Judged, ask_judges, ask_rewards
+from demotune.evaluation.judging import Judged, Panel, ask_judge, ask_rewards, find_judges
 from demotune.evaluation.leaks import find_leaks
 from demotune.evaluation.measuring import Bench, Measured, Parts, measure
 from demotune.evaluation.quantities import Quantity, answer_rewards, quantities, reward_quantities
-from demotune.evaluation.rows import EvalRow, read_eval_set
+from demotune.evaluation.rows import EvalRow, EvalSet, read_eval_set
 from demotune.evaluation.show import show_evaluation
 from demotune.evaluation.subjects import Subject, find_subjects
-from demotune.evaluation.tasks import TaskOptions, TaskScores, evaluate_tasks, write_task_scores
+from demotune.evaluation.task_data import check_task_names
+from demotune.evaluation.tasks import PRESETS, TaskOptions, TaskScores, evaluate_tasks, write_task_scores
 from demotune.files import write_json, write_rows
 from demotune.machine import command_line, hardware, package_versions
 from demotune.progress import say
@@ -41,19 +43,23 @@ def evaluate(config: EvaluationConfig) -> Evaluation:
     by the next command with the same output.
     """
     folder = Path(config.output)
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder.exists() and not folder.is_dir():
+        raise DemotuneError(f"output {folder} is a file; name a folder for the results with --output")
     subjects = find_subjects(config)
+    panel = find_judges(config)
+    if config.tasks:
+        check_task_names([name for name in config.tasks if name not in PRESETS], also=tuple(PRESETS))
     record = _about(config, subjects)
     rows: tuple[EvalRow, ...] = ()
     if config.data:
-        rows, found = _on_rows(config, subjects, folder)
+        rows, found = _on_rows(config, subjects, panel, folder)
         record |= found
-    if config.tasks:
-        scores = _on_tasks(config, subjects, folder)
+    scores = _on_tasks(config, subjects, folder) if config.tasks else {}
+    if scores:
         record["tasks"] = {name: {"average": found.average, "missing": found.missing} for name, found in scores.items()}
     record["leaks"] = find_leaks(config, subjects, rows)
     write_json(folder / RESULT, record)
-    show_evaluation(folder, record)
+    show_evaluation(folder, record, scores)
     return Evaluation(folder, record)
 
 
@@ -76,16 +82,15 @@ def _about(config: EvaluationConfig, subjects: Sequence[Subject]) -> dict[str, A
 
 
 def _on_rows(
-    config: EvaluationConfig, subjects: list[Subject], folder: Path
+    config: EvaluationConfig, subjects: list[Subject], panel: Panel, folder: Path
 ) -> tuple[tuple[EvalRow, ...], dict[str, Any]]:
     """The rows, and what was found on them."""
     rows = read_eval_set(config, subjects, folder / LEFT_OUT)
     bench = Bench(config, tuple(subjects), rows, Parts(folder / "parts"))
     say(f"{len(rows.rows)} {'preference rows' if rows.preferences else 'demonstrations'}, {len(subjects)} models")
     measured = {subject.name: measure(bench, subject) for subject in subjects}
-    judged = ask_rewards(bench, measured)
-    if config.answers and len(subjects) > 1:
-        judged += ask_judges(bench, measured)
+    judged = ask_rewards(bench, panel.rewards, measured)
+    judged += [ask_judge(bench, kind, judge, measured) for kind, judge in panel.judges]
     told = {name: quantities(found) for name, found in measured.items()}
     of_judges: list[Quantity] = []
     tokens = [(row.demo_tokens, row.rejected_tokens or 0) for row in measured[subjects[0].name].logps]
@@ -104,6 +109,7 @@ def _on_rows(
             "kind": "preferences" if rows.preferences else "demonstrations",
             "rows": len(rows.rows),
             "left_out": dict(Counter(row.reason for row in rows.left_out)),
+            "trained_on_and_kept": len(rows.trained_on),
         },
         "models": [_model_record(subject, measured[subject.name]) for subject in subjects],
         "judges": [
@@ -121,7 +127,7 @@ def _on_rows(
             *(_measure(None, quantity, config.seed) for quantity in of_judges),
         ],
         "comparisons": _comparisons(told, judged, config.seed),
-        "warnings": _warnings(rows.rows, judged, len(subjects)),
+        "warnings": _warnings(rows, judged, len(subjects)),
     }
 
 
@@ -146,7 +152,7 @@ def _model_record(subject: Subject, measured: Measured) -> dict[str, Any]:
         "folder": str(subject.folder),
         "hash": subject.hash,
         "role": subject.role,
-        "seconds": measured.seconds,
+        "seconds": sum(measured.seconds.values()),
         "peak_memory_gib": measured.peak_memory_gib,
         "scored_tokens": measured.scored_tokens,
         "sampled_tokens": measured.sampled_tokens,
@@ -208,15 +214,18 @@ def _comparison(name: str, judge: str | None, model: str, baseline: str, found: 
     }
 
 
-def _warnings(rows: Sequence[EvalRow], judged: Sequence[Judged], models: int) -> list[str]:
+def _warnings(rows: EvalSet, judged: Sequence[Judged], models: int) -> list[str]:
     found = [f"{judge.name} is no impartial judge: {judge.note}" for judge in judged if judge.note]
     found += [
         f"{judge.name} abstained from {count} verdicts: {reason}"
         for judge in judged
         for reason, count in judge.abstained.items()
     ]
-    if len(rows) < 30:
-        found.append(f"{len(rows)} rows are few: intervals of so few are rough")
+    if rows.trained_on:
+        known = f"{len(rows.trained_on)} of the {len(rows.rows)} rows"
+        found.append(f"a model was trained on the prompts of {known}, and they were kept: {LEFT_OUT} names them")
+    if len(rows.rows) < 30:
+        found.append(f"{len(rows.rows)} rows are few: intervals of so few are rough")
     if models > 1:
         found.append("each model is one run: intervals are over prompts, not over seeds; demotune compare groups seeds")
     return found

@@ -11,6 +11,10 @@ from demotune.evaluation.costs import Cost, cost_of
 from demotune.files import read_rows
 from demotune.run_folder import RunFolder
 
+CONTROL = "-control-sft"
+"""RUN-control-sft is the folder of the SFT run that is the control of RUN (`demotune.control`)."""
+CONTROL_OF = "sft, control of "
+
 NOT_A_SETTING = ("seed", "output", "run_name", "report_to", "logging_steps", "save_steps")
 """Fields that two runs of one setting may differ in."""
 
@@ -78,8 +82,9 @@ def group(runs: Sequence[FinishedRun]) -> list[Setting]:
 
     Raises DemotuneError where a folder, or a seed of one setting, is given twice.
     """
-    if len({run.folder.resolve() for run in runs}) < len(runs):
-        raise DemotuneError("a run is named twice; name each run once")
+    places = [run.folder.resolve() for run in runs]
+    if twice := [place for place in places if places.count(place) > 1]:
+        raise DemotuneError(f"{twice[0]} is named twice; name each run once")
     members: dict[str, list[FinishedRun]] = {}
     for run in runs:
         members.setdefault(json.dumps(_setting(run), sort_keys=True), []).append(run)
@@ -96,14 +101,25 @@ def group(runs: Sequence[FinishedRun]) -> list[Setting]:
 
 
 def _setting(run: FinishedRun) -> dict[str, Any]:
-    fields = {name: value for name, value in run.config.items() if name not in NOT_A_SETTING}
+    """What runs of one setting share. Controls of one setting are one: their batches differ a little by seed."""
+    original = RunFolder(run.folder.with_name(run.folder.name.removesuffix(CONTROL)))
+    if run.folder.name.endswith(CONTROL) and original.manifest.is_file():
+        manifest = json.loads(original.manifest.read_text(encoding="utf-8"))
+        return {CONTROL_OF: _fields(manifest["config"], manifest["model"])}
+    return _fields(run.config, run.start_hash)
+
+
+def _fields(config: Mapping[str, Any], start_hash: str) -> dict[str, Any]:
+    fields = {name: value for name, value in config.items() if name not in NOT_A_SETTING}
     # The start model counts by its content: its path may differ, and the same path may hold another model.
-    return fields | {"model": run.start_hash[:8]}
+    return fields | {"model": start_hash[:8]}
 
 
 def _label(setting: Mapping[str, Any], settings: Sequence[Mapping[str, Any]]) -> str:
     """The method, with the fields in which it differs from other settings of this method."""
-    alike = [other for other in settings if other["method"] == setting["method"]]
+    if CONTROL_OF in setting:
+        return CONTROL_OF + _label(setting[CONTROL_OF], settings)
+    alike = [other for other in settings if other.get("method") == setting["method"]]
     differing = [name for name in setting if any(other.get(name) != setting[name] for other in alike)]
     return " ".join([str(setting["method"]), *(f"{name}={setting[name]}" for name in differing)])
 

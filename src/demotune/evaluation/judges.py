@@ -8,7 +8,6 @@ is asked about.
 import importlib
 import inspect
 import itertools
-import json
 import math
 import reprlib
 import sys
@@ -16,11 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol, SupportsFloat
+from typing import Protocol, SupportsFloat
 
 from demotune.data.files import file_rows
 from demotune.data.rows import RawRow
 from demotune.errors import DemotuneError
+from demotune.evaluation.lineage import begun_config, runs_behind
 from demotune.records import Message
 
 Advance = Callable[[int], object]
@@ -183,7 +183,7 @@ def conflict_note(reward: str | Path, reward_hash: str | None, models: Sequence[
     notes = [
         f"this reward {deed} {model if generation == 0 else f'the run {run} behind {model}'}"
         for model in models
-        for generation, run in enumerate(_runs_behind(Path(model)))
+        for generation, run in enumerate(runs_behind(Path(model)))
         for deed in _deeds(Path(reward), reward_hash, run)
     ]
     return "; ".join(notes) or None
@@ -267,35 +267,12 @@ def _row_files(source: str) -> list[Path]:
     return [file for file in files if file.name.endswith((".jsonl", ".jsonl.gz")) and file.is_file()]
 
 
-def _runs_behind(model: Path) -> Iterator[Path]:
-    """The run that made a model, the run that made its start model, and so on while their folders are there."""
-    seen: set[Path] = set()
-    run = _run_of(model)
-    while run is not None and run not in seen:
-        yield run
-        seen.add(run)
-        run = _run_of(Path(_config(run)["model"]))
-
-
-def _run_of(model: Path) -> Path | None:
-    """The run folder that is `model` or holds it: RUN, RUN/model, RUN/stages/NN/model."""
-    if not model.exists():
-        return None
-    folders = (model.resolve(), *model.resolve().parents[:3])
-    return next((folder for folder in folders if (folder / "manifest.json").is_file()), None)
-
-
-def _config(run: Path) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["config"]
-    return config
-
-
 def _deeds(reward: Path, reward_hash: str | None, run: Path) -> Iterator[str]:
     """What a reward did in a run."""
     inside = reward.exists() and run in (reward.resolve(), *reward.resolve().parents)
     if inside or (reward_hash is not None and reward_hash == _learned_reward(run)):
         yield "trained"
-    if reward_hash is not None and reward_hash in selecting_rewards(_config(run)["data"]):
+    if reward_hash is not None and reward_hash in selecting_rewards(begun_config(run)["data"]):
         yield "selected training data for"
 
 

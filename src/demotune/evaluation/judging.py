@@ -4,11 +4,13 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from demotune.evaluation.config import EvaluationConfig
 from demotune.evaluation.judge_server import ServerJudge, order_dependent_share
 from demotune.evaluation.judges import Contest, FunctionJudge, Judge, Verdict, conflict_note
 from demotune.evaluation.measuring import Bench, Earned, Measured, reward_everything
-from demotune.progress import track, warn
-from demotune.rewards import load_reward
+from demotune.evaluation.subjects import short_names
+from demotune.progress import track
+from demotune.rewards import Reward, load_reward
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +32,33 @@ class Judged:
     """Share of a judge model's verdicts that changed with the order of the answers (counted as ties)."""
 
 
-def ask_rewards(bench: Bench, measured: dict[str, Measured]) -> list[Judged]:
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """The judges that were asked for."""
+
+    rewards: dict[str, Reward]
+    """By what was given as --reward. `ask_rewards` takes them out one by one, so that one is in memory at a time."""
+    judges: tuple[tuple[str, Judge], ...]
+    """(function or model, judge)."""
+
+
+def find_judges(config: EvaluationConfig) -> Panel:
+    """All judges, before anything is measured. Raises DemotuneError for one that cannot be had."""
+    judges: list[tuple[str, Judge]] = [("function", FunctionJudge.load(spec)) for spec in config.judge]
+    if config.judge_url is not None and config.judge_model is not None:
+        journal = Path(config.output) / "judge-replies.jsonl"
+        judges.append(("model", ServerJudge(url=config.judge_url, model=config.judge_model, journal=journal)))
+    rewards = {source: load_reward(source, dtype=config.dtype, bf16=config.bf16) for source in config.reward}
+    return Panel(rewards, tuple(judges))
+
+
+def ask_rewards(bench: Bench, rewards: dict[str, Reward], measured: dict[str, Measured]) -> list[Judged]:
     """Each reward on everything; a reward that trained one of the models, or chose its data, is named."""
-    config, subjects = bench.config, bench.subjects
+    subjects = bench.subjects
     found = []
-    for source in config.reward:
-        reward = load_reward(source, dtype=config.dtype, bf16=config.bf16)
+    for source, name in zip(list(rewards), short_names(list(rewards)), strict=True):
+        reward = rewards.pop(source)
         note = conflict_note(source, reward.hash, [subject.folder for subject in subjects])
-        if note:
-            warn(f"{reward.name} is no impartial judge: {note}")
         earned = reward_everything(bench, reward, measured)
         del reward
         ours = earned.answers.get(subjects[0].name, ())
@@ -49,21 +69,12 @@ def ask_rewards(bench: Bench, measured: dict[str, Measured]) -> list[Judged]:
         }
         unread = sum(verdict is None for of_baseline in verdicts.values() for verdict in of_baseline)
         abstained = {"an answer that the reward cannot read": unread} if unread else {}
-        found.append(Judged(_short(source), "reward", note, earned, verdicts, abstained, None))
+        found.append(Judged(name, "reward", note, earned, verdicts, abstained, None))
     return found
 
 
-def ask_judges(bench: Bench, measured: dict[str, Measured]) -> list[Judged]:
-    """Functions and judge models on the model's answers against each baseline's."""
-    config = bench.config
-    judges: list[tuple[str, Judge]] = [("function", FunctionJudge.load(spec)) for spec in config.judge]
-    if config.judge_url is not None and config.judge_model is not None:
-        journal = Path(config.output) / "judge-replies.jsonl"
-        judges.append(("model", ServerJudge(url=config.judge_url, model=config.judge_model, journal=journal)))
-    return [_ask(bench, judge, kind, measured) for kind, judge in judges]
-
-
-def _ask(bench: Bench, judge: Judge, kind: str, measured: dict[str, Measured]) -> Judged:
+def ask_judge(bench: Bench, kind: str, judge: Judge, measured: dict[str, Measured]) -> Judged:
+    """A function or a judge model on the model's answers against each baseline's."""
     verdicts: dict[str, list[Verdict]] = {}
     ours = measured[bench.subjects[0].name].answers
     for baseline in bench.subjects[1:]:
@@ -87,9 +98,3 @@ def _ask(bench: Bench, judge: Judge, kind: str, measured: dict[str, Measured]) -
 
 def _better(one: float | None, other: float | None) -> float | None:
     return None if one is None or other is None else (one > other) + 0.5 * (one == other)
-
-
-def _short(source: str) -> str:
-    """Of a folder its last two parts: `irft`, `rft/reward`."""
-    parts = Path(source).parts
-    return "/".join(parts[-2:]) if parts[-1] in ("reward", "model") else parts[-1]

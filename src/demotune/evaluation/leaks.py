@@ -11,8 +11,6 @@ from demotune.evaluation.overlap import Overlap, TextRow, find_overlap, text_row
 from demotune.evaluation.rows import EvalRow
 from demotune.evaluation.subjects import Subject
 from demotune.evaluation.tasks import TaskOptions, task_documents
-from demotune.records import Demonstration
-from demotune.rendering import RenderError, content_key
 
 
 def find_leaks(config: EvaluationConfig, subjects: Sequence[Subject], rows: Sequence[EvalRow]) -> list[dict[str, Any]]:
@@ -32,23 +30,17 @@ def find_leaks(config: EvaluationConfig, subjects: Sequence[Subject], rows: Sequ
             if trained:
                 found.append(_record(subject.name, name, find_overlap(test, trained), gone))
             else:
-                why = f"gone or changed since: {', '.join(gone)}"
+                why = (
+                    f"its training data is gone or has changed since: {', '.join(gone)}" if gone else "no row is known"
+                )
                 found.append({"model": subject.name, "test": name, "searched": False, "why": why})
     return found
 
 
 def _trained_on(subject: Subject) -> tuple[list[TextRow], list[str]]:
-    """The rows behind a model that it was trained on, not those that its runs held out."""
+    """The rows behind a model that it was trained on, not those that its runs held out, as far as the runs say."""
     rows, gone = training_texts(subject.folder)
-    keys = subject.trained_prompts
-    return text_rows([row for row in rows if not keys or _key(subject, row) in keys]), gone
-
-
-def _key(subject: Subject, row: Demonstration) -> str | None:
-    try:
-        return content_key(subject.renderer.prompt_ids(row.prompt), ())
-    except RenderError:
-        return None
+    return text_rows([row for row in rows if subject.runs_without_rows or subject.trained_on(row.prompt)]), gone
 
 
 def _record(model: str, test: str, overlap: Overlap, gone: list[str]) -> dict[str, Any]:

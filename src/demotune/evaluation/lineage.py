@@ -36,10 +36,10 @@ def begun_config(run: Path) -> dict[str, Any]:
     return config
 
 
-def trained_prompts(model: Path) -> frozenset[str]:
-    """Keys of the prompts that the runs behind a model trained on (`rendering.content_key` of the prompt's ids)."""
-    files = (RunFolder(run).rows for run in runs_behind(model))
-    return frozenset(row["prompt"] for file in files if file.exists() for row in read_rows(file) if not row["heldout"])
+def trained_prompts(run: Path) -> frozenset[str] | None:
+    """Keys of the prompts that a run trained on (`rendering.content_key` of their ids); None of an older version's."""
+    file = RunFolder(run).rows
+    return frozenset(row["prompt"] for row in read_rows(file) if not row["heldout"]) if file.exists() else None
 
 
 def training_texts(model: Path) -> tuple[list[Demonstration], list[str]]:
@@ -49,12 +49,15 @@ def training_texts(model: Path) -> tuple[list[Demonstration], list[str]]:
     """
     rows: list[Demonstration] = []
     gone: list[str] = []
-    seen: set[str] = set()
+    seen: set[tuple[str, ...]] = set()
     for run in runs_behind(model):
         begun = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
         config = begun["config"]
-        for source in set(config["data"]) - seen:
-            seen.add(source)
+        for source in config["data"]:
+            reading = (source, str(config["columns"]), str(config["every_turn"]), str(begun["data"].get(source)))
+            if reading in seen:
+                continue
+            seen.add(reading)
             try:
                 loaded = load_demonstrations([source], columns=config["columns"], every_turn=config["every_turn"])
             except DemotuneError:
@@ -64,4 +67,4 @@ def training_texts(model: Path) -> tuple[list[Demonstration], list[str]]:
                 rows += loaded.demonstrations
             else:
                 gone.append(source)
-    return rows, sorted(gone)
+    return rows, sorted(set(gone))

@@ -6,6 +6,7 @@ Each part is kept in a file that is named by everything that it depends on, so a
 import gc
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from demotune.answering import completions_for
+from demotune.errors import DemotuneError
 from demotune.evaluation.config import EvaluationConfig
 from demotune.evaluation.rows import EvalRow, EvalSet, RenderedRow
 from demotune.evaluation.subjects import Subject
@@ -69,13 +71,14 @@ class Parts:
         self._folder = folder
 
     def get(self, name: str, depends_on: Sequence[object], make: Callable[[], list[Any]]) -> dict[str, Any]:
-        """{"rows": what `make` returns, "seconds": how long it took}; made only where no such part exists."""
+        """{"rows": what `make` returns, "seconds", "peak_memory_gib"}; made only where no such part exists."""
         digest = hashlib.sha256(json.dumps(list(depends_on)).encode()).hexdigest()[:12]
         file = self._folder / f"{name.replace('/', '_')}-{digest}.json"
         if not file.exists():
             started = time.monotonic()
             rows = make()
-            write_json(file, {"rows": rows, "seconds": round(time.monotonic() - started, 1)})
+            took = {"seconds": round(time.monotonic() - started, 1), "peak_memory_gib": round(peak_memory_gib(), 2)}
+            write_json(file, {"rows": rows} | took)
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return found
 
@@ -96,9 +99,9 @@ def measure(bench: Bench, subject: Subject) -> Measured:
     config, rows, parts = bench.config, bench.rows, bench.parts
     lazy = _Lazy(subject, rows, config)
     view = rows.rendered[subject.name]
-    basis = [subject.hash, rows.hash, config.template, config.dtype, lazy.bf16, str(this_device())]
+    basis = [subject.hash, _ids_hash(view), config.dtype, lazy.bf16, str(this_device())]
     logps = parts.get(f"{subject.name}-logps", [*basis, config.batch_size], lambda: _score_rows(lazy, view, config))
-    answers: dict[str, Any] = {"rows": [], "seconds": 0.0}
+    answers: dict[str, Any] = {"rows": [], "seconds": 0.0, "peak_memory_gib": 0.0}
     if config.answers:
         drawing = [config.max_new_tokens, config.temperature, config.seed, config.sample_batch_size, config.batch_size]
         answers = parts.get(f"{subject.name}-answers", [*basis, *drawing], lambda: _draw(lazy, view, config))
@@ -110,7 +113,7 @@ def measure(bench: Bench, subject: Subject) -> Measured:
             for ids, finished, logp in answers["rows"]
         ),
         seconds={"log-probabilities": logps["seconds"], "answers": answers["seconds"]},
-        peak_memory_gib=round(peak_memory_gib(), 2),
+        peak_memory_gib=max(part["peak_memory_gib"] for part in (logps, answers)),
         scored_tokens=sum(len(side.prompt_ids) + len(side.demo.ids) for row in view for side in _sides(row)),
         sampled_tokens=sum(len(ids) for ids, _, _ in answers["rows"]),
     )
@@ -130,7 +133,7 @@ class Earned:
 def reward_everything(bench: Bench, reward: Reward, measured: dict[str, Measured]) -> Earned:
     """The reward of every demonstration, rejected response and answer."""
     config, rows, parts = bench.config, bench.rows, bench.parts
-    basis = [reward.name, reward.hash, rows.hash, config.dtype, config.bf16, config.batch_size]
+    basis = [reward.name, reward.hash, rows.hash, config.dtype, config.bf16, config.batch_size, str(this_device())]
     given: dict[str, list[str]] = {"demonstrations": [row.demonstration for row in rows.rows]}
     if rows.preferences:
         given["rejected"] = [row.rejected or "" for row in rows.rows]
@@ -183,13 +186,30 @@ def _sides(row: RenderedRow) -> list[RenderedDemonstration]:
     return [row.demo] if row.rejected is None else [row.demo, row.rejected]
 
 
+def _ids_hash(view: Sequence[RenderedRow]) -> str:
+    """Of everything that the model reads: it says which rows these are, and by which template they were written."""
+    keys = [side.key for row in view for side in _sides(row)]
+    return hashlib.sha256(" ".join(keys).encode()).hexdigest()
+
+
+def _logps(lazy: "_Lazy", completions: Sequence[Completion], config: EvaluationConfig, what: str) -> list[float]:
+    """Log-probabilities under the model. Raises DemotuneError where one is not finite."""
+    with track(f"{lazy.name}: {what}", len(completions), "responses") as tracker:
+        logps = score_logps(
+            lazy.policy, completions, batch_size=config.batch_size, bf16=lazy.bf16, advance=tracker.advance
+        )
+    if wrong := sum(not math.isfinite(logp) for logp in logps):
+        raise DemotuneError(
+            f"{lazy.name} gives {wrong} of {len(logps)} responses a log-probability that is not finite: its weights "
+            "are damaged, or its numbers are too large for this precision; give --no-bf16, or another model"
+        )
+    return logps
+
+
 def _score_rows(lazy: _Lazy, view: Sequence[RenderedRow], config: EvaluationConfig) -> list[Any]:
     sides = [side for row in view for side in _sides(row)]
     completions = [Completion(side.prompt_ids, side.demo) for side in sides]
-    with track(f"{lazy.name}: log-probabilities", len(sides), "responses") as tracker:
-        logps = iter(
-            score_logps(lazy.policy, completions, batch_size=config.batch_size, bf16=lazy.bf16, advance=tracker.advance)
-        )
+    logps = iter(_logps(lazy, completions, config, "log-probabilities"))
     rows = []
     for row in view:
         numbers: list[float | int | None] = [next(logps), len(row.demo.demo.ids), None, None]
@@ -215,10 +235,7 @@ def _draw(lazy: _Lazy, view: Sequence[RenderedRow], config: EvaluationConfig) ->
             drawn |= sample_responses(lazy.policy, [prompts[row] for row in batch], batch, config.seed, options)
             tracker.advance(len(batch))
     completions = [Completion(prompt, drawn[row]) for row, prompt in enumerate(prompts)]
-    with track(f"{lazy.name}: log-probabilities of answers", len(prompts), "responses") as tracker:
-        logps = score_logps(
-            lazy.policy, completions, batch_size=config.batch_size, bf16=lazy.bf16, advance=tracker.advance
-        )
+    logps = _logps(lazy, completions, config, "log-probabilities of answers")
     return [
         (completion.response.ids, completion.response.finished, logp)
         for completion, logp in zip(completions, logps, strict=True)

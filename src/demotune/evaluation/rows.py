@@ -13,7 +13,7 @@ from demotune.evaluation.subjects import Subject
 from demotune.intake import reasons, write_quarantine
 from demotune.progress import say, warn
 from demotune.records import Demonstration, Message, RenderedDemonstration
-from demotune.rendering import RenderError, content_key
+from demotune.rendering import RenderError
 
 TRAINED_ON = "trained on"
 
@@ -50,6 +50,8 @@ class EvalSet:
     rendered: dict[str, tuple[RenderedRow, ...]]
     """Model name -> its view of `rows`, in their order."""
     left_out: tuple[BadRow, ...]
+    trained_on: tuple[BadRow, ...]
+    """Rows that stay in although a model was trained on their prompt."""
     hashes: dict[str, str]
     preferences: bool
 
@@ -68,6 +70,7 @@ def read_eval_set(config: EvaluationConfig, subjects: Sequence[Subject], quarant
     preferences = are_preferences(config.data, columns=config.columns)
     rows, left_out, hashes = _read(config, preferences)
     kept: list[EvalRow] = []
+    marked: list[BadRow] = []
     views: dict[str, list[RenderedRow]] = {subject.name: [] for subject in subjects}
     for row in rows:
         if len(kept) == config.max_rows:
@@ -77,28 +80,33 @@ def read_eval_set(config: EvaluationConfig, subjects: Sequence[Subject], quarant
         except RenderError as refusal:
             left_out.append(BadRow(row.source, refusal.reason, refusal.detail))
             continue
-        trained = [s.name for s in subjects if content_key(view[s.name].demo.prompt_ids, ()) in s.trained_prompts]
-        if trained:
-            detail = f"the prompt was in the training data of {', '.join(trained)}"
-            left_out.append(BadRow(row.source, TRAINED_ON, detail))
+        if trained := [subject.name for subject in subjects if subject.trained_on(row.prompt)]:
+            known = BadRow(row.source, TRAINED_ON, f"the prompt was in the training data of {', '.join(trained)}")
             if config.trained_on == "leave-out":
+                left_out.append(known)
                 continue
+            marked.append(known)
         kept.append(row)
         for name, rendered in view.items():
             views[name].append(rendered)
-    write_quarantine(left_out, quarantine)
+    write_quarantine([*left_out, *marked], quarantine)
     if not kept:
         raise DemotuneError(
             f"no row of {', '.join(config.data)} is left to measure on: {reasons(left_out)}; each is named in "
-            f"{quarantine}. Give rows that were not trained on, or raise --max-length"
+            f"{quarantine}. Give rows that were not trained on (--trained-on keep takes them all the same) and that "
+            "the models can read whole"
         )
     if left_out:
-        stay = " (trained-on rows stay in)" if config.trained_on == "keep" else ""
-        (warn if any(row.reason == TRAINED_ON for row in left_out) else say)(
-            f"{len(left_out)} rows are left out or marked: {reasons(left_out)}{stay}; each is named in {quarantine}"
-        )
+        say(f"{len(left_out)} rows are left out: {reasons(left_out)}; each is named in {quarantine}", style="yellow")
+    for run in dict.fromkeys(run for subject in subjects for run in subject.runs_without_rows):
+        warn(f"{run}, of an older version, does not say what it trained on: its rows are not left out")
     return EvalSet(
-        tuple(kept), {name: tuple(view) for name, view in views.items()}, tuple(left_out), hashes, preferences
+        rows=tuple(kept),
+        rendered={name: tuple(view) for name, view in views.items()},
+        left_out=tuple(left_out),
+        trained_on=tuple(marked),
+        hashes=hashes,
+        preferences=preferences,
     )
 
 

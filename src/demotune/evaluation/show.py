@@ -1,24 +1,31 @@
 """An evaluation, or a comparison of runs, on the screen."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from demotune.evaluation.compare import ComparisonTable
+from demotune.evaluation.finished_runs import CONTROL_OF
+from demotune.evaluation.tasks import TaskScores
 from demotune.progress import console, minutes, say, warn
 from demotune.statistics import Interval
 
+THE_JUDGE = "the reward itself"
 TOLD = ("p_corrected", "effect_size", "smallest_difference")
 
 
-def show_evaluation(folder: Path, record: dict[str, Any]) -> None:
-    """Measures side by side, then differences with corrected p-values, then what to beware of."""
+def show_evaluation(folder: Path, record: dict[str, Any], tasks: Mapping[str, TaskScores]) -> None:
+    """Measures side by side, then differences with corrected p-values, then tasks, then what to beware of."""
     if record["measures"]:
         console.print(_measures(record))
     if record["comparisons"]:
         console.print(_comparisons(record))
+    if tasks:
+        console.print(_tasks(tasks))
     for leak in record["leaks"]:
         if leak["searched"] and leak["leaked"]:
             kinds = ", ".join(f"{kind} {count}" for kind, count in leak["counts"].items())
@@ -28,28 +35,34 @@ def show_evaluation(folder: Path, record: dict[str, Any]) -> None:
             )
     for warning in record["warnings"]:
         say(warning, style="yellow")
-    say(f"results in {folder}: evaluation.json, and prompt by prompt rows.jsonl.gz")
+    details = [*(["rows.jsonl.gz"] if record["measures"] else []), *(["task-rows.jsonl.gz"] if tasks else [])]
+    say(f"results in {folder}: evaluation.json, and item by item {' and '.join(details)}")
 
 
 def show_comparison(table: ComparisonTable) -> None:
-    """Quality, differences and cost of every setting, best rank first within the order given."""
+    """Quality, differences and cost of every setting, in the order given."""
     console.print(_quality(table))
     console.print(_cost(table))
+    for own in table.differences:
+        if own.baseline == CONTROL_OF + own.setting != table.baseline:
+            by = own.found.difference.text(3)
+            say(f"{own.measure}: {own.setting} less its own control {by}, corrected p = {own.p_corrected:.2g}")
     for note in table.notes:
         say(note, style="yellow")
 
 
 def _quality(table: ComparisonTable) -> Table:
-    shown = Table(title=f"on {table.rows}; 95% intervals; p corrected (Holm)", title_justify="left", box=box.SIMPLE)
+    title = escape(f"on {table.rows}; 95% intervals; p corrected (Holm)")
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE)
     shown.add_column("")
     shown.add_column("runs", justify="right")
     for name, unit in table.units.items():
         shown.add_column(f"{name}, {unit}", justify="right")
-        shown.add_column(f"less {table.baseline}", justify="right")
+        shown.add_column(escape(f"less {table.baseline}"), justify="right")
         shown.add_column("p", justify="right")
     shown.add_column("rank", justify="right")
     for line in table.lines:
-        cells = [line.setting, str(len(line.runs) or "")]
+        cells = [escape(line.setting), str(len(line.runs) or "")]
         for name, interval in line.qualities.items():
             difference = next(
                 (
@@ -76,25 +89,50 @@ def _cost(table: ComparisonTable) -> Table:
             counts = ["-" if count is None else f"{count:,}" for count in (cost.trained_tokens, cost.forward_tokens)]
             work = "-" if cost.flops is None else f"{cost.flops / 1e15:.3g}"
             shown.add_row(
-                line.setting, str(cost.steps), *counts, work, minutes(cost.seconds), f"{cost.peak_memory_gib:.1f} G"
+                escape(line.setting),
+                str(cost.steps),
+                *counts,
+                work,
+                minutes(cost.seconds),
+                f"{cost.peak_memory_gib:.1f} G",
             )
     return shown
 
 
 def _measures(record: dict[str, Any]) -> Table:
-    models = [model["name"] for model in record["models"]]
+    columns = [model["name"] for model in record["models"]]
+    if any(row["model"] is None for row in record["measures"]):
+        columns.append(THE_JUDGE)
     rows = record["data"]["rows"]
     table = Table(title=f"{rows} rows, 95% intervals over prompts", title_justify="left", box=box.SIMPLE)
     table.add_column("")
-    for name in models:
-        table.add_column(name, justify="right")
+    for name in columns:
+        table.add_column(escape(name), justify="right")
     lines: dict[str, dict[str, str]] = {}
     for row in record["measures"]:
         by = f" by {row['judge']}" if row["judge"] else ""
         line = lines.setdefault(f"{row['measure']}{by}, {row['unit']}", {})
-        line[row["model"] or models[0]] = _number(row)
+        line[row["model"] or THE_JUDGE] = _number(row)
     for what, line in lines.items():
-        table.add_row(what, *(line.get(name, "") for name in models))
+        table.add_row(escape(what), *(line.get(name, "") for name in columns))
+    return table
+
+
+def _tasks(tasks: Mapping[str, TaskScores]) -> Table:
+    table = Table(title="benchmark tasks, with standard errors", title_justify="left", box=box.SIMPLE)
+    table.add_column("")
+    for name in tasks:
+        table.add_column(escape(name), justify="right")
+    lines: dict[str, dict[str, str]] = {}
+    for name, scores in tasks.items():
+        for result in scores.headline:
+            error = "" if result.stderr is None else f" ± {result.stderr:.3f}"
+            shots = "" if result.few_shots is None else f", {result.few_shots} shots"
+            lines.setdefault(f"{result.task}, {result.metric}{shots}", {})[name] = f"{result.value:.3f}{error}"
+        if scores.average is not None:
+            lines.setdefault("average", {})[name] = f"{scores.average:.3f}"
+    for what, line in lines.items():
+        table.add_row(escape(what), *(line.get(name, "") for name in tasks))
     return table
 
 
@@ -106,8 +144,8 @@ def _comparisons(record: dict[str, Any]) -> Table:
     for row in record["comparisons"]:
         by = f" by {row['judge']}" if row["judge"] else ""
         table.add_row(
-            f"{row['measure']}{by}",
-            row["baseline"],
+            escape(f"{row['measure']}{by}"),
+            escape(row["baseline"]),
             _number(row | {"value": row["difference"]}),
             *("-" if row[name] is None else f"{row[name]:.2g}" for name in TOLD),
         )

@@ -1,6 +1,7 @@
 """The models that an evaluation measures: found, named, with the renderer that each of them reads."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import Literal
 
 from demotune.errors import DemotuneError
 from demotune.evaluation.config import EvaluationConfig
-from demotune.evaluation.lineage import run_of, trained_prompts
+from demotune.evaluation.lineage import begun_config, run_of, runs_behind, trained_prompts
 from demotune.models import content_hash, generation_stop_ids, load_tokenizer, longest_input, resolve_model
-from demotune.rendering import Renderer
+from demotune.records import Message
+from demotune.rendering import Renderer, RenderError, content_key
 from demotune.run_folder import RunFolder
 
 Role = Literal["model", "baseline"]
@@ -31,21 +33,45 @@ class Subject:
         return content_hash(self.folder)
 
     @cached_property
-    def trained_prompts(self) -> frozenset[str]:
-        """Keys of prompts that the runs behind this model trained on."""
-        return trained_prompts(self.folder)
-
-    @property
     def longest(self) -> int | None:
         """Most tokens that it can read."""
         return longest_input(self.folder)
+
+    def trained_on(self, prompt: Sequence[Message]) -> bool:
+        """Whether a run behind this model is known to have trained on this prompt."""
+        return any(_key(renderer, prompt) in keys for renderer, keys in self._trained)
+
+    @cached_property
+    def runs_without_rows(self) -> tuple[Path, ...]:
+        """Runs behind this model, of an older version, that do not say what they trained on."""
+        return tuple(run for run in runs_behind(self.folder) if trained_prompts(run) is None)
+
+    @cached_property
+    def _trained(self) -> tuple[tuple[Renderer, frozenset[str]], ...]:
+        """For each run behind this model: how it wrote prompts, and the keys of those that it trained on."""
+        tokenizer = load_tokenizer(self.folder)
+        return tuple(
+            (Renderer(tokenizer, begun_config(run)["template"]), keys)
+            for run in runs_behind(self.folder)
+            if (keys := trained_prompts(run))
+        )
 
 
 def find_subjects(config: EvaluationConfig) -> list[Subject]:
     """The model, then the baselines. Raises DemotuneError for a missing model and for an unfinished run."""
     given: list[tuple[str, Role]] = [(config.model, "model"), *((name, "baseline") for name in config.baseline)]
-    names = _names([source for source, _ in given])
+    sources = [source for source, _ in given]
+    if twice := [source for source, count in Counter(sources).items() if count > 1]:
+        raise DemotuneError(f"{twice[0]} is named twice; compare different models")
+    names = short_names(sources)
     return [_subject(source, name, role, config) for (source, role), name in zip(given, names, strict=True)]
+
+
+def short_names(sources: Sequence[str]) -> list[str]:
+    """Of different sources, names that differ: the run's or folder's own, the whole path where two are alike."""
+    short = [_short(source) for source in sources]
+    counts = Counter(short)
+    return [source if counts[name] > 1 else name for source, name in zip(sources, short, strict=True)]
 
 
 def model_folder(source: str) -> Path:
@@ -64,20 +90,19 @@ def _subject(source: str, name: str, role: Role, config: EvaluationConfig) -> Su
     folder = model_folder(source)
     template = config.template
     if template is None and (run := run_of(folder)):
-        template = RunFolder(run).read_config().template
+        template = begun_config(run)["template"]
     return Subject(name, role, folder, Renderer(load_tokenizer(folder), template, generation_stop_ids(folder)))
 
 
-def _names(sources: list[str]) -> list[str]:
-    """Short names that differ: the run's or folder's own, the whole path where two are alike."""
-    short = [_short(source) for source in sources]
-    counts = Counter(short)
-    names = [source if counts[name] > 1 else name for source, name in zip(sources, short, strict=True)]
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise DemotuneError(f"{twice[0]} is named twice; compare different models")
-    return names
+def _key(renderer: Renderer, prompt: Sequence[Message]) -> str | None:
+    try:
+        return content_key(renderer.prompt_ids(prompt), ())
+    except RenderError:
+        return None
 
 
 def _short(source: str) -> str:
-    path = Path(source)
+    path = Path(source) if Path(source).name else Path(source).resolve()
+    if path.name == "reward":
+        return f"{path.parent.name}/reward"
     return path.parent.name if path.name == "model" and path.parent.name else path.name

@@ -1,0 +1,84 @@
+"""What a run leaves for people beside its model: the shortcut audit, the report page, the model card."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from demotune.errors import DemotuneError
+from demotune.evaluation.compare import compare
+from demotune.evaluation.shortcuts import audit_run
+from demotune.files import publish_file, write_json
+from demotune.progress import say
+from demotune.report import build_report
+from demotune.report.answer import answer_sentence
+from demotune.report.collect import read_runs
+from demotune.report.comparison import comparison_of
+from demotune.report.evaluations import read_evaluation
+from demotune.report.model_card import model_card
+from demotune.report.rigor import rigor_card, write_card
+
+SHORTCUTS, CARD = "shortcuts.json", "card.json"
+
+
+def conclude(run: Path) -> None:
+    """Write shortcuts.json, card.json, model/README.md and report.html of a finished run, and say what they say."""
+    verdicts = _audit(run)
+    answers = rigor_card([run])
+    write_card(run / CARD, answers)
+    with publish_file(run / "model" / "README.md") as unfinished:
+        unfinished.write_text(model_card(run), encoding="utf-8")
+    page = build_report([run], rigor=answers)
+    for sentence in verdicts:
+        say(sentence)
+    say(answer_sentence(read_runs([run])))
+    say(f"Report: {page.resolve().as_uri()}")
+
+
+def write_page(runs: Sequence[Path], evaluations: Sequence[Path], output: Path | None) -> Path:
+    """`demotune report`: the page, and card.json beside it; several finished runs are also compared.
+
+    Raises DemotuneError where a folder holds no run, or no evaluation.
+    """
+    comparison = None
+    notes: tuple[str, ...] = ()
+    if len(runs) > 1:
+        try:
+            comparison = comparison_of(compare(runs))
+        except DemotuneError as why:  # unfinished, or held-out rows of their own: the page shows what there is
+            notes = (f"The runs are not compared: {why}",)
+    answers = rigor_card(runs, evaluations)
+    page = build_report(runs, output, evaluations=evaluations, rigor=answers, comparison=comparison)
+    write_card(page.with_name(CARD), answers)
+    for note in notes:
+        say(note, style="yellow")
+    say(answer_sentence(read_runs(list(runs)), [read_evaluation(folder) for folder in evaluations]))
+    say(f"Report: {page.resolve().as_uri()}")
+    return page
+
+
+def _audit(run: Path) -> list[str]:
+    """How well surfaces alone tell demonstrations from samples, stage by stage, kept; a sentence for each reward."""
+    found: list[dict[str, Any]] = []
+    sentences = []
+    for stage, audit, verdict in audit_run(run):
+        shortcuts = (
+            []
+            if audit is None
+            else [
+                {"name": one.name, "auc": asdict(one.auc), "accuracy": asdict(one.accuracy)} for one in audit.shortcuts
+            ]
+        )
+        found.append(
+            {
+                "stage": stage,
+                "prompts": None if audit is None else audit.prompts,
+                "shortcuts": shortcuts,
+                "reward": None if verdict is None else asdict(verdict),
+            }
+        )
+        if verdict is not None:
+            sentences.append(f"stage {stage}: {verdict.sentence}")
+    if found:
+        write_json(run / SHORTCUTS, found)
+    return sentences

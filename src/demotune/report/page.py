@@ -1,0 +1,179 @@
+"""The report page: records in, one HTML file out."""
+
+import json
+import math
+from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Protocol
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from demotune.errors import DemotuneError
+from demotune.files import publish_file
+from demotune.report.answer import answer_sentence, verdict
+from demotune.report.collect import Run, read_runs
+from demotune.report.evaluations import Evaluation, read_evaluation
+from demotune.report.figures import GRID, INK, MUTED, PALETTE
+from demotune.report.limits import limits
+from demotune.report.overview import cards, overview, warnings
+from demotune.report.samples import Browser, collect_samples
+from demotune.report.sections import RunComparison, sections_of
+
+DASH_ARRAYS = {"solid": "", "dash": "7 4", "dot": "2 3", "dashdot": "7 3 2 3"}
+"""plotly's dashes as SVG's."""
+
+
+class RigorAnswer(Protocol):
+    """A question of the rigor card: how this work answers it (yes, no, not applicable), and how the paper did."""
+
+    @property
+    def section(self) -> str: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def question(self) -> str: ...
+    @property
+    def answer(self) -> str: ...
+    @property
+    def evidence(self) -> str | None: ...
+    @property
+    def paper(self) -> str: ...
+
+
+def build_report(
+    runs: Sequence[Path],
+    output: Path | None = None,
+    *,
+    evaluations: Sequence[Path] = (),
+    rigor: Sequence[RigorAnswer] = (),
+    comparison: RunComparison | None = None,
+) -> Path:
+    """Write one self-contained HTML file about `runs`, side by side, and return its path.
+
+    `output` is report.html in the run folder unless it is given; for several runs it must be. The file needs no
+    network: plotly.js is inside, which makes it about 5 MB. Raises DemotuneError for a folder that holds no run, a run
+    without a finished stage, or an evaluation folder without an evaluation. Sections whose files are missing say how
+    to get them.
+    """
+    if not runs:
+        raise DemotuneError("a report needs at least one run folder, got none; name one: demotune report RUN")
+    if output is None and len(runs) > 1:
+        raise DemotuneError(f"a report on {len(runs)} runs needs a place of its own; name a file with --output")
+    found = read_runs(list(runs))
+    judged = [read_evaluation(folder) for folder in evaluations]
+    target = output or runs[0] / "report.html"
+    with publish_file(target) as unfinished:
+        unfinished.write_text(render_page(found, judged, rigor=rigor, comparison=comparison), encoding="utf-8")
+    return target
+
+
+def render_page(
+    runs: Sequence[Run],
+    evaluations: Sequence[Evaluation],
+    *,
+    rigor: Sequence[RigorAnswer] = (),
+    comparison: RunComparison | None = None,
+) -> str:
+    """The page as text. User text is escaped by jinja2 or travels as JSON, which the page shows as plain text only."""
+    browser = collect_samples(runs, evaluations)
+    sections = sections_of(runs, evaluations, comparison)
+    charts = [chart for section in sections for part in section.parts for chart in part.charts]
+    data = {
+        "charts": [chart.figure for chart in charts],
+        "colours": _colours(),
+        "samples": _browser_data(browser),
+    }
+    return _environment().from_string(_shipped("page.html.jinja")).render(
+        title=_title(runs),
+        methods=list(dict.fromkeys(run.method for run in runs)),
+        verdict=verdict(runs),
+        sentence=answer_sentence(runs, evaluations),
+        warnings=warnings(runs),
+        cards=cards(runs[0]) if len(runs) == 1 else (),
+        overview=overview(runs) if len(runs) > 1 else None,
+        several=len(runs) > 1,
+        sections=sections,
+        browser=browser,
+        limits=limits(runs, evaluations),
+        rigor=_rigor(rigor),
+        dashes=DASH_ARRAYS,
+        style=Markup(_shipped("page.css")),
+        script=Markup(_shipped("page.js")),
+        plotly=Markup(get_plotlyjs()),
+        data=Markup(script_json(data)),
+    )  # fmt: skip
+
+
+def script_json(value: object) -> str:
+    """JSON that can stand inside a script element: no "<", no number that JSON does not have."""
+    return json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":")).translate(
+        {ord("<"): "\\u003c", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+    )
+
+
+def _finite(value: Any) -> Any:
+    """Infinite and undefined numbers as null."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _title(runs: Sequence[Run]) -> str:
+    return f"Run {runs[0].name}" if len(runs) == 1 else f"{len(runs)} runs: {', '.join(run.name for run in runs)}"
+
+
+def _rigor(answers: Sequence[RigorAnswer]) -> dict[str, Any] | None:
+    if not answers:
+        return None
+    asked = [one for one in answers if one.answer != "not applicable"]
+    return {
+        "answered": sum(one.answer == "yes" for one in asked),
+        "asked": len(asked),
+        "paper": sum(one.paper == "yes" for one in answers),
+        "paper_asked": sum(one.paper != "not applicable" for one in answers),
+        "sections": [(name.replace("_", " "), list(own)) for name, own in groupby(answers, lambda one: one.section)],
+    }
+
+
+def _browser_data(browser: Browser) -> dict[str, Any]:
+    places = {name: place for place, name in enumerate(browser.names)}
+    return {
+        "names": browser.names,
+        "metrics": [{"key": key, "label": metric.short} for key, metric in browser.metrics.items()],
+        "rows": [
+            {
+                "key": row.key,
+                "prompt": row.prompt,
+                "demonstration": row.demonstration,
+                "numbers": row.numbers,
+                "answers": [
+                    {"by": places[name], "text": one.text, "finished": one.finished, "numbers": one.numbers}
+                    for name, one in row.answers.items()
+                ],
+            }
+            for row in browser.rows
+        ],
+    }
+
+
+def _colours() -> dict[str, str]:
+    """Light hex -> CSS variable."""
+    series = {hexes.lower(): f"--c{rank}" for rank, hexes in enumerate(PALETTE)}
+    return series | {INK.lower(): "--ink", MUTED.lower(): "--muted", GRID.lower(): "--grid"}
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+@cache
+def _shipped(name: str) -> str:
+    return (resources.files("demotune.report") / name).read_text(encoding="utf-8")

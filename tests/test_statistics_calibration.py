@@ -1,0 +1,189 @@
+"""Simulated studies with a known answer: 95% intervals cover it in 93% to 97%, and tests keep their level.
+
+With 600 studies a coverage of 95% comes out between 93.3% and 96.7% in 95 of 100 tries; the seeds are fixed. A method
+with 92% would fail in four tries of five. Fewer resamples than in use: they add noise, not bias.
+"""
+
+import gc
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from demotune import statistics
+from demotune.statistics import (
+    Comparison,
+    Interval,
+    compare_over_seeds,
+    compare_paired,
+    compare_ratio,
+    compare_wins,
+    holm,
+    mean_interval,
+    over_seeds,
+    ratio_interval,
+)
+
+STUDIES = 600
+Numbers = NDArray[np.float64]
+Draw = Callable[[np.random.Generator, int], Numbers]
+
+
+@pytest.fixture(autouse=True)
+def fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(statistics, "RESAMPLES", 499)
+    yield
+
+
+def coverage(study: Callable[[np.random.Generator], Interval], truth: float) -> float:
+    rng = np.random.default_rng(20)
+    found = [study(rng) for _ in range(STUDIES)]
+    return float(np.mean([one.low - 1e-12 <= truth <= one.high + 1e-12 for one in found]))
+
+
+def rejections(study: Callable[[np.random.Generator], Comparison]) -> float:
+    rng = np.random.default_rng(21)
+    return float(np.mean([study(rng).p <= 0.05 for _ in range(STUDIES)]))
+
+
+def normal(rng: np.random.Generator, n: int) -> Numbers:
+    return rng.normal(size=n)
+
+
+def skewed(rng: np.random.Generator, n: int) -> Numbers:
+    """Exponential, mean 0."""
+    return rng.exponential(size=n) - 1
+
+
+def heavy_tailed(rng: np.random.Generator, n: int) -> Numbers:
+    return rng.standard_t(3, size=n)
+
+
+def often_equal(rng: np.random.Generator, n: int) -> Numbers:
+    """Half of the prompts show no difference, the rest a skewed one; mean 0."""
+    return np.where(rng.random(n) < 0.5, 0, rng.gamma(1.5, size=n) - 0.9) - 0.3
+
+
+@pytest.mark.parametrize("draw", [normal, skewed, heavy_tailed, often_equal])
+def test_mean_interval_covers(draw: Draw) -> None:
+    assert 0.93 <= coverage(lambda rng: mean_interval((5 + draw(rng, 30)).tolist()), 5) <= 0.97
+
+
+def tokens_of(rng: np.random.Generator, n: int) -> Numbers:
+    """Log-normal lengths around 55 tokens."""
+    return np.ceil(rng.lognormal(4, 0.7, size=n))
+
+
+def test_ratio_interval_covers() -> None:
+    """-2 nats per token, with prompts that are harder than others all along their length."""
+
+    def study(rng: np.random.Generator) -> Interval:
+        tokens = tokens_of(rng, 60)
+        return ratio_interval((tokens * rng.normal(-2, 0.4, size=60)).tolist(), tokens.tolist())
+
+    assert 0.93 <= coverage(study, -2) <= 0.97
+
+
+def per_token(rng: np.random.Generator, gain: float) -> Comparison:
+    tokens = tokens_of(rng, 60)
+    before = tokens * rng.normal(-2, 0.4, size=60)
+    after = before + tokens * rng.normal(gain, 0.1, size=60)
+    return compare_ratio(after.tolist(), before.tolist(), tokens.tolist())
+
+
+def test_difference_per_token_covers_and_keeps_its_level() -> None:
+    assert 0.93 <= coverage(lambda rng: per_token(rng, 0.05).difference, 0.05) <= 0.97
+    assert rejections(lambda rng: per_token(rng, 0)) <= 0.06
+
+
+def paired(rng: np.random.Generator, draw: Draw, n: int, difference: float) -> Comparison:
+    baseline = rng.normal(size=n)
+    return compare_paired((baseline + difference + draw(rng, n)).tolist(), baseline.tolist())
+
+
+@pytest.mark.parametrize("draw", [normal, skewed, heavy_tailed, often_equal])
+def test_paired_difference_covers_and_keeps_its_level(draw: Draw) -> None:
+    """The interval covers where the test of the true difference does not reject: one study tells both."""
+    rng = np.random.default_rng(22)
+    found = [paired(rng, draw, 40, 0) for _ in range(STUDIES)]
+    assert 0.93 <= np.mean([one.difference.low <= 0 <= one.difference.high for one in found]) <= 0.97
+    assert np.mean([one.p <= 0.05 for one in found]) <= 0.06
+
+
+def test_smallest_difference_is_shown_four_times_in_five() -> None:
+    """At the true spread; the promised power is that of t, and the bootstrap takes little of it."""
+    assert rejections(lambda rng: paired(rng, normal, 40, 0.454)) == pytest.approx(0.8, abs=0.04)
+
+
+def verdicts(rng: np.random.Generator, win: float, tie: float, n: int) -> list[float]:
+    drawn: list[float] = rng.choice([1, 0.5, 0], p=[win, tie, 1 - win - tie], size=n).tolist()
+    return drawn
+
+
+@pytest.mark.parametrize(("win", "tie"), [(0.6, 0.0), (0.45, 0.2), (0.3, 0.4), (0.5, 0.4), (0.15, 0.75)])
+def test_win_rate_covers_with_ties(win: float, tie: float) -> None:
+    found = coverage(lambda rng: compare_wins(verdicts(rng, win, tie, 100)).difference, win + tie / 2)
+    assert 0.93 <= found <= 0.97
+
+
+def test_sign_test_keeps_its_level() -> None:
+    assert rejections(lambda rng: compare_wins(verdicts(rng, 0.35, 0.3, 100))) <= 0.06
+
+
+def runs(rng: np.random.Generator, seeds: int, prompts: Numbers, between: float, noise: float) -> list[list[float]]:
+    """(seeds, prompts): what prompts share, what a seed adds to all of them, and what is left."""
+    drawn = prompts + between * rng.normal(size=(seeds, 1)) + noise * rng.normal(size=(seeds, len(prompts)))
+    table: list[list[float]] = drawn.tolist()
+    return table
+
+
+# Three seeds that hardly differ: the interval cannot know that, and errs on the careful side.
+SEEDS = [(3, 0.0, 0.985), (3, 0.2, 0.985), (3, 0.5, 0.97), (3, 1.0, 0.97), (5, 0.1, 0.97), (5, 0.3, 0.97)]
+
+
+@pytest.mark.parametrize(("seeds", "between", "most"), SEEDS)
+def test_mean_over_seeds_covers(seeds: int, between: float, most: float) -> None:
+    def study(rng: np.random.Generator) -> Interval:
+        return over_seeds(runs(rng, seeds, rng.normal(size=60), between, 0.5))
+
+    assert 0.93 <= coverage(study, 0) <= most
+
+
+def settings(rng: np.random.Generator, seeds: int, between: float, difference: float) -> Comparison:
+    prompts = rng.normal(size=60)
+    changed = prompts + difference + 0.5 * rng.normal(size=60)
+    first, second = runs(rng, seeds, changed, between, 0.5), runs(rng, seeds, prompts, between, 0.5)
+    return compare_over_seeds(first, second)
+
+
+@pytest.mark.parametrize(("seeds", "between", "most"), SEEDS)
+def test_difference_over_seeds_covers_and_keeps_its_level(seeds: int, between: float, most: float) -> None:
+    rng = np.random.default_rng(23)
+    found = [settings(rng, seeds, between, 0.0) for _ in range(STUDIES)]
+    assert 0.93 <= np.mean([one.difference.low <= 0 <= one.difference.high for one in found]) <= most
+    assert np.mean([one.p <= 0.05 for one in found]) <= 0.06
+
+
+def test_without_seeds_the_level_would_be_lost() -> None:
+    """The same studies judged by one run each: seeds that vary look like differences, in a third of the studies."""
+
+    def study(rng: np.random.Generator) -> Comparison:
+        prompts = rng.normal(size=60)
+        first, second = runs(rng, 1, prompts, 0.2, 0.5), runs(rng, 1, prompts, 0.2, 0.5)
+        return compare_over_seeds(first, second)
+
+    assert rejections(study) > 0.3
+
+
+def test_six_corrected_comparisons_find_nothing_where_there_is_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One baseline, six models that are no better; differences share the baseline, so they are not independent."""
+    monkeypatch.setattr(gc, "collect", lambda: 0)  # statsmodels collects in each call, 40 ms
+    rng = np.random.default_rng(24)
+    wrong = 0
+    for _ in range(STUDIES):
+        baseline = skewed(rng, 40)
+        models = [skewed(rng, 40) for _ in range(6)]
+        ps = [compare_paired(model.tolist(), baseline.tolist()).p for model in models]
+        wrong += min(holm(ps)) <= 0.05
+    assert wrong / STUDIES <= 0.06

@@ -12,7 +12,14 @@ from test_evaluate import QUICK, call, evaluation, measure_of, rows_of, strict
 from tiny_runs import PREFERENCES, tiny_runs, write_json_lines, write_preferences
 
 from demotune import DemotuneError
-from demotune.evaluation.compare import START, ComparisonTable, Difference, Line, compare, write_comparison
+from demotune.evaluation.compare import START, compare
+from demotune.evaluation.comparison_table import (
+    ComparisonTable,
+    Difference,
+    Line,
+    read_comparison,
+    write_comparison,
+)
 from demotune.evaluation.config import EvaluationConfig
 from demotune.evaluation.costs import flops
 from demotune.evaluation.finished_runs import group, read_run
@@ -272,8 +279,10 @@ def test_a_comparison_in_json_has_no_nan(tmp_path: Path) -> None:
     """All gains equal: no effect size can be told."""
     table = compare([make_run(tmp_path / "irft", gains=(1.0,) * 6)])
     assert math.isnan(table.differences[0].found.effect_size)
-    write_comparison(tmp_path / "c.json", table)
-    kept = strict(tmp_path / "c.json")
+    write_comparison(tmp_path / "comparison.json", table)
+    kept = strict(tmp_path / "comparison.json")
+    assert repr(read_comparison(tmp_path)) == repr(table)  # repr, since nan is not itself
+    assert kept["command"].startswith("demotune")
     assert kept["differences"][0]["found"]["effect_size"] is None
     assert kept["lines"][1]["qualities"][LIKELIHOOD]["value"] == pytest.approx(-48 / 24)
     assert kept["lines"][1]["cost"]["flops"] == 21e6
@@ -328,7 +337,7 @@ def test_on_data_it_gives_the_numbers_of_evaluate(runs: Path, tmp_path: Path) ->
     data = write_preferences(tmp_path / "test.jsonl")
     on = EvaluationConfig(model="-", data=(data,), output=str(tmp_path / "out"), **QUICK)
     table = compare([runs / "irft-1", runs / "irft-2", runs / "rft", runs / "sft"], on=on)
-    assert (table.rows, table.prompts, table.baseline) == (f"{PREFERENCES} rows of {data}", PREFERENCES, "sft")
+    assert (table.rows, table.prompts, table.baseline) == (f"{PREFERENCES} rows of test.jsonl", PREFERENCES, "sft")
     assert [line.setting for line in table.lines] == [START, "irft", "rft", "sft"]
     found = evaluation(
         tmp_path / "evaluated",

@@ -95,6 +95,21 @@ def test_report_of_two_runs_compares_them(irft: RunResult, sft: RunResult, place
     page = (place / "both.html").read_text(encoding="utf-8")
     assert "less sft" in page
     assert (place / "card.json").exists()
+    kept = json.loads((place / "both-comparison.json").read_text())
+    assert [line["setting"] for line in kept["lines"]] == ["start model", "irft", "sft"]
+
+
+def test_report_shows_a_comparison_made_before(irft: RunResult, sft: RunResult, place: Path) -> None:
+    runs = [str(irft.run_folder), str(sft.run_folder)]
+    write_rows(place / "test.jsonl", count=50)
+    compared = ["compare", *runs, "--data", str(place / "test.jsonl"), "--max-rows", "5"]
+    done = CliRunner().invoke(app, [*compared, "--output", str(place / "compared")])
+    assert done.exit_code == 0, done.output
+    shown = ["report", *runs, "--comparison", str(place / "compared"), "--output", str(place / "shown.html")]
+    done = CliRunner().invoke(app, shown)
+    assert done.exit_code == 0, done.output
+    assert "5 rows of" in (place / "shown.html").read_text(encoding="utf-8")
+    assert not (place / "shown-comparison.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -103,6 +118,7 @@ def test_report_of_two_runs_compares_them(irft: RunResult, sft: RunResult, place
         (["missing"], "missing"),
         (["irft", "sft"], "--output"),
         (["irft", "--evaluation", "nowhere"], "nowhere"),
+        (["irft", "--comparison", "nowhere"], "nowhere"),
     ],
 )
 def test_bad_input(irft: RunResult, sft: RunResult, place: Path, arguments: list[str], message: str) -> None:

@@ -339,7 +339,7 @@ def test_win_rates_by_a_judge_server(runs: Path, place: Path, tmp_path: Path, mo
     lengths = [[len(row["models"][one]["sample"]) for one in ("irft-1", "start")] for row in rows_of(found)]
     check_wins(found, name, "start", [(ours > theirs) + 0.5 * (ours == theirs) for ours, theirs in lengths])
     assert found.record["judges"] == [
-        {"name": name, "kind": "model", "note": None, "abstained": {}, "order_dependent": 0.0}
+        {"name": name, "kind": "model", "hash": None, "note": None, "abstained": {}, "order_dependent": 0.0}
     ]
     assert len(server.asked) == questions <= 2 * PREFERENCES
     assert again.record["comparisons"] == found.record["comparisons"]

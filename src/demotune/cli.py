@@ -256,7 +256,7 @@ def compare(
             raise DemotuneError("--data needs --output: what is measured there is kept and used again")
         from demotune.control import train_controls
         from demotune.evaluation.compare import compare as compare_runs
-        from demotune.evaluation.compare import write_comparison
+        from demotune.evaluation.comparison_table import COMPARISON, write_comparison
         from demotune.evaluation.show import show_comparison
 
         given = {run.resolve() for run in runs}
@@ -270,7 +270,7 @@ def compare(
         table = compare_runs([*runs, *controls], on=on)
         show_comparison(table)
         if output is not None:
-            write_comparison(output / "comparison.json", table)
+            write_comparison(output / COMPARISON, table)
 
 
 @app.command()
@@ -278,6 +278,10 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, finished or not.")],
     evaluation: Annotated[
         list[Path] | None, typer.Option(help="Folder that demotune evaluate wrote; repeat for several.")
+    ] = None,
+    comparison: Annotated[
+        Path | None,
+        typer.Option(help="Folder that demotune compare --output wrote. Not given: several runs are compared here."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="The HTML file. Not given: report.html in the run folder; several runs need it.")
@@ -287,7 +291,7 @@ def report(
     with _for_people():
         from demotune.conclusion import write_page
 
-        write_page(runs, evaluation or [], output)
+        write_page(runs, output, evaluations=evaluation or [], comparison=comparison)
 
 
 @app.command()

@@ -7,6 +7,7 @@ from typing import Any
 
 from demotune.errors import DemotuneError
 from demotune.evaluation.compare import compare
+from demotune.evaluation.comparison_table import COMPARISON, ComparisonTable, read_comparison, write_comparison
 from demotune.evaluation.shortcuts import audit_run
 from demotune.files import publish_file, write_json
 from demotune.progress import say
@@ -35,26 +36,38 @@ def conclude(run: Path) -> None:
     say(f"Report: {page.resolve().as_uri()}")
 
 
-def write_page(runs: Sequence[Path], evaluations: Sequence[Path], output: Path | None) -> Path:
-    """`demotune report`: the page, and card.json beside it; several finished runs are also compared.
+def write_page(
+    runs: Sequence[Path], output: Path | None, *, evaluations: Sequence[Path] = (), comparison: Path | None = None
+) -> Path:
+    """`demotune report`: the page, and card.json beside it.
 
-    Raises DemotuneError where a folder holds no run, or no evaluation.
+    `comparison` is a folder of `demotune compare`; without one, several finished runs are compared on the rows that
+    they held out. Raises DemotuneError where a folder holds no run, no evaluation or no comparison.
     """
-    comparison = None
-    notes: tuple[str, ...] = ()
-    if len(runs) > 1:
-        try:
-            comparison = comparison_of(compare(runs))
-        except DemotuneError as why:  # unfinished, or held-out rows of their own: the page shows what there is
-            notes = (f"The runs are not compared: {why}",)
-    answers = rigor_card(runs, evaluations)
-    page = build_report(runs, output, evaluations=evaluations, rigor=answers, comparison=comparison)
+    compared = None
+    if comparison is not None:
+        compared = comparison / COMPARISON, read_comparison(comparison)
+    elif len(runs) > 1 and output is not None:
+        compared = _compare_here(runs, output.with_name(f"{output.stem}-{COMPARISON}"))
+    file, table = compared or (None, None)
+    answers = rigor_card(runs, evaluations, file)
+    shown = None if table is None else comparison_of(table)
+    page = build_report(runs, output, evaluations=evaluations, rigor=answers, comparison=shown)
     write_card(page.with_name(CARD), answers)
-    for note in notes:
-        say(note, style="yellow")
     say(answer_sentence(read_runs(list(runs)), [read_evaluation(folder) for folder in evaluations]))
     say(f"Report: {page.resolve().as_uri()}")
     return page
+
+
+def _compare_here(runs: Sequence[Path], file: Path) -> tuple[Path, ComparisonTable] | None:
+    """Compare and keep the table; runs that are unfinished, or held out rows of their own, are not compared."""
+    try:
+        table = compare(runs)
+    except DemotuneError as why:
+        say(f"The runs are not compared: {why}", style="yellow")
+        return None
+    write_comparison(file, table)
+    return file, table
 
 
 def _audit(run: Path) -> list[str]:

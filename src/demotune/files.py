@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from demotune.errors import DemotuneError
+
 UNFINISHED = ".unfinished"
 
 
@@ -46,6 +48,17 @@ def publish_file(file: Path) -> Iterator[Path]:
 def write_json(file: Path, value: object) -> None:
     with publish_file(file) as unfinished:
         unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object in a file. Raises DemotuneError where it is not one."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DemotuneError(f"{file} cannot be read ({error}); write the folder again") from None
+    if not isinstance(found, dict):
+        raise DemotuneError(f"{file} holds {type(found).__name__}, not fields; write the folder again")
+    return found
 
 
 def write_rows(file: Path, rows: Iterable[Mapping[str, object]]) -> None:

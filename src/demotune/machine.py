@@ -1,6 +1,7 @@
 """What this machine and its installed packages are: for defaults, the manifest and `demotune doctor`."""
 
 import platform
+import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -60,4 +61,5 @@ def default_attention(device: torch.device, longest: int) -> str:
 
 
 def command_line() -> str:
-    return " ".join(["demotune", *sys.argv[1:]])
+    """This command, so that a shell reads it as it was."""
+    return shlex.join(["demotune", *sys.argv[1:]])

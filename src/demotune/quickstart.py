@@ -61,7 +61,7 @@ def quickstart(output: Path) -> None:
         say(f"Talk to it:  demotune sample --model {irft.model_folder} --prompt 'My kettle leaks. What now?'")
         say(f"Your turn:   demotune irft --model {sft.model_folder} --data YOUR.jsonl --output runs/mine")
         say(f"The pages of the two runs: {sft.run_folder}/report.html and {irft.run_folder}/report.html")
-        both = write_page([sft.run_folder, irft.run_folder], [], output / "report.html")
+        both = write_page([sft.run_folder, irft.run_folder], output / "report.html")
         say(f"Both side by side: {both.resolve().as_uri()}")
         say(f"This took {minutes(time.monotonic() - started)} minutes. One run on 52 held-out rows: a demonstration.")
 

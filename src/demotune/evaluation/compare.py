@@ -1,22 +1,21 @@
 """`demotune compare`: methods and settings side by side, seeds grouped, differences tested, cost beside quality."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from demotune.errors import DemotuneError
+from demotune.evaluation.comparison_table import ComparisonTable, Difference, Line
 from demotune.evaluation.config import EvaluationConfig
 from demotune.evaluation.costs import Cost
 from demotune.evaluation.finished_runs import CONTROL_OF, FinishedRun, Setting, group, read_run
-from demotune.evaluation.measuring import Bench, Parts, measure
+from demotune.evaluation.measuring import Bench, Parts, fill_in, measure
 from demotune.evaluation.quantities import quantities
 from demotune.evaluation.rows import read_eval_set
 from demotune.evaluation.subjects import find_subjects
-from demotune.files import write_json
-from demotune.statistics import Comparison, Interval, compare_over_seeds, holm, over_seeds, ranks
+from demotune.statistics import Comparison, compare_over_seeds, holm, over_seeds, ranks
 
 START = "start model"
 LIKELIHOOD = "log-likelihood of demonstrations"
@@ -33,48 +32,6 @@ class Quality:
     values: tuple[tuple[float, ...], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A setting less another one, in one quantity; `p_corrected` by Holm's method over the whole table.
-
-    Every setting is compared with its own control, the baseline and the start model, as far as they are there.
-    """
-
-    measure: str
-    setting: str
-    baseline: str
-    found: Comparison
-    p_corrected: float
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A setting in the table; costs are means over its runs, None for the start model."""
-
-    setting: str
-    runs: tuple[str, ...]
-    seeds: tuple[int, ...]
-    qualities: dict[str, Interval]
-    rank: float | None
-    """Mean rank over seeds by the first quality, 1 is best; None where settings have different seeds."""
-    best_share: float | None
-    cost: Cost | None
-
-
-@dataclass(frozen=True, slots=True)
-class ComparisonTable:
-    """What `compare` found."""
-
-    rows: str
-    """What was measured on."""
-    prompts: int
-    units: dict[str, str]
-    baseline: str
-    lines: tuple[Line, ...]
-    differences: tuple[Difference, ...]
-    notes: tuple[str, ...]
-
-
 def compare(folders: Sequence[Path], *, on: EvaluationConfig | None = None) -> ComparisonTable:
     """Compare finished runs on their own held-out rows or, with `on`, on the rows that it names.
 
@@ -87,7 +44,8 @@ def compare(folders: Sequence[Path], *, on: EvaluationConfig | None = None) -> C
         rows = f"the {prompts} held-out rows of the runs"
     else:
         found, prompts = _on_data(settings, on)
-        rows = f"{prompts} rows of {', '.join(on.data)}"
+        names = ", ".join(Path(source).name if Path(source).exists() else source for source in on.data)
+        rows = f"{prompts} rows of {names}"
     baseline = next((s.label for s in settings if s.runs[0].method == "sft"), START)
     by_setting = {setting.label: setting for setting in settings}
     places = _ranks(found, settings)
@@ -112,11 +70,6 @@ def compare(folders: Sequence[Path], *, on: EvaluationConfig | None = None) -> C
         differences=_differences(found, baseline),
         notes=_notes(settings, on),
     )
-
-
-def write_comparison(file: Path, table: ComparisonTable) -> None:
-    """The table as JSON; what cannot be told is null."""
-    write_json(file, _finite(asdict(table)))
 
 
 def mean_cost(costs: Sequence[Cost]) -> Cost:
@@ -171,7 +124,7 @@ def _on_data(settings: Sequence[Setting], on: EvaluationConfig) -> tuple[dict[st
         raise DemotuneError(f"these runs have different prompt templates ({templates}); compare runs of one template")
     sources = [str(run.folder) for run in runs]
     start = str(runs[0].config["model"])
-    config = replace(on, model=start, baseline=tuple(sources), template=templates.pop(), answers=False)
+    config = replace(fill_in(on), model=start, baseline=tuple(sources), template=templates.pop(), answers=False)
     subjects = find_subjects(config)
     if subjects[0].hash != runs[0].start_hash:
         raise DemotuneError(f"{start} is not the model that {runs[0].folder} started from any more; put it back")
@@ -273,11 +226,3 @@ def _different_work(settings: Sequence[Setting]) -> str | None:
 
 def _runs(settings: Sequence[Setting]) -> list[FinishedRun]:
     return [run for setting in settings for run in setting.runs]
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

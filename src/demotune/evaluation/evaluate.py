@@ -12,7 +12,7 @@ from demotune.errors import DemotuneError
 from demotune.evaluation.config import EvaluationConfig
 from demotune.evaluation.judging import Judged, Panel, ask_judge, ask_rewards, find_judges
 from demotune.evaluation.leaks import find_leaks
-from demotune.evaluation.measuring import Bench, Measured, Parts, measure
+from demotune.evaluation.measuring import Bench, Measured, Parts, fill_in, measure
 from demotune.evaluation.quantities import Quantity, answer_rewards, quantities, reward_quantities
 from demotune.evaluation.rows import EvalRow, EvalSet, read_eval_set
 from demotune.evaluation.show import show_evaluation
@@ -42,6 +42,7 @@ def evaluate(config: EvaluationConfig) -> Evaluation:
     Raises DemotuneError for anything the user can mend; what was measured before an error or Ctrl-C is kept and used
     by the next command with the same output.
     """
+    config = fill_in(config)
     folder = Path(config.output)
     if folder.exists() and not folder.is_dir():
         raise DemotuneError(f"output {folder} is a file; name a folder for the results with --output")
@@ -116,6 +117,7 @@ def _on_rows(
             {
                 "name": judge.name,
                 "kind": judge.kind,
+                "hash": judge.hash,
                 "note": judge.note,
                 "abstained": judge.abstained,
                 "order_dependent": judge.order_dependent,

@@ -20,6 +20,8 @@ class Judged:
     name: str
     kind: str
     """reward, function or model."""
+    hash: str | None
+    """Content hash of a reward model; None for functions, for judge models, and for a reward of two policies."""
     note: str | None
     """Why it is no impartial judge, as far as files tell."""
     earned: Earned | None
@@ -60,6 +62,7 @@ def ask_rewards(bench: Bench, rewards: dict[str, Reward], measured: dict[str, Me
         reward = rewards.pop(source)
         note = conflict_note(source, reward.hash, [subject.folder for subject in subjects])
         earned = reward_everything(bench, reward, measured)
+        reward_hash = reward.hash
         del reward
         ours = earned.answers.get(subjects[0].name, ())
         verdicts = {
@@ -69,7 +72,7 @@ def ask_rewards(bench: Bench, rewards: dict[str, Reward], measured: dict[str, Me
         }
         unread = sum(verdict is None for of_baseline in verdicts.values() for verdict in of_baseline)
         abstained = {"an answer that the reward cannot read": unread} if unread else {}
-        found.append(Judged(name, "reward", note, earned, verdicts, abstained, None))
+        found.append(Judged(name, "reward", reward_hash, note, earned, verdicts, abstained, None))
     return found
 
 
@@ -88,6 +91,7 @@ def ask_judge(bench: Bench, kind: str, judge: Judge, measured: dict[str, Measure
     return Judged(
         name=judge.name,
         kind=kind,
+        hash=None,
         note=None,
         earned=None,
         verdicts={name: tuple(verdict.result for verdict in found) for name, found in verdicts.items()},

@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,11 @@ class Bench:
     parts: Parts
 
 
+def fill_in(config: EvaluationConfig) -> EvaluationConfig:
+    """The config with what this machine decides."""
+    return replace(config, bf16=has_fast_bf16(this_device())) if config.bf16 is None else config
+
+
 def measure(bench: Bench, subject: Subject) -> Measured:
     """Log-probabilities of all responses and, with `config.answers`, the model's own answers under itself."""
     config, rows, parts = bench.config, bench.rows, bench.parts
@@ -163,7 +168,7 @@ class _Lazy:
         )
         self._attention = default_attention(this_device(), longest)
         self._policy: Policy | None = None
-        self.bf16 = has_fast_bf16(this_device()) if config.bf16 is None else config.bf16
+        self.bf16 = bool(config.bf16)
         self.name, self.longest, self.stop_ids = subject.name, subject.longest, subject.renderer.stop_ids
 
     @property

@@ -8,7 +8,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from demotune.evaluation.compare import ComparisonTable
+from demotune.evaluation.comparison_table import ComparisonTable
 from demotune.evaluation.finished_runs import CONTROL_OF
 from demotune.evaluation.tasks import TaskScores
 from demotune.progress import console, minutes, say, warn

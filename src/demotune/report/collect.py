@@ -1,6 +1,5 @@
 """Run folders as records: what a run left in its files, nothing made up where a file is missing."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import yaml
 
 from demotune.errors import DemotuneError
-from demotune.files import read_rows
+from demotune.files import read_json, read_rows
 from demotune.run_folder import RunFolder
 
 MEASURING = ("start", "check")
@@ -190,17 +189,6 @@ def read_run(root: Path, name: str | None = None) -> Run:
             Refused(str(row["source"]), str(row["reason"]), str(row["detail"])) for row in _rows(folder.quarantine)
         ),
     )
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object in a file. Raises DemotuneError where it is not one."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DemotuneError(f"{file} cannot be read ({error}); write the folder again") from None
-    if not isinstance(found, dict):
-        raise DemotuneError(f"{file} holds {type(found).__name__}, not fields; write the folder again")
-    return found
 
 
 def _read_stage(folder: RunFolder, number: int) -> RunStage:

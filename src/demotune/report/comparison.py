@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from demotune.evaluation.compare import ComparisonTable, Difference, Line
+from demotune.evaluation.comparison_table import ComparisonTable, Difference, Line
+from demotune.evaluation.finished_runs import CONTROL_OF
 from demotune.progress import minutes
 
 
@@ -28,7 +29,12 @@ def comparison_of(table: ComparisonTable) -> PageComparison:
         columns=tuple(columns),
         rows=tuple(_cells(line, table) for line in table.lines),
         sentences=(
-            *(_sentence(found) for found in table.differences if found.baseline == table.baseline),
+            f"Compared on {table.rows}.",
+            *(
+                _sentence(found)
+                for found in table.differences
+                if found.baseline in (table.baseline, CONTROL_OF + found.setting)
+            ),
             *table.notes,
         ),
         points=tuple(_point(line, first) for line in table.lines if line.cost is not None),

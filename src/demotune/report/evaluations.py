@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from demotune.errors import DemotuneError
-from demotune.files import read_rows
-from demotune.report.collect import read_json
+from demotune.files import read_json, read_rows
 
 
 @dataclass(frozen=True, slots=True)

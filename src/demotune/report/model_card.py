@@ -14,7 +14,8 @@ import yaml
 from demotune.config import CONFIGS, Method, RunConfig
 from demotune.config_files import field_types
 from demotune.errors import DemotuneError
-from demotune.report.collect import Run, read_json, read_run
+from demotune.files import read_json
+from demotune.report.collect import Run, read_run
 from demotune.report.evaluations import Evaluation, read_evaluation
 from demotune.report.gains import gain_of
 from demotune.report.limits import limits

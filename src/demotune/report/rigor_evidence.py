@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from demotune.evaluation.shortcuts import audit_run
-from demotune.files import read_rows
-from demotune.report.collect import Run, read_json, read_runs
+from demotune.files import read_json, read_rows
+from demotune.report.collect import Run, read_runs
 from demotune.report.evaluations import Evaluation, read_evaluation
 from demotune.report.limits import limits
 from demotune.statistics import Interval

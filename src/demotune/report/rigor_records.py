@@ -8,7 +8,8 @@ from typing import Any
 from demotune.config import CONFIGS
 from demotune.config_files import field_types
 from demotune.evaluation.config import EvaluationConfig
-from demotune.report.collect import Run, read_json
+from demotune.files import read_json
+from demotune.report.collect import Run
 from demotune.report.public_names import base_name, looks_like_hub_id
 from demotune.report.rigor_evidence import NO_FILES, Evidence, Finding, every, no, yes
 from demotune.run_folder import RunFolder

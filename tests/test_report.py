@@ -13,7 +13,7 @@ import pytest
 from report_folders import write_evaluation, write_run
 
 from demotune.errors import DemotuneError
-from demotune.files import write_json, write_rows
+from demotune.files import read_json, write_json, write_rows
 from demotune.report import build_report
 from demotune.report.answer import against_baseline, answer_sentence, baseline_of, headline_comparison
 from demotune.report.collect import HeldoutRow, read_run, read_runs
@@ -182,7 +182,16 @@ def test_limits_speak_of_these_numbers(tmp_path: Path) -> None:
     assert "eval: the judge knows little" in text
     others = " ".join(limits(read_runs([run.folder, write_run(tmp_path / "two")]), []))
     assert "No run with plain SFT" in others
-    assert "took 2.00 times as long" in others
+    assert "the dearest took 2 min, the cheapest 1 min" in others
+
+
+def test_a_run_too_fast_to_time_is_compared_in_words(tmp_path: Path) -> None:
+    """A run whose phases took 0.0 s is no reason to divide by zero."""
+    runs = [write_run(tmp_path / name) for name in ("fast", "slow")]
+    state = runs[0] / "stages" / "00" / "state.json"
+    phases = {name: phase | {"seconds": 0.0} for name, phase in read_json(state).items()}
+    write_json(state, phases)
+    assert "the cheapest 0.0 s" in " ".join(limits(read_runs(runs), []))
 
 
 def test_samples_join_what_belongs_together(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from demotune.report.answer import baseline_of, headline_comparison
 from demotune.report.collect import Run
 from demotune.report.evaluations import Evaluation
 from demotune.report.gains import gain_of
-from demotune.report.wording import number, plural
+from demotune.report.wording import duration, number, plural
 
 SEEN_FOUR_TIMES_IN_FIVE = 2.8 / 1.96
 """Half of a 95% interval times this is the difference that a two-sided test at 5% finds with 80% power."""
@@ -100,8 +100,8 @@ def _of_several(runs: Sequence[Run]) -> list[str]:
     costs = [run.seconds(run.result_stage) for run in runs]
     if max(costs) > 1.5 * min(costs):
         found.append(
-            f"The runs did not cost the same: the dearest took {number(max(costs) / min(costs))} times as long as the "
-            "cheapest. Against a baseline of equal cost the comparison could look different."
+            f"The runs did not cost the same: the dearest took {duration(max(costs))}, the cheapest "
+            f"{duration(min(costs))}. Against a baseline of equal cost the comparison could look different."
         )
     if all(run.method != "sft" for run in runs):
         found.append("No run with plain SFT is among them, so nothing here says that more SFT would not do the same.")

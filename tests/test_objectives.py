@@ -43,7 +43,13 @@ def pair(key: str, prompt: tuple[int, ...], demo: tuple[int, ...], sample: Respo
 
 def test_a_batch_of_pairs_is_demonstrations_then_samples_of_the_same_prompts() -> None:
     batch = PairObjective(beta=0.5, link="logistic", sft_weight=0.0).collate(hand_worked_pairs())
-    assert batch["input_ids"].tolist() == [[0, 2, 3, END], [3, 2, END, 0], [0, 2, 2, 3], [3, 2, 3, 0]]
+    # Prompt, demonstration, sample of the first pair: 2 | 3 END | 2 3; of the second: 3 2 | END | 3.
+    assert batch["input_ids"].tolist() == [[2, 3, END, 2, 3, 3, 2, END, 3]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 1, 2, 0, 1, 2, 2]]
+    assert batch["prompt_slots"].tolist() == [[-1, 0], [5, 6]]
+    assert batch["response_slots"].tolist() == [[1, 2], [7, -1], [3, 4], [8, -1]]
+    assert batch["prompt_of"].tolist() == [0, 1, 0, 1]
+    assert int(batch["tokens"]) == 12  # the prompts count for each response
     assert batch["response_mask"].tolist() == [[True, True], [True, False], [True, True], [True, False]]
     assert_close(batch["demo_ref_logps"], torch.tensor([-4 * BIT, -2 * BIT]))
     assert_close(batch["sample_ref_logps"], torch.tensor([-3 * BIT, -3 * BIT]))

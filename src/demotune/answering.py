@@ -8,7 +8,7 @@ from pathlib import Path
 from demotune.data import as_prompt, read_prompt_file
 from demotune.errors import DemotuneError
 from demotune.files import write_rows
-from demotune.machine import default_attention, has_fast_bf16
+from demotune.machine import has_fast_bf16
 from demotune.models import generation_stop_ids, load_policy, load_tokenizer, merged, resolve_model
 from demotune.processes import this_device
 from demotune.progress import say, track, warn
@@ -133,11 +133,7 @@ def draw_responses(
     dtype: str,
 ) -> list[Response]:
     """One response for each prompt, in order, each from a random stream of its own; the policy is gone afterwards."""
-    device = this_device()
-    longest = max(map(len, prompts)) + options.max_new_tokens
-    policy = merged(
-        load_policy(folder, dtype=dtype, attn_implementation=default_attention(device, longest), device=device)
-    )
+    policy = merged(load_policy(folder, dtype=dtype, attn_implementation=None, device=this_device()))
     drawn: dict[int, Response] = {}
     with track("sample", len(prompts), "responses") as tracker:
         for rows in plan_batches(prompts, batch_size):

@@ -82,7 +82,7 @@ class RunConfig:
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     attn_implementation: str | None = None
-    """Attention of transformers: eager, sdpa, flash_attention_2, ... Not given: sdpa; on CPU eager up to 256 tokens."""
+    """Attention of transformers: eager, sdpa, flash_attention_2, ... Not given: our own, which needs no padding."""
 
     gate: Literal["off", "warn", "stop"] = "warn"
     """After each stage compare held-out rows with the best policy so far; export the best. stop: end if it is worse."""

@@ -3,7 +3,7 @@
 from rich.table import Table
 
 from demotune.config_files import shipped_configs
-from demotune.machine import default_attention, hardware, has_fast_bf16, package_versions
+from demotune.machine import hardware, has_fast_bf16, package_versions
 from demotune.models import cache_folder
 from demotune.processes import this_device
 from demotune.progress import console
@@ -11,11 +11,10 @@ from demotune.progress import console
 
 def examine() -> None:
     """Print versions, hardware and the automatic choices of a run."""
-    device = this_device()
-    bf16 = has_fast_bf16(device)
+    bf16 = has_fast_bf16(this_device())
     choices = {
         "precision": "bfloat16 autocast, float32 weights" if bf16 else "float32 (no fast bfloat16 here)",
-        "attention": f"{default_attention(device, 256)} up to 256 tokens, {default_attention(device, 257)} beyond",
+        "attention": "our own, without padding; sdpa or eager for architectures that do not carry it",
         "cache": str(cache_folder()),
         "shipped configs": ", ".join(sorted(shipped_configs())),
     }

@@ -1,24 +1,29 @@
 """Token and sequence log-probabilities of responses under a policy.
 
-Batches are aligned: prompts end, and responses begin, in one column. So the head, the dearest layer of a small
-model, runs on response positions only, and padding on either side is masked.
+Batches are packed (`packing`): no padding, and a prompt is computed once for all of its responses. A model that carries
+no layouts gets the same rows aligned: prompts end, and responses begin, in one column.
 
          |<-- P: longest prompt -->|<-- R: longest response -->|
     row  | . . . p  p  p  p  p  p  | y  y  y  y  end  .  .  .  |
+
+In both, the head, the dearest layer of a small model, runs on response positions only.
 """
 
 import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
-from accelerate.utils import extract_model_from_parallel
-from peft import PeftModel
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-Batch = dict[str, Tensor]
+from demotune.attention import bare, carries_layouts, layout_arguments
+from demotune.packing import Batch, Packing, aligned, is_packed, predictors
+
+ROWS_AT_ONCE = 2**22
+"""Numbers of a chunk in which the softmax over the vocabulary is taken: 16 MiB of float32 at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +73,19 @@ def positions(attention_mask: Tensor) -> Tensor:
 
 
 def response_logps(model: nn.Module, batch: Batch) -> ResponseLogps:
-    """Log-probabilities of an aligned batch's response tokens: one forward pass, differentiable in `logps`.
+    """Log-probabilities of a batch's response tokens: one forward pass, differentiable in `logps`.
 
-    Equals `naive_response_logps` up to rounding; log-softmax runs in float32 whatever the model's type.
+    `batch` is packed or aligned. Equals `naive_response_logps` up to rounding; log-softmax runs in float32 whatever the
+    model's type.
     """
+    if is_packed(batch) and not carries_layouts(model):
+        batch = aligned(batch)
     mask = batch["response_mask"]
-    logits = _response_logits(model, batch)[mask]  # (N, V), N response tokens in all
-    targets = batch["input_ids"][:, -mask.shape[1] :][mask]
-    vocabulary_logps = logits.log_softmax(dim=-1)
-    logps = vocabulary_logps.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-    with torch.no_grad():
-        entropy = -torch.linalg.vecdot(vocabulary_logps.exp(), vocabulary_logps)
-        greedy = logits.argmax(dim=-1) == targets
+    if is_packed(batch):
+        logits, targets = _packed_logits(model, batch), batch["input_ids"][0][batch["response_slots"][mask]]
+    else:
+        logits, targets = _aligned_logits(model, batch)[mask], batch["input_ids"][:, -mask.shape[1] :][mask]
+    logps, entropy, greedy = cast(tuple[Tensor, Tensor, Tensor], _TokenLogps.apply(logits, targets))
     return ResponseLogps(
         logps=_spread(logps, mask), entropy=_spread(entropy, mask), greedy=_spread(greedy, mask), mask=mask
     )
@@ -87,11 +93,18 @@ def response_logps(model: nn.Module, batch: Batch) -> ResponseLogps:
 
 def response_states(model: nn.Module, batch: Batch) -> Tensor:
     """The policy's last hidden states, of which each response token is predicted: (B, R, D), float32, no gradient."""
-    width = batch["response_mask"].shape[1]
-    backbone = cast(nn.Module, _bare(model).base_model)
+    backbone = cast(nn.Module, bare(model).base_model)
+    if is_packed(batch) and not carries_layouts(model):
+        batch = aligned(batch)
+    mask = batch["response_mask"]
     with torch.no_grad():
-        hidden: Tensor = backbone(**forward_arguments(model, batch), use_cache=False).last_hidden_state
-    return hidden[:, -(width + 1) : -1].float()
+        if is_packed(batch):
+            hidden = backbone(**_packed_arguments(model, batch)).last_hidden_state[0, predictors(batch)].float()
+            states = hidden.new_zeros(*mask.shape, hidden.shape[-1])
+            states[mask] = hidden
+            return states
+        found: Tensor = backbone(**forward_arguments(model, batch), use_cache=False).last_hidden_state
+    return found[:, -(mask.shape[1] + 1) : -1].float()
 
 
 def sequence_logps(model: nn.Module, batch: Batch) -> Tensor:
@@ -116,7 +129,7 @@ def forward_arguments(model: nn.Module, batch: Batch) -> dict[str, object]:
     """What of `batch` this model's forward takes; some architectures know no `position_ids`."""
     names = ("input_ids", "attention_mask", "position_ids")
     known = _forward_parameters(model)
-    return {name: batch[name] for name in names if name in known}
+    return {name: batch[name] for name in names if name in known and name in batch}
 
 
 def logits_to_keep(model: nn.Module, count: int) -> dict[str, int]:
@@ -124,24 +137,76 @@ def logits_to_keep(model: nn.Module, count: int) -> dict[str, int]:
     return {"logits_to_keep": count} if "logits_to_keep" in _forward_parameters(model) else {}
 
 
-def _response_logits(model: nn.Module, batch: Batch) -> Tensor:
-    """Float32 logits that predict each response token, (B, R, V)."""
+def _packed_arguments(model: nn.Module, batch: Batch) -> dict[str, Any]:
+    device = batch["input_ids"].device
+    return forward_arguments(model, batch) | layout_arguments(Packing.of(batch), device)
+
+
+def _packed_logits(model: nn.Module, batch: Batch) -> Tensor:
+    """Logits that predict each response token, row by row: (M, V) for M response tokens."""
+    wanted = predictors(batch)
+    arguments = _packed_arguments(model, batch)
+    if "logits_to_keep" in _forward_parameters(model):
+        kept: Tensor = model(**arguments, logits_to_keep=wanted).logits[0]
+        return kept
+    every: Tensor = model(**arguments).logits[0]
+    return every[wanted]
+
+
+def _aligned_logits(model: nn.Module, batch: Batch) -> Tensor:
+    """Logits that predict each response token of an aligned batch, (B, R, V)."""
     width = batch["response_mask"].shape[1]
     arguments = forward_arguments(model, batch) | logits_to_keep(model, width + 1)
     logits: Tensor = model(**arguments, use_cache=False).logits
-    return logits[:, -(width + 1) : -1].float()
+    return logits[:, -(width + 1) : -1]
+
+
+class _TokenLogps(torch.autograd.Function):
+    """(M, V) logits and (M,) targets -> log-probabilities, entropies, whether the target is the likeliest; each (M,).
+
+    The same as log-softmax in float32 and a look-up, in chunks of rows: what is kept for the backward pass are the
+    logits as they are, and one number a row. Only the log-probabilities have a gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logps, entropy, normaliser = (logits.new_empty(len(logits), dtype=torch.float32) for _ in range(3))
+        greedy = torch.empty_like(targets, dtype=torch.bool)
+        for rows in _row_chunks(logits):
+            chunk, wanted = logits[rows].float(), targets[rows]
+            top, likeliest = chunk.max(dim=-1)
+            weights = (chunk - top.unsqueeze(-1)).exp_()
+            total = weights.sum(dim=-1)
+            normaliser[rows] = top + total.log()
+            logps[rows] = chunk.gather(-1, wanted.unsqueeze(-1)).squeeze(-1) - normaliser[rows]
+            entropy[rows] = normaliser[rows] - torch.linalg.vecdot(weights, chunk) / total
+            greedy[rows] = likeliest == wanted
+        ctx.save_for_backward(logits, targets, normaliser)
+        ctx.mark_non_differentiable(entropy, greedy)
+        return logps, entropy, greedy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, None]:  # type: ignore[override]
+        logits, targets, normaliser = ctx.saved_tensors
+        of_logits = torch.empty_like(logits)
+        for rows in _row_chunks(logits):
+            weights = (logits[rows].float() - normaliser[rows].unsqueeze(-1)).exp_()
+            weights.mul_(-gradient[rows].unsqueeze(-1))
+            weights.scatter_add_(-1, targets[rows].unsqueeze(-1), gradient[rows].unsqueeze(-1))
+            of_logits[rows] = weights
+        return of_logits, None
+
+
+def _row_chunks(logits: Tensor) -> list[slice]:
+    count = max(ROWS_AT_ONCE // logits.shape[-1], 1)
+    return [slice(start, start + count) for start in range(0, len(logits), count)]
 
 
 def _spread(values: Tensor, mask: Tensor) -> Tensor:
-    """(N,) values of the masked positions back to (B, R), zero elsewhere."""
+    """(M,) values of the masked positions back to (B, R), zero elsewhere."""
     return torch.zeros(mask.shape, dtype=values.dtype, device=mask.device).masked_scatter(mask, values)
 
 
-def _bare(model: nn.Module) -> nn.Module:
-    """The transformers model inside a distributed or adapter wrapper."""
-    inner = extract_model_from_parallel(model)
-    return inner.get_base_model() if isinstance(inner, PeftModel) else inner
-
-
 def _forward_parameters(model: nn.Module) -> frozenset[str]:
-    return frozenset(inspect.signature(type(_bare(model)).forward).parameters)
+    return frozenset(inspect.signature(type(bare(model)).forward).parameters)

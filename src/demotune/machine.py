@@ -52,14 +52,6 @@ def has_fast_bf16(device: torch.device) -> bool:
     return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def default_attention(device: torch.device, longest: int) -> str:
-    """On CPU torch's fused attention has a slow backward pass, so plain matrix products win while rows are short.
-
-    They keep a matrix of `longest` x `longest` tokens for each head; past 256 tokens memory decides for the fused one.
-    """
-    return "eager" if device.type == "cpu" and longest <= 256 else "sdpa"
-
-
 def command_line() -> str:
     """This command, so that a shell reads it as it was."""
     return shlex.join(["demotune", *sys.argv[1:]])

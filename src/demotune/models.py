@@ -24,8 +24,10 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from demotune.attention import ATTENTION, carries_layouts, register_attention
 from demotune.errors import DemotuneError
 from demotune.files import publish_folder
+from demotune.progress import warn
 
 Policy = PreTrainedModel | PeftModel
 ADAPTER_CONFIG = "adapter_config.json"
@@ -67,26 +69,45 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def load_policy(folder: Path, *, dtype: str, attn_implementation: str | None, device: torch.device) -> Policy:
-    """A causal language model ready to train, on `device`, without dropout. Attention None: transformers chooses.
+    """A causal language model ready to train, on `device`, without dropout.
+
+    Attention None is our own (see `attention`) where the architecture carries it, else transformers' "sdpa" or "eager".
 
     A folder with a LoRA adapter loads its base model and the adapter, which stays trainable. Dropout is off
     because the reference is scored once: a policy that forgets at random would not start a stage at its reference.
     """
     hide_library_bars()
+    register_attention()
     model: Policy
     if (folder / ADAPTER_CONFIG).is_file():
         base = load_policy(resolve_base(folder), dtype=dtype, attn_implementation=attn_implementation, device=device)
         model = PeftModel.from_pretrained(base, folder, is_trainable=True)
     else:
         try:
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=getattr(torch, dtype), attn_implementation=attn_implementation, use_safetensors=True
+            plain = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=getattr(torch, dtype),
+                attn_implementation=attn_implementation or ATTENTION,
+                use_safetensors=True,
             )
         except (OSError, ValueError, ImportError) as error:
             raise DemotuneError(f"cannot load {folder} as a causal language model: {first_line(error)}") from error
-        train_every_embedding(model)
+        train_every_embedding(plain)
+        model = plain.to(device) if attn_implementation else with_fitting_attention(plain.to(device))
     switch_off_dropout(model)
     return cast(Policy, cast(nn.Module, model).to(device))
+
+
+def with_fitting_attention(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with our attention if it carries layouts, else with one of transformers' own, which pads; says so."""
+    if carries_layouts(model):
+        return model
+    warn(f"{type(model).__name__} mixes tokens in a way of its own: it is computed with padding, which is slower")
+    try:
+        model.set_attn_implementation("sdpa")
+    except ValueError:
+        model.set_attn_implementation("eager")
+    return model
 
 
 def load_adapter_on(base: PreTrainedModel, folder: Path) -> PeftModel:

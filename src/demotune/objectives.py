@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from demotune.logprobs import Batch, ResponseLogps, align, response_logps
+from demotune.logprobs import ResponseLogps, response_logps
 from demotune.losses import (
     Link,
     RatioLevel,
@@ -18,6 +18,7 @@ from demotune.losses import (
     reward_loss,
     sft_loss,
 )
+from demotune.packing import Batch, pack
 from demotune.records import Completion, Pair, RenderedDemonstration, Rollout, ScoredPair
 from demotune.reward_models import head_scores, reward_batch
 
@@ -48,7 +49,7 @@ class SFTObjective:
     """-log pi(y | x), averaged over the response tokens of an optimizer step."""
 
     def collate(self, records: Sequence[RenderedDemonstration]) -> Batch:
-        batch = align([r.prompt_ids for r in records], [r.demo.ids for r in records])
+        batch = pack([r.prompt_ids for r in records], [r.demo.ids for r in records])
         return batch | {"items": batch["response_mask"].sum()}
 
     def __call__(self, model: nn.Module, batch: Batch) -> StepLoss:
@@ -131,7 +132,7 @@ class PolicyObjective:
     level: RatioLevel
 
     def collate(self, records: Sequence[Rollout]) -> Batch:
-        batch = align([r.prompt_ids for r in records], [r.response.ids for r in records])
+        batch = pack([r.prompt_ids for r in records], [r.response.ids for r in records])
         width = batch["response_mask"].shape[1]
         advantages = (
             torch.tensor([record.advantages[0] for record in records])
@@ -162,9 +163,9 @@ class PolicyObjective:
 
 
 def pair_batch(pairs: Sequence[Pair]) -> Batch:
-    """B pairs as 2B aligned rows: the demonstrations, then the samples. Scoring and training share this layout."""
+    """B pairs as 2B responses: the demonstrations, then the samples. Scoring and training share this layout."""
     prompts = [pair.prompt_ids for pair in pairs]
-    return align(prompts + prompts, [pair.demo.ids for pair in pairs] + [pair.sample.ids for pair in pairs])
+    return pack(prompts + prompts, [pair.demo.ids for pair in pairs] + [pair.sample.ids for pair in pairs])
 
 
 def _mean_nll_of_demonstrations(scored: ResponseLogps) -> Tensor:

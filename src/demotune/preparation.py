@@ -14,7 +14,7 @@ from demotune.data import read_prompt_file
 from demotune.errors import DemotuneError
 from demotune.files import file_hash
 from demotune.intake import Intake, prepare, write_quarantine
-from demotune.machine import default_attention, has_fast_bf16
+from demotune.machine import has_fast_bf16
 from demotune.models import generation_stop_ids, is_adapter, load_tokenizer, longest_input, lora_config, resolve_model
 from demotune.processes import main_process, process_state, this_device, wait_for_everyone
 from demotune.progress import say
@@ -94,24 +94,13 @@ def _check_early(config: AnyConfig) -> None:
 
 
 def _filled_in(config: AnyConfig, intake: Intake) -> AnyConfig:
-    """The config with its automatic values: precision and attention by device, sample length by demonstrations."""
-    device = this_device()
+    """The config with its automatic values: precision by device, sample length by demonstrations."""
     if config.bf16 is None:
-        config = dataclasses.replace(config, bf16=has_fast_bf16(device))
+        config = dataclasses.replace(config, bf16=has_fast_bf16(this_device()))
     if not isinstance(config, SFTConfig) and config.max_new_tokens is None:
         longest = max(len(row.demo.ids) for row in intake.train)
         config = dataclasses.replace(config, max_new_tokens=longest)
-    if config.attn_implementation is None:
-        longest = _longest_row(config, intake)
-        config = dataclasses.replace(config, attn_implementation=default_attention(device, longest))
     return config
-
-
-def _longest_row(config: AnyConfig, intake: Intake) -> int:
-    """Tokens of the longest prompt with its demonstration or the longest sample that it may get."""
-    sampled = 0 if isinstance(config, SFTConfig) else config.max_new_tokens or 0
-    rows = (*intake.train, *intake.heldout)
-    return max(min(len(row.prompt_ids) + max(len(row.demo.ids), sampled), config.max_length) for row in rows)
 
 
 def _adapter(config: AnyConfig, folder: RunFolder) -> PeftConfig | None:

@@ -21,7 +21,6 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from demotune.errors import DemotuneError
 from demotune.files import publish_folder, write_json
-from demotune.logprobs import Batch
 from demotune.models import (
     Policy,
     attach_adapter,
@@ -37,6 +36,7 @@ from demotune.models import (
     train_every_embedding,
     weight_sharing_base,
 )
+from demotune.packing import Batch
 from demotune.records import Completion
 
 RewardModel = PreTrainedModel | PeftModel
@@ -87,7 +87,7 @@ def reward_batch(completions: Sequence[Completion], pad_id: int) -> Batch:
     for number, row in enumerate(rows):
         ids[number, : len(row)] = torch.tensor(row)
         mask[number, : len(row)] = 1
-    return {"input_ids": ids, "attention_mask": mask}
+    return {"input_ids": ids, "attention_mask": mask, "tokens": mask.sum()}
 
 
 def head_scores(model: nn.Module, batch: Batch) -> Tensor:

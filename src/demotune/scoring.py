@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import nn
 
-from demotune.logprobs import Batch, align, autocast, sequence_logps
+from demotune.logprobs import autocast, sequence_logps
 from demotune.losses import bounded
 from demotune.objectives import pair_batch
+from demotune.packing import Batch, pack
 from demotune.records import Completion, Pair, RenderedDemonstration
 from demotune.reward_models import head_scores, reward_batch
 
@@ -49,7 +50,7 @@ def score_logps(
     """log pi(y | x) of each completion under a language model, in nats, in their order."""
 
     def logps(unit: list[Completion]) -> torch.Tensor:
-        batch = to_device(model, align([row.prompt_ids for row in unit], [row.response.ids for row in unit]))
+        batch = to_device(model, pack([row.prompt_ids for row in unit], [row.response.ids for row in unit]))
         with torch.no_grad(), autocast(batch["input_ids"].device, bf16):
             return sequence_logps(model, batch)
 

@@ -54,7 +54,7 @@ class Setup:
         return load_policy(
             folder,
             dtype=self.config.dtype,
-            attn_implementation=self.config.attn_implementation or "sdpa",
+            attn_implementation=self.config.attn_implementation,
             device=this_device(),
         )
 
@@ -63,7 +63,7 @@ class Setup:
         return load_reward_model(
             folder,
             dtype=self.config.dtype,
-            attn_implementation=self.config.attn_implementation or "sdpa",
+            attn_implementation=self.config.attn_implementation,
             device=this_device(),
             share=share,
         )

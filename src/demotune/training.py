@@ -25,9 +25,9 @@ from demotune.callbacks import RecordLastStep, ShowProgress, StopOnSignal, lates
 from demotune.config import AnyConfig
 from demotune.errors import DemotuneError
 from demotune.files import publish_file, write_json
-from demotune.logprobs import Batch
 from demotune.models import Policy
 from demotune.objectives import Objective, StepLoss
+from demotune.packing import Batch
 from demotune.processes import this_device
 from demotune.progress import peak_memory_gib, track
 
@@ -150,6 +150,10 @@ class PhaseTrainer(Trainer):
         """Items (pairs or tokens) of the whole optimizer step, over all micro-batches and processes."""
         items = torch.stack([batch["items"] for batch in batch_samples]).sum().to(device)
         return cast(Tensor, self.accelerator.gather(items)).sum()
+
+    def _track_num_input_tokens(self, inputs: Batch) -> None:
+        """Tokens of prompts and responses, where each response has a prompt of its own; computed prompts are fewer."""
+        self.state.num_input_tokens_seen += int(cast(Tensor, self.accelerator.gather(inputs["tokens"])).sum())
 
     def compute_loss(
         self,

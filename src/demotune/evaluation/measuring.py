@@ -19,7 +19,7 @@ from demotune.evaluation.config import EvaluationConfig
 from demotune.evaluation.rows import EvalRow, EvalSet, RenderedRow
 from demotune.evaluation.subjects import Subject
 from demotune.files import write_json
-from demotune.machine import default_attention, has_fast_bf16
+from demotune.machine import has_fast_bf16
 from demotune.models import Policy, load_policy, merged
 from demotune.processes import this_device
 from demotune.progress import peak_memory_gib, say, track
@@ -102,7 +102,7 @@ def fill_in(config: EvaluationConfig) -> EvaluationConfig:
 def measure(bench: Bench, subject: Subject) -> Measured:
     """Log-probabilities of all responses and, with `config.answers`, the model's own answers under itself."""
     config, rows, parts = bench.config, bench.rows, bench.parts
-    lazy = _Lazy(subject, rows, config)
+    lazy = _Lazy(subject, config)
     view = rows.rendered[subject.name]
     basis = [subject.hash, _ids_hash(view), config.dtype, lazy.bf16, str(this_device())]
     logps = parts.get(f"{subject.name}-logps", [*basis, config.batch_size], lambda: _score_rows(lazy, view, config))
@@ -159,14 +159,8 @@ def reward_everything(bench: Bench, reward: Reward, measured: dict[str, Measured
 class _Lazy:
     """A model that is loaded when first asked for: not at all where every part is there already."""
 
-    def __init__(self, subject: Subject, rows: EvalSet, config: EvaluationConfig) -> None:
+    def __init__(self, subject: Subject, config: EvaluationConfig) -> None:
         self._subject, self._dtype = subject, config.dtype
-        longest = max(
-            len(side.prompt_ids) + max(len(side.demo.ids), config.max_new_tokens if config.answers else 0)
-            for row in rows.rendered[subject.name]
-            for side in _sides(row)
-        )
-        self._attention = default_attention(this_device(), longest)
         self._policy: Policy | None = None
         self.bf16 = bool(config.bf16)
         self.name, self.longest, self.stop_ids = subject.name, subject.longest, subject.renderer.stop_ids
@@ -174,10 +168,10 @@ class _Lazy:
     @property
     def policy(self) -> Policy:
         if self._policy is None:
-            loaded = load_policy(
-                self._subject.folder, dtype=self._dtype, attn_implementation=self._attention, device=this_device()
+            folder = self._subject.folder
+            self._policy = merged(
+                load_policy(folder, dtype=self._dtype, attn_implementation=None, device=this_device())
             )
-            self._policy = merged(loaded)
         return self._policy
 
     def free(self) -> None:

@@ -7,7 +7,8 @@ from statistics import fmean
 
 import torch
 
-from demotune.logprobs import align, autocast, sequence_logps
+from demotune.logprobs import autocast, sequence_logps
+from demotune.packing import pack
 from demotune.phases.rollouts import Layout
 from demotune.phases.sample import sampling_options
 from demotune.phases.stage import Stage, stage_slice, with_reward
@@ -46,7 +47,7 @@ def measure_speed(stage: Stage) -> Speed:
     rows = sorted(stage.setup.train, key=lambda row: len(row.prompt_ids) + len(row.demo.ids))
     middle = rows[max(len(rows) // 2 - config.per_device_train_batch_size // 2, 0) :]
     batch = middle[: config.per_device_train_batch_size]
-    aligned = to_device(policy, align([row.prompt_ids for row in batch], [row.demo.ids for row in batch]))
+    aligned = to_device(policy, pack([row.prompt_ids for row in batch], [row.demo.ids for row in batch]))
     tokens = sum(len(row.prompt_ids) + len(row.demo.ids) for row in batch)
     for _ in range(2):  # the first pass warms up
         started = time.monotonic()

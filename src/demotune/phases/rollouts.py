@@ -22,8 +22,9 @@ from demotune.advantages import (
 from demotune.config import RFTConfig
 from demotune.errors import DemotuneError
 from demotune.files import publish_file, read_rows, write_json, write_rows
-from demotune.logprobs import align, autocast, response_logps, response_states
+from demotune.logprobs import autocast, response_logps, response_states
 from demotune.models import Policy
+from demotune.packing import pack
 from demotune.phases.on_policy import Numbers, OnPolicyBatch
 from demotune.phases.sample import draw_with
 from demotune.phases.stage import Stage, share_of_this_process, with_reward
@@ -169,7 +170,7 @@ class Rollouts(Sequence[list[Rollout]]):
 
     def _numbers(self, members: Sequence[Completion], with_states: bool) -> list[Numbers]:
         bf16, device = self._stage.setup.bf16, this_device()
-        batch = to_device(self._policy, align([m.prompt_ids for m in members], [m.response.ids for m in members]))
+        batch = to_device(self._policy, pack([m.prompt_ids for m in members], [m.response.ids for m in members]))
         with torch.no_grad(), autocast(device, bf16):
             logps, ref_logps = (response_logps(model, batch).logps.cpu() for model in (self._policy, self._reference))
             states = response_states(self._policy, batch).cpu() if with_states else None

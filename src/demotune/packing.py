@@ -1,0 +1,225 @@
+"""Prompts with their responses in one row without padding; a prompt stands there once for all of its responses.
+
+    pack         | p p p p  y y y  z z | p p  y y y y | ...      N tokens
+    positions    | 0 1 2 3  4 5 6  4 5 | 0 1  2 3 4 5 |
+
+Every layer but attention works on the N tokens alone. Attention works on two padded blocks, prompts (G, P) and responses
+(B, R), whose slots say where in the pack each token stands; in both, the first response token follows the last column
+of the prompts, so that a response sees its prompt and what it has said itself, and nothing of its neighbours.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.nn.functional import scaled_dot_product_attention
+
+Batch = dict[str, Tensor]
+
+SQUARE = 256
+"""On CPU plain matrix products beat torch's fused attention, whose backward pass is slow, while rows are short. They
+keep a number for each pair of tokens and head: past this many tokens memory decides for the fused one."""
+UNSEEN = -1e30
+"""Added to the score of what a token must not see. Finite: a padded slot may see nothing, and must not become nan."""
+
+
+def pack(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Batch:
+    """Pack token ids of B prompts and responses; equal prompts, G different ones, are there once.
+
+    Returns `input_ids`, `position_ids` (1, N); `prompt_slots` (G, P) and `response_slots` (B, R), the place in the pack
+    of each token, -1 where none stands; `prompt_of` (B,), which prompt a response has; `response_mask` (B, R); and
+    `tokens`, how many tokens prompts and responses have when each response has a prompt of its own. Raises ValueError
+    for an empty prompt or response, so that no later step divides by zero.
+    """
+    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        if not prompt or not response:
+            raise ValueError(f"row {row} has {len(prompt)} prompt and {len(response)} response tokens; both need one")
+    numbers: dict[tuple[int, ...], int] = {}
+    prompt_of = [numbers.setdefault(tuple(prompt), len(numbers)) for prompt in prompts]
+    rows_of: list[list[int]] = [[] for _ in numbers]
+    for row, number in enumerate(prompt_of):
+        rows_of[number].append(row)
+    prompt_width, response_width = max(map(len, numbers)), max(map(len, responses))
+    prompt_slots = torch.full((len(numbers), prompt_width), -1, dtype=torch.long)
+    response_slots = torch.full((len(responses), response_width), -1, dtype=torch.long)
+    ids: list[int] = []
+    positions: list[int] = []
+    for number, prompt in enumerate(numbers):
+        prompt_slots[number, prompt_width - len(prompt) :] = torch.arange(len(ids), len(ids) + len(prompt))
+        ids += prompt
+        positions += range(len(prompt))
+        for row in rows_of[number]:
+            response = responses[row]
+            response_slots[row, : len(response)] = torch.arange(len(ids), len(ids) + len(response))
+            ids += response
+            positions += range(len(prompt), len(prompt) + len(response))
+    return {
+        "input_ids": torch.tensor([ids]),
+        "position_ids": torch.tensor([positions]),
+        "prompt_slots": prompt_slots,
+        "response_slots": response_slots,
+        "prompt_of": torch.tensor(prompt_of),
+        "response_mask": response_slots >= 0,
+        "tokens": torch.tensor(sum(map(len, prompts)) + sum(map(len, responses))),
+    }
+
+
+def is_packed(batch: Batch) -> bool:
+    return "prompt_slots" in batch
+
+
+def aligned(batch: Batch) -> Batch:
+    """The same rows padded, each with its own prompt, as `logprobs.align` makes them: for models without layouts."""
+    slots = torch.cat([batch["prompt_slots"][batch["prompt_of"]], batch["response_slots"]], dim=-1)  # (B, P + R)
+    mask = slots >= 0
+    return {
+        "input_ids": batch["input_ids"][0][slots.clamp(min=0)].masked_fill(~mask, 0),
+        "attention_mask": mask.long(),
+        "position_ids": (mask.cumsum(dim=-1) - 1).clamp(min=0),
+        "response_mask": batch["response_mask"],
+    }
+
+
+def predictors(batch: Batch) -> Tensor:
+    """(M,) places in the pack of the tokens that predict the response tokens, row by row: of each the one before it."""
+    before = batch["response_slots"].roll(1, dims=-1)
+    before[:, 0] = batch["prompt_slots"][batch["prompt_of"], -1]
+    return before[batch["response_mask"]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Packing:
+    """A layout (see `attention`): each prompt sees itself, each response its prompt and itself, all of them causally."""
+
+    places: Tensor
+    """(S,) of each slot of both blocks, prompts first: where in the pack its token stands; 0 for padding."""
+    padding: Tensor
+    """(S,) True where no token stands."""
+    slots: Tensor
+    """(N,) of each token of the pack: its slot."""
+    prompt_of: Tensor
+    prompt_bias: Tensor
+    """(G, 1, P, P), to be added to scores."""
+    response_bias: Tensor
+    """(B, 1, R, P + R)."""
+
+    @staticmethod
+    def of(batch: Batch) -> "Packing":
+        """The layout of a packed batch, on its device."""
+        prompts, responses, prompt_of = batch["prompt_slots"], batch["response_slots"], batch["prompt_of"]
+        places = torch.cat([prompts.flatten(), responses.flatten()])
+        padding = places < 0
+        slots = torch.empty_like(batch["input_ids"][0])
+        slots[places[~padding]] = (~padding).nonzero().squeeze(-1)
+        own = _causal(responses.shape[1], responses.device).expand(len(responses), -1, -1)
+        seen = (prompts >= 0)[prompt_of].unsqueeze(1).expand(-1, responses.shape[1], -1)
+        return Packing(
+            places=places.clamp(min=0),
+            padding=padding,
+            slots=slots,
+            prompt_of=prompt_of,
+            prompt_bias=_bias(_causal(prompts.shape[1], prompts.device) & (prompts >= 0).unsqueeze(1)),
+            response_bias=_bias(torch.cat([seen, own], dim=-1)),
+        )
+
+    def attend(self, _: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """(H, N, D) queries, (K, N, D) keys and values -> (N, H, D)."""
+        prompt_query, response_query = self._blocks(query)
+        prompt_key, response_key = self._blocks(key)
+        prompt_value, response_value = self._blocks(value)
+        key_seen = torch.cat([prompt_key[self.prompt_of], response_key], dim=1)  # (B, P + R, K, D)
+        value_seen = torch.cat([prompt_value[self.prompt_of], response_value], dim=1)
+        kernel = self._kernel()
+        mixed = torch.cat(
+            [
+                kernel(prompt_query, prompt_key, prompt_value, self.prompt_bias, scaling).flatten(0, 1),
+                kernel(response_query, key_seen, value_seen, self.response_bias, scaling).flatten(0, 1),
+            ]
+        )
+        taken = cast(Tensor, _FromBlocks.apply(mixed.flatten(1), self.places, self.slots, self.padding))
+        return taken.view(query.shape[1], query.shape[0], query.shape[2])
+
+    def _kernel(self) -> Any:
+        short = self.response_bias.shape[-1] <= SQUARE and self.prompt_bias.shape[-1] <= SQUARE
+        return _products if short and self.places.device.type == "cpu" else _fused
+
+    def _blocks(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """(H, N, D) -> prompts (G, P, H, D), responses (B, R, H, D)."""
+        heads, count, width = states.shape
+        rows = states.transpose(0, 1).reshape(count, heads * width)
+        blocks = cast(Tensor, _ToBlocks.apply(rows, self.places, self.slots))
+        groups, _, prompt_width, _ = self.prompt_bias.shape
+        border = groups * prompt_width
+        return (
+            blocks[:border].view(groups, prompt_width, heads, width),
+            blocks[border:].view(len(self.prompt_of), -1, heads, width),
+        )
+
+
+class _ToBlocks(torch.autograd.Function):
+    """(N, F) -> (S, F). Each token has one slot, so backward is a look-up too; padding takes any token's numbers."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, places: Tensor, slots: Tensor) -> Tensor:
+        ctx.save_for_backward(slots)
+        return rows.index_select(0, places)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (slots,) = ctx.saved_tensors
+        return gradient.index_select(0, slots), None, None
+
+
+class _FromBlocks(torch.autograd.Function):
+    """(S, F) -> (N, F). What padding computed is dropped, and gets no gradient."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, blocks: Tensor, places: Tensor, slots: Tensor, padding: Tensor) -> Tensor:
+        ctx.save_for_backward(places, padding)
+        return blocks.index_select(0, slots)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        places, padding = ctx.saved_tensors
+        return gradient.index_select(0, places).masked_fill_(padding.unsqueeze(-1), 0.0), None, None, None
+
+
+def _causal(width: int, device: torch.device) -> Tensor:
+    return torch.ones(width, width, dtype=torch.bool, device=device).tril()
+
+
+def _bias(seen: Tensor) -> Tensor:
+    """(B, T, S) True where seen -> (B, 1, T, S) to be added to scores."""
+    return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, UNSEEN).unsqueeze(1)
+
+
+def _products(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float) -> Tensor:
+    """Attention by plain matrix products: (B, T, H, D), (B, S, K, D) -> (B, T, H, D). H / K query heads share a key."""
+    rows, length, heads, width = query.shape
+    seen, keys = key.shape[1], key.shape[2]
+    share = heads // keys
+    grouped = (query * scaling).view(rows, length, keys, share, width).permute(0, 2, 3, 1, 4)
+    grouped = grouped.reshape(rows * keys, share * length, width)
+    scores = grouped.bmm(key.permute(0, 2, 3, 1).reshape(rows * keys, width, seen))
+    scores = scores.view(rows, keys, share, length, seen).add_(bias.unsqueeze(1))
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype).view(rows * keys, share * length, seen)
+    mixed = weights.bmm(value.transpose(1, 2).reshape(rows * keys, seen, width))
+    return mixed.view(rows, keys, share, length, width).permute(0, 3, 1, 2, 4).reshape(query.shape)
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float) -> Tensor:
+    """The same by torch's fused attention, whose memory grows with the tokens, not with their square."""
+    mixed = scaled_dot_product_attention(
+        query.transpose(1, 2),
+        key.transpose(1, 2),
+        value.transpose(1, 2),
+        attn_mask=bias.to(query.dtype),
+        scale=scaling,
+        enable_gqa=True,
+    )
+    return mixed.transpose(1, 2)

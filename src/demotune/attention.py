@@ -5,9 +5,13 @@ every layer hands its queries, keys and values to that layout. Two kinds exist: 
 responses, without padding, for training and scoring) and the sampler's cache.
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
+from accelerate.utils import extract_model_from_parallel
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -17,6 +21,13 @@ ATTENTION = "demotune"
 """Name under which transformers knows it."""
 UNSUPPORTED = ("softcap", "sliding_window", "position_bias", "s_aux")
 """What some architectures ask of attention and layouts do not compute."""
+
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
+"""How far logits through a layout may be from the model's own, as a share of 1 + the largest of them."""
+ROUGH_TOLERANCE = 5e-2
+"""The same in half precision, where two orders of adding differ by some percent."""
+
+_probed: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 class Layout(Protocol):
@@ -40,7 +51,83 @@ def layout_arguments(layout: Layout, device: torch.device) -> dict[str, object]:
     return {"layout": layout, "attention_mask": torch.zeros(1, 1, 1, 1, device=device), "use_cache": False}
 
 
-def _attention(
+class BlockCausal:
+    """Several sequences behind one another in one row; each token sees its own sequence up to itself. The plain form.
+
+    `dtype` is that of the keys which the model computed last.
+    """
+
+    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
+        owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(device)
+        self._sees = (owner.unsqueeze(-1) == owner).tril()
+        self.dtype = torch.float32
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        self.dtype = key.dtype
+        mixed = nn.functional.scaled_dot_product_attention(
+            query.unsqueeze(0),
+            key.unsqueeze(0),
+            value.unsqueeze(0),
+            attn_mask=self._sees,
+            scale=scaling,
+            enable_gqa=key.shape[0] != query.shape[0],
+        )
+        return mixed[0].transpose(0, 1)
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The transformers model inside a distributed or adapter wrapper."""
+    inner: nn.Module = extract_model_from_parallel(model)
+    return inner.get_base_model() if isinstance(inner, PeftModel) else inner
+
+
+def carries_layouts(model: nn.Module) -> bool:
+    """Whether a call with a layout computes what the model computes without one; tried once per model, then known.
+
+    Not so for another attention implementation, and for architectures that mix tokens in ways of their own (sliding
+    windows, recurrent layers, attention that transformers' interface does not reach).
+    """
+    inner = bare(model)
+    if getattr(getattr(inner, "config", None), "_attn_implementation", None) != ATTENTION:
+        return False
+    if inner not in _probed:
+        _probed[inner] = _probe(inner)
+    return _probed[inner]
+
+
+@torch.no_grad()
+def _probe(model: nn.Module) -> bool:
+    """Two prompts in one packed call against each of them alone."""
+    was_training = model.training
+    model.eval()
+    try:
+        weight = next(model.parameters())
+        vocabulary = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+        prompts = [[(3 * place + 1) % vocabulary for place in range(length)] for length in (5, 3)]
+        with torch.autocast(weight.device.type, enabled=False):
+            return _agree(model, prompts, weight.device)
+    except Exception:  # whatever it stumbles over, it is a model without layouts
+        return False
+    finally:
+        model.train(was_training)
+
+
+def _agree(model: nn.Module, prompts: Sequence[Sequence[int]], device: torch.device) -> bool:
+    layout = BlockCausal([len(prompt) for prompt in prompts], device)
+    packed: Tensor = model(
+        input_ids=torch.tensor([[token for prompt in prompts for token in prompt]], device=device),
+        position_ids=torch.tensor([[place for prompt in prompts for place in range(len(prompt))]], device=device),
+        logits_to_keep=torch.arange(sum(map(len, prompts)), device=device),
+        **layout_arguments(layout, device),
+    ).logits[0]
+    alone = torch.cat(
+        [model(input_ids=torch.tensor([prompt], device=device), use_cache=False).logits[0] for prompt in prompts]
+    )
+    tolerance = TOLERANCE.get(layout.dtype, ROUGH_TOLERANCE)
+    return bool((packed - alone).abs().max() <= tolerance * (1 + alone.abs().max()))
+
+
+def _attention(  # noqa: PLR0917 - the arguments are transformers'
     module: nn.Module,
     query: Tensor,
     key: Tensor,

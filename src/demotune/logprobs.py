@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from accelerate.utils import extract_model_from_parallel
-from peft import PeftModel
 from torch import Tensor, nn
+
+from demotune.attention import bare
 
 Batch = dict[str, Tensor]
 
@@ -88,7 +88,7 @@ def response_logps(model: nn.Module, batch: Batch) -> ResponseLogps:
 def response_states(model: nn.Module, batch: Batch) -> Tensor:
     """The policy's last hidden states, of which each response token is predicted: (B, R, D), float32, no gradient."""
     width = batch["response_mask"].shape[1]
-    backbone = cast(nn.Module, _bare(model).base_model)
+    backbone = cast(nn.Module, bare(model).base_model)
     with torch.no_grad():
         hidden: Tensor = backbone(**forward_arguments(model, batch), use_cache=False).last_hidden_state
     return hidden[:, -(width + 1) : -1].float()
@@ -137,11 +137,5 @@ def _spread(values: Tensor, mask: Tensor) -> Tensor:
     return torch.zeros(mask.shape, dtype=values.dtype, device=mask.device).masked_scatter(mask, values)
 
 
-def _bare(model: nn.Module) -> nn.Module:
-    """The transformers model inside a distributed or adapter wrapper."""
-    inner = extract_model_from_parallel(model)
-    return inner.get_base_model() if isinstance(inner, PeftModel) else inner
-
-
 def _forward_parameters(model: nn.Module) -> frozenset[str]:
-    return frozenset(inspect.signature(type(_bare(model)).forward).parameters)
+    return frozenset(inspect.signature(type(bare(model)).forward).parameters)

@@ -9,8 +9,7 @@ PACKAGE = Path(demotune.__file__).parent
 
 FLOORS = [
     {"errors", "records", "processes", "statistics", "diversity"},
-    {"config", "progress"},
-    {"attention", "packing"},
+    {"config", "progress", "attention", "packing"},
     {"files", "losses", "advantages", "values", "logprobs", "machine", "data", "rendering", "reward_card"},
     {"config_files", "models", "sampling", "heldout", "intake"},
     {"reward_models", "gate"},

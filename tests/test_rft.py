@@ -253,7 +253,7 @@ def test_check_worked_out_anew(plain: RunResult, stage: int) -> None:
     options = SamplingOptions(max_new_tokens=6, max_length=24, stop_ids=frozenset([1]))
     seed = derive_seed(42, stage, "check")
     answers = [
-        next(iter(sample_responses(policy, [row["prompt_ids"]], [number], seed, options)))[1]
+        next(iter(sample_responses(policy, [row["prompt_ids"]], [number], seed, options, slots=1)))[1]
         for number, row in enumerate(heldout)
     ]
     after = [judge(reward, row["prompt_ids"], list(a.ids)) for row, a in zip(heldout, answers, strict=True)]

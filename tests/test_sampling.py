@@ -15,8 +15,12 @@ from scipy import stats
 from torch import Tensor, nn
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from demotune.attention import ATTENTION, register_attention
 from demotune.records import Response
-from demotune.sampling import SamplingOptions, choose_tokens, plan_batches, sample_responses
+from demotune.sampling import SamplingOptions, choose_tokens, sample_responses
+from demotune.sampling.naive import plan_batches
+
+register_attention()
 
 NO_STOP: frozenset[int] = frozenset({10**6})
 
@@ -31,17 +35,18 @@ def prompts_of(seed: int, count: int, vocabulary: int = 60) -> list[tuple[int, .
 
 
 def sample(
-    model: nn.Module, prompts: list[tuple[int, ...]], rows: list[int], seed: int, how: SamplingOptions
+    model: nn.Module, prompts: list[tuple[int, ...]], rows: list[int], seed: int, how: SamplingOptions, slots: int = 64
 ) -> list[Response]:
-    drawn = list(sample_responses(model, prompts, rows, seed, how))
-    assert [row for row, _ in drawn] == rows
-    return [response for _, response in drawn]
+    """In the order of `rows`, each of which is drawn once."""
+    drawn = list(sample_responses(model, prompts, rows, seed, how, slots=slots))
+    assert sorted(row for row, _ in drawn) == sorted(rows)
+    return [dict(drawn)[row] for row in rows]
 
 
 # Against generate() --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", ATTENTION])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_greedy_is_generate_token_by_token(architecture: Architecture, attention: str) -> None:
     """Twelve prompts of 1 to 9 tokens, three stop tokens: rows end at different steps, some not at all."""
@@ -105,7 +110,7 @@ def test_responses_of_two_tokens_have_the_probability_of_the_policy(temperature:
         for two, probability in enumerate(sharpened((*prompt, one))):
             expected[one, two] = first[one] * probability
     assert math.fsum(expected.values()) == pytest.approx(1, abs=1e-9)
-    drawn = sample(model, [prompt] * draws, list(range(draws)), 5, options(2, temperature=temperature))
+    drawn = sample(model, [prompt] * draws, list(range(draws)), 5, options(2, temperature=temperature), slots=draws)
     firsts, both = Counter(r.ids[0] for r in drawn), Counter(r.ids for r in drawn)
     assert both.keys() <= expected.keys()
     assert p_value([firsts[token] for token in range(5)], first) > 1e-3

@@ -15,7 +15,7 @@ from demotune.progress import say, track, warn
 from demotune.records import Completion, Message, Response
 from demotune.rendering import Renderer, RenderError
 from demotune.rewards import Reward, as_completion, checked_length
-from demotune.sampling import SamplingOptions, plan_batches, sample_responses
+from demotune.sampling import SamplingOptions, sample_responses
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +136,9 @@ def draw_responses(
     policy = merged(load_policy(folder, dtype=dtype, attn_implementation=None, device=this_device()))
     drawn: dict[int, Response] = {}
     with track("sample", len(prompts), "responses") as tracker:
-        for rows in plan_batches(prompts, batch_size):
-            drawn |= sample_responses(policy, [prompts[row] for row in rows], rows, seed, options)
-            tracker.advance(len(rows))
+        for row, response in sample_responses(policy, prompts, range(len(prompts)), seed, options, slots=batch_size):
+            drawn[row] = response
+            tracker.advance()
     return [drawn[row] for row in range(len(prompts))]
 
 

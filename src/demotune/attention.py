@@ -5,15 +5,16 @@ every layer hands its queries, keys and values to that layout. Two kinds exist: 
 responses, without padding, for training and scoring) and the sampler's cache.
 """
 
+import inspect
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
@@ -88,11 +89,19 @@ def carries_layouts(model: nn.Module) -> bool:
     windows, recurrent layers, attention that transformers' interface does not reach).
     """
     inner = bare(model)
+    if _learns_prompts(model):
+        return False
     if getattr(getattr(inner, "config", None), "_attn_implementation", None) != ATTENTION:
         return False
     if inner not in _probed:
         _probed[inner] = _probe(inner)
     return _probed[inner]
+
+
+def _learns_prompts(model: nn.Module) -> bool:
+    """Whether an adapter works by virtual tokens, which only the wrapper puts before the input."""
+    wrapper = extract_model_from_parallel(model)
+    return isinstance(wrapper, PeftModel) and wrapper.active_peft_config.is_prompt_learning
 
 
 @torch.no_grad()
@@ -105,7 +114,7 @@ def _probe(model: nn.Module) -> bool:
         vocabulary = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
         prompts = [[(3 * place + 1) % vocabulary for place in range(length)] for length in (5, 3)]
         with torch.autocast(weight.device.type, enabled=False):
-            return _agree(model, prompts, weight.device)
+            return _picks_logits(model) and _agree(model, prompts, weight.device)
     except Exception:  # whatever it stumbles over, it is a model without layouts
         return False
     finally:
@@ -113,21 +122,29 @@ def _probe(model: nn.Module) -> bool:
 
 
 def _agree(model: nn.Module, prompts: Sequence[Sequence[int]], device: torch.device) -> bool:
+    """The backbone's last hidden states, so that models with a head of any kind can be tried."""
     layout = BlockCausal([len(prompt) for prompt in prompts], device)
-    packed: Tensor = model(
+    backbone = cast(nn.Module, model.base_model)
+    packed: Tensor = backbone(
         input_ids=torch.tensor([[token for prompt in prompts for token in prompt]], device=device),
         position_ids=torch.tensor([[place for prompt in prompts for place in range(len(prompt))]], device=device),
-        logits_to_keep=torch.arange(sum(map(len, prompts)), device=device),
         **layout_arguments(layout, device),
-    ).logits[0]
-    alone = torch.cat(
-        [model(input_ids=torch.tensor([prompt], device=device), use_cache=False).logits[0] for prompt in prompts]
-    )
+    ).last_hidden_state[0]
+    alone = [
+        backbone(input_ids=torch.tensor([p], device=device), use_cache=False).last_hidden_state[0] for p in prompts
+    ]
+    expected = torch.cat(alone)
     tolerance = TOLERANCE.get(layout.dtype, ROUGH_TOLERANCE)
-    return bool((packed - alone).abs().max() <= tolerance * (1 + alone.abs().max()))
+    return bool((packed - expected).abs().max() <= tolerance * (1 + expected.abs().max()))
 
 
-def _attention(  # noqa: PLR0917 (transformers passes these by position)
+def _picks_logits(model: nn.Module) -> bool:
+    """Whether a language model computes logits at chosen positions only; other models have none."""
+    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+    return head is None or "logits_to_keep" in inspect.signature(type(model).forward).parameters
+
+
+def _attention(  # noqa: PLR0917 - the arguments are transformers'
     module: nn.Module,
     query: Tensor,
     key: Tensor,

@@ -85,7 +85,7 @@ def response_logps(model: nn.Module, batch: Batch) -> ResponseLogps:
         logits, targets = _packed_logits(model, batch), batch["input_ids"][0][batch["response_slots"][mask]]
     else:
         logits, targets = _aligned_logits(model, batch)[mask], batch["input_ids"][:, -mask.shape[1] :][mask]
-    logps, entropy, greedy = cast(tuple[Tensor, Tensor, Tensor], _TokenLogps.apply(logits, targets))
+    logps, entropy, greedy = cast(tuple[Tensor, Tensor, Tensor], _TokenLogps.apply(logits, targets))  # type: ignore[no-untyped-call]
     return ResponseLogps(
         logps=_spread(logps, mask), entropy=_spread(entropy, mask), greedy=_spread(greedy, mask), mask=mask
     )
@@ -100,7 +100,7 @@ def response_states(model: nn.Module, batch: Batch) -> Tensor:
     with torch.no_grad():
         if is_packed(batch):
             hidden = backbone(**_packed_arguments(model, batch)).last_hidden_state[0, predictors(batch)].float()
-            states = hidden.new_zeros(*mask.shape, hidden.shape[-1])
+            states: Tensor = hidden.new_zeros(*mask.shape, hidden.shape[-1])
             states[mask] = hidden
             return states
         found: Tensor = backbone(**forward_arguments(model, batch), use_cache=False).last_hidden_state
@@ -144,13 +144,8 @@ def _packed_arguments(model: nn.Module, batch: Batch) -> dict[str, Any]:
 
 def _packed_logits(model: nn.Module, batch: Batch) -> Tensor:
     """Logits that predict each response token, row by row: (M, V) for M response tokens."""
-    wanted = predictors(batch)
-    arguments = _packed_arguments(model, batch)
-    if "logits_to_keep" in _forward_parameters(model):
-        kept: Tensor = model(**arguments, logits_to_keep=wanted).logits[0]
-        return kept
-    every: Tensor = model(**arguments).logits[0]
-    return every[wanted]
+    logits: Tensor = model(**_packed_arguments(model, batch), logits_to_keep=predictors(batch)).logits[0]
+    return logits
 
 
 def _aligned_logits(model: nn.Module, batch: Batch) -> Tensor:
@@ -187,7 +182,7 @@ class _TokenLogps(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, None]:
         logits, targets, normaliser = ctx.saved_tensors
         of_logits = torch.empty_like(logits)
         for rows in _row_chunks(logits):

@@ -3,8 +3,8 @@
     pack         | p p p p  y y y  z z | p p  y y y y | ...      N tokens
     positions    | 0 1 2 3  4 5 6  4 5 | 0 1  2 3 4 5 |
 
-Every layer but attention works on the N tokens alone. Attention works on two padded blocks, prompts (G, P) and responses
-(B, R), whose slots say where in the pack each token stands; in both, the first response token follows the last column
+Every layer but attention works on the N tokens alone. Attention works on two padded blocks, prompts (G, P) and
+responses (B, R), whose slots say where in the pack each token stands; in both, the first response token follows the last column
 of the prompts, so that a response sees its prompt and what it has said itself, and nothing of its neighbours.
 """
 
@@ -92,7 +92,7 @@ def predictors(batch: Batch) -> Tensor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Packing:
-    """A layout (see `attention`): each prompt sees itself, each response its prompt and itself, all of them causally."""
+    """A layout (see `attention`): each prompt sees itself, each response its prompt and itself, all causally."""
 
     places: Tensor
     """(S,) of each slot of both blocks, prompts first: where in the pack its token stands; 0 for padding."""
@@ -139,7 +139,7 @@ class Packing:
                 kernel(response_query, key_seen, value_seen, self.response_bias, scaling).flatten(0, 1),
             ]
         )
-        taken = cast(Tensor, _FromBlocks.apply(mixed.flatten(1), self.places, self.slots, self.padding))
+        taken = cast(Tensor, _FromBlocks.apply(mixed.flatten(1), self.places, self.slots, self.padding))  # type: ignore[no-untyped-call]
         return taken.view(query.shape[1], query.shape[0], query.shape[2])
 
     def _kernel(self) -> Any:
@@ -150,7 +150,7 @@ class Packing:
         """(H, N, D) -> prompts (G, P, H, D), responses (B, R, H, D)."""
         heads, count, width = states.shape
         rows = states.transpose(0, 1).reshape(count, heads * width)
-        blocks = cast(Tensor, _ToBlocks.apply(rows, self.places, self.slots))
+        blocks = cast(Tensor, _ToBlocks.apply(rows, self.places, self.slots))  # type: ignore[no-untyped-call]
         groups, _, prompt_width, _ = self.prompt_bias.shape
         border = groups * prompt_width
         return (
@@ -169,7 +169,7 @@ class _ToBlocks(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (slots,) = ctx.saved_tensors
         return gradient.index_select(0, slots), None, None
 
@@ -184,7 +184,7 @@ class _FromBlocks(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         places, padding = ctx.saved_tensors
         return gradient.index_select(0, places).masked_fill_(padding.unsqueeze(-1), 0.0), None, None, None
 

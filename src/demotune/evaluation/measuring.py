@@ -26,7 +26,7 @@ from demotune.progress import peak_memory_gib, say, track
 from demotune.records import Completion, RenderedDemonstration, Response
 from demotune.rendering import RenderError
 from demotune.rewards import Reward, as_completion
-from demotune.sampling import SamplingOptions, plan_batches, sample_responses
+from demotune.sampling import SamplingOptions, sample_responses
 from demotune.scoring import score_logps
 from demotune.setup import free_memory
 
@@ -230,9 +230,10 @@ def _draw(lazy: _Lazy, view: Sequence[RenderedRow], config: EvaluationConfig) ->
     )
     drawn: dict[int, Response] = {}
     with track(f"{lazy.name}: answers", len(prompts), "responses") as tracker:
-        for batch in plan_batches(prompts, config.sample_batch_size):
-            drawn |= sample_responses(lazy.policy, [prompts[row] for row in batch], batch, config.seed, options)
-            tracker.advance(len(batch))
+        streams, slots = range(len(prompts)), config.sample_batch_size
+        for row, response in sample_responses(lazy.policy, prompts, streams, config.seed, options, slots=slots):
+            drawn[row] = response
+            tracker.advance()
     completions = [Completion(prompt, drawn[row]) for row, prompt in enumerate(prompts)]
     logps = _logps(lazy, completions, config, "log-probabilities of answers")
     return [

@@ -64,7 +64,7 @@ def measure_speed(stage: Stage) -> Speed:
     prompts = [row.prompt_ids for row in (rows * config.sample_batch_size)[: config.sample_batch_size]]
     options = dataclasses.replace(sampling_options(stage.setup), max_new_tokens=MEASURED_TOKENS, stop_ids=frozenset())
     started = time.monotonic()
-    drawn = list(sample_responses(policy, prompts, range(len(prompts)), 0, options))
+    drawn = list(sample_responses(policy, prompts, range(len(prompts)), 0, options, slots=len(prompts)))
     seconds = time.monotonic() - started
     return Speed(
         drawn=seconds / sum(len(response.ids) for _, response in drawn),

@@ -1,7 +1,7 @@
 """SAMPLE: the start policy of the stage answers the prompts of its slice, and the held-out prompts."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import nn
@@ -13,11 +13,14 @@ from demotune.phases.stage import PhaseJournal, Stage, Work, share_of_this_proce
 from demotune.processes import main_process, wait_for_everyone
 from demotune.progress import Tracker, track
 from demotune.records import Response
-from demotune.sampling import SamplingOptions, plan_batches, sample_responses
+from demotune.sampling import SamplingOptions, sample_responses
 from demotune.setup import Setup
 
 SFT_BATCH = 32
 """Held-out prompts that SFT answers together."""
+ROWS_KEPT_TOGETHER = 16
+SECONDS_UNKEPT = 1.0
+"""Finished responses that an interruption may cost: so many, or those of so long a time."""
 
 
 def sample_phase(stage: Stage) -> None:
@@ -79,30 +82,43 @@ def draw_with(
     tracker: Tracker | None = None,
     first_stream: int = 0,
 ) -> list[Response]:
-    """Responses to all prompts, in their order; batches finished before an interruption are not drawn again.
+    """Responses to all prompts, in their order; rows finished before an interruption are not drawn again.
 
     `purpose` names the journal and the seed; prompt i has the random stream `first_stream` + i of that seed. `policy`
     is asked for only when something is left to draw.
     """
     config, seed = stage.setup.config, stage.seed(purpose)
-    options = sampling_options(stage.setup)
-    size = SFT_BATCH if isinstance(config, SFTConfig) else config.sample_batch_size
+    slots = SFT_BATCH if isinstance(config, SFTConfig) else config.sample_batch_size
     journal = PhaseJournal(stage, f"{purpose}-{first_stream}")
-    batches = [rows for rows in plan_batches(prompts, size) if not set(rows) <= journal.done.keys()]
-    tokens = 0
+    left = [row for row in range(len(prompts)) if row not in journal.done]
+    left.sort(key=lambda row: -len(prompts[row]))  # so that processes get prompts of like lengths
     if tracker:
         tracker.start_at(len(journal.done))
-    for rows in share_of_this_process(batches):
+    if rows := share_of_this_process(left):
         streams = [first_stream + row for row in rows]
-        drawn = sample_responses(policy(), [prompts[row] for row in rows], streams, seed, options)
-        batch = [(stream - first_stream, response) for stream, response in drawn]
-        journal.append([{"row": row, "ids": r.ids, "finished": r.finished} for row, r in batch])
-        tokens += sum(len(response.ids) for _, response in batch)
-        if tracker:
-            tracker.advance(len(batch), f"{tokens / max(tracker.seconds, 1e-9):.0f} tok/s")
+        drawn = sample_responses(
+            policy(), [prompts[row] for row in rows], streams, seed, sampling_options(stage.setup), slots=slots
+        )
+        _keep(((stream - first_stream, response) for stream, response in drawn), journal, tracker)
     wait_for_everyone()
     found = journal.read()
     return [Response(tuple(found[row]["ids"]), found[row]["finished"]) for row in range(len(prompts))]
+
+
+def _keep(drawn: Iterable[tuple[int, Response]], journal: PhaseJournal, tracker: Tracker | None) -> None:
+    """Write (row, response) to the journal, several at a time: each time waits for the disk."""
+    kept: list[dict[str, Any]] = []
+    tokens, last = 0, time.monotonic()
+    for row, response in drawn:
+        kept.append({"row": row, "ids": response.ids, "finished": response.finished})
+        tokens += len(response.ids)
+        if tracker:
+            tracker.advance(1, f"{tokens / max(tracker.seconds, 1e-9):.0f} tok/s")
+        if len(kept) == ROWS_KEPT_TOGETHER or time.monotonic() - last >= SECONDS_UNKEPT:
+            journal.append(kept)
+            kept, last = [], time.monotonic()
+    if kept:
+        journal.append(kept)
 
 
 def sampling_options(setup: Setup) -> SamplingOptions:

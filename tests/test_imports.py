@@ -8,7 +8,7 @@ import demotune
 PACKAGE = Path(demotune.__file__).parent
 
 FLOORS = [
-    {"errors", "records", "processes", "statistics", "diversity"},
+    {"errors", "allocator", "records", "processes", "statistics", "diversity"},
     {"config", "progress", "attention", "packing"},
     {"files", "losses", "advantages", "values", "logprobs", "machine", "data", "rendering", "reward_card"},
     {"config_files", "models", "sampling", "heldout", "intake"},

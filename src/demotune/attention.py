@@ -140,8 +140,9 @@ def _agree(model: nn.Module, prompts: Sequence[Sequence[int]], device: torch.dev
 
 def _picks_logits(model: nn.Module) -> bool:
     """Whether a language model computes logits at chosen positions only; other models have none."""
-    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
-    return head is None or "logits_to_keep" in inspect.signature(type(model).forward).parameters
+    if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None:  # type: ignore[no-untyped-call]
+        return True
+    return "logits_to_keep" in inspect.signature(type(model).forward).parameters
 
 
 def _attention(  # noqa: PLR0917 - the arguments are transformers'

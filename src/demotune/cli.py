@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 import demotune
+from demotune.allocator import keep_memory
 from demotune.config import CONFIGS, Method
 from demotune.config_files import build_config, from_fields, shipped_configs, unknown_field
 from demotune.errors import DemotuneError
@@ -69,6 +70,7 @@ def _for_people() -> Iterator[None]:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    keep_memory()
     try:
         yield
     except DemotuneError as error:

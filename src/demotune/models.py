@@ -93,8 +93,8 @@ def load_policy(folder: Path, *, dtype: str, attn_implementation: str | None, de
         except (OSError, ValueError, ImportError) as error:
             raise DemotuneError(f"cannot load {folder} as a causal language model: {first_line(error)}") from error
         train_every_embedding(plain)
-        plain = cast(PreTrainedModel, cast(nn.Module, plain).to(device))
-        model = plain if attn_implementation else with_fitting_attention(plain)
+        on_device = cast(PreTrainedModel, cast(nn.Module, plain).to(device))
+        model = on_device if attn_implementation else with_fitting_attention(on_device)
     switch_off_dropout(model)
     return cast(Policy, cast(nn.Module, model).to(device))
 

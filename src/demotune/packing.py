@@ -4,8 +4,8 @@
     positions    | 0 1 2 3  4 5 6  4 5 | 0 1  2 3 4 5 |
 
 Every layer but attention works on the N tokens alone. Attention works on two padded blocks, prompts (G, P) and
-responses (B, R), whose slots say where in the pack each token stands; in both, the first response token follows the last column
-of the prompts, so that a response sees its prompt and what it has said itself, and nothing of its neighbours.
+responses (B, R), whose slots say where in the pack each token stands. In both, the first response token follows the
+last column of the prompts: a response sees its prompt and what it has said itself, and nothing of its neighbours.
 """
 
 from collections.abc import Sequence

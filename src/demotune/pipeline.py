@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from demotune.allocator import keep_memory
 from demotune.conclusion import conclude
 from demotune.config import AnyConfig, stage_count
 from demotune.manifest import check_unchanged, write_manifest
@@ -69,7 +70,8 @@ def resume(folder: str | Path, *, callbacks: Sequence[TrainerCallback] = ()) -> 
 
 
 def _held(folder: RunFolder) -> AbstractContextManager[None]:
-    """One lock for all processes of a run."""
+    """One lock for all processes of a run; each of them keeps the memory that it has."""
+    keep_memory()
     return folder.locked() if main_process() else nullcontext()
 
 

@@ -62,7 +62,9 @@ def test_a_model_that_lets_sequences_see_each_other_does_not(monkeypatch: pytest
 def test_wrappers_are_looked_through_and_the_probe_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_lm(attention=ATTENTION)
     calls: list[Tensor] = []
-    model.register_forward_pre_hook(lambda _, arguments, named: calls.append(named["input_ids"]), with_kwargs=True)
+    model.base_model.register_forward_pre_hook(
+        lambda _, arguments, named: calls.append(named["input_ids"]), with_kwargs=True
+    )
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
     assert carries_layouts(adapted)
     wrapped = DistributedDataParallel.__new__(DistributedDataParallel)

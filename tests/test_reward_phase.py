@@ -46,6 +46,7 @@ from demotune.reward_models import (
     read_facts,
     reward_batch,
     reward_from_policy,
+    right_padded,
     save_reward_model,
 )
 from demotune.scoring import score_completions
@@ -117,7 +118,7 @@ def test_the_head_reads_the_last_token(architecture: Architecture) -> None:
 
 
 def test_a_batch_by_hand() -> None:
-    batch = reward_batch([completion([5, 6], [7, END]), completion([8], [9])], pad_id=3)
+    batch = right_padded(reward_batch([completion([5, 6], [7, END]), completion([8], [9])], pad_id=3))
     assert batch["input_ids"].tolist() == [[5, 6, 7, 1], [8, 9, 3, 3]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
 
@@ -140,7 +141,7 @@ def test_padding_and_company_change_no_reward(architecture: Architecture, pad_id
     for size in (1, 2, 5):
         settings: dict[str, Any] = {"pad_id": pad_id, "bound": None, "bf16": False}
         assert score_completions(reward, completions, batch_size=size, **settings) == pytest.approx(alone, abs=1e-5)
-    batch = reward_batch(completions, pad_id)
+    batch = right_padded(reward_batch(completions, pad_id))
     wide = {
         name: torch.nn.functional.pad(tensor, (0, 5), value=pad_id if name == "input_ids" else 0)
         for name, tensor in batch.items()

@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import random
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -30,11 +29,11 @@ from demotune.values import ValueSums, explained_variance, predict
 # How a batch becomes optimizer steps.
 
 
-def layout(responses: int, minis: int, size: int, **fields: Any) -> Layout:
+def layout(responses: int, minis: int, size: int, generations: int = 1, **fields: Any) -> Layout:
     wanted = RFTConfig(
         output="x",
-        prompts_per_batch=responses,
-        num_generations=1,
+        prompts_per_batch=responses // generations,
+        num_generations=generations,
         advantage="gae",
         num_mini_batches=minis,
         per_device_train_batch_size=size,
@@ -53,7 +52,7 @@ def test_every_response_once_per_pass_in_equal_steps(processes: int, monkeypatch
             continue
         counted += 1
         found = layout(responses, minis, size, num_iterations=3)
-        units = found.units([random.Random(row).randrange(1, 9) for row in range(responses)], seed=responses)
+        units = found.units(seed=responses)
         assert sorted(row for mini in units for unit in mini for row in unit) == list(range(responses))
         assert [sum(map(len, mini)) for mini in units] == [responses // minis] * minis
         assert {len(mini) for mini in units} == {found.microbatches}
@@ -69,7 +68,9 @@ def test_every_response_once_per_pass_in_equal_steps(processes: int, monkeypatch
 
 
 def test_layouts_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert layout(12, 2, 4) == Layout(responses=12, mini_batches=2, microbatches=2, iterations=1, batches=2)
+    assert layout(12, 2, 4) == Layout(
+        responses=12, generations=1, mini_batches=2, microbatches=2, iterations=1, batches=2
+    )
     assert layout(64, 1, 8).microbatches == 8
     assert layout(20, 2, 4).microbatches == 3  # 10 responses: 3, 4 and 3
     monkeypatch.setattr(rollouts, "process_count", lambda: 2)
@@ -94,13 +95,17 @@ def test_how_many_batches(prompts: int, fields: dict[str, Any], batches: int) ->
     assert Layout.of(RFTConfig(output="x", **fields), prompts).batches == batches
 
 
-def test_like_lengths_stand_together() -> None:
-    units = layout(8, 1, 2).units([5, 1, 4, 1, 5, 2, 4, 2], seed=0)[0]
-    assert [sorted([5, 1, 4, 1, 5, 2, 4, 2][row] for row in unit) for unit in units] == [[1, 1], [2, 2], [4, 4], [5, 5]]
+def test_responses_of_one_prompt_stand_together() -> None:
+    """Six prompts with four responses each, in micro-batches of eight: two whole prompts, whatever the seed."""
+    for seed in range(5):
+        minis = layout(24, 1, 8, generations=4).units(seed)
+        assert [sorted({row // 4 for row in unit}) for unit in minis[0]] != [[0, 1], [2, 3], [4, 5]] or seed
+        for unit in minis[0]:
+            assert Counter(row // 4 for row in unit) == {row // 4: 4 for row in unit}
 
 
 def test_another_seed_is_another_cut() -> None:
-    one, same, other = (layout(24, 4, 3).units([1] * 24, seed=seed) for seed in (0, 0, 1))
+    one, same, other = (layout(24, 4, 3).units(seed) for seed in (0, 0, 1))
     assert one == same != other
 
 

@@ -91,7 +91,8 @@ def carries_layouts(model: nn.Module) -> bool:
     inner = bare(model)
     if _learns_prompts(model):
         return False
-    if getattr(getattr(inner, "config", None), "_attn_implementation", None) != ATTENTION:
+    backbone = getattr(inner, "base_model", inner)
+    if getattr(getattr(backbone, "config", None), "_attn_implementation", None) != ATTENTION:
         return False
     if inner not in _probed:
         _probed[inner] = _probe(inner)

@@ -99,7 +99,7 @@ def response_states(model: nn.Module, batch: Batch) -> Tensor:
     mask = batch["response_mask"]
     with torch.no_grad():
         if is_packed(batch):
-            hidden = backbone(**_packed_arguments(model, batch)).last_hidden_state[0, predictors(batch)].float()
+            hidden = backbone(**packed_arguments(model, batch)).last_hidden_state[0, predictors(batch)].float()
             states: Tensor = hidden.new_zeros(*mask.shape, hidden.shape[-1])
             states[mask] = hidden
             return states
@@ -137,14 +137,15 @@ def logits_to_keep(model: nn.Module, count: int) -> dict[str, int]:
     return {"logits_to_keep": count} if "logits_to_keep" in _forward_parameters(model) else {}
 
 
-def _packed_arguments(model: nn.Module, batch: Batch) -> dict[str, Any]:
+def packed_arguments(model: nn.Module, batch: Batch) -> dict[str, Any]:
+    """What of a packed batch a model that carries layouts takes."""
     device = batch["input_ids"].device
     return forward_arguments(model, batch) | layout_arguments(Packing.of(batch), device)
 
 
 def _packed_logits(model: nn.Module, batch: Batch) -> Tensor:
     """Logits that predict each response token, row by row: (M, V) for M response tokens."""
-    logits: Tensor = model(**_packed_arguments(model, batch), logits_to_keep=predictors(batch)).logits[0]
+    logits: Tensor = model(**packed_arguments(model, batch), logits_to_keep=predictors(batch)).logits[0]
     return logits
 
 

@@ -27,7 +27,6 @@ from transformers.utils import logging as transformers_logging
 from demotune.attention import ATTENTION, carries_layouts, register_attention
 from demotune.errors import DemotuneError
 from demotune.files import publish_folder
-from demotune.progress import warn
 
 Policy = PreTrainedModel | PeftModel
 ADAPTER_CONFIG = "adapter_config.json"
@@ -100,10 +99,9 @@ def load_policy(folder: Path, *, dtype: str, attn_implementation: str | None, de
 
 
 def with_fitting_attention(model: PreTrainedModel) -> PreTrainedModel:
-    """The model with our attention if it carries layouts, else with one of transformers' own, which pads; says so."""
+    """The model with our attention if it carries layouts, else with one of transformers' own, which needs padding."""
     if carries_layouts(model):
         return model
-    warn(f"{type(model).__name__} mixes tokens in a way of its own: it is computed with padding, which is slower")
     try:
         model.set_attn_implementation("sdpa")
     except ValueError:

@@ -19,8 +19,10 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
+from demotune.attention import ATTENTION, bare, carries_layouts
 from demotune.errors import DemotuneError
 from demotune.files import publish_folder, write_json
+from demotune.logprobs import packed_arguments
 from demotune.models import (
     Policy,
     attach_adapter,
@@ -35,8 +37,9 @@ from demotune.models import (
     switch_off_dropout,
     train_every_embedding,
     weight_sharing_base,
+    with_fitting_attention,
 )
-from demotune.packing import Batch
+from demotune.packing import Batch, is_packed, pack
 from demotune.records import Completion
 
 RewardModel = PreTrainedModel | PeftModel
@@ -79,21 +82,48 @@ def padding_id(tokenizer: PreTrainedTokenizerBase, stop_ids: Iterable[int]) -> i
 
 
 def reward_batch(completions: Sequence[Completion], pad_id: int) -> Batch:
-    """B rows of prompt and response, padded on the right: `input_ids`, `attention_mask` (B, T)."""
-    rows = [(*completion.prompt_ids, *completion.response.ids) for completion in completions]
-    width = max(map(len, rows))
-    ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
-    mask = torch.zeros((len(rows), width), dtype=torch.long)
-    for number, row in enumerate(rows):
-        ids[number, : len(row)] = torch.tensor(row)
-        mask[number, : len(row)] = 1
-    return {"input_ids": ids, "attention_mask": mask, "tokens": mask.sum()}
+    """B prompts and responses, packed; `pad_id` () is what models without layouts are padded with."""
+    packed = pack([row.prompt_ids for row in completions], [row.response.ids for row in completions])
+    return packed | {"pad_id": torch.tensor(pad_id)}
+
+
+def right_padded(batch: Batch) -> Batch:
+    """The same rows with padding on the right, as classifiers read them: `input_ids`, `attention_mask` (B, T)."""
+    slots = torch.cat([batch["prompt_slots"][batch["prompt_of"]], batch["response_slots"]], dim=-1)
+    rows = [batch["input_ids"][0, row[row >= 0]] for row in slots]
+    lengths = torch.tensor([len(row) for row in rows], device=slots.device)
+    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=int(batch["pad_id"]))
+    columns = torch.arange(ids.shape[1], device=slots.device)
+    return {"input_ids": ids, "attention_mask": (columns < lengths.unsqueeze(-1)).long()}
 
 
 def head_scores(model: nn.Module, batch: Batch) -> Tensor:
-    """What the head says at each row's last token; (B,), float32."""
-    logits: Tensor = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-    return logits.squeeze(-1).float()
+    """What the head says at each row's last token; (B,), float32. `batch` is packed or padded on the right."""
+    if is_packed(batch) and not _has_packed_head(model):
+        batch = right_padded(batch)
+    if not is_packed(batch):
+        logits: Tensor = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        return logits.squeeze(-1).float()
+    # transformers picks one token a row, and the pack is one row; what the head said of every token is listened to.
+    said: list[Tensor] = []
+    listening = cast(nn.Module, bare(model).score).register_forward_hook(lambda _, __, logits: said.append(logits))
+    try:
+        model(**packed_arguments(model, batch))
+    finally:
+        listening.remove()
+    return said[0][0, _last_tokens(batch), 0].float()
+
+
+def _last_tokens(batch: Batch) -> Tensor:
+    """(B,) places in the pack at which transformers judges: a row's rightmost token that is not the padding's id."""
+    slots = torch.cat([batch["prompt_slots"][batch["prompt_of"]], batch["response_slots"]], dim=-1)
+    counts = (slots >= 0) & (batch["input_ids"][0][slots.clamp(min=0)] != batch["pad_id"])
+    columns = torch.arange(slots.shape[1], device=slots.device)
+    return slots.gather(-1, (counts * columns).argmax(dim=-1, keepdim=True)).squeeze(-1)
+
+
+def _has_packed_head(model: nn.Module) -> bool:
+    return isinstance(getattr(bare(model), "score", None), nn.Module) and carries_layouts(model)
 
 
 def reward_from_policy(policy: Policy, pad_id: int) -> RewardModel:
@@ -114,7 +144,9 @@ def reward_from_policy(policy: Policy, pad_id: int) -> RewardModel:
 def load_reward_model(
     folder: Path, *, dtype: str, attn_implementation: str | None, device: torch.device, share: Policy | None = None
 ) -> RewardModel:
-    """A reward model from a folder, ready to train or to score, without dropout. Attention None: transformers chooses.
+    """A reward model from a folder, ready to train or to score, without dropout.
+
+    Attention None is our own where the architecture carries it, else transformers' "sdpa" or "eager".
 
     With `share`, a policy with an adapter on the same base, an adapter's base weights are the policy's own. Raises
     DemotuneError when the model has not exactly one label.
@@ -142,7 +174,7 @@ def load_reward_model(
                 folder,
                 num_labels=1,
                 dtype=getattr(torch, dtype),
-                attn_implementation=attn_implementation,
+                attn_implementation=attn_implementation or ATTENTION,
                 use_safetensors=True,
             )
         except (OSError, ValueError, ImportError) as error:
@@ -150,7 +182,7 @@ def load_reward_model(
         train_every_embedding(plain)
         if isinstance(getattr(plain, "score", None), nn.Linear):
             plain.score = _ExactHead.of(cast(nn.Linear, plain.score))
-        model = plain
+        model = plain if attn_implementation else with_fitting_attention(plain)
     switch_off_dropout(model)
     return cast(RewardModel, cast(nn.Module, model).to(device))
 

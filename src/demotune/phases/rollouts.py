@@ -43,6 +43,8 @@ class Layout:
     """How responses of a batch become optimizer steps: mini-batches, each of equally many micro-batches."""
 
     responses: int
+    generations: int
+    """Of one prompt; their numbers follow one another."""
     mini_batches: int
     microbatches: int
     """Of one mini-batch, over all processes."""
@@ -61,6 +63,7 @@ class Layout:
             )
         return Layout(
             responses=responses,
+            generations=config.num_generations,
             mini_batches=config.num_mini_batches,
             microbatches=min(-(-per_step // together), per_step // processes) * processes,
             iterations=config.num_iterations,
@@ -75,11 +78,15 @@ class Layout:
     def steps(self) -> int:
         return self.batches * self.iterations * self.mini_batches
 
-    def units(self, lengths: Sequence[int], seed: int) -> list[list[list[int]]]:
-        """Mini-batches of micro-batches of response numbers: mini-batches at random, micro-batches of like lengths."""
-        shuffled = random.Random(seed).sample(range(self.responses), self.responses)
-        minis = [shuffled[number :: self.mini_batches] for number in range(self.mini_batches)]
-        return [_cut(sorted(mini, key=lambda row: (lengths[row], row)), self.microbatches) for mini in minis]
+    def units(self, seed: int) -> list[list[list[int]]]:
+        """Mini-batches of micro-batches of response numbers: prompts at random, the responses of one side by side.
+
+        So that a prompt is computed once for as many of its responses as can be.
+        """
+        prompts = self.responses // self.generations
+        shuffled = random.Random(seed).sample(range(prompts), prompts)
+        rows = [prompt * self.generations + number for prompt in shuffled for number in range(self.generations)]
+        return [_cut(mini, self.microbatches) for mini in _cut(rows, self.mini_batches)]
 
 
 class Rollouts(Sequence[list[Rollout]]):
@@ -125,14 +132,14 @@ class Rollouts(Sequence[list[Rollout]]):
             self._make(number, files)
         self._rows, self.facts = files.read()
         self._check(self.facts)
-        minis = self._units([len(row.response.ids) for row in self._rows], number)
+        minis = self._units(number)
         rng = random.Random(self._stage.seed(f"policy-order-{number}"))
         passes = [rng.sample(minis, len(minis)) for _ in range(self.layout.iterations)]
         self._order = [unit for minis in passes for mini in minis for unit in mini]
         self._number = number
 
-    def _units(self, lengths: Sequence[int], number: int) -> list[list[list[int]]]:
-        return self.layout.units(lengths, self._stage.seed(f"policy-microbatches-{number}"))
+    def _units(self, number: int) -> list[list[list[int]]]:
+        return self.layout.units(self._stage.seed(f"policy-microbatches-{number}"))
 
     def _make(self, number: int, files: "_Files") -> None:
         config = self._config
@@ -150,7 +157,7 @@ class Rollouts(Sequence[list[Rollout]]):
             first_stream=number * self.layout.responses,
         )
         completions = [Completion(*both) for both in zip(prompts, responses, strict=True)]
-        units = [unit for mini in self._units([len(r.ids) for r in responses], number) for unit in mini]
+        units = [unit for mini in self._units(number) for unit in mini]
         batch = OnPolicyBatch.together(self._scored(completions, units), completions)
         beta = self._beta(number)
         values, facts = self._values(batch, beta, number) if config.advantage == "gae" else (None, {})

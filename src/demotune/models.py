@@ -5,8 +5,9 @@ import hashlib
 import json
 import math
 import os
+from contextlib import suppress
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from huggingface_hub import snapshot_download
@@ -83,30 +84,31 @@ def load_policy(folder: Path, *, dtype: str, attn_implementation: str | None, de
         model = PeftModel.from_pretrained(base, folder, is_trainable=True)
     else:
         try:
-            plain = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=getattr(torch, dtype),
-                attn_implementation=attn_implementation or ATTENTION,
-                use_safetensors=True,
-            )
+            plain = with_attention(AutoModelForCausalLM, folder, dtype, attn_implementation)
         except (OSError, ValueError, ImportError) as error:
             raise DemotuneError(f"cannot load {folder} as a causal language model: {first_line(error)}") from error
         train_every_embedding(plain)
-        on_device = cast(PreTrainedModel, cast(nn.Module, plain).to(device))
-        model = on_device if attn_implementation else with_fitting_attention(on_device)
+        model = plain
     switch_off_dropout(model)
     return cast(Policy, cast(nn.Module, model).to(device))
 
 
-def with_fitting_attention(model: PreTrainedModel) -> PreTrainedModel:
-    """The model with our attention if it carries layouts, else with one of transformers' own, which needs padding."""
-    if carries_layouts(model):
-        return model
-    try:
-        model.set_attn_implementation("sdpa")
-    except ValueError:
-        model.set_attn_implementation("eager")
-    return model
+def with_attention(
+    auto_class: Any, folder: Path, dtype: str, attn_implementation: str | None, **settings: Any
+) -> PreTrainedModel:
+    """What `auto_class` loads from safetensors, with the attention that is asked for.
+
+    None is our own (see `attention`) where the architecture carries it, else transformers' choice, which needs padding.
+    """
+    settings |= {"dtype": getattr(torch, dtype), "use_safetensors": True}
+    if attn_implementation is None:
+        with suppress(ValueError):  # some architectures refuse any attention but a few
+            model: PreTrainedModel = auto_class.from_pretrained(folder, attn_implementation=ATTENTION, **settings)
+            if carries_layouts(model):
+                return model
+    return cast(
+        PreTrainedModel, auto_class.from_pretrained(folder, attn_implementation=attn_implementation, **settings)
+    )
 
 
 def load_adapter_on(base: PreTrainedModel, folder: Path) -> PeftModel:

@@ -19,7 +19,7 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from demotune.attention import ATTENTION, bare, carries_layouts
+from demotune.attention import bare, carries_layouts
 from demotune.errors import DemotuneError
 from demotune.files import publish_folder, write_json
 from demotune.logprobs import packed_arguments
@@ -37,7 +37,7 @@ from demotune.models import (
     switch_off_dropout,
     train_every_embedding,
     weight_sharing_base,
-    with_fitting_attention,
+    with_attention,
 )
 from demotune.packing import Batch, is_packed, pack
 from demotune.records import Completion
@@ -170,19 +170,13 @@ def load_reward_model(
     else:
         check_labels(folder)
         try:
-            plain: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
-                folder,
-                num_labels=1,
-                dtype=getattr(torch, dtype),
-                attn_implementation=attn_implementation or ATTENTION,
-                use_safetensors=True,
-            )
+            plain = with_attention(AutoModelForSequenceClassification, folder, dtype, attn_implementation, num_labels=1)
         except (OSError, ValueError, ImportError) as error:
             raise DemotuneError(f"cannot load {folder} as a reward model: {first_line(error)}") from error
         train_every_embedding(plain)
         if isinstance(getattr(plain, "score", None), nn.Linear):
             plain.score = _ExactHead.of(cast(nn.Linear, plain.score))
-        model = plain if attn_implementation else with_fitting_attention(plain)
+        model = plain
     switch_off_dropout(model)
     return cast(RewardModel, cast(nn.Module, model).to(device))
 

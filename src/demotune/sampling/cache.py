@@ -104,7 +104,7 @@ class PromptFill:
         width = max(lengths)
         ends = torch.tensor(lengths, device=device).unsqueeze(-1)
         columns = torch.arange(width, device=device)
-        self._is_token = columns < ends  # (U, T)
+        self._tokens = (columns < ends).flatten().nonzero().squeeze(-1)  # places in (U * T) that hold one
         starts = ends.cumsum(dim=0) - ends
         self._index = starts + torch.minimum(columns, ends - 1)
         self._slots = torch.tensor(slots, device=device)
@@ -134,7 +134,7 @@ class PromptFill:
             scale=scaling,
             enable_gqa=key.shape[1] != query.shape[1],
         )
-        return mixed.transpose(1, 2)[self._is_token]
+        return mixed.transpose(1, 2).flatten(0, 1)[self._tokens]
 
 
 class Decoding:

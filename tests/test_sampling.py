@@ -93,12 +93,15 @@ def next_token_probabilities(model: nn.Module, ids: tuple[int, ...]) -> list[flo
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_responses_of_two_tokens_have_the_probability_of_the_policy(temperature: float) -> None:
+@pytest.mark.parametrize(("attention", "slots"), [("eager", 8000), (ATTENTION, 500)])
+def test_responses_of_two_tokens_have_the_probability_of_the_policy(
+    temperature: float, attention: str, slots: int
+) -> None:
     """All responses over 5 tokens, those that end at once included: chi-square over 8,000 draws, p above 0.1%.
 
     The first token alone and both tokens together; the expected counts come from plain unpadded forward passes.
     """
-    model, prompt, draws = tiny_lm("llama", vocabulary=5, seed=1), (2, 4, 3), 8000
+    model, prompt, draws = tiny_lm("llama", vocabulary=5, seed=1, attention=attention), (2, 4, 3), 8000
 
     def sharpened(ids: tuple[int, ...]) -> list[float]:
         powers = [p ** (1 / temperature) for p in next_token_probabilities(model, ids)]
@@ -110,7 +113,7 @@ def test_responses_of_two_tokens_have_the_probability_of_the_policy(temperature:
         for two, probability in enumerate(sharpened((*prompt, one))):
             expected[one, two] = first[one] * probability
     assert math.fsum(expected.values()) == pytest.approx(1, abs=1e-9)
-    drawn = sample(model, [prompt] * draws, list(range(draws)), 5, options(2, temperature=temperature), slots=draws)
+    drawn = sample(model, [prompt] * draws, list(range(draws)), 5, options(2, temperature=temperature), slots)
     firsts, both = Counter(r.ids[0] for r in drawn), Counter(r.ids for r in drawn)
     assert both.keys() <= expected.keys()
     assert p_value([firsts[token] for token in range(5)], first) > 1e-3
@@ -234,13 +237,14 @@ def test_a_token_without_probability_is_never_drawn(
 # Random streams ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("attention", ["eager", ATTENTION])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_batch_size_and_order_do_not_change_what_is_drawn(architecture: Architecture) -> None:
+def test_batch_size_and_order_do_not_change_what_is_drawn(architecture: Architecture, attention: str) -> None:
     """Rows finish at different steps and leave; those that stay go on as if they were alone.
 
     A quarter of the vocabulary stops. Rounding (1e-6) moves a draw with odds of 1 in 10,000 here; the seed is fixed.
     """
-    model = tiny_lm(architecture, seed=2)
+    model = tiny_lm(architecture, seed=2, attention=attention)
     prompts, how = prompts_of(4, 14), options(8, frozenset(range(0, 60, 4)))
     alone = [sample(model, [prompt], [row], 9, how)[0] for row, prompt in enumerate(prompts)]
     assert len({len(response.ids) for response in alone}) >= 4

@@ -20,7 +20,7 @@ SFT_BATCH = 32
 """Held-out prompts that SFT answers together."""
 ROWS_KEPT_TOGETHER = 16
 SECONDS_UNKEPT = 1.0
-"""Finished responses that an interruption may cost: so many, or those of so long a time."""
+"""Finished responses that a killed process may cost: so many, or those of so long a time."""
 
 
 def sample_phase(stage: Stage) -> None:
@@ -107,18 +107,23 @@ def draw_with(
 
 def _keep(drawn: Iterable[tuple[int, Response]], journal: PhaseJournal, tracker: Tracker | None) -> None:
     """Write (row, response) to the journal, several at a time: each time waits for the disk."""
-    kept: list[dict[str, Any]] = []
+    unkept: list[dict[str, Any]] = []
     tokens, last = 0, time.monotonic()
-    for row, response in drawn:
-        kept.append({"row": row, "ids": response.ids, "finished": response.finished})
-        tokens += len(response.ids)
-        if tracker:
-            tracker.advance(1, f"{tokens / max(tracker.seconds, 1e-9):.0f} tok/s")
-        if len(kept) == ROWS_KEPT_TOGETHER or time.monotonic() - last >= SECONDS_UNKEPT:
-            journal.append(kept)
-            kept, last = [], time.monotonic()
-    if kept:
-        journal.append(kept)
+    try:
+        for row, response in drawn:
+            unkept.append({"row": row, "ids": response.ids, "finished": response.finished})
+            tokens += len(response.ids)
+            if tracker:
+                tracker.advance(1, f"{tokens / max(tracker.seconds, 1e-9):.0f} tok/s")
+            if len(unkept) >= ROWS_KEPT_TOGETHER or time.monotonic() - last >= SECONDS_UNKEPT:
+                journal.append(unkept)
+                unkept, last = [], time.monotonic()
+    except (Exception, KeyboardInterrupt):
+        if unkept:
+            journal.append(unkept)
+        raise
+    if unkept:
+        journal.append(unkept)
 
 
 def sampling_options(setup: Setup) -> SamplingOptions:

@@ -30,7 +30,8 @@ def merged_adapters(model: nn.Module) -> Iterator[None]:
     """Adapter weights added into the base weights for the time being: one matrix product per layer instead of three.
 
     Taking them out again would round, so the base weights themselves are set aside and come back. Nothing is merged
-    where that would compute something else: quantised or shared base weights, adapters that are switched off.
+    where that would compute something else (quantised or shared base weights, adapters that are switched off), where
+    peft cannot do it, and where memory lacks for a second copy of the weights.
     """
     policy = extract_model_from_parallel(model)
     layers = [module for module in policy.modules() if isinstance(module, BaseTunerLayer)]
@@ -38,15 +39,24 @@ def merged_adapters(model: nn.Module) -> Iterator[None]:
         yield
         return
     originals = [(weight, weight.data) for layer in layers for weight in layer.get_base_layer().parameters()]
-    try:
-        for weight, data in originals:
-            weight.data = data.clone()
-        policy.merge_adapter()
-        yield
-    finally:
-        policy.unmerge_adapter()  # for what peft keeps of it; its numbers are thrown away
+
+    def give_back() -> None:
+        for layer in layers:
+            if layer.merged:
+                layer.unmerge()  # for what peft keeps of it; its numbers are thrown away
         for weight, data in originals:
             weight.data = data
+
+    try:
+        try:
+            for weight, data in originals:
+                weight.data = data.clone()
+            policy.merge_adapter()
+        except (RuntimeError, NotImplementedError, ValueError):
+            give_back()
+        yield
+    finally:
+        give_back()
 
 
 def _can_merge(policy: PeftModel, layers: list[BaseTunerLayer]) -> bool:

@@ -75,9 +75,11 @@ class _Row:
     """A response being written."""
 
     place: int
+    stream: int
     prompt: tuple[int, ...]
     limit: int
-    uniforms: np.ndarray
+    uniforms: np.ndarray = field(default_factory=lambda: np.empty(0))
+    """One number per token, drawn when the row gets its slot."""
     ids: list[int] = field(default_factory=list)
 
     @property
@@ -96,20 +98,16 @@ def _draw_in_slots(
 ) -> Iterator[tuple[int, list[int]]]:
     """(place of the prompt, response ids) of all prompts, as each is done."""
     order = sorted(range(len(prompts)), key=lambda row: (-len(prompts[row]), tuple(prompts[row]), row))
-    waiting = deque(
-        _Row(row, tuple(prompts[row]), limit, uniform_stream(seed, streams[row], limit))
-        for row in order
-        for limit in [options.limit(len(prompts[row]))]
-    )
-    for row in _Slots(bare(model), waiting, options, slots).finished_rows():
+    waiting = deque(_Row(row, streams[row], tuple(prompts[row]), options.limit(len(prompts[row]))) for row in order)
+    for row in _Slots(bare(model), waiting, seed, options, slots).finished_rows():
         yield row.place, row.ids
 
 
 class _Slots:
     """The rows that are being written, and those that wait, longest first and identical prompts side by side."""
 
-    def __init__(self, model: nn.Module, waiting: deque[_Row], options: SamplingOptions, slots: int) -> None:
-        self._model, self._waiting, self._options = model, waiting, options
+    def __init__(self, model: nn.Module, waiting: deque[_Row], seed: int, options: SamplingOptions, slots: int) -> None:
+        self._model, self._waiting, self._seed, self._options = model, waiting, seed, options
         self._device = next(model.parameters()).device
         self._prefix = common_prefix([row.prompt for row in waiting])
         self._cache, slots = self._make_cache(slots)
@@ -170,7 +168,9 @@ class _Slots:
                 tokens += len(prompt) - len(self._prefix)
                 if members and tokens > FILLED_TOGETHER:
                     break
-            members.append(self._waiting.popleft())
+            row = self._waiting.popleft()
+            row.uniforms = uniform_stream(self._seed, row.stream, row.limit)
+            members.append(row)
         return members
 
     def _fill_prompts(self, rows: Sequence[_Row], slots: Sequence[int]) -> Tensor:

@@ -60,11 +60,30 @@ def _wait_for_device() -> None:
 
 
 def peak_memory_gib() -> float:
-    """Highest resident memory of this process so far; on a GPU the highest that torch held there."""
+    """Highest resident memory of this process so far; on a GPU the highest that torch held there.
+
+    Linux's own mark of this process: `ru_maxrss` is inherited from a larger parent.
+    """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
+    status = Path("/proc/self/status")
+    if status.exists():
+        marks = [line.split() for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM")]
+        return int(marks[0][1]) * 1024 / 2**30
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def forget_peak_memory() -> bool:
+    """Count peak memory from here on; False where the system does not offer it."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return True
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    except OSError:
+        return False
+    return True
 
 
 def work_as_told(contestants: Mapping[str, Contestant], load: Callable[[Path], Any]) -> bool:

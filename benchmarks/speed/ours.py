@@ -26,6 +26,9 @@ from demotune.sampling import SamplingOptions, plan_batches, sample_responses
 from demotune.scoring import score_pairs
 from demotune.training import AtStart, PhaseTrainer, plan_microbatches, train_phase, training_arguments
 
+CHECKPOINTS = Path("checkpoints")
+"""In the worker's own folder; none is written."""
+
 
 def demotune_stage(work: Work, watch: Watch) -> None:
     """Sample, score, train: nothing else is timed."""
@@ -136,10 +139,14 @@ def score(policy: Policy, units: list[list[Pair]], work: Work) -> list[list[Scor
 
 def train(policy: Policy, microbatches: list[list[ScoredPair]], steps: int, work: Work) -> None:
     """The steps, first-loss check included."""
-    checkpoints = Path("checkpoints").resolve()
+    run_trainer(make_trainer(policy, microbatches, steps, work), steps)
+
+
+def make_trainer(policy: Policy, microbatches: list[list[ScoredPair]], steps: int, work: Work) -> PhaseTrainer:
+    """The train phase's trainer, without its files."""
     trainer = PhaseTrainer(
         model=policy,
-        args=training_arguments(config(work), checkpoints, steps, work.seed),
+        args=training_arguments(config(work), CHECKPOINTS, steps, work.seed),
         objective=PairObjective(beta=work.beta, link="logistic", sft_weight=0.0),
         microbatches=microbatches,
         tokenizer=load_tokenizer(Path(work.model)),
@@ -147,7 +154,11 @@ def train(policy: Policy, microbatches: list[list[ScoredPair]], steps: int, work
         callbacks=[],
     )
     quiet(trainer)
-    train_phase(trainer, what="train", total_steps=steps, checkpoints=checkpoints)
+    return trainer
+
+
+def run_trainer(trainer: PhaseTrainer, steps: int) -> None:
+    train_phase(trainer, what="train", total_steps=steps, checkpoints=CHECKPOINTS)
 
 
 def _tokens(pair: Pair) -> int:

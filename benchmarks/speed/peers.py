@@ -51,10 +51,10 @@ def trl_stage(work: Work, watch: Watch) -> None:
         samples = generate(model, work, work.batch)
     trainer = PreTokenised(
         model=model,
-        args=DPOConfig(**_arguments(work), precompute_ref_log_probs=True, loss_type=["sigmoid"], max_length=None),
+        args=DPOConfig(**arguments(work), precompute_ref_log_probs=True, loss_type=["sigmoid"], max_length=None),
         train_dataset=Dataset.from_list(pairs_of(work, samples)),
         processing_class=AutoTokenizer.from_pretrained(work.model),
-        peft_config=_lora(work),
+        peft_config=lora_of(work),
     )
     with watch.phase("train"):
         trainer.train()
@@ -86,10 +86,10 @@ def trl_online_stage(work: Work, watch: Watch) -> None:
     trainer = AgainstDemonstrations(
         model=load(work),
         reward_funcs=lambda completions, **_: [float(2 * row < len(completions)) for row in range(len(completions))],
-        args=OnlineDPOConfig(**_arguments(work), max_new_tokens=work.new_tokens, max_length=4096),
+        args=OnlineDPOConfig(**arguments(work), max_new_tokens=work.new_tokens, max_length=4096),
         train_dataset=Dataset.from_list([{"prompt": str(row)} for row in range(len(work.prompts))]),
         processing_class=AutoTokenizer.from_pretrained(work.model),
-        peft_config=_lora(work),
+        peft_config=lora_of(work),
     )
     with watch.phase("train"):
         trainer.train()
@@ -106,7 +106,7 @@ def naive_stage(work: Work, watch: Watch) -> None:
         samples = generate(policy, work, work.batch)
     reference = copy.deepcopy(policy).requires_grad_(False).eval()
     if work.lora:
-        policy = get_peft_model(policy, _lora(work))
+        policy = get_peft_model(policy, lora_of(work))
     policy.train()
     optimizer = torch.optim.AdamW(
         (weight for weight in policy.parameters() if weight.requires_grad),
@@ -209,7 +209,7 @@ def _batches(rows: Sequence[int], size: int) -> list[list[int]]:
     return [[*rows[start : start + size]] for start in range(0, len(rows), size)]
 
 
-def _lora(work: Work) -> LoraConfig | None:
+def lora_of(work: Work) -> LoraConfig | None:
     """The same adapter as demotune's."""
     if not work.lora:
         return None
@@ -218,7 +218,7 @@ def _lora(work: Work) -> LoraConfig | None:
     )
 
 
-def _arguments(work: Work) -> dict[str, Any]:
+def arguments(work: Work) -> dict[str, Any]:
     """What TRL's configs share, in the Trainer's words."""
     return {
         "output_dir": "trl",

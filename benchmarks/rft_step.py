@@ -37,17 +37,20 @@ from speed.harness import (
     median_of,
     ratio,
     show_table,
+    shown,
     take_turns,
     whole_seconds,
     work_as_told,
 )
 from speed.work import Size, Work, make_work
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
+from transformers.utils import logging as transformers_logging
 
 import demotune
 from demotune import RFTConfig
 from demotune.files import read_rows, write_json
 from demotune.machine import has_fast_bf16, package_versions
+from demotune.models import hide_library_bars
 from demotune.phases import sample as sample_room
 from demotune.phases.rollouts import ROLLOUTS
 from demotune.run_folder import RunFolder
@@ -76,6 +79,8 @@ class StepWork:
     def save(self, file: Path) -> None:
         """With the reward beside it: the model's body under a random head, as transformers makes it."""
         torch.manual_seed(self.rows.seed)
+        transformers_logging.set_verbosity_error()  # that the head is new is the intention
+        hide_library_bars()
         folder = file.parent / "reward"
         tokenizer = AutoTokenizer.from_pretrained(self.rows.model)
         reward = AutoModelForSequenceClassification.from_pretrained(self.rows.model, num_labels=1, dtype=torch.float32)
@@ -306,7 +311,7 @@ def summarise(rows: list[dict[str, Any]], work: StepWork) -> dict[str, Any]:
             "update": median_of(rows, name, lambda row: row["seconds"]["update"]) / work.steps,
             "tokens_per_second": work.tokens() / seconds,
             "gflops": gflops,
-            "share_of_ceiling": gflops / top,
+            "share_of_ceiling": top and gflops / top,
             "peak_memory_gib": median_of(rows, name, lambda row: row["peak_memory_gib"]),
             "demotune_seconds_ratio": ratio(rows, "demotune", name, whole_seconds),
             "demotune_memory_ratio": ratio(rows, "demotune", name, lambda row: row["peak_memory_gib"]),
@@ -318,7 +323,8 @@ def show(summary: dict[str, Any], work: StepWork) -> None:
     print(
         f"\n{work.steps} steps of {work.prompts_per_step} prompts x {work.generations} responses of "
         f"{work.rows.new_tokens} tokens, {'LoRA' if work.rows.lora else 'all weights'}, "
-        f"{'bf16 autocast' if work.rows.bf16 else 'float32'}; matrix products {summary['ceiling_gflops']:.0f} GFLOP/s\n"
+        f"{'bf16 autocast' if work.rows.bf16 else 'float32'}; matrix products "
+        f"{shown(summary['ceiling_gflops'], '.0f')} GFLOP/s\n"
     )
     head = (
         "",
@@ -335,15 +341,15 @@ def show(summary: dict[str, Any], work: StepWork) -> None:
     lines = [
         (
             name,
-            f"{one['seconds_per_step']:.1f}",
-            f"{one['draw_and_score']:.1f}",
-            f"{one['update']:.1f}",
-            f"{one['tokens_per_second']:.0f}",
-            f"{one['gflops']:.0f}",
-            f"{one['share_of_ceiling']:.0%}",
-            f"{one['peak_memory_gib']:.2f}",
-            f"{one['demotune_seconds_ratio']:.2f}",
-            f"{one['demotune_memory_ratio']:.2f}",
+            shown(one["seconds_per_step"], ".1f"),
+            shown(one["draw_and_score"], ".1f"),
+            shown(one["update"], ".1f"),
+            shown(one["tokens_per_second"], ".0f"),
+            shown(one["gflops"], ".1f"),
+            shown(one["share_of_ceiling"], ".0%"),
+            shown(one["peak_memory_gib"], ".2f"),
+            shown(one["demotune_seconds_ratio"], ".2f"),
+            shown(one["demotune_memory_ratio"], ".2f"),
         )
         for name, one in summary.items()
         if isinstance(one, dict)

@@ -31,6 +31,7 @@ from speed.harness import (
     median_of,
     ratio,
     show_table,
+    shown,
     take_turns,
     whole_seconds,
     work_as_told,
@@ -69,7 +70,7 @@ UNEVEN = {
 }
 CONTESTANTS = {**STAGES, **SAMPLERS, **UNEVEN, CEILING: ceiling}
 GROUPS = {"stages": tuple(STAGES), "samplers": (*SAMPLERS, *UNEVEN)}
-QUICK = ("demotune", "trl", "trl-tuned", "naive")
+QUICK = ("demotune", "trl", "naive")
 
 
 def main() -> None:
@@ -97,7 +98,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--columns", help="columns of --data, as prompt=...,response=...")
     parser.add_argument("--only", nargs="+", metavar="NAME", help=f"of {', '.join((*GROUPS, *CONTESTANTS))}")
     parser.add_argument("--repeats", type=int, help="turns; 3, quick 1")
-    parser.add_argument("--quick", action="store_true", help="8 rows, 2 steps, four contestants")
+    parser.add_argument("--quick", action="store_true", help="8 rows, 2 steps, three contestants")
     parser.add_argument("--lora", action="store_true", help="train an adapter on all linear layers in place of weights")
     parser.add_argument("--precision", choices=("bf16", "fp32"), help="bf16 where the hardware has it, if not given")
     parser.add_argument("--rows", type=int, help="prompts; 64, quick 8")
@@ -152,14 +153,14 @@ def check_tokens(rows: list[dict[str, Any]], work: Work) -> None:
 
 def summarise(rows: list[dict[str, Any]], work: Work) -> dict[str, Any]:
     """Medians of each contestant, and ratios of demotune to each of its peers, turn by turn."""
-    flops = work.flops()
-    top = median_of(rows, CEILING, lambda row: row["gflops"])
-    found: dict[str, Any] = {"ceiling_gflops": top, "least_seconds": sum(work.least_flops().values()) / top / 1e9}
+    flops, top = work.flops(), median_of(rows, CEILING, lambda row: row["gflops"])
+    least = sum(work.least_flops().values())
+    found: dict[str, Any] = {"ceiling_gflops": top, "least_seconds": top and least / top / 1e9}
     for name in finished(rows):
         own = "demotune" if name in STAGES else f"{name.partition('-')[0]}-demotune"
         seconds = median_of(rows, name, whole_seconds)
-        # Uneven lengths are drawn, so useful work is per token there.
-        gflops = None if name in UNEVEN else sum(flops[p] for p in (PHASES if name in STAGES else ("sample",))) / 1e9
+        useful = sum(flops[phase] for phase in (PHASES if name in STAGES else ("sample",))) / 1e9
+        gflops = None if name in UNEVEN else useful / seconds  # uneven lengths are drawn: nobody knows the work before
         found[name] = {
             "seconds": seconds,
             "phases": {
@@ -167,8 +168,8 @@ def summarise(rows: list[dict[str, Any]], work: Work) -> dict[str, Any]:
                 for phase in PHASES
             },
             "tokens_per_second": median_of(rows, name, _tokens_per_second),
-            "gflops": gflops and gflops / seconds,
-            "share_of_ceiling": gflops and gflops / seconds / top,
+            "gflops": gflops,
+            "share_of_ceiling": gflops and top and gflops / top,
             "peak_memory_gib": median_of(rows, name, lambda row: row["peak_memory_gib"]),
             "demotune_seconds_per_token_ratio": ratio(rows, own, name, lambda row: 1 / _tokens_per_second(row)),
             "demotune_memory_ratio": ratio(rows, own, name, lambda row: row["peak_memory_gib"]),
@@ -191,21 +192,21 @@ def show(summary: dict[str, Any], work: Work) -> None:
         f"{'LoRA' if work.lora else 'all weights'}, {'bf16 autocast' if work.bf16 else 'float32'}"
     )
     print(
-        f"matrix products {summary['ceiling_gflops']:.0f} GFLOP/s; at that rate, each prompt of a pair computed once, "
-        f"the stage takes at least {summary['least_seconds']:.1f} s\n"
+        f"matrix products {shown(summary['ceiling_gflops'], '.0f')} GFLOP/s; at that rate, each prompt of a pair "
+        f"computed once, the stage takes at least {shown(summary['least_seconds'], '.1f')} s\n"
     )
     head = ("", "seconds", *PHASES, "tokens/s", "GFLOP/s", "of ceiling", "GiB", "demotune/it", "memory")
     lines = [
         (
             name,
-            f"{one['seconds']:.1f}",
-            *(f"{one['phases'][phase]:.1f}" for phase in PHASES),
-            f"{one['tokens_per_second']:.0f}",
-            f"{one['gflops']:.0f}" if one["gflops"] else "-",
-            f"{one['share_of_ceiling']:.0%}" if one["gflops"] else "-",
-            f"{one['peak_memory_gib']:.2f}",
-            f"{one['demotune_seconds_per_token_ratio']:.2f}",
-            f"{one['demotune_memory_ratio']:.2f}",
+            shown(one["seconds"], ".1f"),
+            *(shown(one["phases"][phase], ".1f") for phase in PHASES),
+            shown(one["tokens_per_second"], ".0f"),
+            shown(one["gflops"], ".1f"),
+            shown(one["share_of_ceiling"], ".0%"),
+            shown(one["peak_memory_gib"], ".2f"),
+            shown(one["demotune_seconds_per_token_ratio"], ".2f"),
+            shown(one["demotune_memory_ratio"], ".2f"),
         )
         for name, one in summary.items()
         if isinstance(one, dict)

@@ -132,35 +132,35 @@ def _one(script: str, name: str, work_file: Path, result_file: Path) -> dict[str
         command = [sys.executable, str(Path(script).resolve()), "--worker", name, str(work_file), str(result_file)]
         done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
-        return {"failed": (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]}
+        why = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        print(f"{name} failed: {why}")
+        return {"failed": why.partition(":")[0]}  # results keep no paths
     return json.loads(result_file.read_text(encoding="utf-8"))
 
 
 def _line(row: Row) -> str:
     if "failed" in row:
-        return f"{row['contestant']} FAILED: {row['failed']}"
+        return f"{row['contestant']}: no result"
     if row["contestant"] == CEILING:
         return f"matrix products at {row['gflops']:.0f} GFLOP/s"
     parts = "  ".join(f"{phase} {seconds:.1f}" for phase, seconds in row["seconds"].items())
     return f"{row['contestant']}: {sum(row['seconds'].values()):.1f} s ({parts}), {row['peak_memory_gib']:.2f} GiB"
 
 
-def median_of(rows: Sequence[Row], name: str, value: Callable[[Row], float]) -> float:
-    """Median over the turns of one contestant; NaN without any."""
+def median_of(rows: Sequence[Row], name: str, value: Callable[[Row], float]) -> float | None:
+    """Median over the turns of one contestant; None without any."""
     found = [value(row) for row in rows if row["contestant"] == name and "failed" not in row]
-    return statistics.median(found) if found else float("nan")
+    return statistics.median(found) if found else None
 
 
-def ratio(
-    rows: Sequence[Mapping[str, Any]], one: str, other: str, value: Callable[[Mapping[str, Any]], float]
-) -> float:
-    """Median over turns of one contestant's number divided by the other's in the same turn."""
+def ratio(rows: Sequence[Row], one: str, other: str, value: Callable[[Row], float]) -> float | None:
+    """Median over turns of one contestant's number divided by the other's in the same turn; None without any."""
     found: dict[int, dict[str, float]] = {}
     for row in rows:
         if row["contestant"] in (one, other) and "failed" not in row:
             found.setdefault(row["turn"], {})[row["contestant"]] = value(row)
     quotients = [both[one] / both[other] for both in found.values() if {one, other} <= both.keys()]
-    return statistics.median(quotients) if quotients else float("nan")
+    return statistics.median(quotients) if quotients else None
 
 
 def finished(rows: Sequence[Row]) -> list[str]:
@@ -170,6 +170,11 @@ def finished(rows: Sequence[Row]) -> list[str]:
 
 def whole_seconds(row: Row) -> float:
     return float(sum(row["seconds"].values()))
+
+
+def shown(value: float | None, form: str) -> str:
+    """A number as `form` says, a dash where there is none."""
+    return "-" if value is None else format(value, form)
 
 
 def show_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> None:

@@ -268,7 +268,13 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, help="prompts of a step; 16, quick 4")
     parser.add_argument("--steps", type=int, help="policy steps; 2, quick 1")
     parser.add_argument("--new-tokens", type=int, help="tokens of every response; 64, quick 16")
-    parser.add_argument("--prompt-tokens", type=int, nargs=2, metavar=("LOW", "HIGH"), default=(64, 127))
+    parser.add_argument(
+        "--prompt-tokens",
+        type=int,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="64 127; shipped rows 1 127",
+    )
     parser.add_argument("--results", type=Path, help="where to keep results")
     options = parser.parse_args()
     options.only = options.only or (["demotune", "trl"] if options.quick else ["demotune", "trl", "trl-tuned"])
@@ -285,7 +291,7 @@ def _work(options: argparse.Namespace) -> StepWork:
         options.data,
         options.columns,
         rows=prompts * steps,
-        prompt_tokens=tuple(options.prompt_tokens),
+        prompt_tokens=tuple(options.prompt_tokens or (64 if options.data else 1, 127)),
         demo_tokens=64,
         new_tokens=options.new_tokens or new_tokens,
         batch=min(8, prompts * 4),

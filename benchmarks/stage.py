@@ -105,7 +105,13 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, help="pairs of a step; 8, quick 4")
     parser.add_argument("--epochs", type=int, help="passes over the pairs; 2, quick 1")
     parser.add_argument("--new-tokens", type=int, help="tokens of every sample; 64, quick 32")
-    parser.add_argument("--prompt-tokens", type=int, nargs=2, metavar=("LOW", "HIGH"), default=(64, 127))
+    parser.add_argument(
+        "--prompt-tokens",
+        type=int,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="64 127; shipped rows 1 127",
+    )
     parser.add_argument("--demo-tokens", type=int, default=64, help="demonstrations are cut to so many tokens")
     parser.add_argument("--results", type=Path, help="where to keep results")
     options = parser.parse_args()
@@ -130,7 +136,7 @@ def _work(options: argparse.Namespace) -> Work:
         options.data,
         options.columns,
         rows=options.rows or rows,
-        prompt_tokens=tuple(options.prompt_tokens),
+        prompt_tokens=tuple(options.prompt_tokens or (64 if options.data else 1, 127)),
         demo_tokens=options.demo_tokens,
         new_tokens=options.new_tokens or new_tokens,
         batch=options.batch or batch,

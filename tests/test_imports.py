@@ -8,8 +8,9 @@ import demotune
 PACKAGE = Path(demotune.__file__).parent
 
 FLOORS = [
-    {"errors", "records", "processes", "statistics", "diversity"},
+    {"errors", "records", "processes", "profiling", "statistics", "diversity"},
     {"config", "progress"},
+    {"attention"},
     {"files", "losses", "advantages", "values", "logprobs", "machine", "data", "rendering", "reward_card"},
     {"config_files", "models", "sampling", "heldout", "intake"},
     {"reward_models", "gate"},
@@ -17,8 +18,9 @@ FLOORS = [
     {"scoring"},
     {"setup", "training", "rewards"},
     {"phases"},
+    {"estimation"},
     {"methods", "objects", "preparation", "manifest", "summary", "answering", "ranking", "doctor"},
-    {"evaluation"},
+    {"evaluation", "estimate"},
     {"report"},
     {"conclusion"},
     {"pipeline"},

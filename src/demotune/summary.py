@@ -11,6 +11,7 @@ from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
 from demotune.config import RFTConfig
+from demotune.estimation.forecast import Estimate, compare_with_facts, show_comparison
 from demotune.files import link_or_copy, read_rows, write_json, write_rows
 from demotune.heldout import interval_text, nll_per_token
 from demotune.models import Policy, is_adapter, load_policy, load_tokenizer, merged, save_policy
@@ -40,6 +41,8 @@ class RunResult:
     """The stage whose model is the result: the last that the gate did not call worse; the last one with gate off."""
     stages: tuple[dict[str, Any], ...]
     """One record per stage: phases with seconds and memory, last training metrics, held-out check."""
+    estimate: dict[str, Any] | None
+    """Seconds by phase and peak memory, each [estimated, measured], and ceilings; None for a run too small for one."""
 
     def load(self) -> tuple[Policy, PreTrainedTokenizerBase]:
         """The trained policy and its tokenizer, on the current device."""
@@ -58,11 +61,12 @@ def read_result(folder: RunFolder) -> RunResult:
         start_nll_per_token=kept["start_nll_per_token"],
         best_stage=kept["best_stage"],
         stages=tuple(kept["stages"]),
+        estimate=kept.get("estimate"),
     )
 
 
-def publish_result(setup: Setup) -> RunResult:
-    """Publish model/, metrics.jsonl and summary.json."""
+def publish_result(setup: Setup, estimate: Estimate | None = None) -> RunResult:
+    """Publish model/, metrics.jsonl and summary.json, with what was estimated beside what was measured."""
     count = len(setup.folder.finished_stages)
     stages = tuple(_stage_record(setup, number) for number in range(count))
     result = RunResult(
@@ -73,6 +77,7 @@ def publish_result(setup: Setup) -> RunResult:
         start_nll_per_token=_start_nll(setup),
         best_stage=_best_stage(setup, stages),
         stages=stages,
+        estimate=None if estimate is None else compare_with_facts(estimate, [stage["phases"] for stage in stages]),
     )
     if main_process():
         best = setup.folder.stage(result.best_stage)
@@ -117,6 +122,8 @@ def show_result(result: RunResult) -> None:
         _say_implicit(result)
     else:
         _say_explicit(result)
+    if result.estimate is not None:
+        show_comparison(result.estimate)
     if result.best_stage < len(result.stages) - 1:
         say(f"stage {result.best_stage} is the result: later ones made held-out demonstrations less likely")
     say(f"The model lies in {result.model_folder}. Load it with:")

@@ -88,7 +88,7 @@ def _finish(setup: Setup, *, resumed: bool = False) -> RunResult:
     except KeyboardInterrupt:
         say(f"stopped; what is done is kept: continue with demotune resume {setup.folder.root}")
         raise
-    result = publish_result(setup, estimate)
+    result = publish_result(setup, estimate, profile)
     show_result(result)
     if main_process():
         if profile is not None:

@@ -19,6 +19,7 @@ from demotune.phases.heldout_rows import START, read_heldout
 from demotune.phases.reward import REWARD, REWARD_METRICS
 from demotune.phases.train import METRICS
 from demotune.processes import main_process, this_device, wait_for_everyone
+from demotune.profiling import Profile
 from demotune.progress import console, minutes, say
 from demotune.run_folder import RunFolder
 from demotune.setup import Setup
@@ -42,7 +43,9 @@ class RunResult:
     stages: tuple[dict[str, Any], ...]
     """One record per stage: phases with seconds and memory, last training metrics, held-out check."""
     estimate: dict[str, Any] | None
-    """Seconds by phase and peak memory, each [estimated, measured], and ceilings; None for a run too small for one."""
+    """Seconds by phase, tokens, peak memory, each [estimated, measured]; None for a run too small for an estimate."""
+    profile: dict[str, float] | None
+    """Seconds by kind of work, and in all, since the run was begun or resumed; None without --profile."""
 
     def load(self) -> tuple[Policy, PreTrainedTokenizerBase]:
         """The trained policy and its tokenizer, on the current device."""
@@ -62,10 +65,11 @@ def read_result(folder: RunFolder) -> RunResult:
         best_stage=kept["best_stage"],
         stages=tuple(kept["stages"]),
         estimate=kept.get("estimate"),
+        profile=kept.get("profile"),
     )
 
 
-def publish_result(setup: Setup, estimate: Estimate | None = None) -> RunResult:
+def publish_result(setup: Setup, estimate: Estimate | None = None, profile: Profile | None = None) -> RunResult:
     """Publish model/, metrics.jsonl and summary.json, with what was estimated beside what was measured."""
     count = len(setup.folder.finished_stages)
     stages = tuple(_stage_record(setup, number) for number in range(count))
@@ -78,6 +82,7 @@ def publish_result(setup: Setup, estimate: Estimate | None = None) -> RunResult:
         best_stage=_best_stage(setup, stages),
         stages=stages,
         estimate=None if estimate is None else compare_with_facts(estimate, [stage["phases"] for stage in stages]),
+        profile=None if profile is None else profile.record(),
     )
     if main_process():
         best = setup.folder.stage(result.best_stage)

@@ -8,7 +8,7 @@ import demotune
 PACKAGE = Path(demotune.__file__).parent
 
 FLOORS = [
-    {"errors", "allocator", "records", "processes", "statistics", "diversity"},
+    {"errors", "allocator", "records", "processes", "profiling", "statistics", "diversity"},
     {"config", "progress", "attention", "packing"},
     {"files", "losses", "advantages", "values", "logprobs", "machine", "data", "rendering", "reward_card"},
     {"config_files", "models", "sampling", "heldout", "intake"},
@@ -17,8 +17,9 @@ FLOORS = [
     {"scoring"},
     {"setup", "training", "rewards"},
     {"phases"},
+    {"estimation"},
     {"methods", "objects", "preparation", "manifest", "summary", "answering", "ranking", "doctor"},
-    {"evaluation"},
+    {"evaluation", "estimate"},
     {"report"},
     {"conclusion"},
     {"pipeline"},

@@ -13,6 +13,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from demotune.files import flush_to_disk, write_rows
 from demotune.processes import any_process, main_process, wait_for_everyone
+from demotune.profiling import Kind, current_profile
 from demotune.progress import Tracker, say
 
 WHOLE = "checkpoint-is-whole"
@@ -82,6 +83,35 @@ class ShowProgress(TrainerCallback):
         }
         info = "  ".join(f"{name} {record[key]:.3g}" for name, key in shown.items() if key in record)
         self._tracker.advance(state.global_step - self._tracker.done, info)
+
+
+class TimeSteps(TrainerCallback):
+    """Spans of a profile inside gradient steps. "backward" is what is left of them beside "forward"."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._enter("backward")
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._leave()
+        self._enter("optimizer")
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._leave()
+
+    def _enter(self, kind: Kind) -> None:
+        if profile := current_profile():
+            self._depth = profile.enter(kind)
+
+    def _leave(self) -> None:
+        if profile := current_profile():
+            profile.leave(self._depth)
 
 
 class StopOnSignal(TrainerCallback):

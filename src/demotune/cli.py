@@ -4,6 +4,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,16 +18,20 @@ from demotune.errors import DemotuneError
 from demotune.evaluation.config import EvaluationConfig
 from demotune.flags import flags_of, parameter, what_was_given
 
+CONTEXT: dict[str, Any] = {
+    "help_option_names": ["-h", "--help"],
+    "token_normalize_func": lambda name: name.replace("_", "-"),  # --learning_rate as in TRL works too
+    "max_content_width": 120,
+}
+COLLECT_UNKNOWN = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""Unknown flags are collected, so that the error can name the nearest field and the methods that have it."""
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    context_settings={
-        "help_option_names": ["-h", "--help"],
-        "token_normalize_func": lambda name: name.replace("_", "-"),  # --learning_rate as in TRL works too
-        "max_content_width": 120,
-    },
+    context_settings=CONTEXT,
     help="Learn the reward behind demonstrations, and a better policy with it: SFT, SPIN, IRFT, RFT.",
 )
 
@@ -80,8 +85,8 @@ def _for_people() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _method_command(method: Method) -> Callable[..., None]:
-    """A command whose options are the fields of the method's config."""
+def _method_command(method: Method, act: Callable[[str | None, dict[str, Any]], None]) -> Callable[..., None]:
+    """A command whose options are the fields of the method's config; `act` takes the config file and what was given."""
     config_class = CONFIGS[method]
 
     def command(ctx: typer.Context, **given: Any) -> None:
@@ -91,11 +96,7 @@ def _method_command(method: Method) -> Callable[..., None]:
                 raise DemotuneError(
                     unknown_field(name.removeprefix("--").removeprefix("no-").replace("-", "_"), method)
                 )
-            config_file = given.pop("config")
-            config = build_config(method, config_file, what_was_given(given))
-            from demotune.pipeline import run
-
-            run(config)
+            act(given.pop("config"), what_was_given(given))
 
     config_option = typer.Option(
         "--config",
@@ -109,11 +110,35 @@ def _method_command(method: Method) -> Callable[..., None]:
     return command
 
 
+def _run(method: Method, config_file: str | None, given: dict[str, Any]) -> None:
+    from demotune.pipeline import run
+
+    run(build_config(method, config_file, given))
+
+
 for _method in CONFIGS:
-    # Unknown flags are collected, so that the error can name the nearest field and the methods that have it.
-    app.command(_method, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
-        _method_command(_method)
-    )
+    app.command(_method, context_settings=COLLECT_UNKNOWN)(_method_command(_method, partial(_run, _method)))
+
+
+@app.command(context_settings=COLLECT_UNKNOWN)
+def estimate(
+    ctx: typer.Context,
+    method: Annotated[Method, typer.Option(help="Whose flags follow: every flag of demotune METHOD --help.")],
+    device: Annotated[
+        str | None,
+        typer.Option(help="By datasheet: h200, h100, a100, l40s, rtx4090, ... Not given: this machine is measured."),
+    ] = None,
+) -> None:
+    """Say before a run what it will cost: memory, tokens, operations and time of each phase, and whether it fits."""
+
+    def act(config_file: str | None, given: dict[str, Any]) -> None:
+        from demotune.estimate import estimate as estimate_run
+
+        estimate_run(build_config(method, config_file, {"output": "not written"} | given), device)
+
+    flags = typer.Typer(context_settings=CONTEXT, add_completion=False)
+    flags.command(method, context_settings=COLLECT_UNKNOWN)(_method_command(method, act))
+    raise typer.Exit(typer.main.get_command(flags).main(ctx.args, standalone_mode=False) or 0)
 
 
 @app.command()

@@ -108,6 +108,8 @@ class RunConfig:
     """Also log to tensorboard, trackio or wandb (must be installed)."""
     run_name: str | None = None
     """Name of the run for report_to."""
+    profile: bool = False
+    """Print at the end where the time went, as a share of the machine's ceiling."""
 
     def _check_shared(self) -> None:
         for field in dataclasses.fields(self):

@@ -38,7 +38,7 @@ PANELS = {
     "Judges": ("reward", "judge", "judge_url", "judge_model"),
     "Answers": ("answers", "max_new_tokens", "temperature", "sample_batch_size", "batch_size"),
     "Benchmark tasks": ("tasks", "task_data", "limit", "few_shots"),
-    "Bookkeeping": ("seed", "logging_steps", "save_steps", "report_to", "run_name"),
+    "Bookkeeping": ("seed", "logging_steps", "save_steps", "report_to", "run_name", "profile"),
 }  # fmt: skip
 
 

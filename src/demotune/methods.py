@@ -7,7 +7,6 @@ from demotune.config import IRFTConfig, RFTConfig, SFTConfig, SPINConfig
 from demotune.heldout import interval_text
 from demotune.objectives import PairObjective, SFTObjective
 from demotune.phases.check import check_phase, start_phase
-from demotune.phases.forecast import say_forecast
 from demotune.phases.policy import policy_phase
 from demotune.phases.reward import reward_phase
 from demotune.phases.sample import sample_phase
@@ -85,8 +84,6 @@ def _pairwise(stage: Stage, config: SPINConfig | IRFTConfig) -> None:
 
 def _rft(stage: Stage) -> None:
     """One stage of Algorithm 1 of arXiv 2405.17888: sample from pi_t, learn the reward, improve the policy on it."""
-    if stage.number == 0 and not stage.done("sample"):
-        say_forecast(stage)
     sample_phase(stage)
     start_phase(stage)
     reward_phase(stage)

@@ -28,6 +28,7 @@ from transformers.utils import logging as transformers_logging
 from demotune.attention import ATTENTION, carries_layouts, register_attention
 from demotune.errors import DemotuneError
 from demotune.files import publish_folder
+from demotune.profiling import timed
 
 Policy = PreTrainedModel | PeftModel
 ADAPTER_CONFIG = "adapter_config.json"
@@ -158,6 +159,7 @@ def weight_sharing_base(policy: PeftModel) -> PreTrainedModel:
     return cast(PreTrainedModel, twin.unload())
 
 
+@timed("files")
 def save_policy(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write model and tokenizer to `folder`, which appears whole or not at all."""
     with publish_folder(folder) as unfinished:
@@ -175,6 +177,7 @@ def save_weights(model: Policy, folder: Path) -> None:
     model.save_pretrained(str(folder))
 
 
+@timed("files")
 def content_hash(folder: Path) -> str:
     """sha256 over the names and bytes of a model folder's weights, configs and tokenizer; of the base too for LoRA."""
     digest = hashlib.sha256()

@@ -8,13 +8,17 @@ from typing import Any
 from transformers import TrainerCallback
 
 from demotune.allocator import keep_memory
+from demotune.callbacks import TimeSteps
 from demotune.conclusion import conclude
 from demotune.config import AnyConfig, stage_count
+from demotune.estimation.forecast import estimate_here, say_forecast
+from demotune.estimation.shares import show_profile
 from demotune.manifest import check_unchanged, write_manifest
 from demotune.methods import run_stage, stopped_by_gate
 from demotune.objects import keep_objects
 from demotune.preparation import prepare_run
 from demotune.processes import main_process, wait_for_everyone
+from demotune.profiling import profiled
 from demotune.progress import say
 from demotune.run_folder import RunFolder
 from demotune.setup import Setup
@@ -51,7 +55,7 @@ def run(
             processing_class=processing_class,
             peft_config=peft_config,
         )
-        setup = prepare_run(config, folder, callbacks)
+        setup = prepare_run(config, folder, (*callbacks, TimeSteps()))
         write_manifest(setup)
         return _finish(setup)
 
@@ -64,9 +68,9 @@ def resume(folder: str | Path, *, callbacks: Sequence[TrainerCallback] = ()) -> 
     run_folder = RunFolder(Path(folder))
     config = run_folder.read_config()
     with _held(run_folder):
-        setup = prepare_run(config, run_folder, callbacks)
+        setup = prepare_run(config, run_folder, (*callbacks, TimeSteps()))
         check_unchanged(setup)
-        return _finish(setup)
+        return _finish(setup, resumed=True)
 
 
 def _held(folder: RunFolder) -> AbstractContextManager[None]:
@@ -75,18 +79,23 @@ def _held(folder: RunFolder) -> AbstractContextManager[None]:
     return folder.locked() if main_process() else nullcontext()
 
 
-def _finish(setup: Setup) -> RunResult:
+def _finish(setup: Setup, *, resumed: bool = False) -> RunResult:
+    estimate = say_forecast(setup)
     try:
-        for number in range(stage_count(setup.config)):
-            run_stage(setup, number)
-            if stopped_by_gate(setup, number):
-                break
+        with profiled(setup.config.profile) as profile:
+            for number in range(stage_count(setup.config)):
+                run_stage(setup, number)
+                if stopped_by_gate(setup, number):
+                    break
     except KeyboardInterrupt:
         say(f"stopped; what is done is kept: continue with demotune resume {setup.folder.root}")
         raise
-    result = publish_result(setup)
+    result = publish_result(setup, estimate, profile)
     show_result(result)
     if main_process():
+        if profile is not None:
+            states = [stage["phases"] for stage in result.stages]
+            show_profile(profile, estimate or estimate_here(setup), states, whole_run=not resumed)
         conclude(result.run_folder)
     wait_for_everyone()
     return result

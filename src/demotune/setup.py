@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from demotune.config import AnyConfig
 from demotune.models import Policy, attach_adapter, is_adapter, load_policy, merged
 from demotune.processes import this_device
+from demotune.profiling import timed
 from demotune.records import RenderedDemonstration
 from demotune.rendering import Renderer
 from demotune.reward_models import RewardModel, load_reward_model
@@ -49,6 +50,7 @@ class Setup:
             return merged(policy)
         return policy if is_adapter(folder) else attach_adapter(policy, self.adapter, self.seed(0, "adapter"))
 
+    @timed("files")
     def load_as_it_is(self, folder: Path) -> Policy:
         """A policy in the run's precision and attention, on its device."""
         return load_policy(
@@ -58,6 +60,7 @@ class Setup:
             device=this_device(),
         )
 
+    @timed("files")
     def load_reward(self, folder: Path, share: Policy | None) -> RewardModel:
         """A reward model likewise; with `share` an adapter's base weights are those of that policy."""
         return load_reward_model(

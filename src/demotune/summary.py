@@ -11,6 +11,7 @@ from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
 from demotune.config import RFTConfig
+from demotune.estimation.forecast import Estimate, compare_with_facts, show_comparison
 from demotune.files import link_or_copy, read_rows, write_json, write_rows
 from demotune.heldout import interval_text, nll_per_token
 from demotune.models import Policy, is_adapter, load_policy, load_tokenizer, merged, save_policy
@@ -18,6 +19,7 @@ from demotune.phases.heldout_rows import START, read_heldout
 from demotune.phases.reward import REWARD, REWARD_METRICS
 from demotune.phases.train import METRICS
 from demotune.processes import main_process, this_device, wait_for_everyone
+from demotune.profiling import Profile
 from demotune.progress import console, minutes, say
 from demotune.run_folder import RunFolder
 from demotune.setup import Setup
@@ -40,6 +42,10 @@ class RunResult:
     """The stage whose model is the result: the last that the gate did not call worse; the last one with gate off."""
     stages: tuple[dict[str, Any], ...]
     """One record per stage: phases with seconds and memory, last training metrics, held-out check."""
+    estimate: dict[str, Any] | None
+    """Seconds by phase, tokens, peak memory, each [estimated, measured]; None for a run too small for an estimate."""
+    profile: dict[str, float] | None
+    """Seconds by kind of work, and in all, since the run was begun or resumed; None without --profile."""
 
     def load(self) -> tuple[Policy, PreTrainedTokenizerBase]:
         """The trained policy and its tokenizer, on the current device."""
@@ -58,11 +64,13 @@ def read_result(folder: RunFolder) -> RunResult:
         start_nll_per_token=kept["start_nll_per_token"],
         best_stage=kept["best_stage"],
         stages=tuple(kept["stages"]),
+        estimate=kept.get("estimate"),
+        profile=kept.get("profile"),
     )
 
 
-def publish_result(setup: Setup) -> RunResult:
-    """Publish model/, metrics.jsonl and summary.json."""
+def publish_result(setup: Setup, estimate: Estimate | None = None, profile: Profile | None = None) -> RunResult:
+    """Publish model/, metrics.jsonl and summary.json, with what was estimated beside what was measured."""
     count = len(setup.folder.finished_stages)
     stages = tuple(_stage_record(setup, number) for number in range(count))
     result = RunResult(
@@ -73,6 +81,8 @@ def publish_result(setup: Setup) -> RunResult:
         start_nll_per_token=_start_nll(setup),
         best_stage=_best_stage(setup, stages),
         stages=stages,
+        estimate=None if estimate is None else compare_with_facts(estimate, [stage["phases"] for stage in stages]),
+        profile=None if profile is None else profile.record(),
     )
     if main_process():
         best = setup.folder.stage(result.best_stage)
@@ -117,6 +127,8 @@ def show_result(result: RunResult) -> None:
         _say_implicit(result)
     else:
         _say_explicit(result)
+    if result.estimate is not None:
+        show_comparison(result.estimate)
     if result.best_stage < len(result.stages) - 1:
         say(f"stage {result.best_stage} is the result: later ones made held-out demonstrations less likely")
     say(f"The model lies in {result.model_folder}. Load it with:")

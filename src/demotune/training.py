@@ -29,6 +29,7 @@ from demotune.models import Policy
 from demotune.objectives import Objective, StepLoss
 from demotune.packing import Batch
 from demotune.processes import this_device
+from demotune.profiling import span
 from demotune.progress import peak_memory_gib, track
 
 CARRIED = "carried-optimizer.pt"
@@ -163,7 +164,8 @@ class PhaseTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """Sum over the micro-batch / items of the step: micro-batches of any size weigh each item alike."""
-        step_loss = self._objective(model, inputs)
+        with span("forward"):
+            step_loss = self._objective(model, inputs)
         if num_items_in_batch is None:
             raise ValueError("num_items_in_batch is missing: the loss of a step cannot be scaled")
         if not torch.isfinite(step_loss.total):

@@ -20,6 +20,7 @@ from demotune.phases.pairs import sampled_pairs, scored_pairs
 from demotune.phases.reward import REWARDS, reward_function
 from demotune.phases.stage import Stage, Work, chunks, pair_tokens, tokens_of
 from demotune.processes import main_process, wait_for_everyone
+from demotune.profiling import timed
 from demotune.progress import track
 from demotune.records import Completion
 from demotune.scoring import score_pairs
@@ -85,6 +86,7 @@ def _work(stage: Stage, rows: Sequence[HeldoutRow]) -> Work:
     return Work(forward=demos + tokens_of(zip(prompts, (row.sample for row in rows), strict=True)))
 
 
+@timed("scoring")
 def _earned(stage: Stage, rows: Sequence[HeldoutRow]) -> PolicyCheck:
     """Rewards of the answers of pi_{t+1} to the held-out prompts beside those of pi_t's, by the stage's reward."""
     answers = [row.sample for row in rows]
@@ -107,6 +109,7 @@ def _earned(stage: Stage, rows: Sequence[HeldoutRow]) -> PolicyCheck:
     )
 
 
+@timed("scoring")
 def _implicit(stage: Stage, beta: float) -> tuple[dict[str, object], int]:
     """The implicit reward against this stage's reference and, from the second stage on, against the start model.
 

@@ -9,6 +9,7 @@ from demotune.models import Policy
 from demotune.phases.pairs import sampled_pairs
 from demotune.phases.sample import draw_with
 from demotune.phases.stage import Stage
+from demotune.profiling import timed
 from demotune.progress import track
 from demotune.records import Response
 from demotune.run_folder import RunFolder
@@ -83,6 +84,7 @@ def _answers(stage: Stage, policy: Callable[[], Policy], purpose: str, what: str
         return draw_with(stage, policy, prompts, purpose=purpose, tracker=tracker)
 
 
+@timed("scoring")
 def _rows(stage: Stage, policy: Policy, answers: list[Response], what: str) -> list[HeldoutRow]:
     demonstrations, config = stage.setup.heldout, stage.setup.config
     decode = stage.setup.renderer.decode

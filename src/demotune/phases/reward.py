@@ -21,6 +21,7 @@ from demotune.phases.pairs import sampled_pairs
 from demotune.phases.stage import Stage, Work, chunks, pair_tokens, with_reward
 from demotune.phases.train import average_of_last, trained_tokens
 from demotune.processes import main_process, process_count, wait_for_everyone
+from demotune.profiling import timed
 from demotune.progress import say, track, warn
 from demotune.records import Completion, Pair
 from demotune.reward_card import reward_card
@@ -217,6 +218,7 @@ def _train(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) -> tupl
     return history, stop_requested
 
 
+@timed("scoring")
 def _judge(
     reward: RewardModel, objective: RewardObjective, heldout: Sequence[Pair], batch_size: int, bf16: bool
 ) -> dict[str, float]:
@@ -241,6 +243,7 @@ def _both_sides(pairs: Sequence[Pair]) -> list[Completion]:
     return demos + [Completion(pair.prompt_ids, pair.sample) for pair in pairs]
 
 
+@timed("files")
 def _publish(stage: Stage, reward: RewardModel, pairs: int) -> None:
     config = with_reward(stage.setup)
     if main_process():
@@ -249,6 +252,7 @@ def _publish(stage: Stage, reward: RewardModel, pairs: int) -> None:
         save_reward_model(reward, stage.setup.tokenizer, facts, stage.folder / REWARD, card)
 
 
+@timed("scoring")
 def _score_all(stage: Stage) -> list[dict[str, Any]]:
     """The published reward of every demonstration and sample of the stage, cut-off ones too."""
     setup, config = stage.setup, with_reward(stage.setup)

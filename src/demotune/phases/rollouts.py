@@ -29,6 +29,7 @@ from demotune.phases.on_policy import Numbers, OnPolicyBatch
 from demotune.phases.sample import draw_with
 from demotune.phases.stage import Stage, share_of_this_process, with_reward
 from demotune.processes import main_process, process_count, this_device, wait_for_everyone
+from demotune.profiling import timed
 from demotune.records import Completion, Response, Rollout
 from demotune.scoring import to_device
 from demotune.values import ValueSums, explained_variance, predict
@@ -175,6 +176,7 @@ class Rollouts(Sequence[list[Rollout]]):
             numbers += zip(unit, self._numbers(members, with_states), strict=True)
         return dict(gather_object(numbers)) if process_count() > 1 else dict(numbers)
 
+    @timed("scoring")
     def _numbers(self, members: Sequence[Completion], with_states: bool) -> list[Numbers]:
         bf16, device = self._stage.setup.bf16, this_device()
         batch = to_device(self._policy, pack([m.prompt_ids for m in members], [m.response.ids for m in members]))

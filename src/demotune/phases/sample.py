@@ -11,6 +11,7 @@ from demotune.files import write_rows
 from demotune.phases.pairs import SAMPLES
 from demotune.phases.stage import PhaseJournal, Stage, Work, share_of_this_process, stage_slice, tokens_of
 from demotune.processes import main_process, wait_for_everyone
+from demotune.profiling import timed
 from demotune.progress import Tracker, track
 from demotune.records import Response
 from demotune.sampling import SamplingOptions, sample_responses
@@ -73,6 +74,7 @@ def draw(stage: Stage, prompts: Sequence[Sequence[int]]) -> list[Response]:
         return draw_with(stage, lambda: stage.start_policy, prompts, purpose="sample", tracker=tracker)
 
 
+@timed("sampling")
 def draw_with(
     stage: Stage,
     policy: Callable[[], nn.Module],

@@ -7,6 +7,7 @@ from demotune.models import Policy
 from demotune.phases.pairs import SCORES, pair_plan, reference_of, sampled_pairs, training_pairs
 from demotune.phases.stage import PhaseJournal, Stage, Work, chunks, pair_tokens, pairwise, share_of_this_process
 from demotune.processes import main_process, wait_for_everyone
+from demotune.profiling import span
 from demotune.progress import track
 from demotune.scoring import score_pairs
 
@@ -25,7 +26,7 @@ def score_phase(stage: Stage) -> None:
     policy = _reference_policy(stage)
     journal = PhaseJournal(stage, "scored")
     missing = [unit for unit in units if not set(unit) <= journal.done.keys()]
-    with track(f"stage {stage.number}: score", len(everything), "pairs") as tracker:
+    with track(f"stage {stage.number}: score", len(everything), "pairs") as tracker, span("scoring"):
         tracker.start_at(len(journal.done))
         for unit in share_of_this_process(missing):
             batch = [everything[number] for number in unit]

@@ -1,0 +1,165 @@
+"""The estimate of a run, phase by phase; said at its start, compared with what was measured at its end."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from demotune.estimation.costs import Costs
+from demotune.estimation.machines import Machine, measure_machine, precision_of
+from demotune.estimation.shapes import read_shape
+from demotune.estimation.work import PhaseWork, plan_work
+from demotune.models import lora_config
+from demotune.processes import main_process, process_count
+from demotune.progress import GIB, console, minutes, say
+from demotune.setup import Setup
+
+TINY = 1e12
+"""Fewer operations than this take seconds wherever they run: nobody needs an estimate of them."""
+
+States = Sequence[Mapping[str, Mapping[str, Any]]]
+"""Of each stage the record of each finished phase, as in its state.json."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A whole run on one machine."""
+
+    costs: Costs
+    work: tuple[PhaseWork, ...]
+
+    @property
+    def machine(self) -> Machine:
+        return self.costs.machine
+
+    @property
+    def seconds(self) -> float:
+        return sum(map(self.seconds_of, self.work))
+
+    @property
+    def flops(self) -> float:
+        return sum(map(self.flops_of, self.work))
+
+    @property
+    def memory(self) -> float:
+        """Bytes at the highest point of the run."""
+        return max(map(self.costs.memory, self.work))
+
+    def seconds_of(self, work: PhaseWork) -> float:
+        return sum(self.costs.seconds(work).values())
+
+    def flops_of(self, work: PhaseWork) -> float:
+        return sum(self.costs.flops(work).values())
+
+
+def estimate_run(setup: Setup, machine: Machine) -> Estimate:
+    """What the run that was prepared will cost on `machine`; no weights are read."""
+    costs = Costs(setup.config, read_shape(setup.start_model, setup.adapter), machine, process_count())
+    return Estimate(costs, tuple(plan_work(setup)))
+
+
+def estimate_here(setup: Setup) -> Estimate:
+    """What it will cost on this machine, whose ceilings are measured now."""
+    return estimate_run(setup, measure_machine(precision_of(setup.config)))
+
+
+def say_forecast(setup: Setup) -> Estimate | None:
+    """Say how long the whole run takes and how much memory; nothing of a tiny one. On the main process only."""
+    if not main_process():
+        return None
+    nowhere = Machine("", "cpu", precision_of(setup.config), 1.0, 1.0, 1.0, measured=False)
+    estimate = estimate_run(setup, nowhere)
+    if estimate.flops < TINY:
+        return None
+    here = measure_machine(precision_of(setup.config))
+    estimate = dataclasses.replace(estimate, costs=dataclasses.replace(estimate.costs, machine=here))
+    parts: dict[str, float] = {}
+    for work in estimate.work:
+        parts[work.name] = parts.get(work.name, 0.0) + estimate.seconds_of(work)
+    named = ", ".join(f"{name} {minutes(seconds)}" for name, seconds in parts.items())
+    say(
+        f"estimate for the whole run: {minutes(estimate.seconds)} and {estimate.memory / GIB:.1f} GiB ({named}), if "
+        "samples are as long as demonstrations"
+    )
+    return estimate
+
+
+def finished(estimate: Estimate, states: States) -> list[tuple[PhaseWork, Mapping[str, Any]]]:
+    """The estimated phases that were finished, each with its record. Stages that were not reached are left out."""
+    return [
+        (work, states[work.stage][work.name])
+        for work in estimate.work
+        if work.stage < len(states) and work.name in states[work.stage]
+    ]
+
+
+def compare_with_facts(estimate: Estimate, states: States) -> dict[str, Any]:
+    """For summary.json, as [estimated, measured]: seconds by phase name, tokens, peak memory; and the machine."""
+    seconds: dict[str, list[float]] = {}
+    tokens = [0.0, 0]
+    for work, record in finished(estimate, states):
+        both = seconds.setdefault(work.name, [0.0, 0.0])
+        both[0] += estimate.seconds_of(work)
+        both[1] += record["seconds"]
+        tokens[0] += work.forward_tokens + work.trained_tokens
+        tokens[1] += record["forward_tokens"] + record["trained_tokens"]
+    peak = max(record["peak_memory_gib"] for state in states for record in state.values())
+    machine = estimate.machine
+    return {
+        "seconds": {name: [round(value, 1) for value in both] for name, both in seconds.items()},
+        "tokens": [round(value) for value in tokens],
+        "peak_memory_gib": [round(estimate.memory / GIB, 2), peak],
+        "machine": {"name": machine.name, "precision": machine.precision}
+        | {name: float(f"{getattr(machine, name):.3g}") for name in ("products", "bandwidth")},
+    }
+
+
+def show_comparison(compared: Mapping[str, Any]) -> None:
+    """A short table: phase, estimated, measured."""
+    table = Table(title="estimated before the run, and measured", title_justify="left", box=box.SIMPLE)
+    for heading in ("", "estimated", "measured", "measured / estimated"):
+        table.add_column(heading, justify="right" if heading else "left")
+    rows = dict(compared["seconds"])
+    rows["all phases"] = [sum(both[side] for both in rows.values()) for side in (0, 1)]
+    for name, (estimated, measured) in rows.items():
+        table.add_row(name, minutes(estimated), minutes(measured), _ratio(estimated, measured))
+    estimated, measured = compared["tokens"]
+    table.add_row("tokens", f"{estimated:,}", f"{measured:,}", _ratio(estimated, measured))
+    estimated, measured = compared["peak_memory_gib"]
+    table.add_row("peak memory", f"{estimated:.1f} G", f"{measured:.1f} G", _ratio(estimated, measured))
+    console.print(table)
+
+
+def lighter(setup: Setup, machine: Machine) -> dict[str, Estimate]:
+    """What a run would cost with less memory: flags -> estimate, each change alone, then all together."""
+    config = setup.config
+    changes: dict[str, dict[str, Any]] = {}
+    if not config.use_peft:
+        changes["--use-peft"] = {"use_peft": True}
+    if not config.activation_checkpointing:
+        changes["--activation-checkpointing"] = {"activation_checkpointing": True}
+    batch = config.per_device_train_batch_size
+    if batch > 1:
+        accumulation = config.gradient_accumulation_steps * batch
+        changes[f"--per-device-train-batch-size 1 --gradient-accumulation-steps {accumulation}"] = {
+            "per_device_train_batch_size": 1,
+            "gradient_accumulation_steps": accumulation,
+        }
+    if len(changes) > 1:
+        changes[" ".join(changes)] = {name: value for change in changes.values() for name, value in change.items()}
+    return {flags: estimate_run(_changed(setup, change), machine) for flags, change in changes.items()}
+
+
+def _changed(setup: Setup, change: Mapping[str, Any]) -> Setup:
+    config = dataclasses.replace(setup.config, **change)
+    adapter = setup.adapter
+    if config.use_peft and adapter is None:
+        adapter = lora_config(config.lora_r, config.lora_alpha, config.lora_target_modules)
+    return dataclasses.replace(setup, config=config, adapter=adapter)
+
+
+def _ratio(estimated: float, measured: float) -> str:
+    return f"{measured / estimated:.2f}" if estimated else ""

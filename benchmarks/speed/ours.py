@@ -14,7 +14,8 @@ from speed.uneven import end_at_random
 from speed.work import Work
 
 import demotune
-from demotune import SPINConfig, machine
+from demotune import SPINConfig
+from demotune.allocator import keep_memory
 from demotune.callbacks import quiet
 from demotune.losses import loss_at_reference
 from demotune.models import Policy, attach_adapter, load_policy, load_tokenizer, lora_config
@@ -22,7 +23,7 @@ from demotune.objectives import PairObjective
 from demotune.phases import sample as sample_room
 from demotune.processes import this_device
 from demotune.records import Pair, Response, ScoredPair
-from demotune.sampling import SamplingOptions, plan_batches, sample_responses
+from demotune.sampling import SamplingOptions, sample_responses
 from demotune.scoring import score_pairs
 from demotune.training import AtStart, PhaseTrainer, plan_microbatches, train_phase, training_arguments
 
@@ -107,13 +108,9 @@ def config(work: Work, **fields: Any) -> SPINConfig:
 
 
 def load(work: Work) -> Policy:
-    """The start policy, its memory kept and its attention chosen as a run does."""
-    getattr(machine, "keep_memory", lambda: None)()
-    longest = max(
-        len(prompt) + max(len(demo), work.new_tokens) for prompt, demo in zip(work.prompts, work.demos, strict=True)
-    )
-    attention = machine.default_attention(this_device(), longest)
-    policy = load_policy(Path(work.model), dtype="float32", attn_implementation=attention, device=this_device())
+    """The start policy, its memory kept as a run does."""
+    keep_memory()
+    policy = load_policy(Path(work.model), dtype="float32", attn_implementation=None, device=this_device())
     if work.lora:
         policy = attach_adapter(policy, lora_config(work.lora_r, work.lora_alpha, ("all-linear",)), work.seed)
     return policy
@@ -122,9 +119,8 @@ def load(work: Work) -> Policy:
 def sample(policy: Policy, work: Work, stop_ids: frozenset[int]) -> list[Response]:
     """One response to each prompt, in their order."""
     options = SamplingOptions(max_new_tokens=work.new_tokens, stop_ids=stop_ids, bf16=work.bf16)
-    found: dict[int, Response] = {}
-    for rows in plan_batches(work.prompts, config(work).sample_batch_size):
-        found |= sample_responses(policy, [work.prompts[row] for row in rows], rows, work.seed, options)
+    slots = config(work).sample_batch_size
+    found = dict(sample_responses(policy, work.prompts, range(len(work.prompts)), work.seed, options, slots=slots))
     return [found[row] for row in range(len(work.prompts))]
 
 

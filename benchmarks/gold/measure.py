@@ -16,7 +16,7 @@ from demotune.models import Policy, load_policy, load_tokenizer
 from demotune.records import Completion, Demonstration, RenderedDemonstration, Response
 from demotune.rendering import Renderer
 from demotune.reward_models import load_reward_model, padding_id, read_facts, with_padding
-from demotune.sampling import SamplingOptions, plan_batches, sample_responses
+from demotune.sampling import SamplingOptions, sample_responses
 from demotune.scoring import score_completions, score_demonstrations
 
 BATCH = 256
@@ -87,7 +87,7 @@ def measure_reward(questions: Questions, folder: Path) -> dict[str, float | None
     """How well RFT's reward model tells good from bad."""
     pad_id = padding_id(questions.tokenizer, questions.renderer.stop_ids)
     reward = with_padding(
-        load_reward_model(folder, dtype="float32", attn_implementation="eager", device=torch.device("cpu")), pad_id
+        load_reward_model(folder, dtype="float32", attn_implementation=None, device=torch.device("cpu")), pad_id
     )
     scores = [
         score_completions(
@@ -116,16 +116,14 @@ def response_text(questions: Questions, answer: Response) -> str:
 
 
 def _load(folder: Path) -> Policy:
-    return load_policy(folder, dtype="float32", attn_implementation="eager", device=torch.device("cpu"))
+    return load_policy(folder, dtype="float32", attn_implementation=None, device=torch.device("cpu"))
 
 
 def _answers(questions: Questions, policy: Policy, number: int, temperature: float) -> list[Response]:
     """One answer to each prompt; every policy gets the same random numbers."""
     options = SamplingOptions(LONGEST_ANSWER, questions.renderer.stop_ids, temperature=temperature)
     ids = [row.prompt_ids for row in questions.good]
-    drawn: dict[int, Response] = {}
-    for rows in plan_batches(ids, BATCH):
-        drawn |= sample_responses(policy, [ids[row] for row in rows], rows, number, options)
+    drawn = dict(sample_responses(policy, ids, range(len(ids)), number, options, slots=BATCH))
     return [drawn[row] for row in range(len(ids))]
 
 

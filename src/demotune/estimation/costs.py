@@ -27,7 +27,7 @@ class Efficiency:
     forward_traffic: float
     backward_traffic: float
     update_traffic: float
-    """Bytes per trained number that clipping and one AdamW step read and write, at the memory ceiling."""
+    """Bytes per trained number of an AdamW step: weight, gradient, two moments read; all but the gradient written."""
     layer_seconds: float
     """Of one call of one layer: launching its kernels."""
     load_seconds: float
@@ -41,17 +41,18 @@ class Efficiency:
 
 
 EFFICIENCIES: dict[MachineKind, Efficiency] = {
-    # Measured: benchmarks/calibrate.py, SmolLM2-135M in float32 on one core of an AMD EPYC.
+    # To be set with benchmarks/calibrate.py. products and traffic give training 62 to 66% of the ceiling, what packed
+    # training of SmolLM2-135M reached on 2 cores of an AMD EPYC; loading, saving and updates were measured on one core.
     "cpu": Efficiency(
         products=0.80,
         decoding=0.45,
         reading=0.8,
         forward_traffic=1.5,
         backward_traffic=2.5,
-        update_traffic=40.0,
+        update_traffic=28.0,
         layer_seconds=2.5e-4,
-        load_seconds=2.0,
-        save_seconds=3.0,
+        load_seconds=1.5,
+        save_seconds=2.0,
         memory_base=0.7 * GIB,
         memory_slack=1.1,
     ),
@@ -63,7 +64,7 @@ EFFICIENCIES: dict[MachineKind, Efficiency] = {
         reading=0.7,
         forward_traffic=1.5,
         backward_traffic=2.5,
-        update_traffic=40.0,
+        update_traffic=28.0,
         layer_seconds=1.0e-4,
         load_seconds=1.0,
         save_seconds=3.0,

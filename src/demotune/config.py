@@ -63,6 +63,8 @@ class RunConfig:
     """Peak learning rate."""
     per_device_train_batch_size: int = 8
     """Rows (SFT; RFT's policy) or pairs (SPIN, IRFT; RFT's reward) in one forward pass on one device."""
+    tokens_per_microbatch: int | None = None
+    """Cut a forward pass with gradients to this many tokens; gradients stay exact. Not given: what fits into memory."""
     gradient_accumulation_steps: int = 1
     """Forward passes per optimizer step."""
     optim: str = "adamw_torch_fused"
@@ -79,8 +81,8 @@ class RunConfig:
     """Compute in bfloat16 autocast. When not given: yes where the hardware has it."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type in which the weights are held and saved."""
-    activation_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    activation_checkpointing: bool | None = None
+    """Recompute activations in the backward pass: less memory, a third more time. Not given: if memory asks for it."""
     attn_implementation: str | None = None
     """Attention of transformers: eager, sdpa, flash_attention_2, ... Not given: our own, which needs no padding."""
 
@@ -151,6 +153,8 @@ class RunConfig:
         _require(
             self.max_rows is None or self.max_rows > 0, f"max_rows must be > 0, got {self.max_rows}", "or leave out"
         )
+        budget = self.tokens_per_microbatch
+        _require(budget is None or budget > 0, f"tokens_per_microbatch must be > 0, got {budget}", "or leave it out")
         for name in ("warmup_steps", "weight_decay", "max_grad_norm"):
             value = getattr(self, name)
             _require(value >= 0, f"{name} must be >= 0, got {value}", f"set {name} in the YAML file or with its flag")

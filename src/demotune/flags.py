@@ -20,7 +20,8 @@ PANELS = {
     ),
     "LoRA": ("use_peft", "lora_r", "lora_alpha", "lora_target_modules", "merge_adapter"),
     "Optimisation and precision": (
-        "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "optim", "lr_scheduler_type",
+        "learning_rate", "per_device_train_batch_size", "tokens_per_microbatch", "gradient_accumulation_steps",
+        "optim", "lr_scheduler_type",
         "warmup_steps", "weight_decay", "max_grad_norm", "bf16", "dtype", "activation_checkpointing",
         "attn_implementation",
     ),

@@ -38,7 +38,12 @@ class StepLoss:
 
 
 class Objective(Protocol[Record_contra]):
-    """`collate` also writes `items` into the batch: by how many the summed loss of a whole step is divided."""
+    """`collate` also writes `items` into the batch: by how many the summed loss of a whole step is divided.
+
+    `tokens` is how many tokens a record brings into a forward pass.
+    """
+
+    def tokens(self, record: Record_contra) -> int: ...
 
     def collate(self, records: Sequence[Record_contra]) -> Batch: ...
 
@@ -47,6 +52,9 @@ class Objective(Protocol[Record_contra]):
 
 class SFTObjective:
     """-log pi(y | x), averaged over the response tokens of an optimizer step."""
+
+    def tokens(self, record: RenderedDemonstration) -> int:
+        return len(record.prompt_ids) + len(record.demo.ids)
 
     def collate(self, records: Sequence[RenderedDemonstration]) -> Batch:
         batch = pack([r.prompt_ids for r in records], [r.demo.ids for r in records])
@@ -69,6 +77,9 @@ class PairObjective:
     beta: float
     link: Link
     sft_weight: float
+
+    def tokens(self, record: ScoredPair) -> int:
+        return packed_tokens(record.pair)
 
     def collate(self, records: Sequence[ScoredPair]) -> Batch:
         return pair_batch([record.pair for record in records]) | {
@@ -107,6 +118,9 @@ class RewardObjective:
     center: float
     pad_id: int
 
+    def tokens(self, record: Pair) -> int:
+        return packed_tokens(record)
+
     def collate(self, records: Sequence[Pair]) -> Batch:
         demos = [Completion(pair.prompt_ids, pair.demo) for pair in records]
         samples = [Completion(pair.prompt_ids, pair.sample) for pair in records]
@@ -130,6 +144,9 @@ class PolicyObjective:
 
     epsilon: float
     level: RatioLevel
+
+    def tokens(self, record: Rollout) -> int:
+        return len(record.prompt_ids) + len(record.response.ids)
 
     def collate(self, records: Sequence[Rollout]) -> Batch:
         batch = pack([r.prompt_ids for r in records], [r.response.ids for r in records])
@@ -160,6 +177,11 @@ class PolicyObjective:
             "clip_ratio/region_mean": clipped[counted].float(),
         }
         return StepLoss(total=loss.loss.sum(), metrics=metrics, at_start=loss.ratio[counted])
+
+
+def packed_tokens(pair: Pair) -> int:
+    """Tokens of a pair whose sides share their prompt."""
+    return len(pair.prompt_ids) + len(pair.demo.ids) + len(pair.sample.ids)
 
 
 def pair_batch(pairs: Sequence[Pair]) -> Batch:

@@ -8,9 +8,9 @@ responses (B, R), whose slots say where in the pack each token stands. In both, 
 last column of the prompts: a response sees its prompt and what it has said itself, and nothing of its neighbours.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
 Batch = dict[str, Tensor]
+R = TypeVar("R")
 
 SQUARE = 256
 """On CPU plain matrix products beat torch's fused attention, whose backward pass is slow, while rows are short. They
@@ -65,6 +66,20 @@ def pack(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -
         "response_mask": response_slots >= 0,
         "tokens": torch.tensor(sum(map(len, prompts)) + sum(map(len, responses))),
     }
+
+
+def cut_to_budget(records: Sequence[R], tokens: Callable[[R], int], budget: int | None) -> list[list[R]]:
+    """Consecutive parts of at most `budget` tokens each (None: one part); a longer record is a part of its own."""
+    parts: list[list[R]] = []
+    room = 0
+    for record in records:
+        needed = tokens(record)
+        if not parts or (budget is not None and needed > room):
+            parts.append([])
+            room = budget or 0
+        parts[-1].append(record)
+        room -= needed
+    return parts
 
 
 def is_packed(batch: Batch) -> bool:

@@ -11,6 +11,7 @@ from demotune.allocator import keep_memory
 from demotune.callbacks import TimeSteps
 from demotune.conclusion import conclude
 from demotune.config import AnyConfig, stage_count
+from demotune.estimation.fitting import fit_to_memory
 from demotune.estimation.forecast import estimate_here, say_forecast
 from demotune.estimation.shares import show_profile
 from demotune.manifest import check_unchanged, write_manifest
@@ -55,7 +56,7 @@ def run(
             processing_class=processing_class,
             peft_config=peft_config,
         )
-        setup = prepare_run(config, folder, (*callbacks, TimeSteps()))
+        setup = fit_to_memory(prepare_run(config, folder, (*callbacks, TimeSteps())))
         write_manifest(setup)
         return _finish(setup)
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from demotune.logprobs import autocast, sequence_logps
 from demotune.losses import bounded
-from demotune.objectives import pair_batch
-from demotune.packing import Batch, pack
+from demotune.objectives import packed_tokens, pair_batch
+from demotune.packing import Batch, cut_to_budget, pack
 from demotune.records import Completion, Pair, RenderedDemonstration
 from demotune.reward_models import head_scores, reward_batch
 
@@ -20,15 +20,26 @@ Advance = Callable[[int], None]
 
 
 def score_pairs(
-    model: nn.Module, microbatches: Sequence[Sequence[Pair]], *, bf16: bool, advance: Advance
+    model: nn.Module,
+    microbatches: Sequence[Sequence[Pair]],
+    *,
+    bf16: bool,
+    advance: Advance,
+    budget: int | None = None,
 ) -> Iterator[list[tuple[float, float]]]:
-    """For each micro-batch, (log pi(y | x), log pi(sample | x)) of each of its pairs, in nats."""
+    """For each micro-batch, (log pi(y | x), log pi(sample | x)) of each of its pairs, in nats.
+
+    `budget` is the run's `tokens_per_microbatch`: micro-batches are cut as they are when they are trained.
+    """
     for pairs in microbatches:
-        batch = to_device(model, pair_batch(pairs))
-        with torch.no_grad(), autocast(batch["input_ids"].device, bf16):
-            demo_logps, sample_logps = sequence_logps(model, batch).chunk(2)
+        scores: list[tuple[float, float]] = []
+        for part in cut_to_budget(pairs, packed_tokens, budget):
+            batch = to_device(model, pair_batch(part))
+            with torch.no_grad(), autocast(batch["input_ids"].device, bf16):
+                demo_logps, sample_logps = sequence_logps(model, batch).chunk(2)
+            scores += zip(demo_logps.tolist(), sample_logps.tolist(), strict=True)
         advance(len(pairs))
-        yield list(zip(demo_logps.tolist(), sample_logps.tolist(), strict=True))
+        yield scores
 
 
 def score_demonstrations(

@@ -27,7 +27,7 @@ from demotune.errors import DemotuneError
 from demotune.files import publish_file, write_json
 from demotune.models import Policy
 from demotune.objectives import Objective, StepLoss
-from demotune.packing import Batch
+from demotune.packing import Batch, cut_to_budget
 from demotune.processes import this_device
 from demotune.profiling import span
 from demotune.progress import peak_memory_gib, track
@@ -97,6 +97,8 @@ class PhaseTrainer(Trainer):
 
     `judge` finds metrics on held-out records when a callback asks for an evaluation; `facts` are metrics that hold for
     all micro-batches of a step, recorded beside the objective's. `rates` are peak learning rates of single modules.
+    `budget` is the most tokens of one forward pass: micro-batches with more are cut, which changes no gradient beyond
+    rounding.
     """
 
     stop_requested = False
@@ -116,9 +118,10 @@ class PhaseTrainer(Trainer):
         judge: Callable[[], dict[str, float]] | None = None,
         facts: Callable[[], dict[str, float]] = dict,
         rates: Mapping[str, float] | None = None,
+        budget: int | None = None,
     ) -> None:
         self._objective, self._at_start, self._carry = objective, at_start, carry
-        self._rates = rates or {}
+        self._rates, self._budget = rates or {}, budget
         self._microbatches, self._judge, self._facts = microbatches, judge, facts
         self._values: defaultdict[str, list[Tensor]] = defaultdict(list)
         self._last_log: tuple[float, int] | None = None
@@ -138,23 +141,44 @@ class PhaseTrainer(Trainer):
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
-    ) -> tuple[list[Batch], Tensor]:
+    ) -> tuple[list[list[Batch]], Tensor]:
         """The micro-batches of one optimizer step, looked up only now: accelerate's loader reads one step ahead.
 
         So micro-batches that are sampled from the policy are sampled after its last update.
         """
         numbers = [int(number) for number in itertools.islice(epoch_iterator, num_batches)]
-        batches = [self._objective.collate(self._microbatches[number]) for number in numbers]
+        batches = [self._parts(self._microbatches[number]) for number in numbers]
         return batches, self._get_num_items_in_batch(batches, device)
 
-    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Tensor:
+    def _parts(self, records: Sequence[Any]) -> list[Batch]:
+        """The batches of one micro-batch: one, or several where it has more tokens than the budget."""
+        parts = cut_to_budget(records, self._objective.tokens, self._budget)
+        return [self._objective.collate(part) for part in parts]
+
+    def training_step(  # type: ignore[override]
+        self, model: nn.Module, inputs: list[Batch], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Forward and backward of a micro-batch, part by part; gradients add up to those of the whole."""
+        *others, last = inputs
+        loss = torch.zeros((), device=self.args.device)
+        for part in others:
+            with self.accelerator.no_sync(model):
+                loss += super().training_step(model, part, num_items_in_batch)
+        return loss + super().training_step(model, last, num_items_in_batch)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted here: `demotune estimate` and the comparisons work it out from tokens."""
+        return 0
+
+    def _get_num_items_in_batch(self, batch_samples: list[list[Batch]], device: torch.device) -> Tensor:
         """Items (pairs or tokens) of the whole optimizer step, over all micro-batches and processes."""
-        items = torch.stack([batch["items"] for batch in batch_samples]).sum().to(device)
+        items = torch.stack([part["items"] for parts in batch_samples for part in parts]).sum().to(device)
         return cast(Tensor, self.accelerator.gather(items)).sum()
 
-    def _track_num_input_tokens(self, inputs: Batch) -> None:
+    def _track_num_input_tokens(self, inputs: list[Batch]) -> None:
         """Tokens of prompts and responses, where each response has a prompt of its own; computed prompts are fewer."""
-        self.state.num_input_tokens_seen += int(cast(Tensor, self.accelerator.gather(inputs["tokens"])).sum())
+        tokens = torch.stack([part["tokens"] for part in inputs]).sum().to(self.args.device)
+        self.state.num_input_tokens_seen += int(cast(Tensor, self.accelerator.gather(tokens)).sum())
 
     def compute_loss(
         self,
@@ -305,7 +329,7 @@ def training_arguments(config: AnyConfig, checkpoints: Path, steps: int, seed: i
             weight_decay=config.weight_decay,
             max_grad_norm=config.max_grad_norm,
             bf16=bool(config.bf16),
-            activation_checkpointing=config.activation_checkpointing,
+            activation_checkpointing=bool(config.activation_checkpointing),
             seed=seed,
             logging_steps=config.logging_steps,
             logging_nan_inf_filter=False,

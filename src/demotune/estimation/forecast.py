@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from demotune.estimation.costs import Costs
-from demotune.estimation.machines import Machine, measure_machine, precision_of
+from demotune.estimation.machines import Machine, measure_machine, nowhere, precision_of
 from demotune.estimation.shapes import read_shape
 from demotune.estimation.work import PhaseWork, plan_work
 from demotune.models import lora_config
@@ -70,8 +70,7 @@ def say_forecast(setup: Setup) -> Estimate | None:
     """Say how long the whole run takes and how much memory; nothing of a tiny one. On the main process only."""
     if not main_process():
         return None
-    nowhere = Machine("", "cpu", precision_of(setup.config), 1.0, 1.0, 1.0, measured=False)
-    estimate = estimate_run(setup, nowhere)
+    estimate = estimate_run(setup, nowhere(setup.config))
     if estimate.flops < TINY:
         return None
     here = measure_machine(precision_of(setup.config))

@@ -60,6 +60,11 @@ def check_name(name: str) -> None:
         )
 
 
+def nowhere(config: AnyConfig) -> Machine:
+    """For what does not depend on a machine's speed: operations, and memory on this kind of device."""
+    return Machine("", "cpu" if this_device().type == "cpu" else "cuda", precision_of(config), 1.0, 1.0, 1.0, False)
+
+
 def machine_named(name: str, precision: Precision) -> Machine:
     """A device of the table. Raises DemotuneError for one that is not in it."""
     check_name(name)

@@ -150,6 +150,7 @@ def _train(stage: Stage, policy: Policy, rollouts: Rollouts, config: RFTConfig) 
         at_start=AtStart("probability ratio", 1.0, 1e-3 if stage.setup.bf16 else 1e-4),
         callbacks=[WriteMetrics(stage.folder / METRICS), Checkpoints(config.save_steps), *stage.setup.callbacks],
         facts=lambda: rollouts.facts,
+        budget=config.tokens_per_microbatch,
     )
     quiet(trainer)
     stopped = None

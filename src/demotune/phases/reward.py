@@ -204,6 +204,7 @@ def _train(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) -> tupl
             *setup.callbacks,
         ],
         rates={} if named else {"score": HEAD_RATE / reward.config.get_text_config().hidden_size},
+        budget=config.tokens_per_microbatch,
         judge=partial(_judge, reward, objective, heldout, config.per_device_train_batch_size, setup.bf16),
     )
     keep.judge = trainer.evaluate

@@ -24,7 +24,7 @@ from demotune.errors import DemotuneError
 from demotune.files import publish_file, read_rows, write_json, write_rows
 from demotune.logprobs import autocast, response_logps, response_states
 from demotune.models import Policy
-from demotune.packing import pack
+from demotune.packing import cut_to_budget, pack
 from demotune.phases.on_policy import Numbers, OnPolicyBatch
 from demotune.phases.sample import draw_with
 from demotune.phases.stage import Stage, share_of_this_process, with_reward
@@ -172,8 +172,10 @@ class Rollouts(Sequence[list[Rollout]]):
         numbers: list[tuple[int, Numbers]] = []
         with_states = self._config.advantage == "gae"
         for unit in share_of_this_process(units):
-            members = [completions[row] for row in unit]
-            numbers += zip(unit, self._numbers(members, with_states), strict=True)
+            budget = self._config.tokens_per_microbatch
+            for part in cut_to_budget(unit, lambda row: _tokens(completions[row]), budget):
+                members = [completions[row] for row in part]
+                numbers += zip(part, self._numbers(members, with_states), strict=True)
         return dict(gather_object(numbers)) if process_count() > 1 else dict(numbers)
 
     @timed("scoring")
@@ -271,6 +273,10 @@ def forward_tokens(stage: Stage) -> int:
     files = sorted((stage.folder / ROLLOUTS).glob("*.jsonl.gz"))
     rows = (row for file in files for row in read_rows(file))
     return passes * sum(len(row["prompt_ids"]) + len(row["response"]["ids"]) for row in rows)
+
+
+def _tokens(completion: Completion) -> int:
+    return len(completion.prompt_ids) + len(completion.response.ids)
 
 
 def _in_passes(prompts: Sequence[tuple[int, ...]], count: int, seed: int) -> list[tuple[int, ...]]:

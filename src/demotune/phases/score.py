@@ -30,7 +30,13 @@ def score_phase(stage: Stage) -> None:
         tracker.start_at(len(journal.done))
         for unit in share_of_this_process(missing):
             batch = [everything[number] for number in unit]
-            for scores in score_pairs(policy, [batch], bf16=stage.setup.bf16, advance=tracker.advance):
+            for scores in score_pairs(
+                policy,
+                [batch],
+                bf16=stage.setup.bf16,
+                advance=tracker.advance,
+                budget=config.tokens_per_microbatch,
+            ):
                 rows = zip(unit, batch, scores, strict=True)
                 journal.append(
                     [

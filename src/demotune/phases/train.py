@@ -77,6 +77,7 @@ def _train(
         at_start=at_start,
         carry=carry,
         callbacks=callbacks,
+        budget=setup.config.tokens_per_microbatch,
     )
     quiet(trainer)
     what = "train" if isinstance(setup.config, SFTConfig) else f"stage {stage.number}: train"

@@ -1,0 +1,77 @@
+"""What memory asks for before a run: micro-batches that are cut, activations that are recomputed."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from accelerate.utils import broadcast_object_list
+
+from demotune.config import AnyConfig
+from demotune.estimation.forecast import Estimate, estimate_run
+from demotune.estimation.machines import nowhere
+from demotune.estimation.work import PhaseWork
+from demotune.processes import process_count, this_device
+from demotune.progress import say
+from demotune.sampling.memory import free_bytes
+from demotune.setup import Setup
+
+SHARE = 0.9
+"""Of free memory that a run may plan to fill; the estimate is no promise."""
+
+
+def fit_to_memory(setup: Setup) -> Setup:
+    """The setup with `tokens_per_microbatch` and `activation_checkpointing` as free memory asks for; says so.
+
+    What the user set stays. All processes take what the first one finds: the same plan everywhere.
+    """
+    found = [_fitting(setup, SHARE * free_bytes(this_device()) / _processes_that_share())]
+    if process_count() > 1:
+        broadcast_object_list(found)
+    config = found[0]
+    if config.tokens_per_microbatch != setup.config.tokens_per_microbatch:
+        say(f"  forward passes with gradients are cut to {config.tokens_per_microbatch} tokens to fit into memory")
+    if config.activation_checkpointing and not setup.config.activation_checkpointing:
+        say("  activations are recomputed in backward passes, because memory is short")
+    return dataclasses.replace(setup, config=config)
+
+
+def _processes_that_share() -> int:
+    return process_count() if this_device().type == "cpu" else 1
+
+
+def _fitting(setup: Setup, free: float) -> AnyConfig:
+    """The first that fits of: as it is, cut in halves, cut and recomputed; the least that there is where none does."""
+    given = setup.config
+    tried = given
+    for recompute in [given.activation_checkpointing] if given.activation_checkpointing is not None else [False, True]:
+        tried = dataclasses.replace(given, activation_checkpointing=recompute)
+        estimate = estimate_run(dataclasses.replace(setup, config=tried), nowhere(tried))
+        budgets = _budgets(estimate, given, max(len(row.prompt_ids) + len(row.demo.ids) for row in setup.train))
+        for budget in budgets:
+            tried = dataclasses.replace(tried, tokens_per_microbatch=budget)
+            if _needed(estimate, budget) <= free:
+                return tried
+    return tried
+
+
+def _budgets(estimate: Estimate, given: AnyConfig, longest: int) -> Sequence[int | None]:
+    """No limit, then halves of the largest micro-batch down to one row."""
+    if given.tokens_per_microbatch is not None:
+        return [given.tokens_per_microbatch]
+    budgets: list[int | None] = [None]
+    size = max((work.training.largest.computed for work in estimate.work if work.training), default=0.0)
+    while (size := size / 2) >= longest:
+        budgets.append(int(size))
+    return budgets
+
+
+def _needed(estimate: Estimate, budget: int | None) -> float:
+    """Bytes of the run when its largest micro-batch has `budget` tokens."""
+    return max(estimate.costs.memory(_cut(work, budget)) for work in estimate.work)
+
+
+def _cut(work: PhaseWork, budget: int | None) -> PhaseWork:
+    training = work.training
+    if training is None or budget is None or training.largest.computed <= budget:
+        return work
+    part = training.largest.times(budget / training.largest.computed)
+    return dataclasses.replace(work, training=dataclasses.replace(training, largest=part))

@@ -17,7 +17,10 @@ from tiny import save_tiny, write_rows
 from transformers import Trainer
 
 from demotune import DemotuneError, IRFTConfig, SFTConfig, resume, run, scoring
-from demotune.files import read_rows
+from demotune.files import read_journal, read_rows
+from demotune.phases import sample
+from demotune.phases.stage import PhaseJournal
+from demotune.sampling import sample_responses
 from demotune.training import Interrupted, PhaseTrainer
 
 # Checkpoints inside each stage (every 2 of 3 steps), pairs of the last stage mixed in, a carried optimizer.
@@ -257,6 +260,32 @@ def test_a_batch_torn_inside_its_lines_is_done_again(place: Path, uninterrupted:
     journal.write_bytes(b"".join(lines[:2]) + lines[2][:10])
     resume(place / "torn")
     assert_equal_runs(place / "torn", uninterrupted)
+
+
+def test_journalled_responses_are_not_drawn_again(place: Path, uninterrupted: Path) -> None:
+    """Killed at the third group of four responses of stage 0: eight are kept, only the others are asked for."""
+    asked: list[list[int]] = []
+
+    def noting(model: object, prompts: object, streams: Sequence[int], *more: object, **named: object) -> object:
+        asked.append(list(streams))
+        return sample_responses(model, prompts, streams, *more, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample, "ROWS_KEPT_TOGETHER", 4)
+        patch.setattr(sample, "SECONDS_UNKEPT", 99.0)
+        patch.setattr(PhaseJournal, "append", _die_at_call(PhaseJournal.append, 3))
+        with pytest.raises(Killed):
+            run(config(place, "kept-samples"))
+    [journal] = (place / "kept-samples" / "stages" / "00").glob("sample-*.partial.jsonl")
+    kept = {record["row"] for record in read_journal(journal)}
+    assert len(kept) == 8
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample, "sample_responses", noting)
+        resume(place / "kept-samples")
+    samples = read_rows(place / "kept-samples" / "stages" / "00" / "samples.jsonl.gz")
+    assert sorted(asked[0]) == sorted(set(range(len(samples))) - kept)
+    assert asked[0]
+    assert_equal_runs(place / "kept-samples", uninterrupted)
 
 
 def test_another_number_of_processes_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

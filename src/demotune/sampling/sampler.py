@@ -131,8 +131,7 @@ class _Slots:
     def _make_cache(self, slots: int) -> tuple[Cache, int]:
         finder = ShapeFinder(self._device)
         logits = self._call([0], [0], finder, keep=[0])
-        dtype = torch.get_autocast_dtype(self._device.type) if self._options.bf16 else None
-        shape = finder.shape(dtype)
+        shape = finder.shape(torch.bfloat16 if self._options.bf16 else None)
         columns = max(len(row.prompt) + row.limit - 1 for row in self._waiting) - len(self._prefix)
         step = 4 * logits.numel() * 4  # logits and what choosing a token makes of them, in float32
         slots = slots_that_fit(slots, columns * shape.bytes_per_token + step, self._device)

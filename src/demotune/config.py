@@ -216,8 +216,8 @@ class SPINConfig(RunConfig):
     """Sample from the k likeliest tokens; 0 is off."""
     max_new_tokens: int | None = None
     """Longest sample, in tokens. When not given: as long as the longest demonstration."""
-    sample_batch_size: int = 32
-    """Prompts sampled together on one device."""
+    sample_batch_size: int = 64
+    """Most responses written at a time on one device; fewer where memory is short."""
 
     def __post_init__(self) -> None:
         self._check_shared()
@@ -260,8 +260,8 @@ class IRFTConfig(RunConfig):
     """Sample from the k likeliest tokens; 0 is off."""
     max_new_tokens: int | None = None
     """Longest sample, in tokens. When not given: as long as the longest demonstration."""
-    sample_batch_size: int = 32
-    """Prompts sampled together on one device."""
+    sample_batch_size: int = 64
+    """Most responses written at a time on one device; fewer where memory is short."""
 
     def __post_init__(self) -> None:
         self._check_shared()
@@ -289,8 +289,8 @@ class RFTConfig(RunConfig):
     """Files of further prompts without demonstrations (.txt: one a line; JSONL: prompt or messages); repeatable."""
     max_new_tokens: int | None = None
     """Longest sample, in tokens. When not given: as long as the longest demonstration."""
-    sample_batch_size: int = 32
-    """Prompts sampled together on one device."""
+    sample_batch_size: int = 64
+    """Most responses written at a time on one device; fewer where memory is short."""
 
     reward_model: str | None = None
     """Where the reward starts: a model of the same vocabulary. Not given: the policy's weights."""

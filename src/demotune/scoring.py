@@ -94,9 +94,9 @@ def _in_batches(
     score: Callable[[list[Completion]], torch.Tensor],
     advance: Advance,
 ) -> list[float]:
-    """One number for each completion, in their order; like lengths stand in one batch, the longest come first."""
-    lengths = [len(completion.prompt_ids) + len(completion.response.ids) for completion in completions]
-    order = sorted(range(len(completions)), key=lambda number: (-lengths[number], number))
+    """One number for each completion, in their order; equal prompts stand together, the longest come first."""
+    prompts = [tuple(completion.prompt_ids) for completion in completions]
+    order = sorted(range(len(completions)), key=lambda number: (-len(prompts[number]), prompts[number], number))
     scores: dict[int, float] = {}
     for start in range(0, len(order), batch_size):
         unit = order[start : start + batch_size]

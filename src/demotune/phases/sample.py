@@ -17,7 +17,7 @@ from demotune.records import Response
 from demotune.sampling import SamplingOptions, sample_responses
 from demotune.setup import Setup
 
-SFT_BATCH = 32
+SFT_BATCH = 64
 """Held-out prompts that SFT answers together."""
 ROWS_KEPT_TOGETHER = 16
 SECONDS_UNKEPT = 1.0

@@ -38,7 +38,7 @@ def _seeds(runs: Sequence[Run]) -> list[str]:
             "not what another seed would give."
         ]
     settings = {
-        str(sorted((name, value) for name, value in run.config.items() if name not in ("seed", "output", "run_name")))
+        str(sorted((name, value) for name, value in run.config.items() if name not in ("seed", "output", "run_name", "profile")))
         for run in runs
     }
     if len(settings) == len(runs):

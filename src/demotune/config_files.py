@@ -5,10 +5,11 @@ import dataclasses
 import difflib
 import inspect
 import itertools
-import textwrap
+import sys
 import types
 import typing
 from collections.abc import Mapping
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -94,11 +95,22 @@ def field_help(config_class: type[Any]) -> dict[str, str]:
     """Field name -> the docstring that stands under it in the source."""
     texts: dict[str, str] = {}
     for owner in reversed(config_class.__mro__[:-1]):
-        body = cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]).body
-        for line, following in itertools.pairwise(body):
-            if isinstance(line, ast.AnnAssign) and isinstance(following, ast.Expr):
-                texts[cast(ast.Name, line.target).id] = str(cast(ast.Constant, following.value).value)
+        texts |= _docstrings(owner.__module__).get(owner.__name__, {})
     return texts
+
+
+@cache
+def _docstrings(module: str) -> dict[str, dict[str, str]]:
+    """Class -> field -> docstring, of the classes at the top of a module; it is parsed once, for all commands."""
+    found: dict[str, dict[str, str]] = {}
+    for node in ast.parse(inspect.getsource(sys.modules[module])).body:
+        if isinstance(node, ast.ClassDef):
+            found[node.name] = {
+                cast(ast.Name, line.target).id: str(cast(ast.Constant, following.value).value)
+                for line, following in itertools.pairwise(node.body)
+                if isinstance(line, ast.AnnAssign) and isinstance(following, ast.Expr)
+            }
+    return found
 
 
 def _read_yaml(file: str) -> dict[str, object]:

@@ -8,6 +8,7 @@ from demotune.report.evaluations import Evaluation
 from demotune.report.gains import gain_of
 from demotune.report.wording import duration, number, plural
 
+NOT_A_SETTING = ("seed", "output", "run_name", "profile")
 SEEN_FOUR_TIMES_IN_FIVE = 2.8 / 1.96
 """Half of a 95% interval times this is the difference that a two-sided test at 5% finds with 80% power."""
 
@@ -38,7 +39,13 @@ def _seeds(runs: Sequence[Run]) -> list[str]:
             "not what another seed would give."
         ]
     settings = {
-        str(sorted((name, value) for name, value in run.config.items() if name not in ("seed", "output", "run_name", "profile")))
+        str(
+            sorted(
+                (name, value)
+                for name, value in run.config.items()
+                if name not in ("seed", "output", "run_name", "profile")
+            )
+        )
         for run in runs
     }
     if len(settings) == len(runs):

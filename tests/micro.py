@@ -154,6 +154,7 @@ def train(
         at_start=at_start,
         carry=carry,
         callbacks=list(callbacks),
+        budget=config.tokens_per_microbatch,
     )
     quiet(trainer)
     history = train_phase(trainer, what="test", total_steps=steps, checkpoints=folder / "checkpoints")

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from demotune import DemotuneError, IRFTConfig, RFTConfig, RunResult, SFTConfig, resume, run
 from demotune import estimate as estimate_command
 from demotune.config import AnyConfig
-from demotune.estimation import forecast
+from demotune.estimation import fitting, forecast
 from demotune.estimation.costs import Costs
 from demotune.estimation.forecast import Estimate, estimate_run
 from demotune.estimation.machines import DATASHEETS, Machine, machine_named, measure_machine
@@ -504,3 +504,42 @@ def test_a_resumed_run_is_compared_and_profiled_without_ceilings(
 
 def _interrupt(*_: object, **__: object) -> None:
     raise Interrupted
+
+
+# What memory asks for
+
+
+def fitted(place: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, free: float, **fields: Any) -> AnyConfig:
+    """The config of a run that finds so many bytes free."""
+    monkeypatch.setattr(fitting, "free_bytes", lambda _: free)
+    return fitting.fit_to_memory(prepared(irft_config(place, **fields), folder)).config
+
+
+def test_a_run_that_fits_is_left_as_it_is(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = fitted(place, tmp_path, monkeypatch, 1e12)
+    assert (config.tokens_per_microbatch, config.activation_checkpointing) == (None, False)
+
+
+def test_a_run_that_does_not_fit_is_cut_then_recomputed(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Less and less memory: first smaller micro-batches, then recomputed activations; never below one row."""
+    monkeypatch.setattr(fitting, "SHARE", 1.0)
+    setup = prepared(irft_config(place, activation_checkpointing=False), tmp_path / "plain")
+    estimate = estimate_run(setup, fitting.nowhere(setup.config))
+    budgets = fitting._budgets(estimate, setup.config, 1)
+    needs = [fitting._needed(estimate, budget) for budget in budgets]
+    assert needs == sorted(needs, reverse=True)
+    assert needs[0] > needs[-1]
+    half = fitted(place, tmp_path / "half", monkeypatch, needs[1])
+    assert (half.tokens_per_microbatch, half.activation_checkpointing) == (budgets[1], False)
+    least = fitted(place, tmp_path / "least", monkeypatch, 0.0)
+    longest = max(len(row.prompt_ids) + len(row.demo.ids) for row in setup.train)
+    assert least.activation_checkpointing
+    assert least.tokens_per_microbatch is not None
+    assert longest <= least.tokens_per_microbatch < 2 * longest
+
+
+def test_what_the_user_sets_stays(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = fitted(place, tmp_path, monkeypatch, 0.0, tokens_per_microbatch=77, activation_checkpointing=False)
+    assert (config.tokens_per_microbatch, config.activation_checkpointing) == (77, False)

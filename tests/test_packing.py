@@ -27,7 +27,7 @@ from demotune.attention import ATTENTION, carries_layouts, register_attention
 from demotune.logprobs import naive_response_logps, response_logps, response_states
 from demotune.models import attach_adapter, load_policy, lora_config
 from demotune.objectives import PairObjective
-from demotune.packing import aligned, pack, predictors
+from demotune.packing import aligned, cut_to_budget, pack, predictors
 from demotune.records import Completion, Pair, Response, ScoredPair
 from demotune.reward_models import head_scores, reward_batch, reward_from_policy, right_padded
 from demotune.scoring import score_pairs
@@ -94,6 +94,13 @@ def test_aligned_is_what_align_makes() -> None:
 def test_a_row_without_response_is_refused_by_number() -> None:
     with pytest.raises(ValueError, match="row 1 has 2 prompt and 0 response tokens"):
         pack([(5,), (6, 7)], [(8,), ()])
+
+
+def test_parts_within_a_budget_by_hand() -> None:
+    """Numbers stand for their own tokens: a part ends before it would go beyond the budget; 9 is too long for any."""
+    assert cut_to_budget([3, 2, 4, 9, 1, 1], int, 5) == [[3, 2], [4], [9], [1, 1]]
+    assert cut_to_budget([3, 2, 4, 9], int, None) == [[3, 2, 4, 9]]
+    assert cut_to_budget([], int, 5) == []
 
 
 # Values and gradients ------------------------------------------------------------------------------------------------

@@ -153,6 +153,22 @@ def test_uneven_microbatches_equal_one_big_batch(
     assert apart["loss"] == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize("budget", [1, 20, 40])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_budget_of_tokens_changes_no_step(tmp_path: Path, budget: int, accumulation: int) -> None:
+    """Cut to single pairs, to a few, or not at all: the same parameters, losses and counted tokens after two steps."""
+    microbatches = cut(off_policy_pairs(1, 7), [4, 3])
+    sizes = [[PAIRS.tokens(pair) for pair in pairs] for pairs in microbatches]
+    assert max(map(sum, sizes)) > 40  # so that every budget cuts something
+    whole, parts = tiny_lm(), tiny_lm()
+    settings = {"gradient_accumulation_steps": accumulation}
+    one, losses = train(whole, PAIRS, microbatches, tmp_path / "whole", **settings)
+    other, found = train(parts, PAIRS, microbatches, tmp_path / "parts", tokens_per_microbatch=budget, **settings)
+    assert largest_difference(parameters(whole), parameters(parts)) < 1e-6
+    assert [record["loss"] for record in found] == pytest.approx([record["loss"] for record in losses], abs=1e-5)
+    assert one.state.num_input_tokens_seen == other.state.num_input_tokens_seen > sum(map(sum, sizes))
+
+
 def test_steps_equal_a_plain_loop_also_where_the_last_one_is_short(tmp_path: Path) -> None:
     """Three micro-batches, two per step: SGD on mean NLL per token of each step, written out; 1e-6."""
     rows = random_demonstrations(2, 6)

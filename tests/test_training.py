@@ -26,6 +26,7 @@ from tiny import save_tiny, write_rows
 from transformers import AutoModelForCausalLM, PreTrainedModel, TrainerCallback
 
 from demotune import IRFTConfig, run
+from demotune.attention import ATTENTION, register_attention
 from demotune.callbacks import WHOLE, Checkpoints, WriteMetrics, latest_checkpoint
 from demotune.errors import DemotuneError
 from demotune.files import read_rows
@@ -192,9 +193,11 @@ def test_steps_equal_a_plain_loop_also_where_the_last_one_is_short(tmp_path: Pat
     assert largest_difference(parameters(trained), parameters(plain)) < 1e-6
 
 
-def test_activation_checkpointing_changes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("attention", ["eager", ATTENTION])
+def test_activation_checkpointing_changes_nothing(tmp_path: Path, attention: str) -> None:
     """Two SGD steps with and without: 1e-6."""
-    one, other = tiny_lm(), tiny_lm()
+    register_attention()
+    one, other = tiny_lm(attention=attention), tiny_lm(attention=attention)
     for number, (model, recompute) in enumerate([(one, False), (other, True)]):
         train(
             model,

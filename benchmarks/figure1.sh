@@ -25,8 +25,8 @@ for seed in ${SEEDS:-$all}; do
     # shellcheck disable=SC2086
     train irft "$OUT/irft-$seed" $from --epochs-per-stage 1
     # shellcheck disable=SC2086
-    train rft "$OUT/rft-$seed" $from --reward-epochs 1 --policy-batches 2 --num-iterations 2 --num-mini-batches 2 \
-        --learning-rate 5e-5
+    train rft "$OUT/rft-$seed" $from --stages 1 --reward-epochs 1 --policy-batches 2 --prompts-per-batch 8 \
+        --num-mini-batches 2 --learning-rate 5e-5
     demotune compare "$OUT/irft-$seed" --control sft --output "$OUT/heldout-$seed"
 done
 [ "${SEEDS:-$all}" = "$all" ] || exit 0

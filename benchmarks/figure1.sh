@@ -32,7 +32,7 @@ done
 [ "${SEEDS:-$all}" = "$all" ] || exit 0
 demotune compare "$OUT"/spin-? "$OUT"/irft-? "$OUT"/rft-? "$OUT"/irft-?-control-sft --output "$OUT/heldout"
 demotune compare "$OUT"/spin-? "$OUT"/irft-? "$OUT"/rft-? "$OUT"/irft-?-control-sft --data "$DATA/test.jsonl.gz" \
-    --output "$OUT/test"
+    --max-length 128 --output "$OUT/test"
 demotune report "$OUT"/spin-? "$OUT"/irft-? "$OUT"/rft-? --comparison "$OUT/test" --output "$OUT/page.html"
 here=$(cd "$(dirname "$0")" && pwd)
 python "$here/raw_numbers.py" "$here/results/figure1" "$OUT/heldout" "$OUT/test" "$OUT"/spin-? "$OUT"/irft-? "$OUT"/rft-?

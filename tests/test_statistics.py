@@ -8,9 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.power import TTestPower
 
 from demotune.statistics import (
     Interval,
+    _smallest_effect,
     compare_over_seeds,
     compare_paired,
     compare_ratio,
@@ -311,3 +313,11 @@ def test_importing_does_not_wait_for_statsmodels() -> None:
     code = "import sys, demotune.statistics; print('statsmodels' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert found.strip() == "False"
+
+
+@pytest.mark.parametrize("items", [2, 25, 119, 120, 121, 400])
+def test_the_smallest_effect_is_seen_in_four_of_five_studies(items: int) -> None:
+    """Of statsmodels' own power function; for 120 items its solver answers with an array."""
+    effect = _smallest_effect(items)
+    assert isinstance(effect, float)
+    assert TTestPower().power(effect, items, 0.05) == pytest.approx(0.8, abs=1e-4)

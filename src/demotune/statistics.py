@@ -306,7 +306,8 @@ def _smallest_effect(items: int) -> float:
     """The d_z that a paired t test shows with 80% power."""
     from statsmodels.stats.power import TTestPower  # noqa: PLC0415 (slow)
 
-    return float(TTestPower().solve_power(nobs=items, alpha=LEVEL, power=POWER))
+    found = TTestPower().solve_power(nobs=items, alpha=LEVEL, power=POWER)
+    return float(np.squeeze(found))  # a number, or, where statsmodels had to look longer, an array of one
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from demotune.callbacks import quiet
 from demotune.config import IRFTConfig
 from demotune.objectives import Objective
+from demotune.packing import Batch, aligned, pack
 from demotune.records import Pair, RenderedDemonstration, Response, ScoredPair
 from demotune.scoring import score_pairs
 from demotune.training import AtStart, Carry, PhaseTrainer, train_phase, training_arguments
@@ -159,6 +160,11 @@ def train(
     quiet(trainer)
     history = train_phase(trainer, what="test", total_steps=steps, checkpoints=folder / "checkpoints")
     return trainer, history
+
+
+def align(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Batch:
+    """B rows with padding, as a model without layouts gets them."""
+    return aligned(pack(prompts, responses))
 
 
 def parameters(model: nn.Module) -> dict[str, Tensor]:

@@ -9,13 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from micro import ARCHITECTURES, END, VOCABULARY, Architecture, Bigram, random_ids, tiny_lm
+from micro import ARCHITECTURES, END, VOCABULARY, Architecture, Bigram, align, random_ids, tiny_lm
 from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import PreTrainedModel
 
-from demotune.logprobs import Batch, align, naive_response_logps, positions, response_logps, sequence_logps
+from demotune.logprobs import naive_response_logps, response_logps, sequence_logps
 from demotune.models import attach_adapter, lora_config, merged
+from demotune.packing import Batch, positions
 
 # Float32: sums of at most 9 log-probabilities of up to some 10 nats.
 CLOSE = {"atol": 2e-5, "rtol": 0}

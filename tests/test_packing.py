@@ -83,14 +83,6 @@ def test_a_pack_by_hand() -> None:
     assert padded["position_ids"].tolist() == [[0, 1, 2, 3, 3], [0, 0, 1, 2, 3], [0, 1, 2, 2, 2]]
 
 
-def test_aligned_is_what_align_makes() -> None:
-    rng = random.Random(3)
-    prompts = [random_ids(rng, 1, 8) for _ in range(5)]
-    responses = [random_ids(rng, 1, 6) for _ in range(5)]
-    ours, theirs = aligned(pack(prompts, responses)), logprobs.align(prompts, responses)
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-
-
 def test_a_row_without_response_is_refused_by_number() -> None:
     with pytest.raises(ValueError, match="row 1 has 2 prompt and 0 response tokens"):
         pack([(5,), (6, 7)], [(8,), ()])

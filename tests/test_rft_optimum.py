@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from micro import END, letter_tokenizer, tiny_lm
+from micro import END, align, letter_tokenizer, tiny_lm
 from torch import Tensor
 
 from demotune import RFTConfig, run
-from demotune.logprobs import align, sequence_logps
+from demotune.logprobs import sequence_logps
 from demotune.models import load_policy, save_policy
 from demotune.records import Completion, Response
 from demotune.reward_models import RewardFacts, load_reward_model, padding_id, reward_from_policy, save_reward_model

@@ -14,15 +14,16 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from micro import END, PAD, VOCABULARY, assert_gradients_agree, gradients, random_ids, tiny_lm
+from micro import END, PAD, VOCABULARY, align, assert_gradients_agree, gradients, random_ids, tiny_lm
 from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 from trl import GRPOConfig, GRPOTrainer, RewardConfig, RewardTrainer, RLOOConfig, RLOOTrainer
 
 from demotune.advantages import group_normalised, leave_one_out
-from demotune.logprobs import Batch, align, response_logps
+from demotune.logprobs import response_logps
 from demotune.losses import kl_estimate, policy_loss, reward_loss
+from demotune.packing import Batch
 
 PROMPTS, RESPONSES = 3, 4
 LONGEST = 6

@@ -44,34 +44,6 @@ class ResponseLogps:
         return self.logps.sum(dim=-1)
 
 
-def align(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Batch:
-    """Pad token ids to one aligned batch of B rows.
-
-    Returns `input_ids`, `attention_mask`, `position_ids` (B, P + R) and `response_mask` (B, R). Raises ValueError
-    for an empty prompt or response, so that no later step divides by zero.
-    """
-    prompt_width, response_width = max(map(len, prompts)), max(map(len, responses))
-    shape = (len(prompts), prompt_width + response_width)
-    ids, mask = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
-    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-        if not prompt or not response:
-            raise ValueError(f"row {row} has {len(prompt)} prompt and {len(response)} response tokens; both need one")
-        start, end = prompt_width - len(prompt), prompt_width + len(response)
-        ids[row, start:end] = torch.tensor([*prompt, *response])
-        mask[row, start:end] = 1
-    return {
-        "input_ids": ids,
-        "attention_mask": mask,
-        "position_ids": positions(mask),
-        "response_mask": mask[:, prompt_width:].bool(),
-    }
-
-
-def positions(attention_mask: Tensor) -> Tensor:
-    """Position of each token counted from the row's first real one; (B, T)."""
-    return (attention_mask.cumsum(dim=-1) - 1).clamp(min=0)
-
-
 def response_logps(model: nn.Module, batch: Batch) -> ResponseLogps:
     """Log-probabilities of a batch's response tokens: one forward pass, differentiable in `logps`.
 

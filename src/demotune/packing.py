@@ -47,19 +47,19 @@ def pack(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -
     prompt_slots = torch.full((len(numbers), prompt_width), -1, dtype=torch.long)
     response_slots = torch.full((len(responses), response_width), -1, dtype=torch.long)
     ids: list[int] = []
-    positions: list[int] = []
+    places: list[int] = []
     for number, prompt in enumerate(numbers):
         prompt_slots[number, prompt_width - len(prompt) :] = torch.arange(len(ids), len(ids) + len(prompt))
         ids += prompt
-        positions += range(len(prompt))
+        places += range(len(prompt))
         for row in rows_of[number]:
             response = responses[row]
             response_slots[row, : len(response)] = torch.arange(len(ids), len(ids) + len(response))
             ids += response
-            positions += range(len(prompt), len(prompt) + len(response))
+            places += range(len(prompt), len(prompt) + len(response))
     return {
         "input_ids": torch.tensor([ids]),
-        "position_ids": torch.tensor([positions]),
+        "position_ids": torch.tensor([places]),
         "prompt_slots": prompt_slots,
         "response_slots": response_slots,
         "prompt_of": torch.tensor(prompt_of),
@@ -87,15 +87,24 @@ def is_packed(batch: Batch) -> bool:
 
 
 def aligned(batch: Batch) -> Batch:
-    """The same rows padded, each with its own prompt, as `logprobs.align` makes them: for models without layouts."""
+    """The same rows padded, each with its own prompt: for models without layouts.
+
+    Prompts end, and responses begin, in one column. Returns `input_ids`, `attention_mask`, `position_ids` (B, P + R),
+    and `response_mask` (B, R).
+    """
     slots = torch.cat([batch["prompt_slots"][batch["prompt_of"]], batch["response_slots"]], dim=-1)  # (B, P + R)
     mask = slots >= 0
     return {
         "input_ids": batch["input_ids"][0][slots.clamp(min=0)].masked_fill(~mask, 0),
         "attention_mask": mask.long(),
-        "position_ids": (mask.cumsum(dim=-1) - 1).clamp(min=0),
+        "position_ids": positions(mask.long()),
         "response_mask": batch["response_mask"],
     }
+
+
+def positions(attention_mask: Tensor) -> Tensor:
+    """Position of each token counted from the row's first real one; (B, T)."""
+    return (attention_mask.cumsum(dim=-1) - 1).clamp(min=0)
 
 
 def predictors(batch: Batch) -> Tensor:

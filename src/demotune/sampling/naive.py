@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from demotune.errors import DemotuneError
-from demotune.logprobs import autocast, forward_arguments, logits_to_keep, positions
+from demotune.logprobs import autocast, forward_arguments, logits_to_keep
+from demotune.packing import positions
 from demotune.sampling.choosing import SamplingOptions, choose_tokens, uniform_stream
 
 

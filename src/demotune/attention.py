@@ -165,5 +165,7 @@ def _attention(  # noqa: PLR0917 - the arguments are transformers'
     if wanted := [name for name in UNSUPPORTED if kwargs.get(name) is not None]:
         raise TypeError(f"{type(module).__name__} asks for {wanted}, which layouts do not compute")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    mixed = layout.attend(int(module.layer_idx), query[0], key[0], value[0], scaling)  # type: ignore[arg-type]
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    # Not query[0] and so on: the gradient of that is a copy among zeros.
+    mixed = layout.attend(layer, query.squeeze(0), key.squeeze(0), value.squeeze(0), scaling)
     return mixed.unsqueeze(0), None

@@ -117,8 +117,8 @@ def packed_arguments(model: nn.Module, batch: Batch) -> dict[str, Any]:
 
 def _packed_logits(model: nn.Module, batch: Batch) -> Tensor:
     """Logits that predict each response token, row by row: (M, V) for M response tokens."""
-    logits: Tensor = model(**packed_arguments(model, batch), logits_to_keep=predictors(batch)).logits[0]
-    return logits
+    logits: Tensor = model(**packed_arguments(model, batch), logits_to_keep=predictors(batch)).logits
+    return logits.squeeze(0)  # not [0], whose gradient would be a copy among zeros
 
 
 def _aligned_logits(model: nn.Module, batch: Batch) -> Tensor:

@@ -10,16 +10,19 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from demotune.sampling.weights import reordered_weights
+
 
 @contextmanager
-def ready_to_sample(model: nn.Module) -> Iterator[None]:
-    """Without dropout, with adapters merged, and with weights that autocast casts once rather than at each token."""
+def ready_to_sample(model: nn.Module, *, bf16: bool) -> Iterator[None]:
+    """Without dropout, with adapters merged, and with weights that are cast or laid out once, not at each token."""
     was_training = model.training
     model.eval()
     try:
         with ExitStack() as stack:
             stack.enter_context(merged_adapters(model))
             stack.enter_context(_casts_kept(model))
+            stack.enter_context(reordered_weights(model, bf16=bf16))
             yield
     finally:
         model.train(was_training)

@@ -41,9 +41,10 @@ def uniform_stream(seed: int, row: int, count: int) -> np.ndarray:
 def choose_tokens(logits: Tensor, uniforms: Tensor, options: SamplingOptions) -> Tensor:
     """The token that each row's uniform number points at, by inverting the cumulative distribution.
 
-    `logits` (B, V), `uniforms` (B,) in [0, 1); returns (B,) token ids. Exact for any distribution: the sums are in
-    float64, first over blocks of words, then inside the block that was met. That is one pass over the vocabulary,
-    where a multinomial draw needs several. Raises DemotuneError for probabilities that are not finite.
+    `logits` (B, V), `uniforms` (B,) in [0, 1); returns (B,) token ids. Exact for any distribution, up to the rounding
+    of float32 probabilities: blocks of words are added up first, then, in float64, the blocks, and the words of the
+    block that was met. That is one pass over the vocabulary, where a multinomial draw needs several. Raises
+    DemotuneError for probabilities that are not finite.
     """
     logits = logits.float()
     if options.temperature == 0:
@@ -58,9 +59,9 @@ def _invert(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     vocabulary = probabilities.shape[-1]
     size = min(BLOCK, vocabulary)
     whole = vocabulary // size * size
-    blocks = probabilities[:, :whole].reshape(len(uniforms), -1, size).sum(dim=-1, dtype=torch.float64)
-    rest = probabilities[:, whole:].sum(dim=-1, keepdim=True, dtype=torch.float64)
-    sums = torch.cat([blocks, rest], dim=-1).cumsum(dim=-1)
+    blocks = probabilities[:, :whole].reshape(len(uniforms), -1, size).sum(dim=-1)
+    rest = probabilities[:, whole:].sum(dim=-1, keepdim=True)
+    sums = torch.cat([blocks, rest], dim=-1).double().cumsum(dim=-1)
     total = sums[:, -1:].contiguous()
     if not torch.isfinite(total).all():
         raise DemotuneError(

@@ -48,7 +48,7 @@ def sample_responses(
     """
     draw = _draw_in_slots if carries_layouts(model) else draw_in_batches
     left = dict(enumerate(streams))
-    with ready_to_sample(model):
+    with ready_to_sample(model, bf16=options.bf16):
         while left:
             places = list(left)
             slots = min(slots, len(places))

@@ -3,12 +3,13 @@
     python benchmarks/scaling.py --model MODEL                 # 64, 256 and 1024 rows, three turns
     python benchmarks/scaling.py --model MODEL --rows 16 64 --repeats 1
 
-MODEL lends its tokenizer; the network is a random Llama of two layers, so that a thousand rows take a minute and what
-is not arithmetic shows. The rows are shipped demonstrations (or --data), repeated, with samples of 8 tokens.
+Rows are shipped demonstrations (or --data), repeated, with samples of 8 tokens.
 
-* Seconds per row and peak memory of a stage (sample, score, train for one epoch) by number of rows.
+* Seconds per row and peak memory of a stage (sample, score, train for one epoch) by number of rows. The network is a
+  random Llama of two layers with MODEL's tokenizer, so that a thousand rows take a minute and what is not arithmetic
+  shows.
 * Host overhead: the seconds of a training step outside its forward pass, backward pass, clipping and optimizer.
-* Start-up: from the start of the process to the first gradient step of `demotune sft` on the same network.
+* Start-up: from the start of the process to the first gradient step of `demotune sft` on MODEL itself.
 * `demotune --help`, whole process.
 
 Results go to benchmarks/results/scaling.json.
@@ -20,7 +21,6 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +47,6 @@ import demotune
 from demotune import SFTConfig
 from demotune.files import write_json
 from demotune.machine import package_versions
-from demotune.models import resolve_model
 from demotune.training import PhaseTrainer
 
 ROWS = (64, 256, 1024)
@@ -60,6 +59,7 @@ def stage_of(rows: int) -> Callable[[Work, Watch], None]:
     def contestant(work: Work, watch: Watch) -> None:
         many = dataclasses.replace(
             work,
+            model=str(two_layers(Path(work.model), Path("two-layers").resolve())),
             prompts=[work.prompts[row % len(work.prompts)] for row in range(rows)],
             demos=[work.demos[row % len(work.demos)] for row in range(rows)],
         )
@@ -151,22 +151,19 @@ def main() -> None:
     if work_as_told(contestants, Work.load):
         return
     options = _parse()
-    with tempfile.TemporaryDirectory() as folder:
-        small = two_layers(resolve_model(options.model), Path(folder))
-        work = make_work(
-            str(small),
-            options.data,
-            options.columns,
-            rows=min(options.rows[0], 64),
-            prompt_tokens=tuple(options.prompt_tokens),
-            demo_tokens=64,
-            new_tokens=NEW_TOKENS,
-            batch=8,
-            epochs=1,
-            bf16=False,
-        )
-        names = [*map(str, options.rows), "start-up", "help"]
-        rows = take_turns(__file__, names, options.repeats, work.save)
+    work = make_work(
+        options.model,
+        options.data,
+        options.columns,
+        rows=min(options.rows[0], 64),
+        prompt_tokens=tuple(options.prompt_tokens),
+        demo_tokens=64,
+        new_tokens=NEW_TOKENS,
+        batch=8,
+        epochs=1,
+        bf16=False,
+    )
+    rows = take_turns(__file__, [*map(str, options.rows), "start-up", "help"], options.repeats, work.save)
     summary = summarise(rows)
     show(summary)
     config = {"rows": options.rows, "repeats": options.repeats, "new_tokens": NEW_TOKENS, "batch": 8, "layers": 2}
@@ -180,7 +177,7 @@ def main() -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="whose tokenizer is used: a folder, a hub id or a GGUF file")
+    parser.add_argument("--model", required=True, help="a folder, a hub id or a GGUF file")
     parser.add_argument("--data", help="rows to use, GSM8K's (question, answer) for example; shipped rows without it")
     parser.add_argument("--columns", help="columns of --data, as prompt=...,response=...")
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)

@@ -233,8 +233,14 @@ class Costs:
         return 2 * self.shape.layers * self.shape.keys * self._product_bytes
 
     def _drawing_memory(self, draw: Draw) -> float:
+        """Cache, choosing tokens, and in float32 on CPU the weights once more (`sampling.weights`)."""
         tokens = draw.slots * (draw.prompt + draw.response)
-        return tokens * self._cache_bytes + draw.slots * self.shape.vocabulary * TOKEN_CHOICE_BYTES
+        reordered = 4 * (self.shape.body + self.shape.head) if self._reorders else 0
+        return tokens * self._cache_bytes + draw.slots * self.shape.vocabulary * TOKEN_CHOICE_BYTES + reordered
+
+    @property
+    def _reorders(self) -> bool:
+        return self.machine.kind == "cpu" and self._product_bytes == self._weight_bytes == 4
 
     def _training_memory(self, tokens: Tokens) -> float:
         if not self.config.activation_checkpointing:

@@ -34,8 +34,12 @@ from demotune.scoring import score_pairs
 
 Row = tuple[tuple[int, ...], tuple[int, ...]]
 ids = st.lists(st.integers(2, VOCABULARY - 1), min_size=1, max_size=9).map(tuple)
-PROMPTS = st.lists(ids, min_size=1, max_size=3, unique=True)
-"""From which the rows of a batch choose, so that some share one."""
+PROMPTS = st.builds(
+    lambda start, ends: [start + end for end in ends if start + end] or [(2,)],
+    st.lists(st.integers(2, VOCABULARY - 1), max_size=5).map(tuple),
+    st.lists(ids | st.just(()), min_size=1, max_size=3, unique=True),
+)
+"""From which the rows of a batch choose, so that some share one; all have a beginning in common, or none."""
 
 
 @cache
@@ -81,6 +85,22 @@ def test_a_pack_by_hand() -> None:
     assert padded["input_ids"].tolist() == [[5, 6, 7, 1, 0], [0, 9, 2, 3, 1], [5, 6, 8, 0, 0]]
     assert padded["attention_mask"].tolist() == [[1, 1, 1, 1, 0], [0, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
     assert padded["position_ids"].tolist() == [[0, 1, 2, 3, 3], [0, 0, 1, 2, 3], [0, 1, 2, 2, 2]]
+
+
+def test_what_all_prompts_begin_with_is_there_once() -> None:
+    """5 6 | 7 | 1 | 8 1 | 9: prompts 5 6 7 and 5 6, whose last token is shared; 5 6 begins both."""
+    batch = pack([(5, 6, 7), (5, 6), (5, 6)], [(END,), (8, END), (9,)])
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 1, 8, 1, 9]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 2, 3, 2]]
+    assert batch["prompt_slots"].tolist() == [[0, 1, 2], [-1, 0, 1]]
+    assert batch["response_slots"].tolist() == [[3, -1], [4, 5], [6, -1]]
+    assert batch["shared_slots"].tolist() == [[0, 4], [1, 5]]
+    assert predictors(batch).tolist() == [2, 1, 4, 1]
+    assert aligned(batch)["input_ids"].tolist() == [[5, 6, 7, 1, 0], [0, 5, 6, 8, 1], [0, 5, 6, 9, 0]]
+    layout = packing.Packing.of(batch)
+    assert layout.slots.tolist() == [0, 1, 2, 6, 8, 9, 10]
+    assert layout.unread.nonzero().flatten().tolist() == [3, 4, 5, 7, 11]
+    assert len(pack([(5, 6)] * 2, [(7,), (8,)])["shared_slots"]) == 0  # one prompt shares with nobody
 
 
 def test_a_row_without_response_is_refused_by_number() -> None:

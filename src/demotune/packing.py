@@ -1,9 +1,10 @@
 """Prompts with their responses in one row without padding; a prompt stands there once for all of its responses.
 
-    pack         | p p p p  y y y  z z | p p  y y y y | ...      N tokens
-    positions    | 0 1 2 3  4 5 6  4 5 | 0 1  2 3 4 5 |
+    pack         | s s | p p  y y y  z z | p p p  y y y y | ...      N tokens
+    positions    | 0 1 | 2 3  4 5 6  4 5 | 2 3 4  5 6 7 8 |
 
-Every layer but attention works on the N tokens alone. Attention works on two padded blocks, prompts (G, P) and
+What all prompts begin with (s: a system prompt, the beginning of a chat template) stands there once for all of them.
+Every layer but attention works on the N tokens alone. Attention works on two padded blocks, whole prompts (G, P) and
 responses (B, R), whose slots say where in the pack each token stands. In both, the first response token follows the
 last column of the prompts: a response sees its prompt and what it has said itself, and nothing of its neighbours.
 """
@@ -31,9 +32,10 @@ def pack(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -
     """Pack token ids of B prompts and responses; equal prompts, G different ones, are there once.
 
     Returns `input_ids`, `position_ids` (1, N); `prompt_slots` (G, P) and `response_slots` (B, R), the place in the pack
-    of each token, -1 where none stands; `prompt_of` (B,), which prompt a response has; `response_mask` (B, R); and
-    `tokens`, how many tokens prompts and responses have when each response has a prompt of its own. Raises ValueError
-    for an empty prompt or response, so that no later step divides by zero.
+    of each token, -1 where none stands; `shared_slots` (S, G), the slots, counted through the prompts' block, of each
+    token that all G > 1 prompts begin with: places 0 to S - 1 of the pack; `prompt_of` (B,), which prompt a response
+    has; `response_mask` (B, R); and `tokens`, how many tokens prompts and responses have when each response has a
+    prompt of its own. Raises ValueError for an empty prompt or response, so that no later step divides by zero.
     """
     for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
         if not prompt or not response:
@@ -46,12 +48,16 @@ def pack(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -
     prompt_width, response_width = max(map(len, numbers)), max(map(len, responses))
     prompt_slots = torch.full((len(numbers), prompt_width), -1, dtype=torch.long)
     response_slots = torch.full((len(responses), response_width), -1, dtype=torch.long)
-    ids: list[int] = []
-    places: list[int] = []
+    shared = shared_tokens([*numbers]) if len(numbers) > 1 else 0
+    ids = [*prompts[0][:shared]]
+    places = [*range(shared)]
+    starts = torch.tensor([(number + 1) * prompt_width - len(prompt) for number, prompt in enumerate(numbers)])
     for number, prompt in enumerate(numbers):
-        prompt_slots[number, prompt_width - len(prompt) :] = torch.arange(len(ids), len(ids) + len(prompt))
-        ids += prompt
-        places += range(len(prompt))
+        own = prompt_slots[number, prompt_width - len(prompt) :]
+        own[:shared] = torch.arange(shared)
+        own[shared:] = torch.arange(len(ids), len(ids) + len(prompt) - shared)
+        ids += prompt[shared:]
+        places += range(shared, len(prompt))
         for row in rows_of[number]:
             response = responses[row]
             response_slots[row, : len(response)] = torch.arange(len(ids), len(ids) + len(response))
@@ -62,10 +68,18 @@ def pack(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -
         "position_ids": torch.tensor([places]),
         "prompt_slots": prompt_slots,
         "response_slots": response_slots,
+        "shared_slots": starts + torch.arange(shared).unsqueeze(-1),
         "prompt_of": torch.tensor(prompt_of),
         "response_mask": response_slots >= 0,
         "tokens": torch.tensor(sum(map(len, prompts)) + sum(map(len, responses))),
     }
+
+
+def shared_tokens(prompts: Sequence[Sequence[int]]) -> int:
+    """With how many equal tokens all of them begin."""
+    lowest, highest = min(map(tuple, prompts)), max(map(tuple, prompts))  # all others lie between them
+    pairs = enumerate(zip(lowest, highest, strict=False))
+    return next((place for place, (one, other) in pairs if one != other), min(len(lowest), len(highest)))
 
 
 def cut_to_budget(records: Sequence[R], tokens: Callable[[R], int], budget: int | None) -> list[list[R]]:
@@ -119,11 +133,13 @@ class Packing:
     """A layout (see `attention`): each prompt sees itself, each response its prompt and itself, all causally."""
 
     places: Tensor
-    """(S,) of each slot of both blocks, prompts first: where in the pack its token stands; 0 for padding."""
-    padding: Tensor
-    """(S,) True where no token stands."""
+    """(L,) of each slot of both blocks, prompts first: where in the pack its token stands; 0 for padding."""
     slots: Tensor
-    """(N,) of each token of the pack: its slot."""
+    """(N,) of each token of the pack: the slot whose attention it takes."""
+    unread: Tensor
+    """(L,) True where no token stands, or one that takes another slot's attention."""
+    shared: Tensor
+    """(S, G) of each token that all prompts begin with, the first S of the pack: its slots."""
     prompt_of: Tensor
     prompt_bias: Tensor
     """(G, 1, P, P), to be added to scores."""
@@ -135,15 +151,17 @@ class Packing:
         """The layout of a packed batch, on its device."""
         prompts, responses, prompt_of = batch["prompt_slots"], batch["response_slots"], batch["prompt_of"]
         places = torch.cat([prompts.flatten(), responses.flatten()])
-        padding = places < 0
+        unread = places < 0
+        unread[batch["shared_slots"][:, 1:]] = True
         slots = torch.empty_like(batch["input_ids"][0])
-        slots[places[~padding]] = (~padding).nonzero().squeeze(-1)
+        slots[places[~unread]] = (~unread).nonzero().squeeze(-1)
         own = _causal(responses.shape[1], responses.device).expand(len(responses), -1, -1)
         seen = (prompts >= 0)[prompt_of].unsqueeze(1).expand(-1, responses.shape[1], -1)
         return Packing(
             places=places.clamp(min=0),
-            padding=padding,
             slots=slots,
+            unread=unread,
+            shared=batch["shared_slots"],
             prompt_of=prompt_of,
             prompt_bias=_bias(_causal(prompts.shape[1], prompts.device) & (prompts >= 0).unsqueeze(1)),
             response_bias=_bias(torch.cat([seen, own], dim=-1)),
@@ -163,7 +181,7 @@ class Packing:
                 kernel(response_query, key_seen, value_seen, self.response_bias, scaling).flatten(0, 1),
             ]
         )
-        taken = cast(Tensor, _FromBlocks.apply(mixed.flatten(1), self.places, self.slots, self.padding))  # type: ignore[no-untyped-call]
+        taken = cast(Tensor, _FromBlocks.apply(mixed.flatten(1), self.places, self.slots, self.unread))  # type: ignore[no-untyped-call]
         return taken.view(query.shape[1], query.shape[0], query.shape[2])
 
     def _kernel(self) -> Any:
@@ -174,7 +192,7 @@ class Packing:
         """(H, N, D) -> prompts (G, P, H, D), responses (B, R, H, D)."""
         heads, count, width = states.shape
         rows = states.transpose(0, 1).reshape(count, heads * width)
-        blocks = cast(Tensor, _ToBlocks.apply(rows, self.places, self.slots))  # type: ignore[no-untyped-call]
+        blocks = cast(Tensor, _ToBlocks.apply(rows, self.places, self.slots, self.shared))  # type: ignore[no-untyped-call]
         groups, _, prompt_width, _ = self.prompt_bias.shape
         border = groups * prompt_width
         return (
@@ -184,33 +202,36 @@ class Packing:
 
 
 class _ToBlocks(torch.autograd.Function):
-    """(N, F) -> (S, F). Each token has one slot, so backward is a look-up too; padding takes any token's numbers."""
+    """(N, F) -> (L, F). Backward is a look-up too, and a sum for tokens with many slots; padding takes any numbers."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, places: Tensor, slots: Tensor) -> Tensor:
-        ctx.save_for_backward(slots)
+    def forward(ctx: Any, rows: Tensor, places: Tensor, slots: Tensor, shared: Tensor) -> Tensor:
+        ctx.save_for_backward(slots, shared)
         return rows.index_select(0, places)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (slots,) = ctx.saved_tensors
-        return gradient.index_select(0, slots), None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        slots, shared = ctx.saved_tensors
+        of_rows = gradient.index_select(0, slots)
+        if len(shared):
+            of_rows[: len(shared)] = gradient[shared].sum(dim=1)
+        return of_rows, None, None, None
 
 
 class _FromBlocks(torch.autograd.Function):
-    """(S, F) -> (N, F). What padding computed is dropped, and gets no gradient."""
+    """(L, F) -> (N, F). What unread slots computed is dropped, and gets no gradient."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, blocks: Tensor, places: Tensor, slots: Tensor, padding: Tensor) -> Tensor:
-        ctx.save_for_backward(places, padding)
+    def forward(ctx: FunctionCtx, blocks: Tensor, places: Tensor, slots: Tensor, unread: Tensor) -> Tensor:
+        ctx.save_for_backward(places, unread)
         return blocks.index_select(0, slots)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        places, padding = ctx.saved_tensors
-        return gradient.index_select(0, places).masked_fill_(padding.unsqueeze(-1), 0.0), None, None, None
+        places, unread = ctx.saved_tensors
+        return gradient.index_select(0, places).masked_fill_(unread.unsqueeze(-1), 0.0), None, None, None
 
 
 def _causal(width: int, device: torch.device) -> Tensor:

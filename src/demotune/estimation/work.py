@@ -7,10 +7,10 @@ max_new_tokens and max_length. Steps that early stopping or a guard rail may spa
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from statistics import fmean
 
 from demotune.config import IRFTConfig, RFTConfig, SFTConfig, SPINConfig, stage_count
+from demotune.packing import shared_tokens
 from demotune.phases.rollouts import Layout
 from demotune.phases.sample import SFT_BATCH, sampling_options
 from demotune.phases.stage import stage_slice
@@ -318,7 +318,7 @@ def _demonstrations(rows: Sequence[_Row]) -> Tokens:
 
 def _prefill(prompts: Sequence[Sequence[int]], rows: int) -> Tokens:
     """Each prompt once, what all of them begin with once over all, and the head once for each of `rows` responses."""
-    common = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False)))
+    common = shared_tokens(prompts)
     own = [len(prompt) - common for prompt in prompts]
     attended = common**2 + sum(rest * (rest + common) for rest in own)
     return Tokens(common + sum(own), rows, attended)

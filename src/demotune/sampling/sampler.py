@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from demotune.attention import Layout, bare, carries_layouts, layout_arguments
 from demotune.logprobs import autocast
+from demotune.packing import shared_tokens
 from demotune.records import Response
 from demotune.sampling.adapters import ready_to_sample
 from demotune.sampling.cache import Cache, Decoding, PrefixFill, PromptFill, ShapeFinder
@@ -246,7 +247,5 @@ def common_prefix(prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:
     """Tokens with which all prompts begin, one less than the shortest has at most; none where it is not worth while."""
     if len(prompts) < 2:
         return ()
-    lowest, highest = min(map(tuple, prompts)), max(map(tuple, prompts))  # all others lie between them
-    most = min(map(len, prompts)) - 1
-    shared = next((place for place in range(most) if lowest[place] != highest[place]), most)
-    return tuple(lowest[:shared]) if shared >= SHORTEST_PREFIX else ()
+    shared = min(shared_tokens(prompts), min(map(len, prompts)) - 1)
+    return tuple(prompts[0][:shared]) if shared >= SHORTEST_PREFIX else ()

@@ -1,6 +1,8 @@
 """Which models carry layouts: tried on the model itself, through its wrappers, never believed of its name."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,10 +10,17 @@ from micro import ARCHITECTURES, Architecture, Bigram, tiny_lm
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import (
+    AttentionInterface,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from demotune import attention
 from demotune.attention import ATTENTION, BlockCausal, carries_layouts, register_attention
+from demotune.models import with_attention
 
 register_attention()
 
@@ -27,6 +36,16 @@ def test_our_architectures_carry_layouts(architecture: Architecture, dtype: torc
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_another_attention_does_not(implementation: str) -> None:
     assert not carries_layouts(tiny_lm(attention=implementation))
+
+
+@pytest.mark.parametrize("auto_class", [AutoModelForCausalLM, AutoModelForSequenceClassification])
+def test_a_model_loaded_first_of_all_carries_layouts(
+    auto_class: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a new process, where nothing has made the attention known yet: a resumed reward phase loads a reward first."""
+    tiny_lm("llama").save_pretrained(tmp_path)
+    monkeypatch.delitem(AttentionInterface._global_mapping, ATTENTION)
+    assert carries_layouts(with_attention(auto_class, tmp_path, "float32", None, num_labels=1))
 
 
 def test_a_model_that_is_not_of_transformers_does_not() -> None:

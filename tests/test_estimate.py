@@ -25,12 +25,15 @@ from demotune.estimation.machines import DATASHEETS, Machine, machine_named, mea
 from demotune.estimation.shapes import read_shape
 from demotune.estimation.work import PhaseWork, Tokens, plan_work
 from demotune.models import attach_adapter, lora_config
+from demotune.objectives import pair_batch
+from demotune.phases.stage import stage_slice
 from demotune.preparation import prepare_run
 from demotune.profiling import Profile, profiled, span, timed
+from demotune.records import Pair, Response
 from demotune.run_folder import RunFolder
 from demotune.setup import Setup
 from demotune.summary import read_result
-from demotune.training import Interrupted, PhaseTrainer
+from demotune.training import Interrupted, PhaseTrainer, plan_microbatches
 
 ROUND = Machine("round", "cpu", "float32", products=1e9, bandwidth=1e9, memory=2.0**34, measured=True)
 VOCABULARY = len(tiny_tokenizer())
@@ -142,13 +145,21 @@ def test_what_is_no_language_model_is_refused(tmp_path: Path) -> None:
 # Tokens
 
 
+def common_tokens(setup: Setup) -> int:
+    """Tokens that all prompts of the tiny rows begin with."""
+    return len(setup.tokenizer("<|im_start|>user\nsay ", add_special_tokens=False)["input_ids"])
+
+
 def test_a_pair_computes_its_prompt_once_and_counts_it_twice(place: Path, tmp_path: Path) -> None:
     setup = prepared(irft_config(place, stages=1, sft_weight=0.0), tmp_path)
     score = next(work for work in plan_work(setup) if work.name == "score").scored
     rows = [*setup.train, *setup.heldout]
     prompts, demos = sum(len(row.prompt_ids) for row in rows), sum(len(row.demo.ids) for row in rows)
     samples = 8 * len(rows)  # max_new_tokens; demonstrations are longer
-    assert score.computed == prompts + demos + samples
+    batches = sum(-(-len(side) // setup.config.per_device_train_batch_size) for side in (setup.train, setup.heldout))
+    saved = common_tokens(setup) * (len(rows) - batches)
+    assert saved > 0
+    assert score.computed == prompts + demos + samples - saved
     assert score.counted == 2 * prompts + demos + samples
     assert score.positions == demos + samples
     assert score.attended == sum(
@@ -163,17 +174,20 @@ def test_drawing_computes_what_prompts_share_once(place: Path, tmp_path: Path) -
     setup = prepared(irft_config(place, stages=1), tmp_path)
     draw = plan_work(setup)[0].draws[0]
     prompts = [row.prompt_ids for row in (*setup.train, *setup.heldout)]
-    common = len(setup.tokenizer("<|im_start|>user\nsay ", add_special_tokens=False)["input_ids"])
+    common = common_tokens(setup)
     assert draw.prefill.computed == common + sum(len(prompt) - common for prompt in prompts)
     assert (draw.rows, draw.slots, draw.response) == (len(prompts), 5, 8)
 
 
 def test_policy_steps_share_a_prompt_among_its_responses(place: Path, tmp_path: Path) -> None:
-    """4 prompts with 2 responses: micro-batches of 4 hold both responses of a prompt; those of 1 hold one."""
+    """4 prompts with 2 responses: micro-batches of 4 hold both responses of two prompts; those of 1 hold one."""
+
+    def prepared_for(batch: int) -> Setup:
+        fields = SMALL | RFT | {"per_device_train_batch_size": batch}
+        return prepared(RFTConfig(**where(place, "unused") | fields), tmp_path)
 
     def policy(batch: int) -> PhaseWork:
-        fields = SMALL | RFT | {"per_device_train_batch_size": batch}
-        setup = prepared(RFTConfig(**where(place, "unused") | fields), tmp_path)
+        setup = prepared_for(batch)
         return next(work for work in plan_work(setup) if work.name == "policy")
 
     shared, alone = policy(4), policy(1)
@@ -181,7 +195,8 @@ def test_policy_steps_share_a_prompt_among_its_responses(place: Path, tmp_path: 
     assert alone.training is not None
     responses = 2 * 8  # batches of 8 responses
     prompt = shared.draws[0].prompt
-    assert shared.training.tokens.computed == pytest.approx(responses * (prompt / 2 + 8))
+    beginning = common_tokens(prepared_for(4)) * responses / 4  # spared once in each of the micro-batches
+    assert shared.training.tokens.computed == pytest.approx(responses * (prompt / 2 + 8) - beginning)
     assert alone.training.tokens.computed == pytest.approx(responses * (prompt + 8))
     assert shared.trained_tokens == pytest.approx(responses * (prompt + 8))
     assert shared.forward_tokens == pytest.approx(4 * responses * (prompt + 8))
@@ -538,6 +553,38 @@ def test_a_run_that_does_not_fit_is_cut_then_recomputed(
     assert least.activation_checkpointing
     assert least.tokens_per_microbatch is not None
     assert longest <= least.tokens_per_microbatch < 2 * longest
+
+
+def test_sampling_does_not_ask_for_smaller_micro_batches(place: Path, tmp_path: Path) -> None:
+    """It takes fewer slots by itself; the run's own peak still counts it."""
+    few, many = (
+        estimate_run(setup, fitting.nowhere(setup.config))
+        for slots in (1, 10**6)
+        for setup in [prepared(irft_config(place, sample_batch_size=slots, max_rows=None), tmp_path / str(slots))]
+    )
+    draw = dataclasses.replace(few.work[0], draws=tuple(dataclasses.replace(d, slots=10**6) for d in few.work[0].draws))
+    assert few.costs.memory(draw) > fitting._needed(few, None)
+    assert fitting._needed(few, None) == fitting._needed(many, None)
+
+
+def test_a_shared_beginning_is_counted_once_a_batch(place: Path, tmp_path: Path) -> None:
+    """Against the packs that training makes of the same pairs: tokens that go through the model, to the token."""
+    setup = prepared(irft_config(place, max_new_tokens=4), tmp_path)
+    (train,) = [phase for phase in plan_work(setup) if phase.name == "train" and phase.stage == 0]
+    rows = stage_slice(setup, 0)
+    assert train.training is not None
+    fours = [Response(row.demo.ids[:4], finished=True) for row in rows]
+    pairs = [Pair(row.key, row.prompt_ids, row.demo, four) for row, four in zip(rows, fours, strict=True)]
+    plan = plan_microbatches(
+        [len(pair.prompt_ids) + max(len(pair.demo.ids), 4) for pair in pairs],
+        batch_size=setup.config.per_device_train_batch_size,
+        accumulation=1,
+        epochs=setup.config.epochs_per_stage,  # type: ignore[union-attr]
+        steps=None,
+        seed=setup.seed(0, "microbatches"),
+    )
+    packed = [pair_batch([pairs[number] for number in plan.units[unit]])["input_ids"].numel() for unit in plan.order]
+    assert train.training.tokens.computed == sum(packed)
 
 
 def test_what_the_user_sets_stays(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,6 +115,24 @@ def test_parts_within_a_budget_by_hand() -> None:
     assert cut_to_budget([], int, 5) == []
 
 
+@pytest.mark.parametrize("square", [packing.SQUARE, 0], ids=["products", "fused"])
+def test_attention_by_hand_where_values_have_another_size_than_keys(
+    square: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4 query heads on 2 keys of width 5, values of width 3: each token against a softmax over what it sees."""
+    monkeypatch.setattr(packing, "SQUARE", square)
+    torch.manual_seed(0)
+    batch = pack([(5, 6, 7), (5, 6, 8, 9)], [(2, 3), (4,)])
+    sees = {2: [0, 1, 2], 4: [0, 1, 2, 3, 4], 6: [0, 1, 5, 6], 7: [0, 1, 5, 6, 7]}  # of the pack 5 6 | 7 2 3 | 8 9 4
+    query, key, value = torch.randn(4, 8, 5), torch.randn(2, 8, 5), torch.randn(2, 8, 3)
+    found = packing.Packing.of(batch).attend(0, query, key, value, 0.7)
+    assert found.shape == (8, 4, 3)
+    for place, seen in sees.items():
+        for head in range(4):
+            weights = (0.7 * key[head // 2, seen] @ query[head, place]).softmax(dim=0)
+            assert_close(found[place, head], weights @ value[head // 2, seen], atol=1e-5, rtol=0)
+
+
 # Values and gradients ------------------------------------------------------------------------------------------------
 
 

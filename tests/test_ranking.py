@@ -217,6 +217,14 @@ def test_more_responses_are_never_worse_and_the_first_is_the_plain_one(place: Pa
     assert all(better.text != given.text for better, given in zip(six, plain, strict=True))
 
 
+def test_a_prompt_longer_than_the_model_is_refused_and_answers_end_where_it_ends(place: Path) -> None:
+    """The tiny model has 256 positions."""
+    with pytest.raises(DemotuneError, match=r"prompt 2 has \d+ tokens and the model has 256 positions"):
+        answer(str(place / "start"), [PROMPTS[0], tuple(ask("hello " * 300))], max_new_tokens=4)
+    (given,) = answer(str(place / "start"), PROMPTS[:1], max_new_tokens=1000, top_k=1)
+    assert given.finished or 200 < len(tiny_tokenizer()(given.text)["input_ids"]) <= 256
+
+
 def test_the_best_one_is_chosen_of_all_that_were_drawn(place: Path) -> None:
     """Every response that the reward read, beside the answer: ids as they were drawn, finished ones first."""
     reward = Counting(ODD_TOKENS)

@@ -529,6 +529,7 @@ def test_steps_of_a_stopped_stage_are_counted_without_records(place: Path) -> No
     policy = run(config(place, "stopped-unrecorded", **fields)).stages[0]["phases"]["policy"]
     assert policy["stopped"]
     assert policy["steps"] == policy["batches"] - 1 > 0
+    assert policy["trained_tokens"] > 0
 
 
 def test_limits_come_from_demonstrations_first_samples_and_reward(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from demotune.errors import DemotuneError
 from demotune.phases import sample as sample_phase
 from demotune.records import Response
 from demotune.sampling import SamplingOptions, choose_tokens, memory, sample_responses, sampler
-from demotune.sampling.adapters import merged_adapters
+from demotune.sampling.adapters import merged_adapters, ready_to_sample
 from demotune.sampling.cache import Cache, CacheShape, Decoding, PrefixFill, PromptFill
 from demotune.sampling.sampler import common_prefix
 
@@ -461,6 +461,9 @@ def test_what_merging_would_change_is_not_merged() -> None:
         assert not any(getattr(module, "merged", False) for module in off.modules())
     with merged_adapters(off):
         assert any(getattr(module, "merged", False) for module in off.modules())
+    half = adapted().to(torch.bfloat16)  # a small adapter would be rounded away
+    with merged_adapters(half), ready_to_sample(off, bf16=True):
+        assert not any(getattr(module, "merged", False) for module in (*half.modules(), *off.modules()))
     prompts = prompts_of(4, 6)
     plain = tiny_lm("llama", seed=2)
     with off.disable_adapter():

@@ -9,7 +9,7 @@ from demotune.data import as_prompt, read_prompt_file
 from demotune.errors import DemotuneError
 from demotune.files import write_rows
 from demotune.machine import has_fast_bf16
-from demotune.models import generation_stop_ids, load_policy, load_tokenizer, merged, resolve_model
+from demotune.models import generation_stop_ids, load_policy, load_tokenizer, longest_input, resolve_model
 from demotune.processes import this_device
 from demotune.progress import say, track, warn
 from demotune.records import Completion, Message, Response
@@ -62,10 +62,12 @@ def answer(
         )
     folder = resolve_model(model)
     renderer = Renderer(load_tokenizer(folder), template, generation_stop_ids(folder))
-    rendered = [_render(renderer, number, prompt) for number, prompt in enumerate(prompts, start=1)]
+    longest = longest_input(folder)
+    rendered = [_render(renderer, number, prompt, longest) for number, prompt in enumerate(prompts, start=1)]
     options = SamplingOptions(
         max_new_tokens=max_new_tokens,
         stop_ids=renderer.stop_ids,
+        max_length=longest,
         temperature=temperature,
         top_p=top_p,
         top_k=top_k,
@@ -116,11 +118,16 @@ def _row(prompt: Sequence[Message], given: Answer) -> dict[str, object]:
     return row if given.score is None else row | {"score": given.score}
 
 
-def _render(renderer: Renderer, number: int, prompt: Sequence[Message]) -> tuple[int, ...]:
+def _render(renderer: Renderer, number: int, prompt: Sequence[Message], longest: int | None) -> tuple[int, ...]:
     try:
-        return renderer.prompt_ids(prompt)
+        ids = renderer.prompt_ids(prompt)
     except RenderError as error:
         raise DemotuneError(f"prompt {number} cannot be rendered: {error}") from error
+    if longest is not None and len(ids) >= longest:
+        raise DemotuneError(
+            f"prompt {number} has {len(ids)} tokens and the model has {longest} positions, answer included; shorten it"
+        )
+    return ids
 
 
 def draw_responses(
@@ -133,7 +140,7 @@ def draw_responses(
     dtype: str,
 ) -> list[Response]:
     """One response for each prompt, in order, each from a random stream of its own; the policy is gone afterwards."""
-    policy = merged(load_policy(folder, dtype=dtype, attn_implementation=None, device=this_device()))
+    policy = load_policy(folder, dtype=dtype, attn_implementation=None, device=this_device())
     drawn: dict[int, Response] = {}
     with track("sample", len(prompts), "responses") as tracker:
         for row, response in sample_responses(policy, prompts, range(len(prompts)), seed, options, slots=batch_size):

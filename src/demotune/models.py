@@ -78,7 +78,6 @@ def load_policy(folder: Path, *, dtype: str, attn_implementation: str | None, de
     because the reference is scored once: a policy that forgets at random would not start a stage at its reference.
     """
     hide_library_bars()
-    register_attention()
     model: Policy
     if (folder / ADAPTER_CONFIG).is_file():
         base = load_policy(resolve_base(folder), dtype=dtype, attn_implementation=attn_implementation, device=device)
@@ -101,6 +100,7 @@ def with_attention(
 
     None is our own (see `attention`) where the architecture carries it, else transformers' choice, which needs padding.
     """
+    register_attention()
     settings |= {"dtype": getattr(torch, dtype), "use_safetensors": True}
     if attn_implementation is None:
         with suppress(ValueError):  # some architectures refuse any attention but a few

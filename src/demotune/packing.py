@@ -182,7 +182,7 @@ class Packing:
             ]
         )
         taken = cast(Tensor, _FromBlocks.apply(mixed.flatten(1), self.places, self.slots, self.unread))  # type: ignore[no-untyped-call]
-        return taken.view(query.shape[1], query.shape[0], query.shape[2])
+        return taken.view(query.shape[1], query.shape[0], value.shape[2])
 
     def _kernel(self) -> Any:
         short = self.response_bias.shape[-1] <= SQUARE and self.prompt_bias.shape[-1] <= SQUARE
@@ -253,18 +253,24 @@ def _products(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: 
     scores = grouped.bmm(key.permute(0, 2, 3, 1).reshape(rows * keys, width, seen))
     scores = scores.view(rows, keys, share, length, seen).add_(bias.unsqueeze(1))
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype).view(rows * keys, share * length, seen)
-    mixed = weights.bmm(value.transpose(1, 2).reshape(rows * keys, seen, width))
-    return mixed.view(rows, keys, share, length, width).permute(0, 3, 1, 2, 4).reshape(query.shape)
+    size = value.shape[-1]  # a few architectures have values of another size than keys
+    mixed = weights.bmm(value.transpose(1, 2).reshape(rows * keys, seen, size))
+    return mixed.view(rows, keys, share, length, size).permute(0, 3, 1, 2, 4).reshape(rows, length, heads, size)
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float) -> Tensor:
     """The same by torch's fused attention, whose memory grows with the tokens, not with their square."""
-    mixed = scaled_dot_product_attention(
-        query.transpose(1, 2),
-        key.transpose(1, 2),
-        value.transpose(1, 2),
-        attn_mask=bias.to(query.dtype),
-        scale=scaling,
-        enable_gqa=True,
-    )
-    return mixed.transpose(1, 2)
+    query, key, value = (states.transpose(1, 2) for states in (query, key, value))
+    return masked_attention(query, key, value, bias.to(query.dtype), scaling).transpose(1, 2)
+
+
+def masked_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float) -> Tensor:
+    """torch's attention, `bias` added to its scores: (B, H, T, D), (B, K, S, D) -> (B, H, T, D).
+
+    A GPU's fused kernels take no mask where query heads share a key, so there keys are repeated.
+    """
+    share = query.shape[1] // key.shape[1]
+    if share > 1 and query.device.type == "cuda":
+        key, value = (states.repeat_interleave(share, dim=1) for states in (key, value))
+    grouped = key.shape[1] != query.shape[1]
+    return scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scaling, enable_gqa=grouped)

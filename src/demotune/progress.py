@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from demotune.processes import main_process
+from demotune.processes import main_process, this_device
 
 console = Console(stderr=False, highlight=False)
 SECONDS_BETWEEN_LINES = 10.0
@@ -31,7 +31,7 @@ def warn(text: str) -> None:
 
 def peak_memory_gib() -> float:
     """Highest memory use of this process so far: of the accelerator where there is one, else resident memory."""
-    if torch.cuda.is_available():
+    if this_device().type == "cuda":
         return torch.cuda.max_memory_allocated() / GIB
     status = Path("/proc/self/status")
     if status.exists():  # the system's own count, below, begins with what the parent process had
@@ -42,7 +42,7 @@ def peak_memory_gib() -> float:
 
 def total_memory_gib() -> float:
     """What there is of the memory that `peak_memory_gib` counts."""
-    if torch.cuda.is_available():
+    if this_device().type == "cuda":
         return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / GIB
     return float(psutil.virtual_memory().total) / GIB
 

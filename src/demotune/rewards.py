@@ -112,7 +112,6 @@ class ScalarReward:
         return _finite(scores, self.name)
 
     def _load(self) -> RewardModel:
-        # Attention is left to transformers: some classifiers, DeBERTa's for one, know only the plain one.
         model = load_reward_model(self._folder, dtype=self._dtype, attn_implementation=None, device=this_device())
         if model.config.get_text_config().pad_token_id is not None:
             return model  # what it was trained with decides at which token it judges

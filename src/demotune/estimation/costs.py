@@ -215,9 +215,10 @@ class Costs:
         models = work.models * shape.parameters * self._weight_bytes + 4 * shape.adapter
         parts = [0.0, *map(self._drawing_memory, work.draws)]
         if work.training:
-            parts.append(self.optimizer_bytes + self._training_memory(work.training.largest))
+            parts.append(self._training_memory(work.training.largest))
+        optimizer = self.optimizer_bytes if work.training else 0.0
         cast = shape.parameters * self._cast_bytes
-        return efficiency.memory_base + efficiency.memory_slack * (models + cast + max(parts))
+        return efficiency.memory_base + efficiency.memory_slack * (models + cast + optimizer + max(parts))
 
     @property
     def optimizer_bytes(self) -> float:
@@ -233,14 +234,13 @@ class Costs:
         return 2 * self.shape.layers * self.shape.keys * self._product_bytes
 
     def _drawing_memory(self, draw: Draw) -> float:
-        """Cache, choosing tokens, and in float32 on CPU the weights once more (`sampling.weights`)."""
-        tokens = draw.slots * (draw.prompt + draw.response)
-        reordered = 4 * (self.shape.body + self.shape.head) if self._reorders else 0
-        return tokens * self._cache_bytes + draw.slots * self.shape.vocabulary * TOKEN_CHOICE_BYTES + reordered
-
-    @property
-    def _reorders(self) -> bool:
-        return self.machine.kind == "cpu" and self._product_bytes == self._weight_bytes == 4
+        """Cache, choosing tokens; in float32 also weights once more, for LoRA merged, on CPU laid out for decoding."""
+        tokens, shape = draw.slots * (draw.prompt + draw.response), self.shape
+        copies = 0
+        if self._product_bytes == self._weight_bytes == 4:
+            merged = shape.body if shape.adapter else 0
+            copies = 4 * (merged + (shape.body + shape.head if self.machine.kind == "cpu" else 0))
+        return tokens * self._cache_bytes + draw.slots * shape.vocabulary * TOKEN_CHOICE_BYTES + copies
 
     def _training_memory(self, tokens: Tokens) -> float:
         if not self.config.activation_checkpointing:

@@ -66,12 +66,13 @@ def _budgets(estimate: Estimate, given: AnyConfig, longest: int) -> Sequence[int
 
 def _needed(estimate: Estimate, budget: int | None) -> float:
     """Bytes of the run when its largest micro-batch has `budget` tokens."""
-    return max(estimate.costs.memory(_cut(work, budget)) for work in estimate.work)
+    return max(estimate.costs.memory(_steps(work, budget)) for work in estimate.work if work.training)
 
 
-def _cut(work: PhaseWork, budget: int | None) -> PhaseWork:
-    training = work.training
+def _steps(work: PhaseWork, budget: int | None) -> PhaseWork:
+    """The gradient steps of a phase with micro-batches cut. Sampling fits itself: it takes fewer slots."""
+    alone, training = dataclasses.replace(work, draws=()), work.training
     if training is None or budget is None or training.largest.computed <= budget:
-        return work
+        return alone
     part = training.largest.times(budget / training.largest.computed)
-    return dataclasses.replace(work, training=dataclasses.replace(training, largest=part))
+    return dataclasses.replace(alone, training=dataclasses.replace(training, largest=part))

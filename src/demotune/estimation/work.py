@@ -13,7 +13,7 @@ from demotune.config import IRFTConfig, RFTConfig, SFTConfig, SPINConfig, stage_
 from demotune.packing import shared_tokens
 from demotune.phases.rollouts import Layout
 from demotune.phases.sample import SFT_BATCH, sampling_options
-from demotune.phases.stage import stage_slice
+from demotune.phases.stage import chunks, stage_slice
 from demotune.processes import process_count
 from demotune.records import RenderedDemonstration
 from demotune.setup import Setup
@@ -151,6 +151,8 @@ class _Planner:
         own = setup.train if isinstance(setup.config, SFTConfig) else stage_slice(setup, number)
         self._own = [self._row(row) for row in own]
         self._whole = setup.adapter is None
+        every = [row.prompt for row in (*self._own, *self._heldout)]
+        self._shared = shared_tokens(every) if len(every) > 1 else 0
 
     def phases(self) -> list[PhaseWork]:
         config = self._config
@@ -181,22 +183,23 @@ class _Planner:
     def _start(self, *, draw: bool) -> PhaseWork:
         """Held-out demonstrations scored by the start model; SFT also draws its answers, others have drawn them."""
         draws = self._draws(self._heldout) if draw else ()
-        return self._phase("start", draws=draws, scored=_demonstrations(self._heldout), loads=len(draws))
+        return self._phase("start", draws=draws, scored=self._scored_demos(self._heldout), loads=len(draws))
 
     def _demonstrations(self, config: SFTConfig) -> PhaseWork:
         lengths = [len(row.prompt) + row.demo for row in self._own]
         plan = self._plan(lengths, config.num_train_epochs, config.max_steps, "microbatches")
         tokens = [_together(len(row.prompt), [row.demo]) for row in self._own]
-        return self._phase("train", training=_training(plan, tokens), saves=1)
+        return self._phase("train", training=self._training(plan, tokens), saves=1)
 
     def _pairs(self, config: SPINConfig | IRFTConfig) -> list[PhaseWork]:
         """The reference's numbers, then steps. Where the reference is another model, it and the policy are loaded."""
         pairs = self._own + self._history(config)
         other = int(isinstance(config, IRFTConfig) and config.reference == "initial" and self._number > 0)
         plan = self._plan(_longer_sides(pairs), config.epochs_per_stage, config.steps_per_stage, "microbatches")
-        training = _training(plan, [_pair(row) for row in pairs])
+        training = self._training(plan, [_pair(row) for row in pairs])
+        scored = self._batched([_pair(row) for row in pairs]) + self._batched([_pair(row) for row in self._heldout])
         return [
-            self._phase("score", scored=_total(map(_pair, [*pairs, *self._heldout])), loads=other),
+            self._phase("score", scored=scored, loads=other),
             self._phase("train", training=training, loads=other, saves=1),
         ]
 
@@ -211,14 +214,14 @@ class _Planner:
     def _reward(self, config: RFTConfig) -> PhaseWork:
         """Steps on pairs, judged every few steps on held-out pairs, each time published as if it were the best."""
         plan = self._plan(_longer_sides(self._own), config.reward_epochs, config.reward_steps, "reward-microbatches")
-        heldout = _total(_pair(row, head=False) for row in self._heldout)
+        heldout = self._batched([_pair(row, head=False) for row in self._heldout])
         judgements = 1 + -(-plan.steps // config.reward_eval_steps) if self._heldout else 0
         own = [_pair(row, head=False) for row in self._own]
         models = 2 if self._whole and self._number else 1  # in the first stage the policy becomes the reward
         return self._phase(
             "reward",
-            scored=heldout.times(judgements + 1) + _total(own),
-            training=_training(plan, own),
+            scored=heldout.times(judgements + 1) + self._batched(own),
+            training=self._training(plan, own),
             models=models,
             loads=models if self._whole else 0,
             saves=max(judgements, 1),
@@ -231,6 +234,8 @@ class _Planner:
         size = layout.responses / layout.mini_batches / layout.microbatches  # responses of a micro-batch
         prompt, answers = fmean(map(len, prompts)), config.num_generations
         group = _together(prompt, [response] * answers, per_prompt=min(answers, size))
+        beside = max(size / answers, 1.0)  # groups of a micro-batch
+        group = replace(group, computed=group.computed - self._shared * (1 - 1 / beside))
         groups = layout.batches * config.prompts_per_batch
         passes = group.times(2) + replace(group, positions=0.0).times(2 if config.advantage == "gae" else 1)
         prefill = _prefill(prompts, answers * len(prompts)).times(groups / len(prompts))
@@ -253,14 +258,14 @@ class _Planner:
 
     def _check(self) -> PhaseWork:
         """Answers and scores of the trained policy; rewards of held-out pairs by what the method has for a reward."""
-        rows, scored, models = self._heldout, _demonstrations(self._heldout), 1
+        rows, scored, models = self._heldout, self._scored_demos(self._heldout), 1
         if isinstance(self._config, RFTConfig):
             models = 2 if self._whole else 1
-            by_reward = _total(_together(len(row.prompt), [row.sample], head=False) for row in rows)
+            by_reward = self._batched([_together(len(row.prompt), [row.sample], head=False) for row in rows])
             scored += replace(by_reward, counted=0.0)  # a run does not count these
         elif not isinstance(self._config, SFTConfig):
             against = 2 if self._number else 1  # this stage's reference, and from the second stage on the start model
-            scored += _total(map(_pair, rows)).times(against)
+            scored += self._batched([_pair(row) for row in rows]).times(against)
         loads = models if rows else 0
         return self._phase("check", draws=self._draws(rows), scored=scored, models=models, loads=loads)
 
@@ -273,6 +278,27 @@ class _Planner:
         prefill = _prefill(prompts, len(rows))
         return (Draw(len(rows), fmean(map(len, prompts)), response, min(slots, len(rows)), prefill),)
 
+    def _training(self, plan: MicrobatchPlan, tokens: Sequence[Tokens]) -> Training:
+        units = [self._packed([tokens[record] for record in unit]) for unit in plan.units]
+        return Training(
+            tokens=_total(units[unit] for unit in plan.order),
+            largest=max(units, key=lambda unit: unit.computed),
+            steps=plan.steps,
+            microbatches=len(plan.order),
+        )
+
+    def _scored_demos(self, rows: Sequence[_Row]) -> Tokens:
+        return self._batched([_together(len(row.prompt), [row.demo]) for row in rows])
+
+    def _batched(self, rows: Sequence[Tokens]) -> Tokens:
+        """Rows that are computed batch by batch."""
+        return _total(map(self._packed, chunks(rows, self._config.per_device_train_batch_size)))
+
+    def _packed(self, rows: Sequence[Tokens]) -> Tokens:
+        """Rows of one batch: what all prompts begin with is computed once."""
+        together = _total(rows)
+        return replace(together, computed=together.computed - self._shared * (len(rows) - 1))
+
     def _plan(self, lengths: Sequence[int], epochs: float, steps: int | None, purpose: str) -> MicrobatchPlan:
         return plan_microbatches(
             lengths,
@@ -282,16 +308,6 @@ class _Planner:
             steps=steps,
             seed=self._setup.seed(self._number, purpose),
         )
-
-
-def _training(plan: MicrobatchPlan, tokens: Sequence[Tokens]) -> Training:
-    units = [_total(tokens[record] for record in unit) for unit in plan.units]
-    return Training(
-        tokens=_total(units[unit] for unit in plan.order),
-        largest=max(units, key=lambda unit: unit.computed),
-        steps=plan.steps,
-        microbatches=len(plan.order),
-    )
 
 
 def _together(
@@ -310,10 +326,6 @@ def _together(
 def _pair(row: _Row, head: bool = True) -> Tokens:
     """Demonstration and sample with one prompt."""
     return _together(len(row.prompt), [row.demo, row.sample], head=head)
-
-
-def _demonstrations(rows: Sequence[_Row]) -> Tokens:
-    return _total(_together(len(row.prompt), [row.demo]) for row in rows)
 
 
 def _prefill(prompts: Sequence[Sequence[int]], rows: int) -> Tokens:

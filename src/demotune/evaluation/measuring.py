@@ -20,7 +20,7 @@ from demotune.evaluation.rows import EvalRow, EvalSet, RenderedRow
 from demotune.evaluation.subjects import Subject
 from demotune.files import write_json
 from demotune.machine import has_fast_bf16
-from demotune.models import Policy, load_policy, merged
+from demotune.models import Policy, load_policy
 from demotune.processes import this_device
 from demotune.progress import peak_memory_gib, say, track
 from demotune.records import Completion, RenderedDemonstration, Response
@@ -169,9 +169,7 @@ class _Lazy:
     def policy(self) -> Policy:
         if self._policy is None:
             folder = self._subject.folder
-            self._policy = merged(
-                load_policy(folder, dtype=self._dtype, attn_implementation=None, device=this_device())
-            )
+            self._policy = load_policy(folder, dtype=self._dtype, attn_implementation=None, device=this_device())
         return self._policy
 
     def free(self) -> None:

@@ -123,7 +123,13 @@ def _implicit(stage: Stage, beta: float) -> tuple[dict[str, object], int]:
             pairs = scored_pairs(stage, number)[1]
             tokens += pair_tokens(scored.pair for scored in pairs)
             units = chunks([scored.pair for scored in pairs], stage.setup.config.per_device_train_batch_size)
-            scored = score_pairs(stage.trained_policy, units, bf16=stage.setup.bf16, advance=tracker.advance)
+            scored = score_pairs(
+                stage.trained_policy,
+                units,
+                bf16=stage.setup.bf16,
+                advance=tracker.advance,
+                budget=stage.setup.config.tokens_per_microbatch,
+            )
             rewards = implicit_rewards(pairs, [both for unit in scored for both in unit], beta)
             found[name] = dataclasses.asdict(check_reward(rewards, beta))
             if name == "reward" and main_process():

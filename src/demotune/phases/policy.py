@@ -13,7 +13,7 @@ from demotune.objectives import PolicyObjective
 from demotune.phases.reward import reward_function
 from demotune.phases.rollouts import Rollouts, forward_tokens, read_batches
 from demotune.phases.stage import Stage, Work, stage_slice, with_reward
-from demotune.phases.train import METRICS, average_of_last, trained_tokens
+from demotune.phases.train import METRICS, average_of_last
 from demotune.processes import main_process, process_count, wait_for_everyone
 from demotune.progress import warn
 from demotune.training import AtStart, Interrupted, PhaseTrainer, train_phase, training_arguments
@@ -35,10 +35,11 @@ class PolicyStop(Exception):  # noqa: N818 (no error: a stage may end so)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Trained:
-    """What became of the policy steps: metric records, steps made, why a guard rail ended them, Ctrl-C or not."""
+    """What became of the policy steps: records, steps and tokens, why a guard rail ended them, Ctrl-C or not."""
 
     history: list[dict[str, Any]]
     steps: int
+    tokens: int
     stopped: str | None
     stop_requested: bool
 
@@ -72,7 +73,7 @@ def policy_phase(stage: Stage) -> None:
         "policy",
         started,
         [stage.model_folder],
-        Work(forward=forward_tokens(stage), trained=trained_tokens(trained.history)),
+        Work(forward=forward_tokens(stage), trained=trained.tokens),
         reference=content_hash(setup.start_model),
         steps=trained.steps,
         batches=len(batches),
@@ -159,5 +160,6 @@ def _train(stage: Stage, policy: Policy, rollouts: Rollouts, config: RFTConfig) 
     except PolicyStop as reason:
         stopped = str(reason)
         trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    history = [dict(record) for record in trainer.state.log_history if "loss" in record]
-    return _Trained(history, trainer.state.global_step, stopped, trainer.stop_requested)
+    state = trainer.state
+    history = [dict(record) for record in state.log_history if "loss" in record]
+    return _Trained(history, state.global_step, state.num_input_tokens_seen, stopped, trainer.stop_requested)

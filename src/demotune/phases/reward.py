@@ -19,7 +19,7 @@ from demotune.models import load_tokenizer, merged, resolve_model
 from demotune.objectives import RewardObjective
 from demotune.phases.pairs import sampled_pairs
 from demotune.phases.stage import Stage, Work, chunks, pair_tokens, with_reward
-from demotune.phases.train import average_of_last, trained_tokens
+from demotune.phases.train import average_of_last
 from demotune.processes import main_process, process_count, wait_for_everyone
 from demotune.profiling import timed
 from demotune.progress import say, track, warn
@@ -54,7 +54,7 @@ def reward_phase(stage: Stage) -> None:
         return
     started = time.monotonic()
     pairs, heldout = usable_pairs(stage)
-    history, stop_requested = _train(stage, pairs, heldout)
+    history, tokens, stop_requested = _train(stage, pairs, heldout)
     taken = [record for record in history if "loss" in record]
     rewards = _score_all(stage)
     if main_process():
@@ -65,7 +65,7 @@ def reward_phase(stage: Stage) -> None:
         "reward",
         started,
         [stage.folder / REWARD, stage.folder / REWARDS],
-        Work(forward=_forward_tokens(stage, history, heldout), trained=trained_tokens(taken)),
+        Work(forward=_forward_tokens(stage, history, heldout), trained=tokens),
         steps=max((record["step"] for record in history), default=0),
         kept_step=best_judgement(history)["step"] if heldout else max(record["step"] for record in history),
         pairs=len(pairs),
@@ -165,8 +165,8 @@ def _start_reward(stage: Stage) -> RewardModel:
     return with_padding(reward, reward_padding(setup))
 
 
-def _train(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) -> tuple[list[dict[str, Any]], bool]:
-    """Returns (records of training and judging, whether the user asked to stop)."""
+def _train(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) -> tuple[list[dict[str, Any]], int, bool]:
+    """Returns (records of training and judging, tokens trained on, whether the user asked to stop)."""
     setup, config = stage.setup, with_reward(stage.setup)
     plan = plan_microbatches(
         [len(pair.prompt_ids) + max(len(pair.demo.ids), len(pair.sample.ids)) for pair in pairs],
@@ -212,11 +212,12 @@ def _train(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) -> tupl
     train_phase(trainer, what=f"stage {stage.number}: reward", total_steps=plan.steps, checkpoints=checkpoints)
     if not heldout:
         _publish(stage, reward, len(pairs))
-    history, stop_requested = [dict(record) for record in trainer.state.log_history], trainer.stop_requested
+    history, tokens = [dict(record) for record in trainer.state.log_history], trainer.state.num_input_tokens_seen
+    stop_requested = trainer.stop_requested
     wait_for_everyone()
     del trainer, reward, keep
     stage.free_memory()
-    return history, stop_requested
+    return history, tokens, stop_requested
 
 
 @timed("scoring")

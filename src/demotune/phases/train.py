@@ -86,19 +86,14 @@ def _train(
         save_policy(stage.start_policy, setup.tokenizer, stage.model_folder)
         if carry is not None:
             trainer.save_carried(stage.folder)
-    stop_requested = trainer.stop_requested
+    stop_requested, tokens = trainer.stop_requested, trainer.state.num_input_tokens_seen
     del trainer
     stage.free_policy()
     wait_for_everyone()
-    work = Work(trained=trained_tokens(history))
+    work = Work(trained=tokens)
     stage.mark("train", started, [stage.model_folder], work, steps=plan.steps, end=average_of_last(history))
     if stop_requested:
         raise Interrupted
-
-
-def trained_tokens(history: Sequence[dict[str, Any]]) -> int:
-    """Tokens that all gradient steps of a phase saw; its last step is always recorded."""
-    return int(history[-1]["num_tokens"]) if history else 0
 
 
 def average_of_last(history: Sequence[dict[str, Any]]) -> dict[str, float]:

@@ -20,7 +20,8 @@ def ready_to_sample(model: nn.Module, *, bf16: bool) -> Iterator[None]:
     model.eval()
     try:
         with ExitStack() as stack:
-            stack.enter_context(merged_adapters(model))
+            if not bf16:
+                stack.enter_context(merged_adapters(model))
             stack.enter_context(_casts_kept(model))
             stack.enter_context(reordered_weights(model, bf16=bf16))
             yield
@@ -33,8 +34,9 @@ def merged_adapters(model: nn.Module) -> Iterator[None]:
     """Adapter weights added into the base weights for the time being: one matrix product per layer instead of three.
 
     Taking them out again would round, so the base weights themselves are set aside and come back. Nothing is merged
-    where that would compute something else (quantised or shared base weights, adapters that are switched off), where
-    peft cannot do it, and where memory lacks for a second copy of the weights.
+    where that would compute something else (quantised or shared base weights, adapters that are switched off; half
+    precision, which rounds a young adapter away when it is added to a large weight), where peft cannot do it, and where
+    memory lacks for a second copy of the weights.
     """
     policy = extract_model_from_parallel(model)
     layers = [module for module in policy.modules() if isinstance(module, BaseTunerLayer)]
@@ -68,7 +70,7 @@ def _can_merge(policy: PeftModel, layers: list[BaseTunerLayer]) -> bool:
     return (
         bool(layers)
         and all(hasattr(layer, "merge") and not layer.merged and not layer.disable_adapters for layer in layers)
-        and all(weight.is_floating_point() and owners[id(weight)] == 1 for weight in weights)
+        and all(weight.dtype in {torch.float32, torch.float64} and owners[id(weight)] == 1 for weight in weights)
     )
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from demotune.attention import BlockCausal
+from demotune.packing import masked_attention
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,15 +126,13 @@ class PromptFill:
                 torch.cat([shared.expand(len(own), -1, -1, -1), own], dim=2)
                 for shared, own in zip(cache.prefix[layer], (key, value), strict=True)
             )
-        mixed = nn.functional.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=self._sees,
-            is_causal=self._sees is None,
-            scale=scaling,
-            enable_gqa=key.shape[1] != query.shape[1],
-        )
+        if self._sees is not None:
+            mixed = masked_attention(query, key, value, self._sees, scaling)
+        else:
+            grouped = key.shape[1] != query.shape[1]
+            mixed = nn.functional.scaled_dot_product_attention(
+                query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped
+            )
         return mixed.transpose(1, 2).flatten(0, 1)[self._tokens]
 
 

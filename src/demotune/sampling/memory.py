@@ -3,6 +3,7 @@
 import psutil
 import torch
 
+from demotune.allocator import kept_bytes
 from demotune.errors import DemotuneError
 
 SHARE = 0.8
@@ -16,9 +17,9 @@ def is_lack_of_memory(error: RuntimeError) -> bool:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that can still be had on `device`, what torch holds in reserve included."""
+    """Memory that can still be had on `device`, what torch or the C library holds in reserve included."""
     if device.type != "cuda":
-        return int(psutil.virtual_memory().available)
+        return int(psutil.virtual_memory().available) + kept_bytes()
     return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 

@@ -5,14 +5,14 @@ instructions, a step of 16 rows takes twice the time that it takes by oneDNN wit
 reaches that order through the operators which torch.compile uses; where they are not, nothing is changed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from demotune.sampling.memory import SHARE, free_bytes
+from demotune.sampling.memory import SHARE, free_bytes, is_lack_of_memory
 
 
 @contextmanager
@@ -27,13 +27,22 @@ def reordered_weights(model: nn.Module, *, bf16: bool) -> Iterator[None]:
     if layers and needed > SHARE * free_bytes(layers[0].weight.device) / 2:
         layers = []
     try:
-        for layer in layers:
-            reordered = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach())
-            layer.forward = partial(_product, layer, reordered)  # type: ignore[method-assign]
+        try:
+            for layer in layers:
+                reordered = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach())
+                layer.forward = partial(_product, layer, reordered)  # type: ignore[method-assign]
+        except RuntimeError as error:
+            if not is_lack_of_memory(error):
+                raise
+            _give_back(layers)
         yield
     finally:
-        for layer in layers:
-            layer.__dict__.pop("forward", None)
+        _give_back(layers)
+
+
+def _give_back(layers: Iterable[nn.Linear]) -> None:
+    for layer in layers:
+        layer.__dict__.pop("forward", None)
 
 
 def _can_reorder(layer: nn.Linear) -> bool:

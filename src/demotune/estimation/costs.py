@@ -1,7 +1,7 @@
 """What work costs: floating-point operations, exactly; seconds and bytes of memory, by a machine's ceilings.
 
 Time is matrix products at a share of their ceiling, plus memory traffic of everything between them, plus what each call
-of a layer costs whatever its size. Decoding a token reads every weight or multiplies with it, whichever takes longer.
+of a layer costs whatever its size. A step of decoding reads every weight, and multiplies each row with it.
 """
 
 from dataclasses import dataclass
@@ -30,6 +30,8 @@ class Efficiency:
     """Bytes per trained number of an AdamW step: weight, gradient, two moments read; all but the gradient written."""
     layer_seconds: float
     """Of one call of one layer: launching its kernels."""
+    decoding_seconds: float
+    """The same for one step of decoding, whose many small kernels take more than their arithmetic."""
     load_seconds: float
     """Per GiB of weights read into memory."""
     save_seconds: float
@@ -41,16 +43,17 @@ class Efficiency:
 
 
 EFFICIENCIES: dict[MachineKind, Efficiency] = {
-    # To be set with benchmarks/calibrate.py. products and traffic give training 62 to 66% of the ceiling, what packed
-    # training of SmolLM2-135M reached on 2 cores of an AMD EPYC; loading, saving and updates were measured on one core.
+    # Set with benchmarks/calibrate.py on SmolLM2-135M in float32, cores of an AMD EPYC without bfloat16 instructions;
+    # decoding by steps of 16 and of 64 rows.
     "cpu": Efficiency(
-        products=0.80,
-        decoding=0.45,
+        products=0.76,
+        decoding=0.55,
         reading=0.8,
         forward_traffic=1.5,
         backward_traffic=2.5,
         update_traffic=28.0,
         layer_seconds=2.5e-4,
+        decoding_seconds=1.7e-3,
         load_seconds=1.5,
         save_seconds=2.0,
         memory_base=0.7 * GIB,
@@ -66,6 +69,7 @@ EFFICIENCIES: dict[MachineKind, Efficiency] = {
         backward_traffic=2.5,
         update_traffic=28.0,
         layer_seconds=1.0e-4,
+        decoding_seconds=1.0e-4,
         load_seconds=1.0,
         save_seconds=3.0,
         memory_base=0.0,
@@ -205,7 +209,7 @@ class Costs:
         multiplying = self.forward_flops(draw.decoding) / (self.machine.products * efficiency.decoding)
         choosing = draw.decoding.positions * shape.vocabulary * TOKEN_CHOICE_BYTES / self.machine.bandwidth
         prefill = self._forward(draw.prefill, draw.prefill.computed / SCORED_TOGETHER)
-        return prefill + max(reading, multiplying) + choosing + steps * shape.layers * efficiency.layer_seconds
+        return prefill + reading + multiplying + choosing + steps * shape.layers * efficiency.decoding_seconds
 
     # Memory
 

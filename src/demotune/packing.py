@@ -261,16 +261,23 @@ def _products(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: 
 def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float) -> Tensor:
     """The same by torch's fused attention, whose memory grows with the tokens, not with their square."""
     query, key, value = (states.transpose(1, 2) for states in (query, key, value))
-    return masked_attention(query, key, value, bias.to(query.dtype), scaling).transpose(1, 2)
+    return fused_attention(query, key, value, bias.to(query.dtype), scaling).transpose(1, 2)
 
 
-def masked_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float) -> Tensor:
-    """torch's attention, `bias` added to its scores: (B, H, T, D), (B, K, S, D) -> (B, H, T, D).
+def fused_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float) -> Tensor:
+    """torch's attention, `bias` added to its scores, causal without: (B, H, T, D), (B, K, S, D) -> (B, H, T, D).
 
     A GPU's fused kernels take no mask where query heads share a key, so there keys are repeated.
     """
     share = query.shape[1] // key.shape[1]
-    if share > 1 and query.device.type == "cuda":
+    if share > 1 and bias is not None and query.device.type == "cuda":
         key, value = (states.repeat_interleave(share, dim=1) for states in (key, value))
-    grouped = key.shape[1] != query.shape[1]
-    return scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scaling, enable_gqa=grouped)
+    return scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=bias,
+        is_causal=bias is None,
+        scale=scaling,
+        enable_gqa=key.shape[1] != query.shape[1],
+    )

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from demotune.attention import BlockCausal
-from demotune.packing import masked_attention
+from demotune.packing import fused_attention
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +81,7 @@ class PrefixFill:
         assert layer == len(self._cache.prefix), "layers come in order, once each"
         query, key, value = (tensor.to(self._cache.dtype) for tensor in (query, key, value))
         self._cache.prefix.append((key, value))
-        mixed = nn.functional.scaled_dot_product_attention(
-            query.unsqueeze(0),
-            key.unsqueeze(0),
-            value.unsqueeze(0),
-            is_causal=True,
-            scale=scaling,
-            enable_gqa=len(key) != len(query),
-        )
+        mixed = fused_attention(query.unsqueeze(0), key.unsqueeze(0), value.unsqueeze(0), None, scaling)
         return mixed[0].transpose(0, 1)
 
 
@@ -126,13 +119,7 @@ class PromptFill:
                 torch.cat([shared.expand(len(own), -1, -1, -1), own], dim=2)
                 for shared, own in zip(cache.prefix[layer], (key, value), strict=True)
             )
-        if self._sees is not None:
-            mixed = masked_attention(query, key, value, self._sees, scaling)
-        else:
-            grouped = key.shape[1] != query.shape[1]
-            mixed = nn.functional.scaled_dot_product_attention(
-                query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped
-            )
+        mixed = fused_attention(query, key, value, self._sees, scaling)
         return mixed.transpose(1, 2).flatten(0, 1)[self._tokens]
 
 

@@ -150,8 +150,26 @@ def common_tokens(setup: Setup) -> int:
     return len(setup.tokenizer("<|im_start|>user\nsay ", add_special_tokens=False)["input_ids"])
 
 
+def test_what_is_known_is_not_planned(place: Path, tmp_path: Path) -> None:
+    """In float32 drawing tells samples' numbers, and the start phase has scored held-out demonstrations."""
+    setup = prepared(irft_config(place, stages=2), tmp_path)
+    half = prepared(irft_config(place, stages=2, bf16=True), tmp_path)
+    for number in (0, 1):
+        own = stage_slice(setup, number)
+        (score,) = (work for work in plan_work(setup) if (work.stage, work.name) == (number, "score"))
+        assert score.forward_tokens == sum(len(row.prompt_ids) + len(row.demo.ids) for row in own)
+        (sample,) = (work for work in plan_work(setup) if (work.stage, work.name) == (number, "sample"))
+        assert sample.draws[0].rows == len(own) + (0 if number else len(setup.heldout))
+        (check, more) = (
+            next(work for work in plan_work(one) if (work.stage, work.name) == (number, "check"))
+            for one in (setup, half)
+        )
+        again = sum(len(row.prompt_ids) + len(row.demo.ids) for row in setup.heldout)
+        assert more.forward_tokens - check.forward_tokens == pytest.approx((1 + number) * again)
+
+
 def test_a_pair_computes_its_prompt_once_and_counts_it_twice(place: Path, tmp_path: Path) -> None:
-    setup = prepared(irft_config(place, stages=1, sft_weight=0.0), tmp_path)
+    setup = prepared(irft_config(place, stages=1, sft_weight=0.0, bf16=True), tmp_path)
     score = next(work for work in plan_work(setup) if work.name == "score").scored
     rows = [*setup.train, *setup.heldout]
     prompts, demos = sum(len(row.prompt_ids) for row in rows), sum(len(row.demo.ids) for row in rows)
@@ -199,7 +217,8 @@ def test_policy_steps_share_a_prompt_among_its_responses(place: Path, tmp_path: 
     assert shared.training.tokens.computed == pytest.approx(responses * (prompt / 2 + 8) - beginning)
     assert alone.training.tokens.computed == pytest.approx(responses * (prompt + 8))
     assert shared.trained_tokens == pytest.approx(responses * (prompt + 8))
-    assert shared.forward_tokens == pytest.approx(4 * responses * (prompt + 8))
+    # Drawn, scored by start model and reward: drawing told the policy's numbers.
+    assert shared.forward_tokens == pytest.approx(3 * responses * (prompt + 8))
 
 
 @pytest.mark.parametrize("name", ["sft", "irft-1", "rft"])

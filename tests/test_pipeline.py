@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -64,19 +65,71 @@ def test_stages_lie_in_files_and_chain(irft: RunResult) -> None:
     assert all(torch.equal(value, last[name]) for name, value in weights(irft.model_folder).items())
 
 
-def test_scores_are_the_start_policy_s(irft: RunResult, place: Path) -> None:
-    """The numbers in scores.jsonl.gz against a plain forward pass of the start model; fp32, 1e-4 nats."""
-    stage = irft.run_folder / "stages" / "00"
-    rows = {row["key"]: row for row in read_rows(stage / "samples.jsonl.gz")}
-    model = AutoModelForCausalLM.from_pretrained(place / "start")
-    for score in read_rows(stage / "scores.jsonl.gz"):
-        row = rows[score["key"]]
-        for ids, name in ((row["demo_ids"], "demo_ref_logp"), (row["sample_ids"], "sample_ref_logp")):
-            sequence = torch.tensor([row["prompt_ids"] + ids])
-            with torch.no_grad():
-                logps = model(sequence).logits[0, :-1].log_softmax(-1)
-            expected = logps.gather(-1, sequence[0, 1:, None])[len(row["prompt_ids"]) - 1 :].sum()
-            assert score[name] == pytest.approx(float(expected), abs=1e-4)
+@pytest.mark.parametrize(
+    ("choice", "own", "heldout"),
+    [
+        ({}, ["demo"], []),
+        ({"temperature": 0.7}, ["demo", "sample"], ["sample"]),
+        ({"top_k": 9}, ["demo", "sample"], ["sample"]),
+        ({"history": 0.5}, ["demo"], []),
+        ({"reference": "initial"}, ["demo"], []),
+    ],
+    ids=str,
+)
+def test_scores_are_the_reference_s(
+    choice: dict[str, Any], own: list[str], heldout: list[str], place: Path, tmp_path: Path
+) -> None:
+    """scores.jsonl.gz of both stages against a plain forward pass; fp32, 1e-4 nats. What is known is not computed."""
+    result = run(IRFTConfig(output=str(tmp_path / "run"), **{**inputs(place), **STAGED, **choice}))
+    stages = [result.run_folder / "stages" / f"{number:02d}" for number in (0, 1)]
+    samples = [{row["key"]: row for row in read_rows(stage / "samples.jsonl.gz")} for stage in stages]
+    other = choice.get("reference") == "initial"
+    for number, stage in enumerate(stages):
+        reference = stages[0] / "model" if number and not other else place / "start"
+        model = AutoModelForCausalLM.from_pretrained(reference)
+        again = []
+        for score in read_rows(stage / "scores.jsonl.gz"):
+            if score["key"] not in samples[number]:
+                again.append(score["key"])
+            row = samples[number].get(score["key"]) or samples[number - 1][score["key"]]
+            for ids, name in ((row["demo_ids"], "demo_ref_logp"), (row["sample_ids"], "sample_ref_logp")):
+                sequence = torch.tensor([row["prompt_ids"] + ids])
+                with torch.no_grad():
+                    logps = model(sequence).logits[0, :-1].log_softmax(-1)
+                expected = logps.gather(-1, sequence[0, 1:, None])[len(row["prompt_ids"]) - 1 :].sum()
+                assert score[name] == pytest.approx(float(expected), abs=1e-4)
+        assert bool(again) == (number == 1 and "history" in choice)
+        unknown = ["demo", "sample"]
+        computed = [
+            (samples[number - 1][key] if key in again else row, side)
+            for key, row in [*samples[number].items(), *((key, {"heldout": None}) for key in again)]
+            for side in (unknown if key in again or (number and other) else heldout if row["heldout"] else own)
+        ]
+        state = json.loads((stage / "state.json").read_text())
+        assert state["score"]["forward_tokens"] == sum(
+            len(row["prompt_ids"]) + len(row[f"{side}_ids"]) for row, side in computed
+        )
+
+
+def test_half_precision_knows_no_scores(place: Path, tmp_path: Path) -> None:
+    """There a number depends on what stands beside it, so every side is computed as it will be trained."""
+    result = run(IRFTConfig(output=str(tmp_path / "run"), **{**inputs(place), **STAGED, "bf16": True}))
+    for number in (0, 1):
+        stage = result.run_folder / "stages" / f"{number:02d}"
+        rows = read_rows(stage / "samples.jsonl.gz")
+        assert {row["sample_logp"] for row in rows} == {None}
+        sides = [len(row["prompt_ids"]) + len(row[side]) for row in rows for side in ("demo_ids", "sample_ids")]
+        assert json.loads((stage / "state.json").read_text())["score"]["forward_tokens"] == sum(sides)
+
+
+def test_the_answers_of_a_start_policy_are_those_of_its_check(irft: RunResult) -> None:
+    """Held-out prompts are answered once by each policy; the second stage draws its own prompts' samples alone."""
+    first, second = (irft.run_folder / "stages" / f"{number:02d}" for number in (0, 1))
+    checked = {row["key"]: row["sample_ids"] for row in read_rows(first / "heldout.jsonl.gz")}
+    rows = read_rows(second / "samples.jsonl.gz")
+    assert {row["key"]: row["sample_ids"] for row in rows if row["heldout"]} == checked
+    drawn = sum(len(row["prompt_ids"]) + len(row["sample_ids"]) for row in rows if not row["heldout"])
+    assert json.loads((second / "state.json").read_text())["sample"]["forward_tokens"] == drawn
 
 
 def test_metrics_have_trl_names_and_start_at_log_2(irft: RunResult) -> None:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from demotune.attention import ATTENTION, carries_layouts, register_attention
 from demotune.errors import DemotuneError
+from demotune.logprobs import naive_response_logps
 from demotune.phases import sample as sample_phase
 from demotune.records import Response
 from demotune.sampling import SamplingOptions, choose_tokens, memory, sample_responses, sampler
@@ -239,6 +240,28 @@ def test_the_layouts_are_plain_attention(prefix: int) -> None:
                 assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_drawing_tells_log_probabilities(architecture: Architecture) -> None:
+    """Of each token, against one plain call a row; both samplers, rows that share prompts and slots that refill."""
+    fast, plain = both(architecture)
+    prompts = prompts_of(6, 7) * 2
+    for model in (fast, plain):
+        for stream, response in draw(model, prompts, options(12), 3).items():
+            assert response.logps is not None
+            assert len(response.logps) == len(response.ids)
+            expected = naive_response_logps(plain, prompts[stream], response.ids)
+            assert response.logps == pytest.approx(expected.tolist(), abs=1e-5)
+            assert response.logp == pytest.approx(float(expected.detach().sum()), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "how", [{"temperature": 0.5}, {"temperature": 0.0}, {"top_k": 3}, {"top_p": 0.9}, {"bf16": True}]
+)
+def test_shaped_or_rounded_draws_tell_none(how: dict[str, Any]) -> None:
+    for model in both("llama"):
+        assert {response.logps for response in draw(model, prompts_of(6, 4), options(5, **how), 3).values()} == {None}
+
+
 # Tokens --------------------------------------------------------------------------------------------------------------
 
 
@@ -251,7 +274,9 @@ def test_blocks_of_words_invert_the_plain_cumulative_sum(vocabulary: int) -> Non
         logits = torch.randn(1, vocabulary) * spread
         probabilities = logits.softmax(dim=-1)[0].double()
         cumulative = probabilities.cumsum(dim=0) / probabilities.sum()
-        chosen = choose_tokens(logits.expand(len(uniforms), -1), uniforms, options())
+        chosen, logps = choose_tokens(logits.expand(len(uniforms), -1), uniforms, options())
+        exact = logits[0].double().log_softmax(dim=0)[chosen]
+        assert logps == pytest.approx(exact.tolist(), abs=2e-6 * max(spread, 1))
         assert (probabilities[chosen] > 0).all()
         assert (uniforms <= cumulative[chosen] + 1e-6).all()
         assert (uniforms >= (cumulative - probabilities)[chosen] - 1e-6).all()
@@ -262,7 +287,7 @@ def test_words_without_probability_are_not_met_at_the_border_of_a_block() -> Non
     logits = torch.full((1, 1000), -torch.inf)
     logits[0, [10, 300, 511]] = torch.tensor([0.25, 0.25, 0.5]).log()
     uniforms = torch.tensor([0.0, 0.24, 0.26, 0.49, 0.51, 1 - 2**-53], dtype=torch.float64)
-    assert choose_tokens(logits.expand(6, -1), uniforms, options()).tolist() == [10, 10, 300, 300, 511, 511]
+    assert choose_tokens(logits.expand(6, -1), uniforms, options())[0] == [10, 10, 300, 300, 511, 511]
 
 
 def test_probabilities_that_are_not_finite_are_refused() -> None:

@@ -84,7 +84,7 @@ def _rft(model: Path, folder: Path, shared: dict[str, Any]) -> None:
     losses = [math.log1p(math.exp(row["sample_reward"] - row["demo_reward"])) for row in rows]
     assert min(judged) < math.log(2) - 0.05
     assert sum(losses) / len(losses) == pytest.approx(min(judged), abs=0.03)
-    assert result.stages[0]["phases"]["policy"]["first"]["objective/kl"] == pytest.approx(0, abs=1e-6)
+    assert result.stages[0]["phases"]["policy"]["first"]["objective/kl"] == pytest.approx(0, abs=1e-3)
     reward = load_reward(str(folder))
     tokenizer = load_tokenizer(folder / "reward")
     assert tokenizer.pad_token_id not in reward.renderer.stop_ids

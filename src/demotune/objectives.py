@@ -19,7 +19,7 @@ from demotune.losses import (
     sft_loss,
 )
 from demotune.packing import Batch, pack
-from demotune.records import Completion, Pair, RenderedDemonstration, Rollout, ScoredPair
+from demotune.records import Completion, Pair, RenderedDemonstration, Rollout, ScoredPair, Side
 from demotune.reward_models import head_scores, reward_batch
 
 Record_contra = TypeVar("Record_contra", contravariant=True)
@@ -186,8 +186,17 @@ def packed_tokens(pair: Pair) -> int:
 
 def pair_batch(pairs: Sequence[Pair]) -> Batch:
     """B pairs as 2B responses: the demonstrations, then the samples. Scoring and training share this layout."""
-    prompts = [pair.prompt_ids for pair in pairs]
-    return pack(prompts + prompts, [pair.demo.ids for pair in pairs] + [pair.sample.ids for pair in pairs])
+    return pack_sides(pair_sides(pairs))
+
+
+def pair_sides(pairs: Sequence[Pair]) -> list[Side]:
+    """The demonstrations of all pairs, then the samples."""
+    both = [pair.sides for pair in pairs]
+    return [demo for demo, _ in both] + [sample for _, sample in both]
+
+
+def pack_sides(sides: Sequence[Side]) -> Batch:
+    return pack([prompt for prompt, _ in sides], [response for _, response in sides])
 
 
 def _mean_nll_of_demonstrations(scored: ResponseLogps) -> Tensor:

@@ -1,10 +1,14 @@
 """What crosses a border between rooms: frozen records of text, then of token ids, then of numbers."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Message = Mapping[str, str]
 """One chat turn: `role` is system, user or assistant; `content` is its text."""
+
+
+Side = tuple[tuple[int, ...], tuple[int, ...]]
+"""Token ids of a prompt and of one response to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,13 @@ class Response:
     ids: tuple[int, ...]
     finished: bool
     """False when the length limit cut it off: then it has no end-of-turn token."""
+    logps: tuple[float, ...] | None = field(default=None, compare=False)
+    """Of each token under the policy that drew it, in nats, where drawing told them; the files of a run keep sums."""
+
+    @property
+    def logp(self) -> float | None:
+        """The sum of `logps`."""
+        return None if self.logps is None else sum(self.logps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +66,13 @@ class Pair:
     prompt_ids: tuple[int, ...]
     demo: Response
     sample: Response
+    sample_logp: float | None = None
+    """log pi(sample | x) under the policy that drew it, in nats, where drawing told it."""
+
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        """Demonstration and sample, each with the prompt."""
+        return (self.prompt_ids, self.demo.ids), (self.prompt_ids, self.sample.ids)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,19 +4,24 @@ Pairs are scored in the very micro-batches in which they will be trained. In bfl
 by up to 0.2 nats with the batch that it stands in; scored and trained alike, the first loss of a stage is exact.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
 
 from demotune.logprobs import autocast, sequence_logps
 from demotune.losses import bounded
-from demotune.objectives import packed_tokens, pair_batch
-from demotune.packing import Batch, cut_to_budget, pack
-from demotune.records import Completion, Pair, RenderedDemonstration
+from demotune.objectives import pack_sides, packed_tokens, pair_sides
+from demotune.packing import Batch, cut_to_budget
+from demotune.records import Completion, Pair, RenderedDemonstration, Side
 from demotune.reward_models import head_scores, reward_batch
 
 Advance = Callable[[int], None]
+Known = Mapping[Side, float]
+"""Log-probabilities under the policy at hand that need not be computed again.
+
+Only what is computed in float32 may be known: in half precision a number would not be the one that training finds.
+"""
 
 
 def score_pairs(
@@ -26,18 +31,20 @@ def score_pairs(
     bf16: bool,
     advance: Advance,
     budget: int | None = None,
+    known: Known | None = None,
 ) -> Iterator[list[tuple[float, float]]]:
     """For each micro-batch, (log pi(y | x), log pi(sample | x)) of each of its pairs, in nats.
 
     `budget` is the run's `tokens_per_microbatch`: micro-batches are cut as they are when they are trained.
     """
+    known = known or {}
     for pairs in microbatches:
         scores: list[tuple[float, float]] = []
         for part in cut_to_budget(pairs, packed_tokens, budget):
-            batch = to_device(model, pair_batch(part))
-            with torch.no_grad(), autocast(batch["input_ids"].device, bf16):
-                demo_logps, sample_logps = sequence_logps(model, batch).chunk(2)
-            scores += zip(demo_logps.tolist(), sample_logps.tolist(), strict=True)
+            sides = pair_sides(part)
+            computed = iter(_logps(model, [side for side in sides if side not in known], bf16=bf16))
+            logps = [known[side] if side in known else next(computed) for side in sides]
+            scores += zip(logps[: len(part)], logps[len(part) :], strict=True)
         advance(len(pairs))
         yield scores
 
@@ -60,10 +67,8 @@ def score_logps(
 ) -> list[float]:
     """log pi(y | x) of each completion under a language model, in nats, in their order."""
 
-    def logps(unit: list[Completion]) -> torch.Tensor:
-        batch = to_device(model, pack([row.prompt_ids for row in unit], [row.response.ids for row in unit]))
-        with torch.no_grad(), autocast(batch["input_ids"].device, bf16):
-            return sequence_logps(model, batch)
+    def logps(unit: list[Completion]) -> list[float]:
+        return _logps(model, [(row.prompt_ids, row.response.ids) for row in unit], bf16=bf16)
 
     return _in_batches(completions, batch_size, logps, advance)
 
@@ -80,18 +85,29 @@ def score_completions(
 ) -> list[float]:
     """The reward of each completion by a scalar reward model, in their order."""
 
-    def rewards(unit: list[Completion]) -> torch.Tensor:
+    def rewards(unit: list[Completion]) -> list[float]:
         batch = to_device(reward, reward_batch(unit, pad_id))
         with torch.no_grad(), autocast(batch["input_ids"].device, bf16):
-            return bounded(head_scores(reward, batch), bound)
+            scores: list[float] = bounded(head_scores(reward, batch), bound).tolist()
+        return scores
 
     return _in_batches(completions, batch_size, rewards, advance)
+
+
+def _logps(model: nn.Module, sides: Sequence[Side], *, bf16: bool) -> list[float]:
+    """log pi(y | x) of all sides, by one call."""
+    if not sides:
+        return []
+    batch = to_device(model, pack_sides(sides))
+    with torch.no_grad(), autocast(batch["input_ids"].device, bf16):
+        logps: list[float] = sequence_logps(model, batch).tolist()
+    return logps
 
 
 def _in_batches(
     completions: Sequence[Completion],
     batch_size: int,
-    score: Callable[[list[Completion]], torch.Tensor],
+    score: Callable[[list[Completion]], list[float]],
     advance: Advance,
 ) -> list[float]:
     """One number for each completion, in their order; equal prompts stand together, the longest come first."""
@@ -100,7 +116,7 @@ def _in_batches(
     scores: dict[int, float] = {}
     for start in range(0, len(order), batch_size):
         unit = order[start : start + batch_size]
-        scores |= zip(unit, score([completions[number] for number in unit]).tolist(), strict=True)
+        scores |= zip(unit, score([completions[number] for number in unit]), strict=True)
         advance(len(unit))
     return [scores[number] for number in range(len(completions))]
 

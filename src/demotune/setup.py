@@ -39,6 +39,11 @@ class Setup:
     def bf16(self) -> bool:
         return bool(self.config.bf16)
 
+    @property
+    def float32(self) -> bool:
+        """Whether models compute in float32 all through, so that a number does not depend on what stands beside it."""
+        return not self.bf16 and self.config.dtype == "float32"
+
     def policy_folder(self, stage: int) -> Path:
         """Where the policy lies that stage `stage` starts from: pi_t of the paper."""
         return self.folder.stage(stage - 1) / "model" if stage else self.start_model

@@ -15,7 +15,7 @@ from demotune.estimation.forecast import Estimate, compare_with_facts, show_comp
 from demotune.files import link_or_copy, read_rows, write_json, write_rows
 from demotune.heldout import interval_text, nll_per_token
 from demotune.models import Policy, is_adapter, load_policy, load_tokenizer, merged, save_policy
-from demotune.phases.heldout_rows import START, read_heldout
+from demotune.phases.heldout_files import START, read_heldout
 from demotune.phases.reward import REWARD, REWARD_METRICS
 from demotune.phases.train import METRICS
 from demotune.processes import main_process, this_device, wait_for_everyone

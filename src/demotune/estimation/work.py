@@ -12,7 +12,7 @@ from statistics import fmean
 from demotune.config import IRFTConfig, RFTConfig, SFTConfig, SPINConfig, stage_count
 from demotune.packing import shared_tokens
 from demotune.phases.rollouts import Layout
-from demotune.phases.sample import SFT_BATCH, sampling_options
+from demotune.phases.sample import SFT_BATCH, sampling_options, tells_logps
 from demotune.phases.stage import chunks, stage_slice
 from demotune.processes import process_count
 from demotune.records import RenderedDemonstration
@@ -151,6 +151,7 @@ class _Planner:
         own = setup.train if isinstance(setup.config, SFTConfig) else stage_slice(setup, number)
         self._own = [self._row(row) for row in own]
         self._whole = setup.adapter is None
+        self._tells = tells_logps(setup)
         every = [row.prompt for row in (*self._own, *self._heldout)]
         self._shared = shared_tokens(every) if len(every) > 1 else 0
 
@@ -158,7 +159,8 @@ class _Planner:
         config = self._config
         if isinstance(config, SFTConfig):
             return [self._start(draw=True), self._demonstrations(config), self._check()]
-        sample = self._phase("sample", draws=self._draws([*self._own, *self._heldout]), loads=1)
+        heldout = [] if self._number else self._heldout  # later answers were drawn in the check before
+        sample = self._phase("sample", draws=self._draws([*self._own, *heldout]), loads=1)
         start = [] if self._number else [self._start(draw=False)]
         steps = [self._reward(config), self._policy(config)] if isinstance(config, RFTConfig) else self._pairs(config)
         return [sample, *start, *steps, self._check()]
@@ -193,11 +195,14 @@ class _Planner:
 
     def _pairs(self, config: SPINConfig | IRFTConfig) -> list[PhaseWork]:
         """The reference's numbers, then steps. Where the reference is another model, it and the policy are loaded."""
-        pairs = self._own + self._history(config)
+        again = self._history(config)
+        pairs = self._own + again
         other = int(isinstance(config, IRFTConfig) and config.reference == "initial" and self._number > 0)
         plan = self._plan(_longer_sides(pairs), config.epochs_per_stage, config.steps_per_stage, "microbatches")
         training = self._training(plan, [_pair(row) for row in pairs])
-        scored = self._batched([_pair(row) for row in pairs]) + self._batched([_pair(row) for row in self._heldout])
+        demo_known, sample_known = (not other and known for known in (self._setup.float32, self._tells))
+        scored = self._sides(self._own, sample=not sample_known) + self._sides(again)
+        scored += self._sides(self._heldout, demo=not demo_known, sample=not sample_known)
         return [
             self._phase("score", scored=scored, loads=other),
             self._phase("train", training=training, loads=other, saves=1),
@@ -228,7 +233,10 @@ class _Planner:
         )
 
     def _policy(self, config: RFTConfig) -> PhaseWork:
-        """Draw, score by policy, start model and reward (gae: hidden states too), take steps; batch after batch."""
+        """Draw, score by start model and reward, take steps; batch after batch.
+
+        The policy scores, too, where drawing does not tell its numbers; for gae it gives hidden states.
+        """
         prompts = [*(row.prompt for row in self._own), *self._setup.prompts]
         layout, response = Layout.of(config, len(prompts)), fmean(row.sample for row in self._own)
         size = layout.responses / layout.mini_batches / layout.microbatches  # responses of a micro-batch
@@ -237,7 +245,9 @@ class _Planner:
         beside = max(size / answers, 1.0)  # groups of a micro-batch
         group = replace(group, computed=group.computed - self._shared * (1 - 1 / beside))
         groups = layout.batches * config.prompts_per_batch
-        passes = group.times(2) + replace(group, positions=0.0).times(2 if config.advantage == "gae" else 1)
+        passes = group.times(1 if self._tells else 2) + replace(group, positions=0.0).times(
+            2 if config.advantage == "gae" else 1
+        )
         prefill = _prefill(prompts, answers * len(prompts)).times(groups / len(prompts))
         slots = min(config.sample_batch_size, layout.responses)
         models = 3 if self._whole else 1
@@ -265,7 +275,7 @@ class _Planner:
             scored += replace(by_reward, counted=0.0)  # a run does not count these
         elif not isinstance(self._config, SFTConfig):
             against = 2 if self._number else 1  # this stage's reference, and from the second stage on the start model
-            scored += self._batched([_pair(row) for row in rows]).times(against)
+            scored += self._sides(rows, demo=not self._setup.float32).times(against)
         loads = models if rows else 0
         return self._phase("check", draws=self._draws(rows), scored=scored, models=models, loads=loads)
 
@@ -289,6 +299,13 @@ class _Planner:
 
     def _scored_demos(self, rows: Sequence[_Row]) -> Tokens:
         return self._batched([_together(len(row.prompt), [row.demo]) for row in rows])
+
+    def _sides(self, rows: Sequence[_Row], *, demo: bool = True, sample: bool = True) -> Tokens:
+        """Those sides of pairs that are computed, each prompt once for both."""
+        lengths = [[row.demo] * demo + [row.sample] * sample for row in rows]
+        return self._batched(
+            [_together(len(row.prompt), said) for row, said in zip(rows, lengths, strict=True) if said]
+        )
 
     def _batched(self, rows: Sequence[Tokens]) -> Tokens:
         """Rows that are computed batch by batch."""

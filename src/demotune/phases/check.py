@@ -7,23 +7,16 @@ from collections.abc import Sequence
 from demotune.files import read_rows, write_json, write_rows
 from demotune.gate import Gate, judge_stage
 from demotune.heldout import HeldoutRow, PolicyCheck, check_policy, check_reward, implicit_rewards, nll_per_token
-from demotune.phases.heldout_rows import (
-    HELDOUT,
-    START,
-    best_before,
-    read_heldout,
-    start_rows,
-    trained_rows,
-    write_heldout,
-)
-from demotune.phases.pairs import sampled_pairs, scored_pairs
+from demotune.phases.heldout_files import HELDOUT, START, best_before, read_heldout, write_heldout
+from demotune.phases.heldout_rows import start_rows, trained_rows
+from demotune.phases.pairs import demo_logps, sampled_pairs, scored_pairs
 from demotune.phases.reward import REWARDS, reward_function
 from demotune.phases.stage import Stage, Work, chunks, pair_tokens, tokens_of
 from demotune.processes import main_process, wait_for_everyone
 from demotune.profiling import timed
 from demotune.progress import track
 from demotune.records import Completion
-from demotune.scoring import score_pairs
+from demotune.scoring import Known, score_pairs
 
 IMPLICIT = "implicit.jsonl.gz"
 
@@ -57,7 +50,7 @@ def check_phase(stage: Stage, beta: float | None = None) -> None:
         work = _work(stage, rows)
         found["nll_per_token"] = nll_per_token(stage.setup.heldout, [row.demo_logp for row in rows])
         if beta is not None:
-            rewards, scored_tokens = _implicit(stage, beta)
+            rewards, scored_tokens = _implicit(stage, beta, demo_logps(stage, rows) if stage.setup.float32 else {})
             found |= rewards
             work = Work(forward=work.forward + scored_tokens)
             outputs.append(stage.folder / IMPLICIT)
@@ -110,10 +103,11 @@ def _earned(stage: Stage, rows: Sequence[HeldoutRow]) -> PolicyCheck:
 
 
 @timed("scoring")
-def _implicit(stage: Stage, beta: float) -> tuple[dict[str, object], int]:
+def _implicit(stage: Stage, beta: float, known: Known) -> tuple[dict[str, object], int]:
     """The implicit reward against this stage's reference and, from the second stage on, against the start model.
 
-    The first, pair by pair, is kept in a file. Also returns how many tokens were scored.
+    The first, pair by pair, is kept in a file. `known` are numbers of the trained policy. Also returns how many tokens
+    were scored.
     """
     found: dict[str, object] = {}
     tokens = 0
@@ -121,7 +115,7 @@ def _implicit(stage: Stage, beta: float) -> tuple[dict[str, object], int]:
     with track(f"stage {stage.number}: held-out rewards", len(stage.setup.heldout) * len(checks), "pairs") as tracker:
         for name, number in checks.items():
             pairs = scored_pairs(stage, number)[1]
-            tokens += pair_tokens(scored.pair for scored in pairs)
+            tokens += pair_tokens((scored.pair for scored in pairs), known)
             units = chunks([scored.pair for scored in pairs], stage.setup.config.per_device_train_batch_size)
             scored = score_pairs(
                 stage.trained_policy,
@@ -129,6 +123,7 @@ def _implicit(stage: Stage, beta: float) -> tuple[dict[str, object], int]:
                 bf16=stage.setup.bf16,
                 advance=tracker.advance,
                 budget=stage.setup.config.tokens_per_microbatch,
+                known=known,
             )
             rewards = implicit_rewards(pairs, [both for unit in scored for both in unit], beta)
             found[name] = dataclasses.asdict(check_reward(rewards, beta))

@@ -1,9 +1,7 @@
-"""Held-out demonstrations under the policies of a run, row by row, with each policy's own answers, kept in files."""
+"""Held-out demonstrations under the policies of a run, row by row, with each policy's own answers."""
 
 from collections.abc import Callable
-from pathlib import Path
 
-from demotune.files import read_rows, write_rows
 from demotune.heldout import HeldoutRow
 from demotune.models import Policy
 from demotune.phases.pairs import sampled_pairs
@@ -12,16 +10,17 @@ from demotune.phases.stage import Stage
 from demotune.profiling import timed
 from demotune.progress import track
 from demotune.records import Response
-from demotune.run_folder import RunFolder
 from demotune.scoring import score_demonstrations
 
-START, HELDOUT = "start.jsonl.gz", "heldout.jsonl.gz"
+_Answer = tuple[Response, float | None]
+"""With its log-probability, where drawing told it."""
 
 
 def start_rows(stage: Stage) -> list[HeldoutRow]:
     """Held-out rows under the start model; its answers are those of the SAMPLE phase where there is one."""
     if stage.done("sample"):
-        answers = [pair.sample for pair in sampled_pairs(stage.setup, stage.number, heldout=True)]
+        pairs = sampled_pairs(stage.setup, stage.number, heldout=True)
+        answers = [(pair.sample, pair.sample_logp) for pair in pairs]
     else:
         answers = _answers(stage, lambda: stage.start_policy, "start", "start model: held-out answers")
     return _rows(stage, stage.start_policy, answers, "start model: held-out")
@@ -34,58 +33,15 @@ def trained_rows(stage: Stage) -> list[HeldoutRow]:
     return _rows(stage, stage.trained_policy, answers, name)
 
 
-def write_heldout(file: Path, rows: list[HeldoutRow]) -> None:
-    """One JSON object a row: texts, token ids of the answer, log-probability of the demonstration."""
-    write_rows(
-        file,
-        (
-            {
-                "key": row.key,
-                "prompt": row.prompt,
-                "demonstration": row.demonstration,
-                "demo_logp": row.demo_logp,
-                "demo_tokens": row.demo_tokens,
-                "sample": row.sample_text,
-                "sample_ids": row.sample.ids,
-                "finished": row.sample.finished,
-            }
-            for row in rows
-        ),
-    )
-
-
-def read_heldout(file: Path) -> list[HeldoutRow]:
-    """Rows written by `write_heldout`."""
-    return [
-        HeldoutRow(
-            key=row["key"],
-            prompt=row["prompt"],
-            demonstration=row["demonstration"],
-            demo_logp=row["demo_logp"],
-            demo_tokens=row["demo_tokens"],
-            sample=Response(tuple(row["sample_ids"]), row["finished"]),
-            sample_text=row["sample"],
-        )
-        for row in read_rows(file)
-    ]
-
-
-def best_before(folder: RunFolder, number: int) -> tuple[str, Path]:
-    """(name, held-out rows) of the best policy before stage `number`: the last stage that was not called worse."""
-    for earlier in reversed(range(number)):
-        if folder.stage_check(earlier).get("gate", {}).get("best"):
-            return f"stage {earlier}", folder.stage(earlier) / HELDOUT
-    return "start model", folder.stage(0) / START
-
-
-def _answers(stage: Stage, policy: Callable[[], Policy], purpose: str, what: str) -> list[Response]:
+def _answers(stage: Stage, policy: Callable[[], Policy], purpose: str, what: str) -> list[_Answer]:
     prompts = [row.prompt_ids for row in stage.setup.heldout]
     with track(what, len(prompts), "responses") as tracker:
-        return draw_with(stage, policy, prompts, purpose=purpose, tracker=tracker)
+        drawn = draw_with(stage, policy, prompts, purpose=purpose, tracker=tracker)
+    return [(response, response.logp) for response in drawn]
 
 
 @timed("scoring")
-def _rows(stage: Stage, policy: Policy, answers: list[Response], what: str) -> list[HeldoutRow]:
+def _rows(stage: Stage, policy: Policy, answers: list[_Answer], what: str) -> list[HeldoutRow]:
     demonstrations, config = stage.setup.heldout, stage.setup.config
     decode = stage.setup.renderer.decode
     with track(what, len(demonstrations), "rows") as tracker:
@@ -105,6 +61,7 @@ def _rows(stage: Stage, policy: Policy, answers: list[Response], what: str) -> l
             demo_tokens=len(row.demo.ids),
             sample=answer,
             sample_text=decode(answer.ids),
+            sample_logp=answer_logp,
         )
-        for row, logp, answer in zip(demonstrations, logps, answers, strict=True)
+        for row, logp, (answer, answer_logp) in zip(demonstrations, logps, answers, strict=True)
     ]

@@ -1,7 +1,8 @@
 """On-policy batches: drawn from the policy as it is, scored, and kept in files, so that a resumed batch is the same.
 
-One batch is `prompts_per_batch` prompts with `num_generations` responses each. Its numbers are computed in the very
-micro-batches in which it is trained, so before the first update each probability ratio is exactly 1.
+One batch is `prompts_per_batch` prompts with `num_generations` responses each. Before the first update each probability
+ratio is 1: in float32 drawing tells the policy's log-probabilities, otherwise they are computed in the very
+micro-batches that are trained.
 """
 
 import itertools
@@ -26,7 +27,7 @@ from demotune.logprobs import autocast, response_logps, response_states
 from demotune.models import Policy
 from demotune.packing import cut_to_budget, pack
 from demotune.phases.on_policy import Numbers, OnPolicyBatch
-from demotune.phases.sample import draw_with
+from demotune.phases.sample import draw_with, tells_logps
 from demotune.phases.stage import Stage, share_of_this_process, with_reward
 from demotune.processes import main_process, process_count, this_device, wait_for_everyone
 from demotune.profiling import timed
@@ -182,14 +183,16 @@ class Rollouts(Sequence[list[Rollout]]):
     def _numbers(self, members: Sequence[Completion], with_states: bool) -> list[Numbers]:
         bf16, device = self._stage.setup.bf16, this_device()
         batch = to_device(self._policy, pack([m.prompt_ids for m in members], [m.response.ids for m in members]))
+        drawn = [member.response.logps for member in members]
         with torch.no_grad(), autocast(device, bf16):
-            logps, ref_logps = (response_logps(model, batch).logps.cpu() for model in (self._policy, self._reference))
+            ref_logps = response_logps(self._reference, batch).logps.cpu()
+            logps = response_logps(self._policy, batch).logps.cpu() if None in drawn else None
             states = response_states(self._policy, batch).cpu() if with_states else None
         rewards = self._reward_of(members)
         lengths = [len(member.response.ids) for member in members]
         return [
             Numbers(
-                logps=logps[row, :length],
+                logps=torch.tensor(drawn[row]) if logps is None else logps[row, :length],
                 ref_logps=ref_logps[row, :length],
                 reward=rewards[row],
                 states=None if states is None else states[row, :length],
@@ -237,7 +240,11 @@ class _Files:
     def write(self, rows: Sequence[Rollout], facts: dict[str, float], decode: Callable[[Sequence[int]], str]) -> None:
         write_json(self._facts, facts)
         texts = ({"prompt": decode(row.prompt_ids), "completion": decode(row.response.ids)} for row in rows)
-        write_rows(self.rows, (text | asdict(row) for text, row in zip(texts, rows, strict=True)))
+        responses = ({"response": {"ids": row.response.ids, "finished": row.response.finished}} for row in rows)
+        write_rows(
+            self.rows,
+            (text | asdict(row) | response for text, row, response in zip(texts, rows, responses, strict=True)),
+        )
 
     def read(self) -> tuple[list[Rollout], dict[str, float]]:
         rows = [
@@ -267,9 +274,10 @@ def read_batches(stage: Stage) -> list[dict[str, float]]:
 def forward_tokens(stage: Stage) -> int:
     """Tokens of a stage's batches times the passes over them before the update.
 
-    Drawing, log-probabilities of policy and start model, the reward, and with gae the value head's hidden states.
+    Drawing, log-probabilities of the start model, the reward; those of the policy where drawing does not tell them; and
+    with gae the value head's hidden states.
     """
-    passes = 5 if with_reward(stage.setup).advantage == "gae" else 4
+    passes = 3 + (not tells_logps(stage.setup)) + (with_reward(stage.setup).advantage == "gae")
     files = sorted((stage.folder / ROLLOUTS).glob("*.jsonl.gz"))
     rows = (row for file in files for row in read_rows(file))
     return passes * sum(len(row["prompt_ids"]) + len(row["response"]["ids"]) for row in rows)

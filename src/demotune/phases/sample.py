@@ -1,13 +1,17 @@
-"""SAMPLE: the start policy of the stage answers the prompts of its slice, and the held-out prompts."""
+"""SAMPLE: the start policy of the stage answers the prompts of its slice, and the held-out prompts.
+
+Held-out prompts only in the first stage: the answers of every later start policy were drawn when it was checked.
+"""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from demotune.config import RFTConfig, SFTConfig
 from demotune.files import write_rows
+from demotune.phases.heldout_files import rows_before
 from demotune.phases.pairs import SAMPLES
 from demotune.phases.stage import PhaseJournal, Stage, Work, share_of_this_process, stage_slice, tokens_of
 from demotune.processes import main_process, wait_for_everyone
@@ -29,9 +33,14 @@ def sample_phase(stage: Stage) -> None:
     if stage.done("sample"):
         return
     started = time.monotonic()
-    rows = [*stage_slice(stage.setup, stage.number), *stage.setup.heldout]
-    responses = draw(stage, [row.prompt_ids for row in rows])
-    trained_on = len(rows) - len(stage.setup.heldout)
+    own, heldout = stage_slice(stage.setup, stage.number), stage.setup.heldout
+    rows = [*own, *heldout]
+    to_draw = [row.prompt_ids for row in (own if stage.number else rows)]
+    with track(f"stage {stage.number}: sample", len(to_draw), "responses") as tracker:
+        drawn = draw_with(stage, lambda: stage.start_policy, to_draw, purpose="sample", tracker=tracker)
+    samples = [(response, response.logp) for response in drawn]
+    if stage.number and heldout:
+        samples += [(row.sample, row.sample_logp) for row in rows_before(stage.setup.folder, stage.number)]
     if main_process():
         decode = stage.setup.renderer.decode
         write_rows(
@@ -39,7 +48,7 @@ def sample_phase(stage: Stage) -> None:
             (
                 {
                     "key": row.key,
-                    "heldout": number >= trained_on,
+                    "heldout": number >= len(own),
                     "finished": response.finished,
                     "prompt": decode(row.prompt_ids),
                     "demonstration": decode(row.demo.ids),
@@ -48,30 +57,25 @@ def sample_phase(stage: Stage) -> None:
                     "demo_ids": row.demo.ids,
                     "demo_finished": row.demo.finished,
                     "sample_ids": response.ids,
+                    "sample_logp": logp,
                 }
-                for number, (row, response) in enumerate(zip(rows, responses, strict=True))
+                for number, (row, (response, logp)) in enumerate(zip(rows, samples, strict=True))
             ),
         )
     wait_for_everyone()
-    tokens = sum(len(response.ids) for response in responses)
+    tokens = sum(len(response.ids) for response, _ in samples)
     stage.mark(
         "sample",
         started,
         [stage.folder / SAMPLES],
-        Work(forward=tokens_of(zip((row.prompt_ids for row in rows), responses, strict=True))),
+        Work(forward=tokens_of(zip(to_draw, drawn, strict=True))),
         seed=stage.seed("sample"),
-        samples=len(responses),
+        samples=len(samples),
         **{
-            "completions/mean_length": tokens / len(responses),
-            "completions/finished_share": sum(response.finished for response in responses) / len(responses),
+            "completions/mean_length": tokens / len(samples),
+            "completions/finished_share": sum(response.finished for response, _ in samples) / len(samples),
         },
     )
-
-
-def draw(stage: Stage, prompts: Sequence[Sequence[int]]) -> list[Response]:
-    """One response of the stage's start policy to each prompt, in their order."""
-    with track(f"stage {stage.number}: sample", len(prompts), "responses") as tracker:
-        return draw_with(stage, lambda: stage.start_policy, prompts, purpose="sample", tracker=tracker)
 
 
 @timed("sampling")
@@ -104,7 +108,12 @@ def draw_with(
         _keep(((stream - first_stream, response) for stream, response in drawn), journal, tracker)
     wait_for_everyone()
     found = journal.read()
-    return [Response(tuple(found[row]["ids"]), found[row]["finished"]) for row in range(len(prompts))]
+    return [_response(found[row]) for row in range(len(prompts))]
+
+
+def _response(record: Mapping[str, Any]) -> Response:
+    logps = record.get("logps")
+    return Response(tuple(record["ids"]), record["finished"], None if logps is None else tuple(logps))
 
 
 def _keep(drawn: Iterable[tuple[int, Response]], journal: PhaseJournal, tracker: Tracker | None) -> None:
@@ -113,7 +122,7 @@ def _keep(drawn: Iterable[tuple[int, Response]], journal: PhaseJournal, tracker:
     tokens, last = 0, time.monotonic()
     try:
         for row, response in drawn:
-            unkept.append({"row": row, "ids": response.ids, "finished": response.finished})
+            unkept.append({"row": row, "ids": response.ids, "finished": response.finished, "logps": response.logps})
             tokens += len(response.ids)
             if tracker:
                 tracker.advance(1, f"{tokens / max(tracker.seconds, 1e-9):.0f} tok/s")
@@ -142,3 +151,8 @@ def sampling_options(setup: Setup) -> SamplingOptions:
         bf16=setup.bf16,
         **truncation,
     )
+
+
+def tells_logps(setup: Setup) -> bool:
+    """Whether drawing also tells the policy's log-probabilities."""
+    return setup.float32 and sampling_options(setup).tells_logps

@@ -1,10 +1,18 @@
-"""SCORE: the reference's log-probabilities of the stage's pairs, once, as numbers."""
+"""SCORE: the reference's log-probabilities of the stage's pairs, once, as numbers; what is known is not computed."""
 
 import time
 
 from demotune.files import write_rows
 from demotune.models import Policy
-from demotune.phases.pairs import SCORES, pair_plan, reference_of, sampled_pairs, training_pairs
+from demotune.phases.pairs import (
+    SCORES,
+    known_logps,
+    pair_plan,
+    reference_is_start,
+    reference_of,
+    sampled_pairs,
+    training_pairs,
+)
 from demotune.phases.stage import PhaseJournal, Stage, Work, chunks, pair_tokens, pairwise, share_of_this_process
 from demotune.processes import main_process, wait_for_everyone
 from demotune.profiling import span
@@ -23,6 +31,7 @@ def score_phase(stage: Stage) -> None:
     # Numbers of the pairs that stand together: the micro-batches of training, then chunks of held-out pairs.
     units = [*plan.units, *chunks(range(len(pairs), len(pairs) + len(heldout)), config.per_device_train_batch_size)]
     everything = [*pairs, *heldout]
+    known = known_logps(stage, everything)
     policy = _reference_policy(stage)
     journal = PhaseJournal(stage, "scored")
     missing = [unit for unit in units if not set(unit) <= journal.done.keys()]
@@ -36,6 +45,7 @@ def score_phase(stage: Stage) -> None:
                 bf16=stage.setup.bf16,
                 advance=tracker.advance,
                 budget=config.tokens_per_microbatch,
+                known=known,
             ):
                 rows = zip(unit, batch, scores, strict=True)
                 journal.append(
@@ -54,7 +64,7 @@ def score_phase(stage: Stage) -> None:
         "score",
         started,
         [stage.folder / SCORES],
-        Work(forward=pair_tokens(everything)),
+        Work(forward=pair_tokens(everything, known)),
         pairs=len(pairs),
         reference=reference_of(stage),
     )
@@ -62,7 +72,7 @@ def score_phase(stage: Stage) -> None:
 
 def _reference_policy(stage: Stage) -> Policy:
     """The policy whose numbers are the reference. Only one model is in memory: another one is loaded in its place."""
-    if reference_of(stage) == "stage" or stage.number == 0:
+    if reference_is_start(stage):
         return stage.start_policy
     stage.free_policy()
     return stage.setup.load(stage.setup.start_model)

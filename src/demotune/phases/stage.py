@@ -4,7 +4,7 @@ import gc
 import random
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from demotune.files import Journal, file_hash, read_journal
 from demotune.models import Policy, content_hash
 from demotune.processes import main_process, process_state, wait_for_everyone
 from demotune.progress import peak_memory_gib
-from demotune.records import Pair, RenderedDemonstration, Response
+from demotune.records import Pair, RenderedDemonstration, Response, Side
 from demotune.setup import Setup, free_memory
 
 PARTIAL = ".partial.jsonl"
@@ -142,9 +142,10 @@ def tokens_of(sides: Iterable[tuple[Sequence[int], Response]]) -> int:
     return sum(len(prompt) + len(response.ids) for prompt, response in sides)
 
 
-def pair_tokens(pairs: Iterable[Pair]) -> int:
-    """Tokens of both sides of pairs; the prompt counts for each."""
-    return sum(2 * len(pair.prompt_ids) + len(pair.demo.ids) + len(pair.sample.ids) for pair in pairs)
+def pair_tokens(pairs: Iterable[Pair], known: Container[Side] = ()) -> int:
+    """Tokens of the sides of pairs that are not known; the prompt counts for each."""
+    sides = (side for pair in pairs for side in pair.sides if side not in known)
+    return sum(len(prompt) + len(response) for prompt, response in sides)
 
 
 class PhaseJournal:

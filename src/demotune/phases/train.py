@@ -9,7 +9,7 @@ from demotune.config import SFTConfig
 from demotune.losses import loss_at_reference
 from demotune.models import save_policy
 from demotune.objectives import Objective, PairObjective, SFTObjective
-from demotune.phases.pairs import pair_plan, reference_of, scored_pairs, steps_of_all_stages
+from demotune.phases.pairs import pair_plan, reference_is_start, scored_pairs, steps_of_all_stages
 from demotune.phases.stage import Stage, Work, pairwise
 from demotune.processes import main_process, process_count, wait_for_everyone
 from demotune.training import (
@@ -49,9 +49,8 @@ def train_pairs_phase(stage: Stage, objective: PairObjective) -> None:
         return
     pairs, _ = scored_pairs(stage, stage.number)
     plan = pair_plan(stage, [scored.pair for scored in pairs])
-    at_reference = reference_of(stage) == "stage" or stage.number == 0
-    tolerance = 1e-3 if stage.setup.bf16 else 1e-5
-    first = AtStart("loss", loss_at_reference(objective.link), tolerance) if at_reference else None
+    tolerance = 1e-3 if stage.setup.bf16 else 1e-4
+    first = AtStart("loss", loss_at_reference(objective.link), tolerance) if reference_is_start(stage) else None
     _train(stage, plan, pairs, objective, at_start=first, carry=_carry(stage))
 
 

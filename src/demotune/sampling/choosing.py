@@ -1,6 +1,7 @@
 """From logits to tokens: one uniform number a token, from a random stream that belongs to the row alone."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from demotune.errors import DemotuneError
+from demotune.records import Response
 
 BLOCK = 256
 """Words of the vocabulary whose probabilities are added up at once."""
@@ -28,6 +30,19 @@ class SamplingOptions:
     top_k: int = 0
     bf16: bool = False
 
+    @property
+    def tells_logps(self) -> bool:
+        """Whether drawing tells log-probabilities of the policy: as it is, and in float32.
+
+        In half precision a number depends on the rows that stand beside it, so it would not be the one that training
+        finds; those are computed again, as they will be trained.
+        """
+        return self.temperature == 1 and self.top_p == 1 and self.top_k == 0 and not self.bf16
+
+    def response(self, ids: Sequence[int], logps: Sequence[float]) -> Response:
+        """A response that is done; `logps` is empty where drawing does not tell them."""
+        return Response(tuple(ids), finished=ids[-1] in self.stop_ids, logps=tuple(logps) or None)
+
     def limit(self, prompt_length: int) -> int:
         """Most tokens of a response to a prompt of so many tokens; one is always drawn."""
         return max(min(self.max_new_tokens, (self.max_length or sys.maxsize) - prompt_length), 1)
@@ -38,24 +53,31 @@ def uniform_stream(seed: int, row: int, count: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, row]))).random(count)
 
 
-def choose_tokens(logits: Tensor, uniforms: Tensor, options: SamplingOptions) -> Tensor:
+def choose_tokens(logits: Tensor, uniforms: Tensor, options: SamplingOptions) -> tuple[list[int], list[float]]:
     """The token that each row's uniform number points at, by inverting the cumulative distribution.
 
-    `logits` (B, V), `uniforms` (B,) in [0, 1); returns (B,) token ids. Exact for any distribution, up to the rounding
-    of float32 probabilities: blocks of words are added up first, then, in float64, the blocks, and the words of the
-    block that was met. That is one pass over the vocabulary, where a multinomial draw needs several. Raises
-    DemotuneError for probabilities that are not finite.
+    `logits` (B, V), `uniforms` (B,) in [0, 1); returns B token ids and, where the options tell them and logits are
+    float32, their B log-probabilities in nats. Exact for any distribution, up to the rounding of float32 probabilities:
+    blocks of words are added up first, then, in float64, the blocks, and the words of the block that was met. That is
+    one pass over the vocabulary, where a multinomial draw needs several. Raises DemotuneError for probabilities that
+    are not finite.
     """
-    logits = logits.float()
     if options.temperature == 0:
-        return logits.argmax(dim=-1)
+        return logits.argmax(dim=-1).tolist(), []
+    tells = options.tells_logps and logits.dtype == torch.float32
+    logits = logits.float()
     if options.temperature != 1:
         logits = logits / options.temperature
-    return _invert(_truncate(logits, options).softmax(dim=-1), uniforms.double())
+    tokens, logps = _invert(_truncate(logits, options).softmax(dim=-1), uniforms.to(logits.device).double())
+    return tokens.tolist(), logps.tolist() if tells else []
 
 
-def _invert(probabilities: Tensor, uniforms: Tensor) -> Tensor:
-    """The first word at which the running sum of (B, V) probabilities exceeds the (B,) uniform share of the total."""
+def _invert(probabilities: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """The first word at which the running sum of (B, V) probabilities exceeds the (B,) uniform share of the total.
+
+    And the logarithm of its share of the total. torch's softmax divides by a sum that is wrong by up to 1e-5 of it, the
+    same way for each word; this total is not.
+    """
     vocabulary = probabilities.shape[-1]
     size = min(BLOCK, vocabulary)
     whole = vocabulary // size * size
@@ -74,11 +96,12 @@ def _invert(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     before = sums.gather(-1, (block - 1).clamp(min=0)).masked_fill(block == 0, 0)
     words = block * size + torch.arange(size, device=block.device)  # (B, words of a block)
     inside = probabilities.gather(-1, words.clamp(max=vocabulary - 1)).double().masked_fill(words >= vocabulary, 0)
-    inside = inside.cumsum(dim=-1)
-    place = torch.searchsorted(inside, targets - before, right=True)
+    running = inside.cumsum(dim=-1)
+    place = torch.searchsorted(running, targets - before, right=True)
     # The same inside the block: its last word with any probability is where its sum is reached first.
-    place = torch.minimum(place, torch.searchsorted(inside, inside[:, -1:].contiguous()))
-    return (block * size + place).squeeze(-1)
+    place = torch.minimum(place, torch.searchsorted(running, running[:, -1:].contiguous()))
+    share = inside.gather(-1, place) / total
+    return (block * size + place).squeeze(-1), share.log().squeeze(-1)
 
 
 def _truncate(logits: Tensor, options: SamplingOptions) -> Tensor:

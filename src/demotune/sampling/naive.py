@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from demotune.errors import DemotuneError
 from demotune.logprobs import autocast, forward_arguments, logits_to_keep
 from demotune.packing import positions
+from demotune.records import Response
 from demotune.sampling.choosing import SamplingOptions, choose_tokens, uniform_stream
 
 
@@ -29,8 +30,8 @@ def draw_in_batches(
     options: SamplingOptions,
     *,
     slots: int,
-) -> Iterator[tuple[int, list[int]]]:
-    """(place of the prompt, response ids) of all prompts, as their batches are done."""
+) -> Iterator[tuple[int, Response]]:
+    """(place of the prompt, response) of all prompts, as their batches are done."""
     for rows in plan_batches(prompts, slots):
         uniforms = np.stack([uniform_stream(seed, streams[row], options.max_new_tokens) for row in rows])
         drawn = _decode(model, [prompts[row] for row in rows], torch.from_numpy(uniforms), options)
@@ -40,15 +41,15 @@ def draw_in_batches(
 @torch.no_grad()
 def _decode(
     model: nn.Module, prompts: Sequence[Sequence[int]], uniforms: Tensor, options: SamplingOptions
-) -> list[list[int]]:
+) -> list[Response]:
     device = next(model.parameters()).device
     width = max(map(len, prompts))
     ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
     stop = torch.tensor(sorted(options.stop_ids), device=device)
-    uniforms = uniforms.to(device)
     limits = torch.tensor([options.limit(len(prompt)) for prompt in prompts], device=device)
     drawn: list[list[int]] = [[] for _ in prompts]
+    logps: list[list[float]] = [[] for _ in prompts]
     active = list(range(len(prompts)))  # rows still being written, in the order of the cache
     cache = None
     # One autocast region for the whole batch, so that weights are cast to bfloat16 once, not at each token.
@@ -61,9 +62,12 @@ def _decode(
             cache = out.past_key_values
             if cache is None:
                 raise DemotuneError(f"{type(model).__name__} keeps no past_key_values, so it cannot be sampled here")
-            tokens = choose_tokens(out.logits[:, -1], uniforms[active, step], options)
-            for row, token in zip(active, tokens.tolist(), strict=True):
+            chosen, told = choose_tokens(out.logits[:, -1], uniforms[active, step], options)
+            for row, token in zip(active, chosen, strict=True):
                 drawn[row].append(token)
+            for row, logp in zip(active, told, strict=False):
+                logps[row].append(logp)
+            tokens = torch.tensor(chosen, device=device)
             going_on = ~torch.isin(tokens, stop) & (limits[active] > step + 1)
             if not going_on.any():
                 break
@@ -74,4 +78,4 @@ def _decode(
                 tokens, mask = tokens[kept], mask[kept]
             ids = tokens.unsqueeze(-1)
             mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=-1)
-    return drawn
+    return [options.response(*both) for both in zip(drawn, logps, strict=True)]

@@ -56,8 +56,8 @@ def sample_responses(
             lack = ""
             try:
                 members = [prompts[place] for place in places]
-                for row, ids in draw(model, members, list(left.values()), seed, options, slots=slots):
-                    yield left.pop(places[row]), Response(ids=tuple(ids), finished=ids[-1] in options.stop_ids)
+                for row, response in draw(model, members, list(left.values()), seed, options, slots=slots):
+                    yield left.pop(places[row]), response
             except RuntimeError as error:
                 if not is_lack_of_memory(error):
                     raise
@@ -82,6 +82,7 @@ class _Row:
     uniforms: np.ndarray = field(default_factory=lambda: np.empty(0))
     """One number per token, drawn when the row gets its slot."""
     ids: list[int] = field(default_factory=list)
+    logps: list[float] = field(default_factory=list)
 
     @property
     def length(self) -> int:
@@ -96,12 +97,12 @@ def _draw_in_slots(
     options: SamplingOptions,
     *,
     slots: int,
-) -> Iterator[tuple[int, list[int]]]:
-    """(place of the prompt, response ids) of all prompts, as each is done."""
+) -> Iterator[tuple[int, Response]]:
+    """(place of the prompt, response) of all prompts, as each is done."""
     order = sorted(range(len(prompts)), key=lambda row: (-len(prompts[row]), tuple(prompts[row]), row))
     waiting = deque(_Row(row, streams[row], tuple(prompts[row]), options.limit(len(prompts[row]))) for row in order)
     for row in _Slots(bare(model), waiting, seed, options, slots).finished_rows():
-        yield row.place, row.ids
+        yield row.place, options.response(row.ids, row.logps)
 
 
 class _Slots:
@@ -210,7 +211,9 @@ class _Slots:
         """The next token of the rows in these slots; yields the rows that it finishes, which leave."""
         rows = [row for slot in slots if (row := self._rows[slot]) is not None]
         uniforms = torch.tensor([row.uniforms[len(row.ids)] for row in rows], dtype=torch.float64)
-        tokens = choose_tokens(logits, uniforms.to(logits.device), self._options).tolist()
+        tokens, logps = choose_tokens(logits, uniforms, self._options)
+        for row, logp in zip(rows, logps, strict=False):  # none where drawing does not tell them
+            row.logps.append(logp)
         for slot, row, token in zip(slots, rows, tokens, strict=True):
             row.ids.append(token)
             if token in self._options.stop_ids or len(row.ids) == row.limit:

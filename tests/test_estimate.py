@@ -151,13 +151,14 @@ def common_tokens(setup: Setup) -> int:
 
 
 def test_what_is_known_is_not_planned(place: Path, tmp_path: Path) -> None:
-    """In float32 drawing tells samples' numbers, and the start phase has scored held-out demonstrations."""
+    """In float32 held-out demonstrations are scored once under each policy."""
     setup = prepared(irft_config(place, stages=2), tmp_path)
     half = prepared(irft_config(place, stages=2, bf16=True), tmp_path)
     for number in (0, 1):
         own = stage_slice(setup, number)
         (score,) = (work for work in plan_work(setup) if (work.stage, work.name) == (number, "score"))
-        assert score.forward_tokens == sum(len(row.prompt_ids) + len(row.demo.ids) for row in own)
+        prompts = sum(len(row.prompt_ids) for row in (*own, *own, *setup.heldout))
+        assert score.forward_tokens == prompts + sum(len(row.demo.ids) + 8 for row in own) + 8 * len(setup.heldout)
         (sample,) = (work for work in plan_work(setup) if (work.stage, work.name) == (number, "sample"))
         assert sample.draws[0].rows == len(own) + (0 if number else len(setup.heldout))
         (check, more) = (

@@ -1,5 +1,7 @@
 """RFT killed in its sample, reward and policy phases and resumed equals uninterrupted, bit for bit."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ from tiny import save_tiny, write_rows
 from transformers import Trainer
 
 from demotune import DemotuneError, RFTConfig, resume, run
-from demotune.files import read_rows
-from demotune.phases import rollouts
+from demotune.files import read_journal, read_rows
+from demotune.phases import rollouts, sample
+from demotune.phases.stage import PhaseJournal
+from demotune.sampling import sample_responses
 from demotune.training import PhaseTrainer
 
 # Two stages; every phase has checkpoints and several batches; a value head, two passes over each batch.
@@ -148,6 +152,44 @@ def test_a_batch_resumed_inside_its_updates_keeps_its_rollouts(place: Path, unin
         patch.setattr(rollouts.Rollouts, "_make", noting)
         resume(place / name)
     assert made == [(0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    assert_equal_runs(place / name, uninterrupted)
+
+
+@pytest.mark.parametrize("with_logps", [True, False])
+def test_a_batch_killed_while_it_is_drawn_is_drawn_as_a_whole(
+    with_logps: bool, place: Path, uninterrupted: Path
+) -> None:
+    """The last bits of what drawing tells depend on the rows that are drawn together.
+
+    Killed when half of the first batch is in its journal; also with a whole journal that holds no log-probabilities.
+    """
+    name = f"drawn-{with_logps}"
+    append = PhaseJournal.append
+
+    def dying(self: Any, records: Any) -> None:
+        append(self, records)
+        if self._name == "policy-0" and len(self.read()) == (3 if with_logps else 6):
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample, "ROWS_KEPT_TOGETHER", 1)
+        patch.setattr(PhaseJournal, "append", dying)
+        with pytest.raises(Killed):
+            run(config(place, name))
+    [journal] = (place / name / "stages" / "00").glob("policy-0-*.partial.jsonl")
+    if not with_logps:
+        rows = [{name: value for name, value in row.items() if name != "logps"} for row in read_journal(journal)]
+        journal.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked: list[list[int]] = []
+
+    def noting(model: object, prompts: object, streams: Sequence[int], *more: object, **named: object) -> object:
+        asked.append(list(streams))
+        return sample_responses(model, prompts, streams, *more, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample, "sample_responses", noting)
+        resume(place / name)
+    assert sorted(asked[0]) == list(range(6))
     assert_equal_runs(place / name, uninterrupted)
 
 

@@ -251,7 +251,6 @@ def test_drawing_tells_log_probabilities(architecture: Architecture) -> None:
             assert len(response.logps) == len(response.ids)
             expected = naive_response_logps(plain, prompts[stream], response.ids)
             assert response.logps == pytest.approx(expected.tolist(), abs=1e-5)
-            assert response.logp == pytest.approx(float(expected.detach().sum()), abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +273,9 @@ def test_blocks_of_words_invert_the_plain_cumulative_sum(vocabulary: int) -> Non
         logits = torch.randn(1, vocabulary) * spread
         probabilities = logits.softmax(dim=-1)[0].double()
         cumulative = probabilities.cumsum(dim=0) / probabilities.sum()
-        chosen, logps = choose_tokens(logits.expand(len(uniforms), -1), uniforms, options())
+        chosen, logps = map(
+            list, zip(*choose_tokens(logits.expand(len(uniforms), -1), uniforms, options()), strict=True)
+        )
         exact = logits[0].double().log_softmax(dim=0)[chosen]
         assert logps == pytest.approx(exact.tolist(), abs=2e-6 * max(spread, 1))
         assert (probabilities[chosen] > 0).all()
@@ -287,7 +288,8 @@ def test_words_without_probability_are_not_met_at_the_border_of_a_block() -> Non
     logits = torch.full((1, 1000), -torch.inf)
     logits[0, [10, 300, 511]] = torch.tensor([0.25, 0.25, 0.5]).log()
     uniforms = torch.tensor([0.0, 0.24, 0.26, 0.49, 0.51, 1 - 2**-53], dtype=torch.float64)
-    assert choose_tokens(logits.expand(6, -1), uniforms, options())[0] == [10, 10, 300, 300, 511, 511]
+    drawn = choose_tokens(logits.expand(6, -1), uniforms, options())
+    assert [token for token, _ in drawn] == [10, 10, 300, 300, 511, 511]
 
 
 def test_probabilities_that_are_not_finite_are_refused() -> None:

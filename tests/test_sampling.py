@@ -134,11 +134,16 @@ def p_value(counts: list[int], probabilities: list[float]) -> float:
     return float(stats.chisquare(observed, expected * observed.sum() / expected.sum()).pvalue)
 
 
+def chosen(logits: Tensor, uniforms: Tensor, how: SamplingOptions) -> list[int]:
+    """The tokens alone."""
+    return [token for token, _ in choose_tokens(logits, uniforms, how)]
+
+
 def shares(logits: Tensor, how: SamplingOptions, draws: int = 20_000) -> Tensor:
     """The distribution that `choose_tokens` inverts, to 1 / draws: from uniform numbers on a grid."""
     uniforms = (torch.arange(draws, dtype=torch.float64) + 0.5) / draws
-    tokens, _ = choose_tokens(logits.expand(draws, -1), uniforms, how)
-    return torch.bincount(torch.tensor(tokens), minlength=logits.shape[-1]).double() / draws
+    tokens = torch.tensor(chosen(logits.expand(draws, -1), uniforms, how))
+    return torch.bincount(tokens, minlength=logits.shape[-1]).double() / draws
 
 
 @pytest.mark.parametrize(
@@ -201,16 +206,16 @@ def test_the_ends_of_the_unit_interval() -> None:
     """Tokens 0 and 4 have no probability: neither end of [0, 1) may reach them."""
     logits = torch.tensor([-torch.inf, 0.0, 1.0, 0.0, -torch.inf]).expand(3, -1)
     uniforms = torch.tensor([0.0, JUST_BELOW_ONE, 0.5], dtype=torch.float64)
-    assert choose_tokens(logits, uniforms, options())[0] == [1, 3, 2]
+    assert chosen(logits, uniforms, options()) == [1, 3, 2]
     # A probability that float32 rounds to zero counts as none.
     underflow = torch.tensor([[-300.0, 0.0, -300.0]]).expand(2, -1)
-    assert choose_tokens(underflow, uniforms[:2], options())[0] == [1, 1]
+    assert chosen(underflow, uniforms[:2], options()) == [1, 1]
 
 
 def test_the_border_between_two_tokens_belongs_to_the_second() -> None:
     """[0, 1/2) is token 0, [1/2, 1) is token 1: each has exactly its share of the unit interval."""
     uniforms = torch.tensor([0.5 - 2**-54, 0.5], dtype=torch.float64)
-    assert choose_tokens(torch.zeros(2, 2), uniforms, options())[0] == [0, 1]
+    assert chosen(torch.zeros(2, 2), uniforms, options()) == [0, 1]
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -228,7 +233,7 @@ def test_a_token_without_probability_is_never_drawn(
 ) -> None:
     how = options(temperature=temperature, top_k=top_k, top_p=top_p)
     scores = torch.tensor([logits])
-    [token], _ = choose_tokens(scores, torch.tensor([uniform], dtype=torch.float64), how)
+    [token] = chosen(scores, torch.tensor([uniform], dtype=torch.float64), how)
     assert scores.softmax(dim=-1)[0, token] > 0
     if top_k:
         assert int((scores[0] > scores[0, token]).sum()) < top_k

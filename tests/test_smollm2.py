@@ -68,7 +68,7 @@ def test_sft_then_irft_and_rft(start: Path, tmp_path: Path) -> None:
 
 
 def _rft(model: Path, folder: Path, shared: dict[str, Any]) -> None:
-    """LoRA: the first probability ratio is 1 (the run asserts it); the published reward is the judged one.
+    """LoRA: the first probability ratios are 1 (the run asserts it); the published reward is the judged one.
 
     This tokenizer pads with its end-of-turn token, which a reward must not be padded with.
     """

@@ -125,9 +125,8 @@ def sample(policy: Policy, work: Work, stop_ids: frozenset[int]) -> list[Respons
 
 
 def score(policy: Policy, units: list[list[Pair]], work: Work) -> list[list[ScoredPair]]:
-    """The reference's numbers, in the micro-batches of training; as in a run, what drawing told is not computed."""
-    told = {pair.sides[1]: pair.sample.logp for unit in units for pair in unit if pair.sample.logp is not None}
-    scores = score_pairs(policy, units, bf16=work.bf16, advance=lambda _: None, known=told)
+    """The reference's numbers, in the micro-batches of training."""
+    scores = score_pairs(policy, units, bf16=work.bf16, advance=lambda _: None)
     return [
         [ScoredPair(pair, demo, sampled) for pair, (demo, sampled) in zip(unit, numbers, strict=True)]
         for unit, numbers in zip(units, scores, strict=True)
@@ -147,7 +146,7 @@ def make_trainer(policy: Policy, microbatches: list[list[ScoredPair]], steps: in
         objective=PairObjective(beta=work.beta, link="logistic", sft_weight=0.0),
         microbatches=microbatches,
         tokenizer=load_tokenizer(Path(work.model)),
-        at_start=AtStart("loss", loss_at_reference("logistic"), 1e-3 if work.bf16 else 1e-4),
+        at_start=AtStart("loss", loss_at_reference("logistic"), 1e-3 if work.bf16 else 1e-5),
         callbacks=[],
     )
     quiet(trainer)

@@ -8,8 +8,8 @@
 
 Attention's own products (small at these lengths), embedding, softmax, adapter and optimizer are left out. Work that a
 contestant does beyond this (padding, logits of prompts, a reference that is scored again in each step) is not useful;
-work that it saves (a prompt that is computed once for both sides, a sample's score that drawing told) counts as done.
-`least` is the same with each prompt of a pair computed once and samples not scored: what nobody can go below.
+work that it saves (a prompt that is computed once for both sides) counts as done. `least` is the same with each prompt
+of a pair computed once: what nobody can go below.
 """
 
 import dataclasses
@@ -92,10 +92,8 @@ class Work:
         return self._flops(sides=2)
 
     def least_flops(self) -> dict[str, float]:
-        """The same with each prompt of a pair computed once, and samples' scores told by drawing them."""
-        told = 2.0 * (self._size.body + self._size.head) * len(self.prompts) * self.new_tokens
-        found = self._flops(sides=1)
-        return found | {"score": found["score"] - told}
+        """The same with each prompt of a pair computed once."""
+        return self._flops(sides=1)
 
     def _flops(self, sides: int) -> dict[str, float]:
         rows, prompts = len(self.prompts), sum(map(len, self.prompts))

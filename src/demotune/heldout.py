@@ -21,8 +21,6 @@ class HeldoutRow:
     demo_tokens: int
     sample: Response
     sample_text: str
-    sample_logp: float | None = None
-    """Where drawing told it; nats."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ Record_contra = TypeVar("Record_contra", contravariant=True)
 class StepLoss:
     """The loss of one micro-batch, summed over its items (tokens for SFT, pairs else), and values to be averaged.
 
-    `at_start` is a quantity whose value before the first update is known exactly: pair losses, probability ratios.
+    `at_start` is a quantity whose value before the first update is known: pair losses, |log| of probability ratios.
     """
 
     total: Tensor
@@ -176,7 +176,7 @@ class PolicyObjective:
             "clip_ratio/high_mean": loss.clipped_high[counted].float(),
             "clip_ratio/region_mean": clipped[counted].float(),
         }
-        return StepLoss(total=loss.loss.sum(), metrics=metrics, at_start=loss.ratio[counted])
+        return StepLoss(total=loss.loss.sum(), metrics=metrics, at_start=loss.ratio[counted].log().abs())
 
 
 def packed_tokens(pair: Pair) -> int:

@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 
 from demotune.allocator import keep_memory
 from demotune.callbacks import TimeSteps
+from demotune.conclusion import conclude
 from demotune.config import AnyConfig, stage_count
 from demotune.estimation.fitting import fit_to_memory
 from demotune.estimation.forecast import estimate_here, say_forecast
@@ -90,8 +91,6 @@ def _finish(setup: Setup, *, resumed: bool = False) -> RunResult:
     except KeyboardInterrupt:
         say(f"stopped; what is done is kept: continue with demotune resume {setup.folder.root}")
         raise
-    from demotune.conclusion import conclude  # noqa: PLC0415 (a second to import, and needed only here)
-
     result = publish_result(setup, estimate, profile)
     show_result(result)
     if main_process():

@@ -40,12 +40,7 @@ class Response:
     finished: bool
     """False when the length limit cut it off: then it has no end-of-turn token."""
     logps: tuple[float, ...] | None = field(default=None, compare=False)
-    """Of each token under the policy that drew it, in nats, where drawing told them; the files of a run keep sums."""
-
-    @property
-    def logp(self) -> float | None:
-        """The sum of `logps`."""
-        return None if self.logps is None else sum(self.logps)
+    """Of each token under the policy that drew it, in nats, where drawing told them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +61,6 @@ class Pair:
     prompt_ids: tuple[int, ...]
     demo: Response
     sample: Response
-    sample_logp: float | None = None
-    """log pi(sample | x) under the policy that drew it, in nats, where drawing told it."""
 
     @property
     def sides(self) -> tuple[Side, Side]:

@@ -195,14 +195,11 @@ class _Planner:
 
     def _pairs(self, config: SPINConfig | IRFTConfig) -> list[PhaseWork]:
         """The reference's numbers, then steps. Where the reference is another model, it and the policy are loaded."""
-        again = self._history(config)
-        pairs = self._own + again
+        pairs = self._own + self._history(config)
         other = int(isinstance(config, IRFTConfig) and config.reference == "initial" and self._number > 0)
         plan = self._plan(_longer_sides(pairs), config.epochs_per_stage, config.steps_per_stage, "microbatches")
         training = self._training(plan, [_pair(row) for row in pairs])
-        demo_known, sample_known = (not other and known for known in (self._setup.float32, self._tells))
-        scored = self._sides(self._own, sample=not sample_known) + self._sides(again)
-        scored += self._sides(self._heldout, demo=not demo_known, sample=not sample_known)
+        scored = self._sides(pairs) + self._sides(self._heldout, demo=bool(other) or not self._setup.float32)
         return [
             self._phase("score", scored=scored, loads=other),
             self._phase("train", training=training, loads=other, saves=1),
@@ -300,12 +297,9 @@ class _Planner:
     def _scored_demos(self, rows: Sequence[_Row]) -> Tokens:
         return self._batched([_together(len(row.prompt), [row.demo]) for row in rows])
 
-    def _sides(self, rows: Sequence[_Row], *, demo: bool = True, sample: bool = True) -> Tokens:
-        """Those sides of pairs that are computed, each prompt once for both."""
-        lengths = [[row.demo] * demo + [row.sample] * sample for row in rows]
-        return self._batched(
-            [_together(len(row.prompt), said) for row, said in zip(rows, lengths, strict=True) if said]
-        )
+    def _sides(self, rows: Sequence[_Row], *, demo: bool = True) -> Tokens:
+        """Both sides of pairs, or samples alone."""
+        return self._batched([_pair(row) if demo else _together(len(row.prompt), [row.sample]) for row in rows])
 
     def _batched(self, rows: Sequence[Tokens]) -> Tokens:
         """Rows that are computed batch by batch."""

@@ -9,7 +9,7 @@ from demotune.gate import Gate, judge_stage
 from demotune.heldout import HeldoutRow, PolicyCheck, check_policy, check_reward, implicit_rewards, nll_per_token
 from demotune.phases.heldout_files import HELDOUT, START, best_before, read_heldout, write_heldout
 from demotune.phases.heldout_rows import start_rows, trained_rows
-from demotune.phases.pairs import demo_logps, sampled_pairs, scored_pairs
+from demotune.phases.pairs import known_logps, sampled_pairs, scored_pairs
 from demotune.phases.reward import REWARDS, reward_function
 from demotune.phases.stage import Stage, Work, chunks, pair_tokens, tokens_of
 from demotune.processes import main_process, wait_for_everyone
@@ -50,7 +50,7 @@ def check_phase(stage: Stage, beta: float | None = None) -> None:
         work = _work(stage, rows)
         found["nll_per_token"] = nll_per_token(stage.setup.heldout, [row.demo_logp for row in rows])
         if beta is not None:
-            rewards, scored_tokens = _implicit(stage, beta, demo_logps(stage, rows) if stage.setup.float32 else {})
+            rewards, scored_tokens = _implicit(stage, beta, known_logps(stage, rows))
             found |= rewards
             work = Work(forward=work.forward + scored_tokens)
             outputs.append(stage.folder / IMPLICIT)

@@ -23,7 +23,6 @@ def write_heldout(file: Path, rows: list[HeldoutRow]) -> None:
                 "demo_tokens": row.demo_tokens,
                 "sample": row.sample_text,
                 "sample_ids": row.sample.ids,
-                "sample_logp": row.sample_logp,
                 "finished": row.sample.finished,
             }
             for row in rows
@@ -42,7 +41,6 @@ def read_heldout(file: Path) -> list[HeldoutRow]:
             demo_tokens=row["demo_tokens"],
             sample=Response(tuple(row["sample_ids"]), row["finished"]),
             sample_text=row["sample"],
-            sample_logp=row.get("sample_logp"),
         )
         for row in read_rows(file)
     ]

@@ -12,15 +12,11 @@ from demotune.progress import track
 from demotune.records import Response
 from demotune.scoring import score_demonstrations
 
-_Answer = tuple[Response, float | None]
-"""With its log-probability, where drawing told it."""
-
 
 def start_rows(stage: Stage) -> list[HeldoutRow]:
     """Held-out rows under the start model; its answers are those of the SAMPLE phase where there is one."""
     if stage.done("sample"):
-        pairs = sampled_pairs(stage.setup, stage.number, heldout=True)
-        answers = [(pair.sample, pair.sample_logp) for pair in pairs]
+        answers = [pair.sample for pair in sampled_pairs(stage.setup, stage.number, heldout=True)]
     else:
         answers = _answers(stage, lambda: stage.start_policy, "start", "start model: held-out answers")
     return _rows(stage, stage.start_policy, answers, "start model: held-out")
@@ -33,15 +29,14 @@ def trained_rows(stage: Stage) -> list[HeldoutRow]:
     return _rows(stage, stage.trained_policy, answers, name)
 
 
-def _answers(stage: Stage, policy: Callable[[], Policy], purpose: str, what: str) -> list[_Answer]:
+def _answers(stage: Stage, policy: Callable[[], Policy], purpose: str, what: str) -> list[Response]:
     prompts = [row.prompt_ids for row in stage.setup.heldout]
     with track(what, len(prompts), "responses") as tracker:
-        drawn = draw_with(stage, policy, prompts, purpose=purpose, tracker=tracker)
-    return [(response, response.logp) for response in drawn]
+        return draw_with(stage, policy, prompts, purpose=purpose, tracker=tracker)
 
 
 @timed("scoring")
-def _rows(stage: Stage, policy: Policy, answers: list[_Answer], what: str) -> list[HeldoutRow]:
+def _rows(stage: Stage, policy: Policy, answers: list[Response], what: str) -> list[HeldoutRow]:
     demonstrations, config = stage.setup.heldout, stage.setup.config
     decode = stage.setup.renderer.decode
     with track(what, len(demonstrations), "rows") as tracker:
@@ -61,7 +56,6 @@ def _rows(stage: Stage, policy: Policy, answers: list[_Answer], what: str) -> li
             demo_tokens=len(row.demo.ids),
             sample=answer,
             sample_text=decode(answer.ids),
-            sample_logp=answer_logp,
         )
-        for row, logp, (answer, answer_logp) in zip(demonstrations, logps, answers, strict=True)
+        for row, logp, answer in zip(demonstrations, logps, answers, strict=True)
     ]

@@ -1,7 +1,7 @@
 """The numbers of one on-policy batch, and what follows from them: KL-shaped rewards, advantages, metrics."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -81,7 +81,7 @@ class OnPolicyBatch:
         return [
             Rollout(
                 prompt_ids=completion.prompt_ids,
-                response=completion.response,
+                response=replace(completion.response, logps=None),
                 logps=tuple(logps[: len(completion.response.ids)].tolist()),
                 ref_logps=tuple(ref_logps[: len(completion.response.ids)].tolist()),
                 reward=reward,

@@ -1,15 +1,13 @@
 """A stage's pairs as they lie in its files, and the micro-batches that they are scored and trained in."""
 
-import dataclasses
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from demotune.files import read_rows
 from demotune.heldout import HeldoutRow
-from demotune.phases.heldout_files import rows_before
 from demotune.phases.stage import Stage, pairwise, stage_slice
 from demotune.processes import process_count
-from demotune.records import Pair, Response, ScoredPair, Side
+from demotune.records import Pair, Response, ScoredPair
 from demotune.scoring import Known
 from demotune.setup import Setup
 from demotune.training import MicrobatchPlan, plan_microbatches
@@ -24,8 +22,7 @@ def training_pairs(stage: Stage) -> list[Pair]:
     if config.history and stage.number:
         previous = sampled_pairs(stage.setup, stage.number - 1)
         rng = random.Random(stage.seed("history"))
-        again = rng.sample(previous, round(config.history * len(previous)))
-        pairs += [dataclasses.replace(pair, sample_logp=None) for pair in again]  # another policy drew them
+        pairs += rng.sample(previous, round(config.history * len(previous)))
     return pairs
 
 
@@ -37,27 +34,19 @@ def sampled_pairs(setup: Setup, number: int, heldout: bool = False) -> list[Pair
             prompt_ids=tuple(row["prompt_ids"]),
             demo=Response(tuple(row["demo_ids"]), row["demo_finished"]),
             sample=Response(tuple(row["sample_ids"]), row["finished"]),
-            sample_logp=row.get("sample_logp"),
         )
         for row in read_rows(setup.folder.stage(number) / SAMPLES)
         if row["heldout"] == heldout
     ]
 
 
-def known_logps(stage: Stage, pairs: Iterable[Pair]) -> Known:
-    """What of the reference's log-probabilities need not be computed, in float32, where pi_t is the reference.
+def known_logps(stage: Stage, rows: Sequence[HeldoutRow]) -> Known:
+    """Held-out demonstrations under the policy of these rows: numbers that need not be computed again.
 
-    Samples of pi_t whose log-probability drawing told, and held-out demonstrations, which were scored when pi_t was
-    checked.
+    In float32 only: in half precision the numbers of a pair are compared that stood in the same batch.
     """
-    if not stage.setup.float32 or not reference_is_start(stage):
+    if not stage.setup.float32:
         return {}
-    samples = {pair.sides[1]: pair.sample_logp for pair in pairs if pair.sample_logp is not None}
-    return demo_logps(stage, rows_before(stage.setup.folder, stage.number)) | samples
-
-
-def demo_logps(stage: Stage, rows: Sequence[HeldoutRow]) -> dict[Side, float]:
-    """Log-probabilities of the held-out demonstrations under the policy of these rows."""
     return {
         (demonstration.prompt_ids, demonstration.demo.ids): row.demo_logp
         for demonstration, row in zip(stage.setup.heldout, rows, strict=True)

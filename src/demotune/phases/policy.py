@@ -148,7 +148,7 @@ def _train(stage: Stage, policy: Policy, rollouts: Rollouts, config: RFTConfig) 
         objective=PolicyObjective(config.epsilon, "sequence" if config.advantage == "rloo" else "token"),
         microbatches=rollouts,
         tokenizer=stage.setup.tokenizer,
-        at_start=AtStart("probability ratio", 1.0, 1e-3),
+        at_start=AtStart("|log| of the probability ratio", 0.0, 1e-2),
         callbacks=[WriteMetrics(stage.folder / METRICS), Checkpoints(config.save_steps), *stage.setup.callbacks],
         facts=lambda: rollouts.facts,
         budget=config.tokens_per_microbatch,

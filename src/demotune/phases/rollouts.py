@@ -1,8 +1,8 @@
 """On-policy batches: drawn from the policy as it is, scored, and kept in files, so that a resumed batch is the same.
 
 One batch is `prompts_per_batch` prompts with `num_generations` responses each. Before the first update each probability
-ratio is 1: in float32 drawing tells the policy's log-probabilities, otherwise they are computed in the very
-micro-batches that are trained.
+ratio is 1: in float32 drawing tells the policy's log-probabilities, to rounding; otherwise they are computed in the
+very micro-batches that are trained.
 """
 
 import itertools
@@ -157,6 +157,7 @@ class Rollouts(Sequence[list[Rollout]]):
             prompts,
             purpose="policy",
             first_stream=number * self.layout.responses,
+            with_logps=tells_logps(self._stage.setup),
         )
         completions = [Completion(*both) for both in zip(prompts, responses, strict=True)]
         units = [unit for mini in self._units(number) for unit in mini]
@@ -181,23 +182,22 @@ class Rollouts(Sequence[list[Rollout]]):
 
     @timed("scoring")
     def _numbers(self, members: Sequence[Completion], with_states: bool) -> list[Numbers]:
-        bf16, device = self._stage.setup.bf16, this_device()
+        setup, device = self._stage.setup, this_device()
         batch = to_device(self._policy, pack([m.prompt_ids for m in members], [m.response.ids for m in members]))
-        drawn = [member.response.logps for member in members]
-        with torch.no_grad(), autocast(device, bf16):
+        with torch.no_grad(), autocast(device, setup.bf16):
             ref_logps = response_logps(self._reference, batch).logps.cpu()
-            logps = response_logps(self._policy, batch).logps.cpu() if None in drawn else None
+            logps = None if tells_logps(setup) else response_logps(self._policy, batch).logps.cpu()
             states = response_states(self._policy, batch).cpu() if with_states else None
         rewards = self._reward_of(members)
         lengths = [len(member.response.ids) for member in members]
         return [
             Numbers(
-                logps=torch.tensor(drawn[row]) if logps is None else logps[row, :length],
+                logps=torch.tensor(member.response.logps) if logps is None else logps[row, :length],
                 ref_logps=ref_logps[row, :length],
                 reward=rewards[row],
                 states=None if states is None else states[row, :length],
             )
-            for row, length in enumerate(lengths)
+            for row, (member, length) in enumerate(zip(members, lengths, strict=True))
         ]
 
     def _beta(self, number: int) -> float:
@@ -240,11 +240,7 @@ class _Files:
     def write(self, rows: Sequence[Rollout], facts: dict[str, float], decode: Callable[[Sequence[int]], str]) -> None:
         write_json(self._facts, facts)
         texts = ({"prompt": decode(row.prompt_ids), "completion": decode(row.response.ids)} for row in rows)
-        responses = ({"response": {"ids": row.response.ids, "finished": row.response.finished}} for row in rows)
-        write_rows(
-            self.rows,
-            (text | asdict(row) | response for text, row, response in zip(texts, rows, responses, strict=True)),
-        )
+        write_rows(self.rows, (text | asdict(row) for text, row in zip(texts, rows, strict=True)))
 
     def read(self) -> tuple[list[Rollout], dict[str, float]]:
         rows = [

@@ -5,6 +5,7 @@ Held-out prompts only in the first stage: the answers of every later start polic
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from torch import nn
@@ -29,7 +30,7 @@ SECONDS_UNKEPT = 1.0
 
 
 def sample_phase(stage: Stage) -> None:
-    """Draw one response of pi_t for each prompt of the slice, and for each held-out prompt."""
+    """One response of pi_t to each prompt of the slice, and to each held-out prompt."""
     if stage.done("sample"):
         return
     started = time.monotonic()
@@ -38,9 +39,8 @@ def sample_phase(stage: Stage) -> None:
     to_draw = [row.prompt_ids for row in (own if stage.number else rows)]
     with track(f"stage {stage.number}: sample", len(to_draw), "responses") as tracker:
         drawn = draw_with(stage, lambda: stage.start_policy, to_draw, purpose="sample", tracker=tracker)
-    samples = [(response, response.logp) for response in drawn]
-    if stage.number and heldout:
-        samples += [(row.sample, row.sample_logp) for row in rows_before(stage.setup.folder, stage.number)]
+    kept = rows_before(stage.setup.folder, stage.number) if stage.number and heldout else []
+    samples = [*drawn, *(row.sample for row in kept)]
     if main_process():
         decode = stage.setup.renderer.decode
         write_rows(
@@ -57,13 +57,12 @@ def sample_phase(stage: Stage) -> None:
                     "demo_ids": row.demo.ids,
                     "demo_finished": row.demo.finished,
                     "sample_ids": response.ids,
-                    "sample_logp": logp,
                 }
-                for number, (row, (response, logp)) in enumerate(zip(rows, samples, strict=True))
+                for number, (row, response) in enumerate(zip(rows, samples, strict=True))
             ),
         )
     wait_for_everyone()
-    tokens = sum(len(response.ids) for response, _ in samples)
+    mean_length = fmean(len(response.ids) for response in samples)
     stage.mark(
         "sample",
         started,
@@ -72,8 +71,8 @@ def sample_phase(stage: Stage) -> None:
         seed=stage.seed("sample"),
         samples=len(samples),
         **{
-            "completions/mean_length": tokens / len(samples),
-            "completions/finished_share": sum(response.finished for response, _ in samples) / len(samples),
+            "completions/mean_length": mean_length,
+            "completions/finished_share": fmean(response.finished for response in samples),
         },
     )
 
@@ -87,15 +86,19 @@ def draw_with(
     purpose: str,
     tracker: Tracker | None = None,
     first_stream: int = 0,
+    with_logps: bool = False,
 ) -> list[Response]:
     """Responses to all prompts, in their order; rows finished before an interruption are not drawn again.
 
     `purpose` names the journal and the seed; prompt i has the random stream `first_stream` + i of that seed. `policy`
-    is asked for only when something is left to draw.
+    is asked for only when something is left to draw. `with_logps` keeps what drawing tells (see `tells_logps`). The
+    last bits of these numbers depend on the rows that are drawn together, so then an interrupted drawing begins anew.
     """
     config, seed = stage.setup.config, stage.seed(purpose)
     slots = SFT_BATCH if isinstance(config, SFTConfig) else config.sample_batch_size
     journal = PhaseJournal(stage, f"{purpose}-{first_stream}")
+    if with_logps and sum("logps" in record for record in journal.done.values()) < len(prompts):
+        journal.start_over()
     left = [row for row in range(len(prompts)) if row not in journal.done]
     left.sort(key=lambda row: -len(prompts[row]))  # so that processes get prompts of like lengths
     if tracker:
@@ -105,24 +108,28 @@ def draw_with(
         drawn = sample_responses(
             policy(), [prompts[row] for row in rows], streams, seed, sampling_options(stage.setup), slots=slots
         )
-        _keep(((stream - first_stream, response) for stream, response in drawn), journal, tracker)
+        numbered = ((stream - first_stream, response) for stream, response in drawn)
+        _keep(numbered, journal, tracker, with_logps=with_logps)
     wait_for_everyone()
     found = journal.read()
     return [_response(found[row]) for row in range(len(prompts))]
 
 
 def _response(record: Mapping[str, Any]) -> Response:
-    logps = record.get("logps")
-    return Response(tuple(record["ids"]), record["finished"], None if logps is None else tuple(logps))
+    logps = tuple(record["logps"]) if "logps" in record else None
+    return Response(tuple(record["ids"]), record["finished"], logps)
 
 
-def _keep(drawn: Iterable[tuple[int, Response]], journal: PhaseJournal, tracker: Tracker | None) -> None:
+def _keep(
+    drawn: Iterable[tuple[int, Response]], journal: PhaseJournal, tracker: Tracker | None, *, with_logps: bool = False
+) -> None:
     """Write (row, response) to the journal, several at a time: each time waits for the disk."""
     unkept: list[dict[str, Any]] = []
     tokens, last = 0, time.monotonic()
     try:
         for row, response in drawn:
-            unkept.append({"row": row, "ids": response.ids, "finished": response.finished, "logps": response.logps})
+            told = {"logps": response.logps} if with_logps else {}
+            unkept.append({"row": row, "ids": response.ids, "finished": response.finished} | told)
             tokens += len(response.ids)
             if tracker:
                 tracker.advance(1, f"{tokens / max(tracker.seconds, 1e-9):.0f} tok/s")

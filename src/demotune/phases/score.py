@@ -4,6 +4,7 @@ import time
 
 from demotune.files import write_rows
 from demotune.models import Policy
+from demotune.phases.heldout_files import rows_before
 from demotune.phases.pairs import (
     SCORES,
     known_logps,
@@ -31,7 +32,7 @@ def score_phase(stage: Stage) -> None:
     # Numbers of the pairs that stand together: the micro-batches of training, then chunks of held-out pairs.
     units = [*plan.units, *chunks(range(len(pairs), len(pairs) + len(heldout)), config.per_device_train_batch_size)]
     everything = [*pairs, *heldout]
-    known = known_logps(stage, everything)
+    known = known_logps(stage, rows_before(stage.setup.folder, stage.number)) if reference_is_start(stage) else {}
     policy = _reference_policy(stage)
     journal = PhaseJournal(stage, "scored")
     missing = [unit for unit in units if not set(unit) <= journal.done.keys()]

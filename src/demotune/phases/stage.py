@@ -164,6 +164,14 @@ class PhaseJournal:
     def append(self, records: Sequence[dict[str, Any]]) -> None:
         self._own.append(records)
 
+    def start_over(self) -> None:
+        """Forget all records, of all processes."""
+        if main_process():
+            for file in self._files():
+                file.unlink()
+        wait_for_everyone()
+        self.done = {}
+
     def _files(self) -> list[Path]:
         return sorted(self._stage.folder.glob(f"{self._name}-*{PARTIAL}"))
 

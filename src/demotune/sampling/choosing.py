@@ -15,6 +15,10 @@ BLOCK = 256
 """Words of the vocabulary whose probabilities are added up at once."""
 
 
+Drawn = tuple[int, float | None]
+"""A token, and its log-probability under the policy, in nats, where drawing tells it."""
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingOptions:
     """How to draw. Temperature 0 is greedy; top_p 1 and top_k 0 are off; `stop_ids` end a response.
@@ -34,14 +38,15 @@ class SamplingOptions:
     def tells_logps(self) -> bool:
         """Whether drawing tells log-probabilities of the policy: as it is, and in float32.
 
-        In half precision a number depends on the rows that stand beside it, so it would not be the one that training
-        finds; those are computed again, as they will be trained.
+        In half precision a number moves with the rows that stand beside it, too far from the one that training finds.
         """
         return self.temperature == 1 and self.top_p == 1 and self.top_k == 0 and not self.bf16
 
-    def response(self, ids: Sequence[int], logps: Sequence[float]) -> Response:
-        """A response that is done; `logps` is empty where drawing does not tell them."""
-        return Response(tuple(ids), finished=ids[-1] in self.stop_ids, logps=tuple(logps) or None)
+    def response(self, drawn: Sequence[Drawn]) -> Response:
+        """A response that is done."""
+        ids = tuple(token for token, _ in drawn)
+        logps = tuple(logp for _, logp in drawn if logp is not None)
+        return Response(ids, finished=ids[-1] in self.stop_ids, logps=logps if len(logps) == len(ids) else None)
 
     def limit(self, prompt_length: int) -> int:
         """Most tokens of a response to a prompt of so many tokens; one is always drawn."""
@@ -53,23 +58,24 @@ def uniform_stream(seed: int, row: int, count: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, row]))).random(count)
 
 
-def choose_tokens(logits: Tensor, uniforms: Tensor, options: SamplingOptions) -> tuple[list[int], list[float]]:
+def choose_tokens(logits: Tensor, uniforms: Tensor, options: SamplingOptions) -> list[Drawn]:
     """The token that each row's uniform number points at, by inverting the cumulative distribution.
 
-    `logits` (B, V), `uniforms` (B,) in [0, 1); returns B token ids and, where the options tell them and logits are
-    float32, their B log-probabilities in nats. Exact for any distribution, up to the rounding of float32 probabilities:
-    blocks of words are added up first, then, in float64, the blocks, and the words of the block that was met. That is
-    one pass over the vocabulary, where a multinomial draw needs several. Raises DemotuneError for probabilities that
-    are not finite.
+    `logits` (B, V), `uniforms` (B,) in [0, 1); returns B tokens, with their log-probabilities where the options tell
+    them and logits are float32. Exact for any distribution, up to the rounding of float32 probabilities: blocks of
+    words are added up first, then, in float64, the blocks, and the words of the block that was met. That is one pass
+    over the vocabulary, where a multinomial draw needs several. Raises DemotuneError for probabilities that are not
+    finite.
     """
     if options.temperature == 0:
-        return logits.argmax(dim=-1).tolist(), []
+        return [(token, None) for token in logits.argmax(dim=-1).tolist()]
     tells = options.tells_logps and logits.dtype == torch.float32
     logits = logits.float()
     if options.temperature != 1:
         logits = logits / options.temperature
     tokens, logps = _invert(_truncate(logits, options).softmax(dim=-1), uniforms.to(logits.device).double())
-    return tokens.tolist(), logps.tolist() if tells else []
+    told = logps.tolist() if tells else [None] * len(tokens)
+    return list(zip(tokens.tolist(), told, strict=True))
 
 
 def _invert(probabilities: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from demotune.errors import DemotuneError
 from demotune.logprobs import autocast, forward_arguments, logits_to_keep
 from demotune.packing import positions
 from demotune.records import Response
-from demotune.sampling.choosing import SamplingOptions, choose_tokens, uniform_stream
+from demotune.sampling.choosing import Drawn, SamplingOptions, choose_tokens, uniform_stream
 
 
 def plan_batches(prompts: Sequence[Sequence[int]], batch_size: int) -> list[tuple[int, ...]]:
@@ -48,8 +48,7 @@ def _decode(
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
     stop = torch.tensor(sorted(options.stop_ids), device=device)
     limits = torch.tensor([options.limit(len(prompt)) for prompt in prompts], device=device)
-    drawn: list[list[int]] = [[] for _ in prompts]
-    logps: list[list[float]] = [[] for _ in prompts]
+    drawn: list[list[Drawn]] = [[] for _ in prompts]
     active = list(range(len(prompts)))  # rows still being written, in the order of the cache
     cache = None
     # One autocast region for the whole batch, so that weights are cast to bfloat16 once, not at each token.
@@ -62,12 +61,10 @@ def _decode(
             cache = out.past_key_values
             if cache is None:
                 raise DemotuneError(f"{type(model).__name__} keeps no past_key_values, so it cannot be sampled here")
-            chosen, told = choose_tokens(out.logits[:, -1], uniforms[active, step], options)
+            chosen = choose_tokens(out.logits[:, -1], uniforms[active, step], options)
             for row, token in zip(active, chosen, strict=True):
                 drawn[row].append(token)
-            for row, logp in zip(active, told, strict=False):
-                logps[row].append(logp)
-            tokens = torch.tensor(chosen, device=device)
+            tokens = torch.tensor([token for token, _ in chosen], device=device)
             going_on = ~torch.isin(tokens, stop) & (limits[active] > step + 1)
             if not going_on.any():
                 break
@@ -78,4 +75,4 @@ def _decode(
                 tokens, mask = tokens[kept], mask[kept]
             ids = tokens.unsqueeze(-1)
             mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=-1)
-    return [options.response(*both) for both in zip(drawn, logps, strict=True)]
+    return [options.response(tokens) for tokens in drawn]

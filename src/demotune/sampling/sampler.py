@@ -22,7 +22,7 @@ from demotune.packing import shared_tokens
 from demotune.records import Response
 from demotune.sampling.adapters import ready_to_sample
 from demotune.sampling.cache import Cache, Decoding, PrefixFill, PromptFill, ShapeFinder
-from demotune.sampling.choosing import SamplingOptions, choose_tokens, uniform_stream
+from demotune.sampling.choosing import Drawn, SamplingOptions, choose_tokens, uniform_stream
 from demotune.sampling.memory import is_lack_of_memory, slots_that_fit, too_large
 from demotune.sampling.naive import draw_in_batches
 
@@ -81,12 +81,11 @@ class _Row:
     limit: int
     uniforms: np.ndarray = field(default_factory=lambda: np.empty(0))
     """One number per token, drawn when the row gets its slot."""
-    ids: list[int] = field(default_factory=list)
-    logps: list[float] = field(default_factory=list)
+    drawn: list[Drawn] = field(default_factory=list)
 
     @property
     def length(self) -> int:
-        return len(self.prompt) + len(self.ids)
+        return len(self.prompt) + len(self.drawn)
 
 
 def _draw_in_slots(
@@ -102,7 +101,7 @@ def _draw_in_slots(
     order = sorted(range(len(prompts)), key=lambda row: (-len(prompts[row]), tuple(prompts[row]), row))
     waiting = deque(_Row(row, streams[row], tuple(prompts[row]), options.limit(len(prompts[row]))) for row in order)
     for row in _Slots(bare(model), waiting, seed, options, slots).finished_rows():
-        yield row.place, options.response(row.ids, row.logps)
+        yield row.place, options.response(row.drawn)
 
 
 class _Slots:
@@ -145,7 +144,7 @@ class _Slots:
         rows = [row for row in self._rows if row is not None]
         places = [row.length - 1 for row in rows]
         layout = Decoding(self._cache, [place - len(self._prefix) for place in places])
-        logits = self._call([row.ids[-1] for row in rows], places, layout, keep=None)
+        logits = self._call([row.drawn[-1][0] for row in rows], places, layout, keep=None)
         yield from self._take(list(range(len(rows))), logits)
 
     def _fill(self) -> Iterator[_Row]:
@@ -210,13 +209,10 @@ class _Slots:
     def _take(self, slots: Sequence[int], logits: Tensor) -> Iterator[_Row]:
         """The next token of the rows in these slots; yields the rows that it finishes, which leave."""
         rows = [row for slot in slots if (row := self._rows[slot]) is not None]
-        uniforms = torch.tensor([row.uniforms[len(row.ids)] for row in rows], dtype=torch.float64)
-        tokens, logps = choose_tokens(logits, uniforms, self._options)
-        for row, logp in zip(rows, logps, strict=False):  # none where drawing does not tell them
-            row.logps.append(logp)
-        for slot, row, token in zip(slots, rows, tokens, strict=True):
-            row.ids.append(token)
-            if token in self._options.stop_ids or len(row.ids) == row.limit:
+        uniforms = torch.tensor([row.uniforms[len(row.drawn)] for row in rows], dtype=torch.float64)
+        for slot, row, drawn in zip(slots, rows, choose_tokens(logits, uniforms, self._options), strict=True):
+            row.drawn.append(drawn)
+            if drawn[0] in self._options.stop_ids or len(row.drawn) == row.limit:
                 self._rows[slot] = None
                 yield row
 

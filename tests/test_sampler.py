@@ -244,18 +244,24 @@ def test_the_layouts_are_plain_attention(prefix: int) -> None:
 def test_drawing_tells_log_probabilities(architecture: Architecture) -> None:
     """Of each token, against one plain call a row; both samplers, rows that share prompts and slots that refill."""
     fast, plain = both(architecture)
-    prompts = prompts_of(6, 7) * 2
     for model in (fast, plain):
-        for stream, response in draw(model, prompts, options(12), 3).items():
-            assert response.logps is not None
-            assert len(response.logps) == len(response.ids)
-            expected = naive_response_logps(plain, prompts[stream], response.ids)
-            assert response.logps == pytest.approx(expected.tolist(), abs=1e-5)
+        assert_told(model, plain)
 
 
-@pytest.mark.parametrize(
-    "how", [{"temperature": 0.5}, {"temperature": 0.0}, {"top_k": 3}, {"top_p": 0.9}, {"bf16": True}]
-)
+def test_drawing_with_a_merged_adapter_tells_what_the_adapter_will_find() -> None:
+    policy, plain = adapted(), adapted()
+    plain.set_attn_implementation("eager")
+    assert_told(policy, plain)
+
+
+def assert_told(model: nn.Module, plain: nn.Module) -> None:
+    prompts = prompts_of(6, 7) * 2
+    for stream, response in draw(model, prompts, options(12), 3).items():
+        assert response.logps is not None
+        expected = naive_response_logps(plain, prompts[stream], response.ids)
+        assert response.logps == pytest.approx(expected.tolist(), abs=1e-5)
+
+
 def test_shaped_or_rounded_draws_tell_none(how: dict[str, Any]) -> None:
     for model in both("llama"):
         assert {response.logps for response in draw(model, prompts_of(6, 4), options(5, **how), 3).values()} == {None}

@@ -25,7 +25,7 @@ class HeldoutRow:
 
 @dataclass(frozen=True, slots=True)
 class RewardCheck:
-    """The implicit reward beta * log pi/pi_ref on held-out pairs (demonstration, fresh sample of the reference).
+    """The implicit reward beta * log pi/pi_ref on held-out pairs (demonstration, sample of the reference).
 
     Margins are in nats times beta; the interval is Wilson's, 95%, over `pairs` prompts. A tie counts as half.
     """

@@ -36,7 +36,7 @@ def start_phase(stage: Stage) -> None:
 def check_phase(stage: Stage, beta: float | None = None) -> None:
     """Held-out likelihood and answers of pi_{t+1}, and the gate's verdict on it.
 
-    With `beta` also the reward that pi_{t+1} implies on fresh samples of pi_t and of pi_0 (SPIN, IRFT). Where the
+    With `beta` also the reward that pi_{t+1} implies on samples of pi_t and of pi_0 (SPIN, IRFT). Where the
     stage has a reward model, what the answers earn by it (RFT).
     """
     if stage.done("check"):

@@ -38,7 +38,7 @@ def identity(setup: Setup) -> dict[str, Any]:
     """What makes two runs the same run: config, model and data by content, token ids, and who shares a step."""
     return {
         "config": as_dict(setup.config),
-        "model": content_hash(setup.start_model),
+        "model": setup.start_hash,
         "data": setup.data_hashes,
         "processes": process_count(),
         "rows": hashlib.sha256(" ".join(row.key for row in (*setup.train, *setup.heldout)).encode()).hexdigest(),

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from peft import PeftConfig
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from demotune.config import AnyConfig
-from demotune.models import Policy, attach_adapter, is_adapter, load_policy, merged
+from demotune.models import Policy, attach_adapter, content_hash, is_adapter, load_policy, merged
 from demotune.processes import this_device
 from demotune.profiling import timed
 from demotune.records import RenderedDemonstration
@@ -43,6 +44,11 @@ class Setup:
     def float32(self) -> bool:
         """Whether models compute in float32 all through, so that a number does not depend on what stands beside it."""
         return not self.bf16 and self.config.dtype == "float32"
+
+    @cached_property
+    def start_hash(self) -> str:
+        """Content hash of the start model, read once."""
+        return content_hash(self.start_model)
 
     def policy_folder(self, stage: int) -> Path:
         """Where the policy lies that stage `stage` starts from: pi_t of the paper."""

@@ -8,7 +8,7 @@ from peft import PeftModel
 
 from demotune.callbacks import Checkpoints, WriteMetrics, quiet
 from demotune.config import RFTConfig
-from demotune.models import Policy, content_hash, is_adapter, load_adapter_on, save_policy, weight_sharing_base
+from demotune.models import Policy, is_adapter, load_adapter_on, save_policy, weight_sharing_base
 from demotune.objectives import PolicyObjective
 from demotune.phases.reward import reward_function
 from demotune.phases.rollouts import Rollouts, forward_tokens, read_batches
@@ -74,7 +74,7 @@ def policy_phase(stage: Stage) -> None:
         started,
         [stage.model_folder],
         Work(forward=forward_tokens(stage), trained=trained.tokens),
-        reference=content_hash(setup.start_model),
+        reference=setup.start_hash,
         steps=trained.steps,
         batches=len(batches),
         stopped=trained.stopped,

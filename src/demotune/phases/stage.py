@@ -60,7 +60,7 @@ class Stage:
     @cached_property
     def policy_hash(self) -> str:
         """Content hash of the policy that this stage starts from."""
-        return content_hash(self.setup.policy_folder(self.number))
+        return content_hash(self.setup.policy_folder(self.number)) if self.number else self.setup.start_hash
 
     @property
     def start_policy(self) -> Policy:

@@ -262,6 +262,9 @@ def assert_told(model: nn.Module, plain: nn.Module) -> None:
         assert response.logps == pytest.approx(expected.tolist(), abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    "how", [{"temperature": 0.5}, {"temperature": 0.0}, {"top_k": 3}, {"top_p": 0.9}, {"bf16": True}]
+)
 def test_shaped_or_rounded_draws_tell_none(how: dict[str, Any]) -> None:
     for model in both("llama"):
         assert {response.logps for response in draw(model, prompts_of(6, 4), options(5, **how), 3).values()} == {None}

@@ -14,9 +14,11 @@ from report_folders import write_evaluation, write_run
 
 from demotune.errors import DemotuneError
 from demotune.files import read_json, write_json, write_rows
+from demotune.heldout import HeldoutRow
+from demotune.records import Response
 from demotune.report import build_report
 from demotune.report.answer import against_baseline, answer_sentence, baseline_of, headline_comparison
-from demotune.report.collect import HeldoutRow, read_run, read_runs
+from demotune.report.collect import read_run, read_runs
 from demotune.report.evaluations import read_evaluation
 from demotune.report.figures import histogram, label
 from demotune.report.gains import gain_between, gain_of
@@ -75,7 +77,7 @@ def test_a_gain_is_the_mean_paired_difference_with_its_interval(tmp_path: Path) 
 
 def test_gains_pair_by_key_not_by_place() -> None:
     def row(key: str, logp: float) -> HeldoutRow:
-        return HeldoutRow(key, "p", "d", logp, 10, "s", 1, True)
+        return HeldoutRow(key, "p", "d", logp, 10, Response((5,), True), "s")
 
     gain = gain_between([row("a", -1.0), row("b", -50.0), row("c", -9.0)], [row("b", -48.0), row("a", 1.0)])
     assert gain is not None

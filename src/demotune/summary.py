@@ -15,7 +15,7 @@ from demotune.estimation.forecast import Estimate, compare_with_facts, show_comp
 from demotune.files import link_or_copy, read_rows, write_json, write_rows
 from demotune.heldout import interval_text, nll_per_token
 from demotune.models import Policy, is_adapter, load_policy, load_tokenizer, merged, save_policy
-from demotune.phases.heldout_files import START, read_heldout
+from demotune.phases.heldout_files import rows_before
 from demotune.phases.reward import REWARD, REWARD_METRICS
 from demotune.phases.train import METRICS
 from demotune.processes import main_process, this_device, wait_for_everyone
@@ -188,8 +188,7 @@ def _stage_record(setup: Setup, number: int) -> dict[str, Any]:
 def _start_nll(setup: Setup) -> float | None:
     if not setup.heldout:
         return None
-    rows = read_heldout(setup.folder.stage(0) / START)
-    return nll_per_token(setup.heldout, [row.demo_logp for row in rows])
+    return nll_per_token(setup.heldout, [row.demo_logp for row in rows_before(setup.folder, 0)])
 
 
 def _best_stage(setup: Setup, stages: Sequence[dict[str, Any]]) -> int:

@@ -9,6 +9,8 @@ import yaml
 
 from demotune.errors import DemotuneError
 from demotune.files import read_json, read_rows
+from demotune.heldout import HeldoutRow
+from demotune.phases.heldout_files import HELDOUT, START, read_heldout
 from demotune.run_folder import RunFolder
 
 MEASURING = ("start", "check")
@@ -24,20 +26,6 @@ class Phase:
     peak_memory_gib: float
     forward_tokens: int | None
     trained_tokens: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class HeldoutRow:
-    """A held-out demonstration under one policy, and that policy's own answer; log-probabilities in nats."""
-
-    key: str
-    prompt: str
-    demonstration: str
-    demo_logp: float
-    demo_tokens: int
-    sample: str
-    sample_tokens: int
-    finished: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +170,7 @@ def read_run(root: Path, name: str | None = None) -> Run:
         manifest=manifest,
         finished=folder.finished,
         start_nll_per_token=_start_nll(folder, summary),
-        start=_read_heldout(folder.stage(0) / "start.jsonl.gz"),
+        start=_read_heldout(folder.stage(0) / START),
         stages=stages,
         result_stage=stages[-1].number if best is None else int(best),
         quarantine=tuple(
@@ -209,7 +197,7 @@ def _read_stage(folder: RunFolder, number: int) -> RunStage:
         check=read_json(root / "check.json"),
         training=tuple(_rows(root / "metrics.jsonl")),
         reward_training=tuple(_rows(root / "reward-metrics.jsonl")),
-        heldout=_read_heldout(root / "heldout.jsonl.gz"),
+        heldout=_read_heldout(root / HELDOUT),
         samples=_read_samples(root),
         stopped=state.get("policy", {}).get("stopped"),
         model_hash=next(
@@ -219,21 +207,7 @@ def _read_stage(folder: RunFolder, number: int) -> RunStage:
 
 
 def _read_heldout(file: Path) -> tuple[HeldoutRow, ...] | None:
-    if not file.exists():
-        return None
-    return tuple(
-        HeldoutRow(
-            key=row["key"],
-            prompt=row["prompt"],
-            demonstration=row["demonstration"],
-            demo_logp=row["demo_logp"],
-            demo_tokens=row["demo_tokens"],
-            sample=row["sample"],
-            sample_tokens=len(row["sample_ids"]),
-            finished=row["finished"],
-        )
-        for row in _rows(file)
-    )
+    return tuple(read_heldout(file)) if file.exists() else None
 
 
 def _read_samples(root: Path) -> tuple[SampledRow, ...]:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from demotune.report.collect import HeldoutRow, Run
+from demotune.heldout import HeldoutRow
+from demotune.report.collect import Run
 from demotune.statistics import Interval, mean_interval, ratio_interval
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from demotune.report.collect import HeldoutRow, Run, SampledRow
+from demotune.heldout import HeldoutRow
+from demotune.report.collect import Run, SampledRow
 from demotune.report.evaluations import Evaluation
 
 MOST_ROWS = 500
@@ -96,7 +97,7 @@ def _add_heldout(rows: dict[str, Prompt], run: Run, of_run: str, start: str) -> 
     """Answers of the start model and after each stage."""
     before = {row.key: row.demo_logp for row in run.start or ()}
     for name, row in _heldout(run, of_run, start):
-        answer = Answer(row.sample, row.finished, {LENGTH: row.sample_tokens})
+        answer = Answer(row.sample_text, row.sample.finished, {LENGTH: len(row.sample.ids)})
         if name != start and row.key in before:
             answer.numbers[CHANGE] = row.demo_logp - before[row.key]
         _prompt(rows, row.key, row.prompt, row.demonstration).answers.setdefault(name, answer)

@@ -11,6 +11,7 @@ from statistics import fmean
 
 from demotune.config import IRFTConfig, RFTConfig, SFTConfig, SPINConfig, stage_count
 from demotune.packing import shared_tokens
+from demotune.phases.pairs import reference_is_start
 from demotune.phases.rollouts import Layout
 from demotune.phases.sample import SFT_BATCH, sampling_options, tells_logps
 from demotune.phases.stage import chunks, stage_slice
@@ -196,13 +197,13 @@ class _Planner:
     def _pairs(self, config: SPINConfig | IRFTConfig) -> list[PhaseWork]:
         """The reference's numbers, then steps. Where the reference is another model, it and the policy are loaded."""
         pairs = self._own + self._history(config)
-        other = int(isinstance(config, IRFTConfig) and config.reference == "initial" and self._number > 0)
+        other = not reference_is_start(self._setup, self._number)
         plan = self._plan(_longer_sides(pairs), config.epochs_per_stage, config.steps_per_stage, "microbatches")
         training = self._training(plan, [_pair(row) for row in pairs])
-        scored = self._sides(pairs) + self._sides(self._heldout, demo=bool(other) or not self._setup.float32)
+        scored = self._sides(pairs) + self._sides(self._heldout, demo=other or not self._setup.float32)
         return [
-            self._phase("score", scored=scored, loads=other),
-            self._phase("train", training=training, loads=other, saves=1),
+            self._phase("score", scored=scored, loads=int(other)),
+            self._phase("train", training=training, loads=int(other), saves=1),
         ]
 
     def _history(self, config: SPINConfig | IRFTConfig) -> list[_Row]:
@@ -242,9 +243,8 @@ class _Planner:
         beside = max(size / answers, 1.0)  # groups of a micro-batch
         group = replace(group, computed=group.computed - self._shared * (1 - 1 / beside))
         groups = layout.batches * config.prompts_per_batch
-        passes = group.times(1 if self._tells else 2) + replace(group, positions=0.0).times(
-            2 if config.advantage == "gae" else 1
-        )
+        by_head, without = 1 if self._tells else 2, 2 if config.advantage == "gae" else 1
+        passes = group.times(by_head) + replace(group, positions=0.0).times(without)
         prefill = _prefill(prompts, answers * len(prompts)).times(groups / len(prompts))
         slots = min(config.sample_batch_size, layout.responses)
         models = 3 if self._whole else 1

@@ -91,11 +91,11 @@ def _plan(setup: Setup, lengths: Sequence[int], seed: int) -> MicrobatchPlan:
     )
 
 
-def reference_is_start(stage: Stage) -> bool:
-    """Whether the reference is the policy that the stage starts from."""
-    return reference_of(stage) == "stage" or stage.number == 0
+def reference_is_start(setup: Setup, number: int) -> bool:
+    """Whether the reference of stage `number` is the policy that the stage starts from."""
+    return reference_of(setup) == "stage" or number == 0
 
 
-def reference_of(stage: Stage) -> str:
+def reference_of(setup: Setup) -> str:
     """`initial` only where the config asks for it: SPIN's reference is always the start of the stage."""
-    return str(getattr(stage.setup.config, "reference", "stage"))
+    return str(getattr(setup.config, "reference", "stage"))

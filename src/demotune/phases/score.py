@@ -32,7 +32,11 @@ def score_phase(stage: Stage) -> None:
     # Numbers of the pairs that stand together: the micro-batches of training, then chunks of held-out pairs.
     units = [*plan.units, *chunks(range(len(pairs), len(pairs) + len(heldout)), config.per_device_train_batch_size)]
     everything = [*pairs, *heldout]
-    known = known_logps(stage, rows_before(stage.setup.folder, stage.number)) if reference_is_start(stage) else {}
+    known = (
+        known_logps(stage, rows_before(stage.setup.folder, stage.number))
+        if reference_is_start(stage.setup, stage.number)
+        else {}
+    )
     policy = _reference_policy(stage)
     journal = PhaseJournal(stage, "scored")
     missing = [unit for unit in units if not set(unit) <= journal.done.keys()]
@@ -67,13 +71,13 @@ def score_phase(stage: Stage) -> None:
         [stage.folder / SCORES],
         Work(forward=pair_tokens(everything, known)),
         pairs=len(pairs),
-        reference=reference_of(stage),
+        reference=reference_of(stage.setup),
     )
 
 
 def _reference_policy(stage: Stage) -> Policy:
     """The policy whose numbers are the reference. Only one model is in memory: another one is loaded in its place."""
-    if reference_is_start(stage):
+    if reference_is_start(stage.setup, stage.number):
         return stage.start_policy
     stage.free_policy()
     return stage.setup.load(stage.setup.start_model)

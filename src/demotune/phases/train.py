@@ -50,7 +50,11 @@ def train_pairs_phase(stage: Stage, objective: PairObjective) -> None:
     pairs, _ = scored_pairs(stage, stage.number)
     plan = pair_plan(stage, [scored.pair for scored in pairs])
     tolerance = 1e-3 if stage.setup.bf16 else 1e-5
-    first = AtStart("loss", loss_at_reference(objective.link), tolerance) if reference_is_start(stage) else None
+    first = (
+        AtStart("loss", loss_at_reference(objective.link), tolerance)
+        if reference_is_start(stage.setup, stage.number)
+        else None
+    )
     _train(stage, plan, pairs, objective, at_start=first, carry=_carry(stage))
 
 

@@ -42,7 +42,7 @@ class Setup:
 
     @property
     def float32(self) -> bool:
-        """Whether models compute in float32 all through, so that a number does not depend on what stands beside it."""
+        """Whether models compute in float32 all through, so that what stands beside a row moves it by rounding only."""
         return not self.bf16 and self.config.dtype == "float32"
 
     @cached_property

@@ -5,7 +5,7 @@ instructions, a step of 16 rows takes twice the time that it takes by oneDNN wit
 reaches that order through the operators which torch.compile uses; where they are not, nothing is changed.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -27,20 +27,25 @@ def reordered_weights(model: nn.Module, *, bf16: bool) -> Iterator[None]:
     if layers and needed > SHARE * free_bytes(layers[0].weight.device) / 2:
         layers = []
     try:
-        try:
-            for layer in layers:
-                reordered = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach())
-                layer.forward = partial(_product, layer, reordered)  # type: ignore[method-assign]
-        except RuntimeError as error:
-            if not is_lack_of_memory(error):
-                raise
-            _give_back(layers)
+        _reorder(layers)
         yield
     finally:
         _give_back(layers)
 
 
-def _give_back(layers: Iterable[nn.Linear]) -> None:
+def _reorder(layers: Sequence[nn.Linear]) -> None:
+    """All layers, or none where memory turns out to lack."""
+    try:
+        for layer in layers:
+            reordered = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach())
+            layer.forward = partial(_product, layer, reordered)  # type: ignore[method-assign]
+    except RuntimeError as error:
+        if not is_lack_of_memory(error):
+            raise
+        _give_back(layers)
+
+
+def _give_back(layers: Sequence[nn.Linear]) -> None:
     for layer in layers:
         layer.__dict__.pop("forward", None)
 

@@ -4,11 +4,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 Message = Mapping[str, str]
-"""One chat turn: `role` is system, user or assistant; `content` is its text."""
+"""One chat turn: `role` is system, user or assistant; `content` is its text.
+
+An assistant turn may have `reasoning_content`, what was thought before the content was written.
+"""
 
 
 Side = tuple[tuple[int, ...], tuple[int, ...]]
 """Token ids of a prompt and of one response to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a row gives the chat template beside the conversation; each entry as the row had it."""
+
+    tools: tuple[Mapping[str, object], ...] = ()
+    """JSON schemas of functions."""
+    documents: tuple[Mapping[str, object], ...] = ()
+    """Texts to answer from, usually with `title` and `text`."""
+
+
+NO_CONTEXT = Context()
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +35,9 @@ class Demonstration:
     response: str
     source: str
     """Where the row stood, `FILE:LINE`, for messages to people."""
+    reasoning: str = ""
+    """What the row says was thought before the response, where it has a column for it."""
+    context: Context = NO_CONTEXT
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +49,9 @@ class Preference:
     rejected: str
     source: str
     """Where the row stood, `FILE:LINE`."""
+    chosen_reasoning: str = ""
+    rejected_reasoning: str = ""
+    context: Context = NO_CONTEXT
 
 
 @dataclass(frozen=True, slots=True)

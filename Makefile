@@ -2,12 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help quickstart test check clean
+.PHONY: help quickstart test check campaign clean
 
 help:
 	@echo "make quickstart   install into .venv, then SFT and IRFT of a small real model (see README)"
 	@echo "make test         install what tests need, run them all"
 	@echo "make check        lint, types, imports"
+	@echo "make campaign     some hours: kills, full disks, damaged files, wrong inputs (docs/reliability.md)"
 	@echo "make clean        remove .venv and caches; runs/ stays"
 
 quickstart: .venv/runtime
@@ -21,6 +22,9 @@ check: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_imports.py
+
+campaign: .venv/dev
+	PYTHONPATH=tests $(BIN)/python -m campaign
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; make PYTHON=python3.11")'

@@ -358,7 +358,7 @@ def test_system_text_without_a_user_turn_to_stand_in_is_a_bad_row() -> None:
 def test_text_that_the_template_would_drop_is_a_bad_row() -> None:
     short = ZEPHYR.replace("message.content +", "message.content[:20] +")
     with pytest.raises(RenderError) as caught:
-        Renderer(tokenizer_of(short)).render(ask(response="The swift is a bird."[:19] + " of Europe"))
+        Renderer(tokenizer_of(short)).render(ask(response="The swift is a bird of Europe"))
     assert caught.value.reason == "response changed"
 
     deaf = ZEPHYR.replace("{{ '<|'", "{% if message.role == 'system' %}{% continue %}{% endif %}{{ '<|'")

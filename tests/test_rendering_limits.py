@@ -32,7 +32,7 @@ HOSTILE = {
     "a huge power": ("{{ 9 ** (9 ** 9) }}", "has not ended|needs more than|fails on one question"),
     "calls itself": ("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", "recursion"),
     "a range that is too long": ("{% for a in range(10 ** 12) %}{% endfor %}", "Range too big"),
-    "more text than is read": ("{{ 'x' * ((messages | length) * (2**26 + 1)) }}", "67,108,865 characters"),
+    "more text than is read": ("{{ 'x' * ((messages | length) * (2**26 + 1)) }}", "characters, at most 67,108,864"),
     "not a key": ("{{ {[1]: 2} }}", "unhashable"),
     "raises": ("{{ raise_exception('not today') }}", "not today"),
     "no template at all": ("{% for m in messages %}{{ m.content", "fails on one question"),

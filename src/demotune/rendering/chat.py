@@ -84,7 +84,9 @@ class ChatTemplate:
             raise RenderError("response changed", "the chat template drops part of this response, reasoning perhaps")
         if demonstration.reasoning and self._with is None:
             remarks = (*dict.fromkeys((*remarks, REASONING_LEFT_OUT)),)
-        return Written(prompt, response, (*remarks, *(self._remarks_with if thought else self._remarks_without)))
+        unlike = self._remarks_with if thought else self._remarks_without
+        served = self._prompt(self._serving, messages, demonstration.context) if unlike else ""
+        return Written(prompt, response, (*remarks, *unlike), served)
 
     def _find_end(
         self, tokenizer: PreTrainedTokenizerBase, specials: Mapping[int, str], stop_ids: Container[int]

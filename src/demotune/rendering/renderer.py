@@ -88,13 +88,13 @@ class Renderer:
         if not self.stop_ids.isdisjoint(ids[:-1]):
             raise RenderError("control token in response", "sampling would stop inside this response")
         self._remarks.update(written.remarks)
-        return RenderedDemonstration(prompt_ids, Response(ids, finished=True), content_key(prompt_ids, ids))
+        key, response = content_key(prompt_ids, ids), Response(ids, finished=True)
+        return RenderedDemonstration(prompt_ids, response, key, encode(self._tokenizer, written.served))
 
     def remarks(self) -> tuple[str, ...]:
         """Lines for the screen: what was done to conversations rendered so far, each with their number."""
-        return tuple(
-            f"{remark}: {count:,} {'row' if count == 1 else 'rows'}" for remark, count in self._remarks.items()
-        )
+        counts = ((remark, f"{count:,} conversation{'s' * (count > 1)}") for remark, count in self._remarks.items())
+        return tuple(f"{remark}: {conversations}" for remark, conversations in counts)
 
     def reads_ids_of(self, other: "Renderer") -> bool:
         """Whether a response that the other's policy wrote means the same here: one vocabulary, one end of turn."""

@@ -31,6 +31,8 @@ class Written:
     response: str = ""
     remarks: tuple[str, ...] = ()
     """What was done with this conversation that its reader would not expect."""
+    served: str = ""
+    """The prompt as serving sends it, where that is another text."""
 
 
 class Writer(Protocol):

@@ -14,6 +14,7 @@ SENTENCES = [
     "What is 2+2? 4.",
     "### Instruction: Be brief. ### Response: Yes",
     "<|user|>\n[INST] Name a bird. [/INST] The swift, model assistant system user\n\n",
+    "Rules. Q1 A1 Q2 A2",
     "{prompt} {0} Today Date: 26 Jul 2024 (2024-07-26)",
 ]
 

@@ -402,6 +402,40 @@ def test_families_of_sentencepiece_tokenizers(name: str) -> None:
         assert tokenizer.decode([*rendered.prompt_ids, *rendered.demo.ids]) == expected.replace("‖", "")
 
 
+MORE = [
+    "cohere2",
+    "deepseek_r1_distill",
+    "diffusion_gemma",
+    "gemma4",
+    "lfm2",
+    "llama3_1",
+    "muse_glimmer",
+    "nemotron_3_5_lightning",
+    "nemotron_3_super",
+    "nemotron_3_ultra",
+    "qwen2_5_vl",
+    "qwen3_8",
+    "qwen3_instruct_2507",
+    "qwen3_vl",
+]
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_more_families_have_what_holds_for_all(name: str) -> None:
+    tokenizer = family(name)
+    renderer = Renderer(tokenizer)
+    end = tokenizer.decode([renderer.end_id])
+    for row in (ALONE, RULED, SECOND):
+        prompt, response = text(tokenizer, renderer, row).split("‖")
+        assert response.endswith(row.response + end) or name == "cohere2"  # which has a mark in between
+        assert all(message["content"] in prompt for message in row.prompt)
+    if "Hm." in text(tokenizer, renderer, THOUGHT):
+        in_text = demo(user("Q1"), response="<think>\nHm.\n</think>\n\nA1")
+        assert text(tokenizer, renderer, in_text) == text(tokenizer, renderer, THOUGHT)
+    else:
+        assert LEFT_OUT + ONE in renderer.remarks()
+
+
 def test_old_thoughts_are_written_as_the_template_does_it() -> None:
     for name, old in (
         ("qwen3", ""),

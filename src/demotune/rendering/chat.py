@@ -1,7 +1,7 @@
 """The tokenizer's own chat template."""
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
@@ -24,6 +24,22 @@ from demotune.rendering.written import (
 
 _SYSTEM_MERGED = "the chat template has no system turn, so the system text stands in front of the first user turn"
 
+_NO_GENERATION_PROMPT = (
+    "; it has no generation prompt, so prompts end where it starts an assistant's text, which serving does not send"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """The end-of-turn token."""
+
+    id: int
+    text: str
+    tail: str
+    """All that stands between an answer and the end of this token."""
+    written: bool
+    """Whether the template writes it behind the last turn too."""
+
 
 class ChatTemplate:
     """The prompt is what the template sends before an answer, the response everything that the model must then write.
@@ -43,7 +59,8 @@ class ChatTemplate:
             self.probe = self._program.write(answered(QUESTION, ANSWER))
             if ANSWER not in self.probe:
                 raise unusable("does not write the assistant's text")
-            self.end_id, self._end, self._tail = self._find_end(tokenizer, specials, stop_ids)
+            self._end = self._find_end(tokenizer, specials, stop_ids)
+            self.end_id = self._end.id
             forms = find_forms(self._program)
         except RenderError as error:
             raise unusable(f"fails on one question and its answer ({error.detail})") from error
@@ -56,8 +73,8 @@ class ChatTemplate:
         self._remarks_with = self._unlike_serving(self._with, "with") if self._with is not None else ()
         self._merges_system = prompt_of(self._program, ({"role": "system", "content": PROBE}, *QUESTION)) is None
         self.description = (
-            f"the tokenizer's chat template; a response ends with {self._end}"
-            + ("; prompts end where it starts an assistant's text" if self._serving.start == "turn" else "")
+            f"the tokenizer's chat template; a response ends with {self._end.text}"
+            + (_NO_GENERATION_PROMPT if self._serving.start == "turn" else "")
             + (f"; the date in prompts is fixed to {FIXED_DATE}" if self._program.has_date else "")
         )
 
@@ -90,19 +107,17 @@ class ChatTemplate:
 
     def _find_end(
         self, tokenizer: PreTrainedTokenizerBase, specials: Mapping[int, str], stop_ids: Container[int]
-    ) -> tuple[int, str, str]:
-        """The end-of-turn token, its text, and all that stands between an answer and the end of that token."""
+    ) -> _End:
         tail = self.probe.rpartition(ANSWER)[2]
-        found = end_token(tail, tokenizer, specials, stop_ids)
-        if found is None:
-            # GLM closes no turn: its models write the token that begins the user's next turn.
-            more = self._program.write((*answered(QUESTION, ANSWER), {"role": "user", "content": OTHER_ANSWER}))
-            between = more.rpartition(ANSWER)[2].rpartition(OTHER_ANSWER)[0].lstrip()
-            found = end_token(between, tokenizer, specials, stop_ids)
-            if found is None or not between.startswith(found[1]) or found[0] == tokenizer.bos_token_id:
-                raise unusable(f"closes an assistant turn with {tail!r}, which holds no special token to stop on")
-            return *found, found[1]
-        return *found, tail.partition(found[1])[0] + found[1]
+        if found := end_token(tail, tokenizer, specials, stop_ids):
+            return _End(*found, tail.partition(found[1])[0] + found[1], written=True)
+        # GLM closes no turn: its models write the token that begins the user's next turn.
+        more = self._program.write((*answered(QUESTION, ANSWER), {"role": "user", "content": OTHER_ANSWER}))
+        between = more.rpartition(ANSWER)[2].rpartition(OTHER_ANSWER)[0].lstrip()
+        found = end_token(between, tokenizer, specials, stop_ids)
+        if found is None or not between.startswith(found[1]) or found[0] == tokenizer.bos_token_id:
+            raise unusable(f"closes an assistant turn with {tail!r}, which holds no special token to stop on")
+        return _End(*found, found[1], written=False)
 
     def _prepare(self, prompt: Sequence[Message]) -> tuple[tuple[Message, ...], tuple[str, ...]]:
         """The messages as this template takes them, and remarks on what was done to them."""
@@ -125,7 +140,7 @@ class ChatTemplate:
         thought, answer = split_thought(demonstration.response)
         if given and thought and given != thought:
             raise RenderError("reasoning twice", "the row has reasoning in its field, and other in its response")
-        if not answer.strip():
+        if (given or thought) and not answer.strip():
             raise RenderError("no answer", "nothing follows the reasoning of this response")
         return given or thought, answer
 
@@ -160,13 +175,13 @@ class ChatTemplate:
         if not text.startswith(prompt):
             detail = "the chat template writes this prompt differently once the response is there"
             raise RenderError("prompt changed by response", detail)
-        response, end, _ = text[len(prompt) :].partition(self._end)
-        return response + (end or (self._end if self._tail == self._end else ""))
+        response, end, _ = text[len(prompt) :].partition(self._end.text)
+        return response + (end if self._end.written else self._end.text)
 
     def _close_thought(self, prompt: str, thought: str, answer: str) -> str:
         """The response after a prompt that ends with an opening tag; templates like DeepSeek-R1's write none such."""
         gap = prompt[len(prompt.rstrip()) :]
-        return thought + gap + CLOSE + gap * 2 + answer + self._tail
+        return thought + gap + CLOSE + gap * 2 + answer + self._end.tail
 
     def _unlike_serving(self, form: Form, rows: str) -> tuple[str, ...]:
         """A remark where the prompts of these rows are not those that serving sends."""
@@ -202,11 +217,12 @@ def _with_own_thought(message: Message) -> Message:
 
 def _in_order(parts: Sequence[str], text: str) -> bool:
     """Whether the parts stand in the text one after the other, white space aside."""
-    rest, found = without_spaces(text), True
-    for part in parts:
-        _, found_part, rest = rest.partition(without_spaces(part)) if part.strip() else ("", "-", rest)
-        found = found and bool(found_part)
-    return found
+    rest = without_spaces(text)
+    for part in filter(None, map(without_spaces, parts)):
+        _, found, rest = rest.partition(part)
+        if not found:
+            return False
+    return True
 
 
 def _name(tool: Mapping[str, object]) -> str:

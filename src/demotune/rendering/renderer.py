@@ -80,7 +80,7 @@ class Renderer:
             self._refuse_control_tokens(text, self._forbidden_in_response, "response")
         written = self._writer.write(demonstration)
         prompt_ids = self._ids_of_prompt(written.prompt)
-        ids = self._continue(written.prompt, written.response)
+        ids = self._continue(written.prompt, prompt_ids[len(self._writer.prefix_ids) :], written.response)
         if ids[-1:] != (self.end_id,):
             raise RenderError(
                 "no end token", f"this does not end with the end-of-turn token: {written.response[-40:]!r}"
@@ -131,14 +131,14 @@ class Renderer:
             if token_id != self._tokenizer.unk_token_id or token in content:
                 raise RenderError(f"control token in {where}", f"the text holds {token!r}; remove it from the row")
 
-    def _continue(self, prompt_text: str, text: str) -> tuple[int, ...]:
+    def _continue(self, prompt_text: str, prompt_ids: tuple[int, ...], text: str) -> tuple[int, ...]:
         """Ids of `text` right after the prompt, whose own ids stay as they are.
 
         Tokenised on its own, a text gets a space in front from SentencePiece tokenizers. So it is tokenised behind
         the prompt where that leaves the prompt's ids alone, else behind a line break, and only then on its own.
         """
-        for before in (prompt_text, "\n"):
-            before_ids, ids = encode(self._tokenizer, before), encode(self._tokenizer, before + text)
+        for before, before_ids in ((prompt_text, prompt_ids), ("\n", encode(self._tokenizer, "\n"))):
+            ids = encode(self._tokenizer, before + text)
             if ids[: len(before_ids)] == before_ids:
                 return ids[len(before_ids) :]
         return encode(self._tokenizer, text)

@@ -66,7 +66,7 @@ PREFERENCE = Preference(PROMPT, "A1", "A2", "rows.jsonl:1", "Hm.", "Hm?", TOOLS)
 
 
 def loaded(**rows: object) -> SimpleNamespace:
-    return SimpleNamespace(bad_rows=(), hashes={}, **rows)
+    return SimpleNamespace(bad_rows=(), hashes={}, notes=(), **rows)
 
 
 def rendered(reward: Counting) -> list[RenderedDemonstration]:

@@ -3,85 +3,12 @@
 from dataclasses import dataclass
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from chats import ZEPHYR, ask, assistant, demo, system, tokenizer_of, user
 from transformers import PreTrainedTokenizerFast
 
 from demotune.errors import DemotuneError
 from demotune.records import Demonstration, Message
 from demotune.rendering import Renderer, RenderError, content_key
-
-SENTENCES = [
-    "What is 2+2? 4.",
-    "### Instruction: Be brief. ### Response: Yes",
-    "<|user|>\n[INST] Name a bird. [/INST] The swift, model assistant system user\n\n",
-    "{prompt} {0} Today Date: 26 Jul 2024 (2024-07-26)",
-]
-
-
-def tokenizer_of(
-    chat_template: str | None,
-    specials: tuple[str, ...] = (),
-    *,
-    eos: str | None = "</s>",
-    bos: str | None = None,
-    adds_bos: bool = False,
-    metaspace: bool = False,
-    listed: bool = True,
-) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer (GPT-2, Llama 3, Qwen), or a SentencePiece-like one (Llama 2, Mistral, Gemma).
-
-    listed: whether `specials` are among the tokenizer's all_special_tokens, or special only as added tokens.
-    """
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>" if metaspace else None))
-    if metaspace:
-        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-        tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
-        alphabet = []
-    else:
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-    named = [token for token in (bos, eos, "<unk>" if metaspace else None) if token]
-    trainer = trainers.BpeTrainer(
-        vocab_size=450, initial_alphabet=alphabet, special_tokens=[*named, *specials], show_progress=False
-    )
-    tokenizer.train_from_iterator(SENTENCES, trainer)
-    if adds_bos:
-        from tokenizers.processors import TemplateProcessing
-
-        tokenizer.post_processor = TemplateProcessing(
-            single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]
-        )
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=bos,
-        eos_token=eos,
-        unk_token="<unk>" if metaspace else None,
-        extra_special_tokens=list(specials) if listed else [],
-    )
-    wrapped.chat_template = chat_template
-    return wrapped
-
-
-def user(text: str) -> Message:
-    return {"role": "user", "content": text}
-
-
-def assistant(text: str) -> Message:
-    return {"role": "assistant", "content": text}
-
-
-def system(text: str) -> Message:
-    return {"role": "system", "content": text}
-
-
-def demo(*prompt: Message, response: str = "4.") -> Demonstration:
-    return Demonstration(prompt, response, "rows.jsonl:1")
-
-
-def ask(text: str = "What is 2+2?", response: str = "4.") -> Demonstration:
-    return demo(user(text), response=response)
-
 
 CHATML = (
     "{% for message in messages %}"
@@ -119,10 +46,6 @@ MISTRAL = (
     "{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}"
     "{% if message.role == 'user' %}{{ '[INST] ' + message.content + '[/INST]' }}"
     "{% else %}{{ ' ' + message.content + eos_token }}{% endif %}{% endfor %}"
-)
-ZEPHYR = (
-    "{% for message in messages %}{{ '<|' + message.role + '|>\n' + message.content + eos_token + '\n' }}"
-    "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}{% endfor %}"
 )
 GEMMA = (
     "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
@@ -254,7 +177,7 @@ def test_family(family: str) -> None:
 
     assert tokenizer.decode(row.prompt_ids) == golden.prompt
     assert tokenizer.decode([*row.prompt_ids, *row.demo.ids]) == golden.prompt + golden.response
-    assert row.prompt_ids == renderer.prompt_ids(golden.demonstration.prompt)
+    assert row.prompt_ids in renderer.prompt_forms(golden.demonstration.prompt)
     assert row.demo.finished
     assert row.demo.ids[-1] == renderer.end_id == tokenizer.convert_tokens_to_ids(golden.end)
     assert golden.end in renderer.description
@@ -418,25 +341,24 @@ def test_characters_unknown_to_the_tokenizer_are_no_control_tokens() -> None:
         Renderer(tokenizer).render(ask("What is <unk>?"))
 
 
-@pytest.mark.parametrize(
-    ("template", "demonstration", "message"),
-    [
-        (GEMMA, demo(system("Be brief."), user("A")), "System role not supported"),
-        (LLAMA2, demo(user("A"), user("B")), "Conversation roles must alternate"),
-    ],
-)
-def test_what_the_template_refuses_is_a_bad_row(template: str, demonstration: Demonstration, message: str) -> None:
-    renderer = Renderer(tokenizer_of(template, ("<start_of_turn>", "<end_of_turn>"), bos="<bos>"))
+def test_what_the_template_refuses_is_a_bad_row() -> None:
     with pytest.raises(RenderError) as caught:
-        renderer.render(demonstration)
+        Renderer(llama2()).render(demo(user("A"), user("B")))
     assert caught.value.reason == "chat template refused"
-    assert caught.value.detail == message
+    assert caught.value.detail == "Conversation roles must alternate"
+
+
+def test_system_text_without_a_user_turn_to_stand_in_is_a_bad_row() -> None:
+    renderer = Renderer(tokenizer_of(GEMMA, ("<start_of_turn>", "<end_of_turn>"), bos="<bos>"))
+    with pytest.raises(RenderError) as caught:
+        renderer.render(demo(system("Be brief."), assistant("A"), user("B")))
+    assert caught.value.reason == "roles out of order"
 
 
 def test_text_that_the_template_would_drop_is_a_bad_row() -> None:
-    renderer = Renderer(tokenizer_of(DEEPSEEK_R1, ("<|User|>", "<|Assistant|>"), bos="<s>"))
+    short = ZEPHYR.replace("message.content +", "message.content[:20] +")
     with pytest.raises(RenderError) as caught:
-        renderer.render(ask(response="<think>2+2</think>4."))
+        Renderer(tokenizer_of(short)).render(ask(response="The swift is a bird of Europe"))
     assert caught.value.reason == "response changed"
 
     deaf = ZEPHYR.replace("{{ '<|'", "{% if message.role == 'system' %}{% continue %}{% endif %}{{ '<|'")

@@ -12,7 +12,7 @@ from demotune.machine import has_fast_bf16
 from demotune.models import generation_stop_ids, load_policy, load_tokenizer, longest_input, resolve_model
 from demotune.processes import this_device
 from demotune.progress import say, track, warn
-from demotune.records import Completion, Message, Response
+from demotune.records import NO_CONTEXT, Completion, Context, Message, Response
 from demotune.rendering import Renderer, RenderError
 from demotune.rewards import Reward, as_completion, checked_length
 from demotune.sampling import SamplingOptions, sample_responses
@@ -34,6 +34,15 @@ class BestOf:
 
     count: int
     reward: Reward
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A prompt as somebody wrote it, and its ids as the policy read them."""
+
+    prompt: Sequence[Message]
+    ids: tuple[int, ...]
+    context: Context = NO_CONTEXT
 
 
 def answer(
@@ -64,6 +73,8 @@ def answer(
     renderer = Renderer(load_tokenizer(folder), template, generation_stop_ids(folder))
     longest = longest_input(folder)
     rendered = [_render(renderer, number, prompt, longest) for number, prompt in enumerate(prompts, start=1)]
+    for remark in renderer.remarks():
+        say(remark)
     options = SamplingOptions(
         max_new_tokens=max_new_tokens,
         stop_ids=renderer.stop_ids,
@@ -78,7 +89,7 @@ def answer(
     answers = [Answer(renderer.decode(response.ids), response.finished) for response in drawn]
     if best_of is None:
         return answers
-    asked = list(zip(prompts, rendered, strict=True)) * count
+    asked = [Asked(prompt, ids) for prompt, ids in zip(prompts, rendered, strict=True)] * count
     completions = completions_for(best_of.reward, renderer, asked, drawn)
     scores = _scores(best_of.reward, completions, batch_size)
     scored = [replace(given, score=score) for given, score in zip(answers, scores, strict=True)]
@@ -152,26 +163,26 @@ def draw_responses(
 def completions_for(
     reward: Reward,
     renderer: Renderer,
-    asked: Sequence[tuple[Sequence[Message], tuple[int, ...]]],
+    asked: Sequence[Asked],
     drawn: Sequence[Response],
 ) -> list[Completion | None]:
-    """What the reward reads of each response, None where it cannot; `asked` are prompts and their ids.
+    """What the reward reads of each response, None where it cannot.
 
     The very ids that were drawn where the reward has the policy's vocabulary and writes these prompts alike; otherwise
     the text, written anew by the reward's own renderer.
     """
     alike = reward.renderer.reads_ids_of(renderer) and all(
-        _prompt_ids(reward.renderer, prompt) == ids for prompt, ids in asked
+        one.ids in _prompt_forms(reward.renderer, one) for one in asked
     )
     found: list[Completion | None] = []
     refusals: list[str] = []
-    for (prompt, ids), response in zip(asked, drawn, strict=True):
+    for one, response in zip(asked, drawn, strict=True):
         try:
             if alike:
-                found.append(checked_length(reward, Completion(ids, response)))
+                found.append(checked_length(reward, Completion(one.ids, response)))
             else:
                 text = renderer.decode(response.ids)
-                found.append(as_completion(reward, prompt, text, finished=response.finished))
+                found.append(as_completion(reward, one.prompt, text, context=one.context, finished=response.finished))
         except RenderError as error:
             refusals.append(str(error))
             found.append(None)
@@ -182,10 +193,10 @@ def completions_for(
     return found
 
 
-def _prompt_ids(renderer: Renderer, prompt: Sequence[Message]) -> tuple[int, ...]:
-    """The prompt's ids; none where this renderer cannot write it."""
+def _prompt_forms(renderer: Renderer, asked: Asked) -> tuple[tuple[int, ...], ...]:
+    """The prompt's ids, with and without reasoning; none where this renderer cannot write it."""
     try:
-        return renderer.prompt_ids(prompt)
+        return renderer.prompt_forms(asked.prompt, asked.context)
     except RenderError:
         return ()
 

@@ -83,6 +83,7 @@ def prepare(config: AnyConfig, renderer: Renderer, quarantine_path: Path | None 
     notes = (
         *(f"read {source}: {name}" for part in parts for source, name in part.loaded.formats.items()),
         renderer.description,
+        *renderer.remarks(),
         f"train: {_sizes(split.train)}",
         f"held out: {_sizes(split.heldout)}; {split.note}",
         *_notes_on_losses(parts, bad_rows, config),
@@ -150,7 +151,7 @@ def _place(prompt_ids: Sequence[int]) -> float:
 
 
 def _hold_out_share(rows: tuple[RenderedDemonstration, ...], config: AnyConfig) -> _Split:
-    places = {row.prompt_ids: _place(row.prompt_ids) for row in rows}
+    places = {row.question: _place(row.question) for row in rows}
     prompts = sorted(places, key=places.__getitem__)
     chosen = [prompt for prompt in prompts if places[prompt] < config.eval_share]
     if config.eval_share > 0 and not chosen and len(rows) >= _FEW_ROWS:
@@ -158,7 +159,7 @@ def _hold_out_share(rows: tuple[RenderedDemonstration, ...], config: AnyConfig) 
     if len(chosen) == len(prompts):
         chosen = chosen[:-1]  # something must be left to train on
     candidates = set(chosen)
-    heldout = _smallest([row for row in rows if row.prompt_ids in candidates], config.max_eval_rows)
+    heldout = _smallest([row for row in rows if row.question in candidates], config.max_eval_rows)
     kept = {row.key for row in heldout}
     train, dropped = _without_prompts_of(heldout, [row for row in rows if row.key not in kept])
     note = f"chosen by a hash of the prompt (eval_share {config.eval_share:g}, at most {config.max_eval_rows} rows)"
@@ -178,7 +179,7 @@ def _hold_out_eval_data(
 
 def _smallest(rows: Sequence[RenderedDemonstration], limit: int) -> tuple[RenderedDemonstration, ...]:
     """At most `limit` rows, those whose prompts have the smallest hash, in the order of `rows`."""
-    kept = {row.key for row in sorted(rows, key=lambda row: (_place(row.prompt_ids), row.key))[:limit]}
+    kept = {row.key for row in sorted(rows, key=lambda row: (_place(row.question), row.key))[:limit]}
     return tuple(row for row in rows if row.key in kept)
 
 
@@ -186,8 +187,8 @@ def _without_prompts_of(
     heldout: Sequence[RenderedDemonstration], rows: Sequence[RenderedDemonstration]
 ) -> tuple[tuple[RenderedDemonstration, ...], str]:
     """The rows whose prompt no held-out row has, and what to say about the others."""
-    prompts = {row.prompt_ids for row in heldout}
-    train = tuple(row for row in rows if row.prompt_ids not in prompts)
+    prompts, questions = {row.prompt_ids for row in heldout}, {row.question for row in heldout}
+    train = tuple(row for row in rows if row.prompt_ids not in prompts and row.question not in questions)
     dropped = len(rows) - len(train)
     return train, f"; {_count(dropped, 'training row')} dropped because the prompt is held out" if dropped else ""
 

@@ -70,15 +70,17 @@ def _further_prompts(config: AnyConfig, renderer: Renderer, intake: Intake) -> t
     """RFT's prompts without demonstrations, each once; none that is held out, has a demonstration or is too long."""
     if not isinstance(config, RFTConfig):
         return ()
+    known = {row.prompt_ids for row in (*intake.train, *intake.heldout)}
     found: dict[tuple[int, ...], None] = {}
     for name in config.prompts:
         for where, prompt in read_prompt_file(Path(name)):
             try:
-                found[renderer.prompt_ids(prompt)] = None
+                forms = renderer.prompt_forms(prompt)
             except RenderError as error:
                 raise DemotuneError(f"prompt {where} cannot be rendered: {error}") from error
-    known = {row.prompt_ids for row in (*intake.train, *intake.heldout)}
-    return tuple(ids for ids in found if ids not in known and len(ids) < config.max_length)
+            if known.isdisjoint(forms) and len(forms[0]) < config.max_length:
+                found[forms[0]] = None
+    return tuple(found)
 
 
 def _hashes_of_prompts(config: AnyConfig) -> dict[str, str]:

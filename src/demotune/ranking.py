@@ -14,7 +14,7 @@ from demotune.files import write_rows
 from demotune.heldout import PairCheck, check_pairs, interval_text
 from demotune.intake import reasons, write_quarantine
 from demotune.progress import console, say, track
-from demotune.records import Completion, Demonstration, Message, Preference
+from demotune.records import Completion, Context, Demonstration, Message, Preference
 from demotune.rendering import RenderError
 from demotune.rewards import Reward, as_completion
 
@@ -95,7 +95,7 @@ def score_rows(reward: Reward, sources: Sequence[str], reading: Reading | None =
         if len(rows) == reading.max_rows:
             break
         try:
-            rows.append((row, as_completion(reward, row.prompt, row.response, max_length=reading.max_length)))
+            rows.append((row, _completion(reward, row, reading)))
         except RenderError as refusal:
             refused.append(BadRow(row.source, refusal.reason, refusal.detail))
     scores = _score(reward, [completion for _, completion in rows], reading, refused, sources)
@@ -116,8 +116,7 @@ def score_preferences(reward: Reward, sources: Sequence[str], reading: Reading |
         if len(rows) == reading.max_rows:
             break
         try:
-            chosen = as_completion(reward, row.prompt, row.chosen, max_length=reading.max_length)
-            rejected = as_completion(reward, row.prompt, row.rejected, max_length=reading.max_length)
+            chosen, rejected = (_completion(reward, side, reading) for side in _sides(row))
         except RenderError as refusal:
             refused.append(BadRow(row.source, refusal.reason, refusal.detail))
         else:
@@ -172,6 +171,8 @@ def score(reward: Reward, sources: Sequence[str], reading: Reading, output: Path
         write_rows(output, rows)
         say(f"{len(rows)} rows written to {output}")
     _report_refused(found.refused, output)
+    for remark in reward.renderer.remarks():
+        say(remark)
 
 
 def select(reward: Reward, sources: Sequence[str], reading: Reading, choice: Choice, output: Path) -> None:
@@ -192,6 +193,26 @@ def select(reward: Reward, sources: Sequence[str], reading: Reading, choice: Cho
         say(f"only {len(kept)} rows have a score, fewer than --top {choice.top}: all are kept")
     say(f"{len(kept)} of {len(found.rows)} rows kept, in the order of the data, in {output}")
     _report_refused(found.refused, output)
+    for remark in reward.renderer.remarks():
+        say(remark)
+
+
+def _completion(reward: Reward, row: Demonstration, reading: Reading) -> Completion:
+    return as_completion(
+        reward,
+        row.prompt,
+        row.response,
+        reasoning=row.reasoning,
+        context=row.context,
+        max_length=reading.max_length,
+    )
+
+
+def _sides(row: Preference) -> tuple[Demonstration, Demonstration]:
+    return (
+        Demonstration(row.prompt, row.chosen, row.source, row.chosen_reasoning, row.context),
+        Demonstration(row.prompt, row.rejected, row.source, row.rejected_reasoning, row.context),
+    )
 
 
 def _score(
@@ -213,7 +234,8 @@ def _row(row: ScoredRow) -> dict[str, object]:
     return {
         "source": row.demonstration.source,
         "prompt": list(row.demonstration.prompt),
-        "completion": _reply(row.demonstration.response),
+        "completion": _reply(row.demonstration.response, row.demonstration.reasoning),
+        **_columns(row.demonstration.context),
         "score": row.score,
         "tokens": row.tokens,
     }
@@ -224,8 +246,9 @@ def _preference_row(row: ScoredPreference) -> dict[str, object]:
     return {
         "source": row.preference.source,
         "prompt": list(row.preference.prompt),
-        "chosen": _reply(row.preference.chosen),
-        "rejected": _reply(row.preference.rejected),
+        "chosen": _reply(row.preference.chosen, row.preference.chosen_reasoning),
+        "rejected": _reply(row.preference.rejected, row.preference.rejected_reasoning),
+        **_columns(row.preference.context),
         "score_chosen": row.scores[0],
         "score_rejected": row.scores[1],
         "tokens_chosen": row.tokens[0],
@@ -233,8 +256,15 @@ def _preference_row(row: ScoredPreference) -> dict[str, object]:
     }
 
 
-def _reply(text: str) -> list[Message]:
-    return [{"role": "assistant", "content": text}]
+def _reply(text: str, reasoning: str) -> list[Message]:
+    turn = {"role": "assistant", "content": text}
+    return [turn | {"reasoning_content": reasoning} if reasoning else turn]
+
+
+def _columns(context: Context) -> dict[str, object]:
+    """What a row had beside its conversation, under the names by which it is read again."""
+    columns = {"tools": context.tools, "documents": context.documents}
+    return {name: [dict(entry) for entry in entries] for name, entries in columns.items() if entries}
 
 
 def _show_scores(groups: Mapping[str, Sequence[tuple[float, int]]]) -> None:

@@ -73,6 +73,14 @@ class RenderedDemonstration:
     demo: Response
     key: str
     """Content hash of prompt and response ids: the name of this row in every file of a run."""
+    served_ids: tuple[int, ...] = ()
+    """The prompt as serving sends it, where `prompt_ids` are another one, as in rows without reasoning for a model that
+    reasons; else empty."""
+
+    @property
+    def question(self) -> tuple[int, ...]:
+        """The same for all rows that ask the same, with reasoning or without."""
+        return self.served_ids or self.prompt_ids
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from demotune.models import (
     resolve_model,
 )
 from demotune.processes import this_device
-from demotune.records import Completion, Demonstration, Message, Response
+from demotune.records import NO_CONTEXT, Completion, Context, Demonstration, Message, Response
 from demotune.rendering import Renderer, RenderError
 from demotune.reward_models import (
     RewardModel,
@@ -201,6 +201,8 @@ def as_completion(
     prompt: Sequence[Message],
     response: str,
     *,
+    reasoning: str = "",
+    context: Context = NO_CONTEXT,
     finished: bool = True,
     max_length: int | None = None,
 ) -> Completion:
@@ -208,7 +210,7 @@ def as_completion(
 
     Raises RenderError where they cannot be rendered, or have more tokens than max_length or the reward can read.
     """
-    row = reward.renderer.render(Demonstration(tuple(prompt), response, source=""))
+    row = reward.renderer.render(Demonstration(tuple(prompt), response, "", reasoning, context))
     judged = row.demo if finished else Response(row.demo.ids[:-1], finished=False)
     if not judged.ids:
         raise RenderError("empty response", "nothing was written")

@@ -13,17 +13,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from demotune.answering import completions_for
+from demotune.answering import Asked, completions_for
 from demotune.errors import DemotuneError
 from demotune.evaluation.config import EvaluationConfig
-from demotune.evaluation.rows import EvalRow, EvalSet, RenderedRow
+from demotune.evaluation.rows import EvalSet, RenderedRow
 from demotune.evaluation.subjects import Subject
 from demotune.files import write_json
 from demotune.machine import has_fast_bf16
 from demotune.models import Policy, load_policy
 from demotune.processes import this_device
 from demotune.progress import peak_memory_gib, say, track
-from demotune.records import Completion, RenderedDemonstration, Response
+from demotune.records import Completion, Demonstration, RenderedDemonstration, Response
 from demotune.rendering import RenderError
 from demotune.rewards import Reward, as_completion
 from demotune.sampling import SamplingOptions, sample_responses
@@ -139,19 +139,19 @@ def reward_everything(bench: Bench, reward: Reward, measured: dict[str, Measured
     """The reward of every demonstration, rejected response and answer."""
     config, rows, parts = bench.config, bench.rows, bench.parts
     basis = [reward.name, reward.hash, rows.hash, config.dtype, config.bf16, config.batch_size, str(this_device())]
-    given: dict[str, list[str]] = {"demonstrations": [row.demonstration for row in rows.rows]}
+    given = {"demonstrations": [row.as_demonstration() for row in rows.rows]}
     if rows.preferences:
-        given["rejected"] = [row.rejected or "" for row in rows.rows]
+        given["rejected"] = [row.as_rejected() for row in rows.rows]
     found = {}
     for side, texts in given.items():
-        make = _rewards_of_texts(reward, rows.rows, texts, config, f"{reward.name}: {side}")
+        make = _rewards_of_texts(reward, texts, config, f"{reward.name}: {side}")
         found[side] = parts.get(f"reward-{side}", basis, make)["rows"]
     answers = {}
     for subject in bench.subjects:
         drawn = measured[subject.name].answers
         if drawn:
             ids = hashlib.sha256(json.dumps([answer.response.ids for answer in drawn]).encode()).hexdigest()
-            make = _rewards_of_answers(reward, rows.rows, subject, drawn, config)
+            make = _rewards_of_answers(reward, rows, subject, drawn, config)
             answers[subject.name] = tuple(parts.get(f"reward-{subject.name}", [*basis, ids], make)["rows"])
     return Earned(tuple(found["demonstrations"]), tuple(found.get("rejected", ())), answers)
 
@@ -241,13 +241,14 @@ def _draw(lazy: _Lazy, view: Sequence[RenderedRow], config: EvaluationConfig) ->
 
 
 def _rewards_of_texts(
-    reward: Reward, rows: Sequence[EvalRow], texts: Sequence[str], config: EvaluationConfig, what: str
+    reward: Reward, texts: Sequence[Demonstration], config: EvaluationConfig, what: str
 ) -> Callable[[], list[float | None]]:
     def make() -> list[float | None]:
         completions: list[Completion | None] = []
-        for row, text in zip(rows, texts, strict=True):
+        for row in texts:
             try:
-                completions.append(as_completion(reward, row.prompt, text))
+                read = as_completion(reward, row.prompt, row.response, reasoning=row.reasoning, context=row.context)
+                completions.append(read)
             except RenderError:
                 completions.append(None)
         return _score(reward, completions, config, what)
@@ -256,10 +257,13 @@ def _rewards_of_texts(
 
 
 def _rewards_of_answers(
-    reward: Reward, rows: Sequence[EvalRow], subject: Subject, drawn: Sequence[Answered], config: EvaluationConfig
+    reward: Reward, rows: EvalSet, subject: Subject, drawn: Sequence[Answered], config: EvaluationConfig
 ) -> Callable[[], list[float | None]]:
     def make() -> list[float | None]:
-        asked = [(row.prompt, subject.renderer.prompt_ids(row.prompt)) for row in rows]
+        views = rows.rendered[subject.name]
+        asked = [
+            Asked(row.prompt, view.demo.prompt_ids, row.context) for row, view in zip(rows.rows, views, strict=True)
+        ]
         completions = completions_for(reward, subject.renderer, asked, [answer.response for answer in drawn])
         return _score(reward, completions, config, f"{reward.name}: answers of {subject.name}")
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from demotune.data import BadRow, are_preferences, load_demonstrations, load_preferences
@@ -12,7 +12,7 @@ from demotune.evaluation.config import EvaluationConfig
 from demotune.evaluation.subjects import Subject
 from demotune.intake import reasons, write_quarantine
 from demotune.progress import say, warn
-from demotune.records import Demonstration, Message, RenderedDemonstration
+from demotune.records import NO_CONTEXT, Context, Demonstration, Message, Preference, RenderedDemonstration
 from demotune.rendering import RenderError
 
 TRAINED_ON = "trained on"
@@ -28,10 +28,17 @@ class EvalRow:
     demonstration: str
     rejected: str | None
     source: str
+    reasoning: str = ""
+    rejected_reasoning: str = ""
+    context: Context = NO_CONTEXT
 
     def as_demonstration(self) -> Demonstration:
         """The row as something to imitate."""
-        return Demonstration(self.prompt, self.demonstration, self.source)
+        return Demonstration(self.prompt, self.demonstration, self.source, self.reasoning, self.context)
+
+    def as_rejected(self) -> Demonstration:
+        """The same with the response that was not preferred."""
+        return Demonstration(self.prompt, self.rejected or "", self.source, self.rejected_reasoning, self.context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +87,7 @@ def read_eval_set(config: EvaluationConfig, subjects: Sequence[Subject], quarant
         except RenderError as refusal:
             left_out.append(BadRow(row.source, refusal.reason, refusal.detail))
             continue
-        if trained := [subject.name for subject in subjects if subject.trained_on(row.prompt)]:
+        if trained := [subject.name for subject in subjects if subject.trained_on(row.prompt, row.context)]:
             known = BadRow(row.source, TRAINED_ON, f"the prompt was in the training data of {', '.join(trained)}")
             if config.trained_on == "leave-out":
                 left_out.append(known)
@@ -98,6 +105,9 @@ def read_eval_set(config: EvaluationConfig, subjects: Sequence[Subject], quarant
         )
     if left_out:
         say(f"{len(left_out)} rows are left out: {reasons(left_out)}; each is named in {quarantine}", style="yellow")
+    for subject in subjects:
+        for remark in subject.renderer.remarks():
+            say(f"{subject.name}: {remark}")
     for run in dict.fromkeys(run for subject in subjects for run in subject.runs_without_rows):
         warn(f"{run}, of an older version, does not say what it trained on: its rows are not left out")
     return EvalSet(
@@ -113,24 +123,46 @@ def read_eval_set(config: EvaluationConfig, subjects: Sequence[Subject], quarant
 def _read(config: EvaluationConfig, preferences: bool) -> tuple[list[EvalRow], list[BadRow], dict[str, str]]:
     if preferences:
         pairs = load_preferences(config.data, columns=config.columns)
-        rows = [_row(pair.prompt, pair.chosen, pair.rejected, pair.source) for pair in pairs.preferences]
-        return rows, list(pairs.bad_rows), dict(pairs.hashes)
+        return [_preference(pair) for pair in pairs.preferences], list(pairs.bad_rows), dict(pairs.hashes)
     loaded = load_demonstrations(config.data, columns=config.columns)
-    rows = [_row(row.prompt, row.response, None, row.source) for row in loaded.demonstrations]
+    rows = [
+        EvalRow(_key(row), row.prompt, row.response, None, row.source, reasoning=row.reasoning, context=row.context)
+        for row in loaded.demonstrations
+    ]
     return rows, list(loaded.bad_rows), dict(loaded.hashes)
 
 
-def _row(prompt: Sequence[Message], demonstration: str, rejected: str | None, source: str) -> EvalRow:
-    texts = json.dumps([[dict(message) for message in prompt], demonstration, rejected])
-    key = hashlib.sha256(texts.encode()).hexdigest()[:16]
-    return EvalRow(key, tuple(prompt), demonstration, rejected, source)
+def _preference(pair: Preference) -> EvalRow:
+    return EvalRow(
+        _key(pair),
+        pair.prompt,
+        pair.chosen,
+        pair.rejected,
+        pair.source,
+        pair.chosen_reasoning,
+        pair.rejected_reasoning,
+        pair.context,
+    )
+
+
+def _key(row: Demonstration | Preference) -> str:
+    texts: list[object] = [[dict(message) for message in row.prompt]]
+    if isinstance(row, Preference):
+        texts += [row.chosen, row.rejected]
+        beside = [row.chosen_reasoning, row.rejected_reasoning]
+    else:
+        texts += [row.response, None]
+        beside = [row.reasoning]
+    if any(beside) or row.context != NO_CONTEXT:
+        texts += [*beside, asdict(row.context)]
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
 
 
 def _render(row: EvalRow, subject: Subject, max_length: int | None) -> RenderedRow:
     """Raises RenderError where a side cannot be written, or is too long."""
     sides = [subject.renderer.render(row.as_demonstration())]
     if row.rejected is not None:
-        sides.append(subject.renderer.render(Demonstration(row.prompt, row.rejected, row.source)))
+        sides.append(subject.renderer.render(row.as_rejected()))
     limits = [limit for limit in (max_length, subject.longest) if limit is not None]
     for side in sides:
         length = len(side.prompt_ids) + len(side.demo.ids)

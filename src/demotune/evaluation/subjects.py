@@ -11,7 +11,7 @@ from demotune.errors import DemotuneError
 from demotune.evaluation.config import EvaluationConfig
 from demotune.evaluation.lineage import begun_config, run_of, runs_behind, trained_prompts
 from demotune.models import content_hash, generation_stop_ids, load_tokenizer, longest_input, resolve_model
-from demotune.records import Message
+from demotune.records import NO_CONTEXT, Context, Message
 from demotune.rendering import Renderer, RenderError, content_key
 from demotune.run_folder import RunFolder
 
@@ -37,9 +37,9 @@ class Subject:
         """Most tokens that it can read."""
         return longest_input(self.folder)
 
-    def trained_on(self, prompt: Sequence[Message]) -> bool:
-        """Whether a run behind this model is known to have trained on this prompt."""
-        return any(_key(renderer, prompt) in keys for renderer, keys in self._trained)
+    def trained_on(self, prompt: Sequence[Message], context: Context = NO_CONTEXT) -> bool:
+        """Whether a run behind this model is known to have trained on this prompt, with or without reasoning."""
+        return any(not keys.isdisjoint(_keys(renderer, prompt, context)) for renderer, keys in self._trained)
 
     @cached_property
     def runs_without_rows(self) -> tuple[Path, ...]:
@@ -94,11 +94,11 @@ def _subject(source: str, name: str, role: Role, config: EvaluationConfig) -> Su
     return Subject(name, role, folder, Renderer(load_tokenizer(folder), template, generation_stop_ids(folder)))
 
 
-def _key(renderer: Renderer, prompt: Sequence[Message]) -> str | None:
+def _keys(renderer: Renderer, prompt: Sequence[Message], context: Context) -> set[str]:
     try:
-        return content_key(renderer.prompt_ids(prompt), ())
+        return {content_key(ids, ()) for ids in renderer.prompt_forms(prompt, context)}
     except RenderError:
-        return None
+        return set()
 
 
 def _short(source: str) -> str:

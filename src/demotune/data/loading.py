@@ -267,7 +267,7 @@ def _digest(exchange: Exchange) -> bytes:
 
 def _check_named_columns(intake: _Intake) -> None:
     """A column beside the text that no row has is a slip of the pen, which would train without it."""
-    found = {name for account in intake.accounts.values() for name in account.found}
+    found = dict.fromkeys(name for account in intake.accounts.values() for name in account.found)
     for part, column in parse_columns(intake.columns).items():
         if part in PARTS and found and column not in found:
             raise DemotuneError(

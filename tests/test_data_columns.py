@@ -258,3 +258,17 @@ def test_small_inputs_that_failed_once(name, first, every_turn):
     assert len(loaded.demonstrations) == loaded.rows_read >= 12
     found = loaded.demonstrations[0]
     assert (found.prompt, found.reasoning, found.context.tools) == first
+
+
+def test_rows_as_select_writes_them_are_read_with_all_that_they_carry(tmp_path):
+    row = {
+        "source": "rows.jsonl:1",
+        "prompt": [user("a"), assistant("b", reasoning_content="B"), user("c")],
+        "completion": [assistant("d", reasoning_content="D")],
+        "tools": [TOOL],
+        "documents": [PAGE],
+        "score": 0.5,
+    }
+    (found,) = load(tmp_path, row).demonstrations
+    assert found.prompt == tuple(row["prompt"])
+    assert (found.response, found.reasoning, found.context) == ("d", "D", Context((TOOL,), (PAGE,)))

@@ -58,8 +58,8 @@ def _prompt_of(row: RawRow | BadRow) -> tuple[str, tuple[Message, ...]]:
         return row.source, _conversation(row.columns)
     except RowError as refusal:
         raise DemotuneError(
-            f'{row.source} is no prompt ({refusal.detail}); write {{"prompt": "text"}}, or under "messages" a list of '
-            '{"role", "content"} that ends with the user\'s turn'
+            f'{row.source} is no prompt; write {{"prompt": "text"}}, or under "messages" a list of '
+            f'{{"role", "content"}} that ends with the user\'s turn ({refusal.detail})'
         ) from None
 
 

@@ -40,7 +40,7 @@ class BadRow:
     source: str
     """`FILE:LINE`, 1-based. JSON, Parquet and datasets have no lines: there the number counts rows."""
     reason: str
-    """A `Reason`, or one of the room that refuses the row later, when it is rendered."""
+    """A `Reason`, or one of those for which a row is refused later, when it is rendered."""
     detail: str
     """What was wrong and the type of the value, with at most 60 characters of content."""
 

@@ -42,6 +42,28 @@ def test_a_byte_order_mark_names_the_encoding(tmp_path, encoding, name, text, zi
     assert pairs(path) == ROWS
 
 
+MISNAMED = {
+    "gzip": (gzip.compress(JSONL.encode()), "name it .gz too"),
+    "a zip archive or a spreadsheet": (b"PK\x03\x04" + bytes(50), "export it as CSV"),
+    "Parquet": (b"PAR1" + bytes(50), "name it .parquet"),
+    "packed with zstd": (b"\x28\xb5\x2f\xfd" + bytes(50), "unpack it"),
+}
+
+
+@pytest.mark.parametrize(("kind", "content", "fix"), [(k, *v) for k, v in MISNAMED.items()], ids=MISNAMED)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
+def test_a_file_of_another_kind_than_its_name_says_is_named(tmp_path, name, kind, content, fix):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DemotuneError, match=f"{name} is no text but {kind}, whatever its name says; .*{fix}"):
+        load_demonstrations([str(tmp_path / name)])
+
+
+def test_a_table_without_line_feeds_says_so(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"prompt,completion\ra,b\r")
+    with pytest.raises(DemotuneError, match="save it with line feeds"):
+        load_demonstrations([str(tmp_path / "a.csv")])
+
+
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
 @pytest.mark.parametrize(("name", "text"), [("a.jsonl", JSONL), ("a.json", DOCUMENT), ("a.csv", CSV)])
 def test_utf_16_without_a_mark_is_one_error_that_names_it(tmp_path, encoding, name, text):

@@ -24,9 +24,12 @@ class Account:
 
     def count(self, row: RawRow, reads: Iterable[str], remarks: Remarks) -> None:
         """Add a row that was used."""
-        self.used.update((name, None) for name in reads if is_given(row.columns.get(name)))
+        for name in reads:
+            if name not in self.used and is_given(row.columns.get(name)):
+                self.used[name] = None
         self.empty.update(reads)
-        self.remarks.update(remarks)
+        if remarks:
+            self.remarks.update(remarks)
 
     def lines(self, source: str, formats: str) -> list[str]:
         """What to say about the source: format and columns in the first line, then each remark."""

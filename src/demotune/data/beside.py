@@ -60,6 +60,8 @@ def with_columns_beside(
     The system text comes first and the history after it, before the turns that the text itself has. Reasoning is that
     of the last response.
     """
+    if not any(is_given(columns[name]) for name in columns.keys() & {*beside.names, *MEDIA_NAMES}):
+        return exchanges
     context, start, earlier = read_context(beside, columns, remarks)
     found = [replace(one, prompt=with_start(one.prompt, start, earlier), context=context) for one in exchanges]
     if thought := one_thought([(name, columns.get(name)) for name in beside.reasoning], "the row"):

@@ -38,18 +38,14 @@ class Format:
     inputs: tuple[str, ...] = ()
     """Columns whose text joins the prompt where a row has them."""
     beside: Beside = field(default_factory=Beside)
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Every column that has a say in the demonstration."""
-        worse = self.sides[1] if self.sides else None
-        return (*(name for name in self.needs if name != worse), *self.inputs, *self.beside.names)
+    reads: tuple[str, ...] = ()
+    """Every column that has a say in the demonstration."""
 
 
 def column_reader(columns: str | None) -> Callable[[str], bool]:
     """Whether a column means something to some format, or was named: the others need not be read."""
     known = {*MEDIA_NAMES, *parse_columns(columns).values()}
-    for format in _known_formats(every_turn=False):
+    for format in _formats({}, every_turn=False):
         known.update(format.reads, format.needs, format.sides or ())
     return known.__contains__
 
@@ -121,7 +117,14 @@ def _formats(named: dict[str, str], every_turn: bool) -> list[Format]:
         formats = _known_formats(every_turn)
     if worse:
         formats = [replace(format, needs=(*format.needs, worse)) for format in formats]
-    return [replace(format, beside=_beside(format, named)) for format in formats]
+    return [_with_beside(format, named) for format in formats]
+
+
+def _with_beside(format: Format, named: dict[str, str]) -> Format:
+    beside = _beside(format, named)
+    worse = format.sides[1] if format.sides else None
+    text = tuple(name for name in format.needs if name != worse)
+    return replace(format, beside=beside, reads=(*text, *format.inputs, *beside.names))
 
 
 def _beside(format: Format, named: dict[str, str]) -> Beside:

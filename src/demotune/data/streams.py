@@ -27,6 +27,12 @@ _MARKS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _PEEKED_BYTES = 512
+_OTHER_KINDS = (
+    (b"\x1f\x8b", "gzip", "name it .gz too"),
+    (b"PK\x03\x04", "a zip archive or a spreadsheet", "unpack it, or export it as CSV"),
+    (b"PAR1", "Parquet", "name it .parquet"),
+    (b"\x28\xb5\x2f\xfd", "packed with zstd", "unpack it (zstd -d)"),
+)
 
 
 @contextmanager
@@ -143,6 +149,9 @@ def _encoding(stream: BufferedReader, label: str) -> str:
     for mark, encoding in _MARKS:
         if start.startswith(mark):
             return encoding
+    for beginning, kind, fix in _OTHER_KINDS:
+        if start.startswith(beginning):
+            raise DemotuneError(f"{label} is no text but {kind}, whatever its name says; {fix}")
     if 4 * start.count(0) >= len(start) > 0:
         raise DemotuneError(
             f"{label} is not UTF-8: {start.count(0)} of its first {len(start)} bytes are zero, as in UTF-16 or UTF-32 "

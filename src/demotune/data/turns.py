@@ -22,7 +22,8 @@ THOUGHT_NAMES = ("reasoning_content", "reasoning", "thinking")
 MEDIA_NAMES = ("image", "images", "audio", "audios", "video", "videos", "files", "image_url")
 """Keys of a turn, and columns, that hold what is not text."""
 _WEIGHT_KEYS = ("weight", "train", "training", "loss")
-_KNOWN_KEYS = frozenset({"role", "content", "from", "value", *_TOOL_KEYS, *THOUGHT_NAMES, *MEDIA_NAMES, *_WEIGHT_KEYS})
+_TEXT_KEYS = frozenset({"role", "content", "from", "value"})
+_MEANT_KEYS = frozenset({*_TOOL_KEYS, *THOUGHT_NAMES, *MEDIA_NAMES, *_WEIGHT_KEYS})
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 _SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 
@@ -82,22 +83,30 @@ def _checked_turn(item: object, place: str, remarks: Remarks) -> Turn:
     if not isinstance(item, dict):
         raise RowError("wrong type", f"{place} is {shown(item)}, expected an object with role and content")
     role_key, content_key = ("from", "value") if item.get("role") is None else ("role", "content")
-    # Keys that only other messages have stand there as null in some formats: those do not count.
-    for key in _TOOL_KEYS:
-        if item.get(key):
-            raise RowError("tool call", f"{place} has {key}; only text turns can be learned")
-    for key in MEDIA_NAMES:
-        if item.get(key):
-            raise RowError("non-text content", f"{place} has {key}; only text can be learned")
+    more = {} if item.keys() <= _TEXT_KEYS else _more_keys(item, place)
     role = _role(item.get(role_key), place, remarks)
     content = _content(item.get(content_key), f"the {content_key} of {place}")
-    thought = one_thought([(key, item.get(key)) for key in THOUGHT_NAMES], place)
+    if not more:
+        return Turn(role, content)
+    thought = one_thought([(name, more.get(name)) for name in THOUGHT_NAMES], place)
     if thought and role != "assistant":
         raise RowError("wrong type", f"{place} is by the {role} and has a thought; only assistant turns have one")
-    for key in item.keys() - _KNOWN_KEYS:
-        if item[key]:
+    for key in more.keys() - _MEANT_KEYS:
+        if more[key]:
             remarks["turn keys not used", str(key)] += 1
-    return Turn(role, content, thought, _is_learned(item, place))
+    return Turn(role, content, thought, _is_learned(more, place))
+
+
+def _more_keys(item: Mapping[str, object], place: str) -> dict[str, object]:
+    """What a turn has beside its text. Refuses tools and what is no text."""
+    # Keys that only other messages have stand there as null in some formats: those do not count.
+    more = {key: item[key] for key in item.keys() - _TEXT_KEYS if item[key] is not None}
+    for key, value in more.items():
+        if key in _TOOL_KEYS and value:
+            raise RowError("tool call", f"{place} has {key}; only text turns can be learned")
+        if key in MEDIA_NAMES and value:
+            raise RowError("non-text content", f"{place} has {key}; only text can be learned")
+    return more
 
 
 def _role(role: object, place: str, remarks: Remarks) -> str:
@@ -140,9 +149,9 @@ def one_thought(found: Sequence[tuple[str, object]], place: str) -> str:
     return thought if thought.strip() else ""
 
 
-def _is_learned(item: Mapping[str, object], place: str) -> bool:
+def _is_learned(more: Mapping[str, object], place: str) -> bool:
     """False where a weight of 0, or train, training or loss: false, says so. Refuses other weights than 0 and 1."""
-    weights = {key: item[key] for key in _WEIGHT_KEYS if item.get(key) is not None}
+    weights = {key: more[key] for key in _WEIGHT_KEYS if key in more}
     for key, weight in weights.items():
         if not isinstance(weight, int | float) or weight not in (0, 1):
             raise RowError("turn weight", f"{key} of {place} is {shown(weight)}; a turn is learned (1) or not (0)")

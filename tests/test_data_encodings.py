@@ -105,6 +105,21 @@ def test_a_header_that_two_delimiters_divide_is_read_as_its_rows_are(tmp_path):
     assert pairs(path) == [("1", "2"), ("4", "5")]
 
 
+def test_the_delimiter_that_excel_declares_is_taken(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("sep=;\nprompt;completion\na;b\n")
+    (found,) = load_demonstrations([str(path)]).demonstrations
+    assert (found.response, found.source) == ("b", f"{path}:3")
+
+
+def test_messages_that_pandas_wrote_as_python_are_refused(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("prompt,completion\na,b\n\"[{'role': 'user', 'content': 'c'}]\",d\n")
+    (bad,) = load_demonstrations([str(path)]).bad_rows
+    assert (bad.source, bad.reason) == (f"{path}:3", "wrong type")
+    assert "json.dumps" in bad.detail
+
+
 def test_messages_in_csv_with_a_key_twice_are_refused(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text('prompt,completion\na,b\n"[{""role"": ""user"", ""role"": ""user"", ""content"": ""c""}]",d\n')
@@ -361,3 +376,15 @@ def test_a_prompt_that_cannot_be_used_is_named(tmp_path, name, content, message)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DemotuneError, match=message):
         read_prompt_file(tmp_path / name)
+
+
+def test_damage_to_a_parquet_file_gives_good_rows_bad_rows_or_one_error(tmp_path):
+    path = tmp_path / "a.parquet"
+    write_parquet(path, prompt=["a", "b"], completion=["c", "d"], id=[1, 2])
+    whole = path.read_bytes()
+    for position in range(4, len(whole), 3):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0xCA]) + whole[position + 1 :])
+        try:
+            load_demonstrations([str(path)])
+        except DemotuneError as error:
+            assert str(path) in str(error)

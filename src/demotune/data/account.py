@@ -16,8 +16,8 @@ class Account:
 
     found: dict[str, None] = field(default_factory=dict)
     used: dict[str, None] = field(default_factory=dict)
-    empty: set[str] = field(default_factory=set)
-    """Columns that were looked at; those that hold nothing in any row are not worth a word."""
+    looked_at: set[str] = field(default_factory=set)
+    """Columns that mean something; where they hold nothing in any good row, they are not worth a word."""
     remarks: Remarks = field(default_factory=Remarks)
     passed_over: tuple[str, ...] = ()
     """Files that look like data and are not read."""
@@ -27,13 +27,12 @@ class Account:
         for name in reads:
             if name not in self.used and is_given(row.columns.get(name)):
                 self.used[name] = None
-        self.empty.update(reads)
         if remarks:
             self.remarks.update(remarks)
 
     def lines(self, source: str, formats: str) -> list[str]:
         """What to say about the source: format and columns in the first line, then each remark."""
-        unused = [name for name in self.found if name not in {*self.used, *self.empty, *MEDIA_NAMES}]
+        unused = [name for name in self.found if name not in {*self.used, *self.looked_at, *MEDIA_NAMES}]
         columns = f"; columns used: {_names(list(self.used))}" if self.used else ""
         columns += f"; not used: {_names(unused)}" if unused else ""
         remarks = self._remarks()

@@ -1,6 +1,7 @@
 """Rows of text tables: cells between commas, semicolons, tabs or bars."""
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -14,6 +15,9 @@ from demotune.errors import DemotuneError
 
 _DELIMITERS = (",", ";", "\t", "|")
 _LINES_TO_DETECT_FROM = 200
+_DECLARED = re.compile(r"sep=(.)\r?\n")
+"""What Excel understands as a first line."""
+_PYTHON_MESSAGES = re.compile(r"\[\{'(role|content|from|value)'")
 
 
 def csv_rows(stream: BufferedReader, label: str) -> Rows:
@@ -23,7 +27,10 @@ def csv_rows(stream: BufferedReader, label: str) -> Rows:
     lines = (line.decode("utf-8", "surrogateescape") for line in text_lines(stream, label))
     first = list(islice(lines, _LINES_TO_DETECT_FROM))
     # strict: a misplaced quote is an error of its row instead of a silently different row.
-    reader = csv.reader(chain(first, lines), strict=True, delimiter=_delimiter(first))
+    declared = _DECLARED.fullmatch(first[0]) if first else None
+    reader = csv.reader(chain(first, lines), strict=True, delimiter=declared[1] if declared else _delimiter(first))
+    if declared:
+        next(reader)
     header = _header(reader, label)
     while True:
         first_line = reader.line_num + 1
@@ -74,6 +81,8 @@ def _row(header: Sequence[str], cells: Sequence[str], source: str) -> RawRow | B
 
 def _cell(cell: str) -> object:
     """A cell is text, unless it is JSON for a list of objects: the only way to keep messages in CSV."""
+    if _PYTHON_MESSAGES.match(cell):
+        raise RowError("wrong type", "messages are written as Python shows them; write them with json.dumps")
     if not cell.startswith('[{"'):
         return cell
     try:

@@ -191,6 +191,8 @@ def _read_table(
     head = _head(table.rows)
     readable = [row for row in head if isinstance(row, RawRow)]
     format = choose_format(table.name, readable, intake.columns, intake.every_turn) if readable else None
+    if format is not None:
+        account.looked_at.update(format.reads)
     for row in chain(head, table.rows):
         intake.rows_read += 1
         if isinstance(row, BadRow):

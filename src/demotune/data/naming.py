@@ -60,7 +60,7 @@ def _proposal(rows: Sequence[RawRow], found: Sequence[str]) -> str:
     dialogues = [column for column in found if any(_is_dialogue(row.columns.get(column)) for row in rows)]
     if dialogues:
         return f"say which holds the conversation, for example --columns messages={column_list(dialogues[:1])}"
-    texts = [column for column in found if _length(column, rows) > 0]
+    texts = [column for column in found if column and "," not in column and _length(column, rows) > 0]
     if len(texts) < 2:
         have = f"only {column_list(texts)} holds text" if texts else "no column holds text"
         return f"demonstrations need a prompt and a response, and {have}; write each to a column of its own"

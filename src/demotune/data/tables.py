@@ -22,7 +22,7 @@ def parquet_rows(stream: BufferedReader, label: str, reads: Callable[[str], bool
         wanted, unread = divided(file.schema_arrow.names, reads, label)
         batches = file.iter_batches(batch_size=_BATCH_ROWS, columns=wanted)
         yield from arrow_rows(batches, label, wanted, unread)
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise DemotuneError(f"{label} is not valid Parquet ({error}); copy or download it again") from error
 
 

@@ -146,6 +146,14 @@ def test_turns_of_weight_0_are_context_and_never_learned(tmp_path, turns, every_
         assert [turn["content"] for turn in one.prompt] == before
 
 
+def test_what_follows_the_last_turn_to_learn_is_cut_and_counted(tmp_path):
+    path = write(tmp_path, {"messages": WEIGHTED}, {"messages": [user("x"), *WEIGHTED[1:]]})
+    assert load_demonstrations([path]).notes[1:] == (
+        f"{path}: rows cut after the last turn to learn (the rest has weight 0): 2",
+        f"{path}: assistant turns of weight 0 that are context only: 2",
+    )
+
+
 def test_a_completion_of_weight_0_teaches_nothing_even_after_a_prompt_with_replies(tmp_path):
     loaded = load(
         tmp_path, {"prompt": [user("a"), assistant("b"), user("c")], "completion": [assistant("d", weight=0)]}, PLAIN

@@ -313,6 +313,8 @@ def test_whatever_the_disk_refuses_is_one_error_with_path_cause_and_fix(tmp_path
 def test_a_name_that_no_disk_takes_and_a_folder_that_may_not_be_listed(tmp_path, monkeypatch):
     with pytest.raises(DemotuneError, match=r"cannot be read \(File name too long\); check the path"):
         load_demonstrations(["x" * 5000 + ".jsonl"])
+    with pytest.raises(DemotuneError, match=r"cannot be read \(File name too long\); check the path"):
+        read_prompt_file(Path("x" * 5000 + ".txt"))
     (tmp_path / "inner").mkdir()
     (tmp_path / "a.jsonl").write_text(JSONL)
 

@@ -7,7 +7,7 @@ from demotune.data.beside import Beside, Columns, read_context, with_start
 from demotune.data.files import file_rows, is_data_file
 from demotune.data.formats import instruction_text, prompt_turns
 from demotune.data.rows import BadRow, RawRow, RowError, invalid_utf8
-from demotune.data.streams import opened, text_lines
+from demotune.data.streams import opened, text_lines, unreadable
 from demotune.data.turns import MEDIA_NAMES, Remarks, Turn, Turns, check_prompt, checked_text, checked_turns
 from demotune.errors import DemotuneError
 from demotune.records import NO_CONTEXT, Message
@@ -23,7 +23,11 @@ def read_prompt_file(file: Path) -> list[tuple[str, tuple[Message, ...]]]:
     A .txt file has one prompt a line; every other file is read as data is, from the columns prompt, messages,
     conversations, instruction (with input), question or query, and from system and history.
     """
-    if not file.is_file():
+    try:
+        exists = file.is_file()
+    except OSError as error:
+        raise unreadable(file, error) from error
+    if not exists:
         raise DemotuneError(f"prompts file {file} does not exist; give a .txt or .jsonl file with --prompts")
     is_text = file.name.lower().removesuffix(".gz").endswith(".txt")
     if not is_text and not is_data_file(file):

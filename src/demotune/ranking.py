@@ -239,11 +239,6 @@ def _reply(text: str) -> list[Message]:
     return [{"role": "assistant", "content": text}]
 
 
-def _say_each(notes: Sequence[str]) -> None:
-    for note in notes:
-        say(note)
-
-
 def _show_scores(groups: Mapping[str, Sequence[tuple[float, int]]]) -> None:
     """Distribution of (score, response tokens), a column for each group, and how far length tells the score."""
     table = Table(box=box.SIMPLE)
@@ -304,3 +299,8 @@ def _report_refused(refused: Sequence[BadRow], output: Path | None) -> None:
     say(f"{len(refused)} rows have no score ({reasons(refused)}); with --output each is named", style="yellow")
     for row in refused[:SHOWN_REFUSALS]:
         say(f"  {row.source}: {row.reason}: {row.detail}")
+
+
+def _say_each(notes: Sequence[str]) -> None:
+    for note in notes:
+        say(note)

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demotune.data import Reason, load_demonstrations
-from demotune.data.files import _json_line
+from demotune.data.json_files import json_line
 from demotune.data.rows import RowError
-from demotune.data.turns import checked_turns, every_exchange, last_exchange
+from demotune.data.turns import Remarks, checked_turns, every_exchange, last_exchange
 
 GOOD = {"prompt": "2+2?", "completion": "4"}
 TURN_GOOD = {"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]}
@@ -106,12 +106,99 @@ BAD = {
         "tool call",
         "messages[1] has the role tool",
     ),
-    "parts": (
+    "a tool's result under another name": (
         TURN_GOOD,
-        {"messages": [user([{"type": "text", "text": "x"}]), assistant("y")]},
-        "non-text content",
-        "the content of messages[0] is a list of 1",
+        {"messages": [user("x"), {"from": "Observation", "value": "y"}, assistant("z")]},
+        "tool call",
+        "messages[1] has the role observation",
     ),
+    "tools inside a turn": (
+        TURN_GOOD,
+        {"messages": [{"role": "system", "content": "x", "tools": [{"name": "f"}]}, user("x"), assistant("y")]},
+        "tool call",
+        "messages[0] has tools",
+    ),
+    "a picture among the parts": (
+        TURN_GOOD,
+        {"messages": [user([{"type": "text", "text": "x"}, {"type": "image", "url": "a"}]), assistant("y")]},
+        "non-text content",
+        "part 2 of the content of messages[0] is text 'image'",
+    ),
+    "a picture beside the text of a part": (
+        TURN_GOOD,
+        {"messages": [user([{"type": "text", "text": "x", "image_url": "a"}]), assistant("y")]},
+        "non-text content",
+        "has image_url",
+    ),
+    "a picture in a turn": (
+        TURN_GOOD,
+        {"messages": [{**user("x"), "images": ["a.png"]}, assistant("y")]},
+        "non-text content",
+        "messages[0] has images",
+    ),
+    "a picture in a column": (GOOD, {**GOOD, "image": "a.png"}, "non-text content", "image is text 'a.png'"),
+    "a key twice": (GOOD, b'{"prompt": "a", "prompt": "b", "completion": "c"}', "key given twice", "'prompt'"),
+    "a key twice in a turn": (
+        TURN_GOOD,
+        b'{"messages": [{"role": "user", "content": "a", "content": "b"}, {"role": "assistant", "content": "c"}]}',
+        "key given twice",
+        "'content'",
+    ),
+    "a key twice in tools": (GOOD, {**GOOD, "tools": '[{"name": "a", "name": "b"}]'}, "key given twice", "tools"),
+    "every turn has weight 0": (
+        TURN_GOOD,
+        {"messages": [user("x"), {**assistant("y"), "weight": 0}]},
+        "no turn to learn",
+        "weight 0",
+    ),
+    "half a weight": (
+        TURN_GOOD,
+        {"messages": [user("x"), {**assistant("y"), "weight": 0.5}]},
+        "turn weight",
+        "weight of messages[1] is float 0.5",
+    ),
+    "a weight in words": (
+        TURN_GOOD,
+        {"messages": [user("x"), {**assistant("y"), "train": "no"}]},
+        "turn weight",
+        "train of messages[1] is text 'no'",
+    ),
+    "two system texts": (
+        TURN_GOOD,
+        {"messages": [{"role": "system", "content": "x"}, user("y"), assistant("z")], "system": "other"},
+        "two system texts",
+        "the system column differs",
+    ),
+    "two thoughts in a turn": (
+        TURN_GOOD,
+        {"messages": [user("x"), {**assistant("y"), "thinking": "a", "reasoning_content": "b"}]},
+        "two thoughts",
+        "reasoning_content and thinking, which differ",
+    ),
+    "two thoughts in a row": (
+        TURN_GOOD,
+        {"messages": [user("x"), {**assistant("y"), "thinking": "a"}], "reasoning": "b"},
+        "two thoughts",
+        "a column has another",
+    ),
+    "a user's thought": (
+        TURN_GOOD,
+        {"messages": [{**user("x"), "thinking": "a"}, assistant("y")]},
+        "wrong type",
+        "user",
+    ),
+    "broken tools": (GOOD, {**GOOD, "tools": "[{"}, "broken JSON", "tools is text that is not JSON"),
+    "tools that are no objects": (GOOD, {**GOOD, "tools": ["7"]}, "wrong type", "tools[0] is int 7"),
+    "tools with half a character": (GOOD, {**GOOD, "tools": [{"name": "\ud83d"}]}, "invalid UTF-8", "tools[0]"),
+    "documents that are no list": (
+        GOOD,
+        {**GOOD, "documents": {"text": "a"}},
+        "wrong type",
+        "documents is a dict of 1",
+    ),
+    "history of one": (GOOD, {**GOOD, "history": [["a"]]}, "wrong type", "history[0] is a list of 1"),
+    "history of numbers": (GOOD, {**GOOD, "history": [[1, 2]]}, "wrong type", "history[0] is int 1"),
+    "a system number": (GOOD, {**GOOD, "system": 7}, "wrong type", "system is int 7"),
     "duplicate": (GOOD, dict(reversed(GOOD.items())), "duplicate", "rows.jsonl:1"),
 }
 
@@ -132,7 +219,7 @@ def test_a_bad_row_is_refused_with_its_line_and_reason(tmp_path, good, bad, reas
 
 
 def test_every_reason_has_a_test():
-    in_other_tests = {"broken CSV"}
+    in_other_tests = {"broken CSV", "unreadable value"}
     assert {reason for _, _, reason, _ in BAD.values()} | in_other_tests == set(get_args(Reason))
 
 
@@ -182,7 +269,7 @@ def test_no_line_of_bytes_raises(line):
         expected_bad = not isinstance(json.loads(line.decode("utf-8")), dict)
     except ValueError:
         expected_bad = True
-    assert hasattr(_json_line(line, "f:1"), "reason") == expected_bad
+    assert hasattr(json_line(line, "f:1"), "reason") == expected_bad
 
 
 JSON_VALUES = st.recursive(
@@ -200,9 +287,10 @@ TURNS = st.fixed_dictionaries(
 
 @given(JSON_VALUES | st.lists(TURNS, max_size=6))
 def test_any_value_gives_sound_exchanges_or_a_row_error(value):
-    for convert in (every_exchange, lambda turns: [last_exchange(turns)]):
+    remarks = Remarks()
+    for convert in (every_exchange, lambda turns, remarks: [last_exchange(turns, remarks)]):
         try:
-            exchanges = convert(checked_turns(value, "messages"))
+            exchanges = convert(checked_turns(value, "messages", remarks), remarks)
         except RowError as refusal:
             assert refusal.reason in get_args(Reason)
             continue

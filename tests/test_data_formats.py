@@ -149,6 +149,32 @@ ONE_ROW = {
         "4",
         "Alpaca: instruction, input, output",
     ),
+    "prompt and response": (
+        {"prompt": "2+2?", "response": "4", "model": "x"},
+        (user("2+2?"),),
+        "4",
+        "prompt and response",
+    ),
+    "question and answer": ({"question": "2+2?", "answer": "4"}, (user("2+2?"),), "4", "question and answer"),
+    "question about a text": (
+        {"question": "Who came?", "context": "Ann came.", "answer": "Ann"},
+        (user("Who came?\n\nAnn came."),),
+        "Ann",
+        "question and answer",
+    ),
+    "query and response": ({"query": "2+2?", "response": "4"}, (user("2+2?"),), "4", "query and response"),
+    "Dolly": (
+        {"instruction": "Who came?", "context": "Ann came.", "response": "Ann", "category": "closed_qa"},
+        (user("Who came?\n\nAnn came."),),
+        "Ann",
+        "instruction and response",
+    ),
+    "OpenOrca": (
+        {"system_prompt": "Add.", "question": "2+2?", "response": "4"},
+        (system("Add."), user("2+2?")),
+        "4",
+        "question and response",
+    ),
     "Alpaca without input": (
         {"instruction": "Add 2 and 2.", "output": "4"},
         (user("Add 2 and 2."),),
@@ -217,12 +243,42 @@ def test_malformed_columns_are_refused_with_an_example(tmp_path, columns):
     assert repr(columns) in str(caught.value)
 
 
-def test_no_format_fits_lists_the_columns_and_shows_the_flag_for_them(tmp_path):
+PROPOSED = {
+    "by exact names": ({"id": "7", "answer": "4", "problem": "2+2?"}, "prompt=problem,response=answer"),
+    "by words in names": (
+        {"ticket": "a-long-number-of-a-ticket", "customer_message": "Hi", "agent_reply": "Hello!"},
+        "prompt=customer_message,response=agent_reply",
+    ),
+    "one by its name, one by length": (
+        {"id": "x", "essay": "x" * 40, "solution": "y"},
+        "prompt=essay,response=solution",
+    ),
+    "by order and length": ({"a": "x" * 9, "id": "7", "b": "y" * 90}, "prompt=a,response=b"),
+    "a conversation": ({"turns": [user("Hi"), assistant("Hello!")]}, "messages=turns"),
+}
+
+
+@pytest.mark.parametrize(("row", "flag"), PROPOSED.values(), ids=PROPOSED)
+def test_no_format_fits_lists_the_columns_and_shows_the_flag_for_them(tmp_path, row, flag):
     with pytest.raises(DemotuneError) as caught:
-        load(tmp_path, {"id": 1, "question": "2+2?", "answer": "4"})
+        load(tmp_path, row)
     message = str(caught.value)
-    assert "rows.jsonl: these columns fit no known format; found: id, question, answer;" in message
-    assert message.endswith("--columns prompt=question,response=answer")
+    assert f"rows.jsonl: these columns fit no known format; found: {', '.join(row)};" in message
+    assert message.endswith(f"--columns {flag}")
+    assert load(tmp_path, row, columns=flag).demonstrations
+
+
+@pytest.mark.parametrize("row", [{"text": "2+2? 4"}, {"text": "2+2? 4", "n": 4}, {"n": 1}])
+def test_no_flag_is_shown_where_no_two_columns_hold_text(tmp_path, row):
+    with pytest.raises(DemotuneError, match="demonstrations need a prompt and a response") as caught:
+        load(tmp_path, row)
+    assert "--columns" not in str(caught.value)
+
+
+@pytest.mark.parametrize("columns", ["prompt=text,response=text", "messages=text,rejected=text", "system=a,tools=a"])
+def test_one_column_cannot_be_two_parts(tmp_path, columns):
+    with pytest.raises(DemotuneError, match=r"columns name (text|a) as \w+ and as \w+"):
+        load(tmp_path, {"text": "2+2? 4", "a": "b"}, columns=columns)
 
 
 def test_columns_that_no_row_has_are_an_error_and_not_a_file_of_bad_rows(tmp_path):

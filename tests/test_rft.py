@@ -612,7 +612,7 @@ def test_further_prompts_are_answered_each_once_and_never_held_out_ones(
         ),
         ("nothing.jsonl", '{"messages": [{"role": "user", "content": null}]}\n', r"nothing\.jsonl:1 is no prompt"),
         ("turns.jsonl", '{"messages": [{"role": "user"}]}\n', r"turns\.jsonl:1 is no prompt"),
-        ("latin.txt", b"caf\xe9\n", r"latin\.txt is not UTF-8.*save it as UTF-8"),
+        ("latin.txt", b"caf\xe9\n", r"latin\.txt:1 is not UTF-8.*save the file as UTF-8"),
     ],
 )
 def test_a_bad_prompts_file_stops_the_run_before_anything_is_drawn(

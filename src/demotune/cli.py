@@ -42,7 +42,9 @@ DataOption = Annotated[
 ]
 ColumnsOption = Annotated[
     str | None,
-    typer.Option(help="Which columns to read: prompt=question,response=answer, and rejected=worse. Else detected."),
+    typer.Option(
+        help="Which columns to read: prompt=question,response=answer, and rejected, system, tools, … Else detected."
+    ),
 ]
 TemplateOption = Annotated[
     str | None, typer.Option(help="Prompt template with {prompt} for the reward. Not given: its own.")
@@ -155,7 +157,7 @@ def sample(
     model: Annotated[str, typer.Option(help="Model: run's model folder, hub id, or GGUF file.")],
     prompt: Annotated[list[str] | None, typer.Option(help="A prompt; repeat for several.")] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="File of prompts: .txt with one a line, or JSONL with prompt or messages.")
+        Path | None, typer.Option(help="File of prompts: .txt with one a line, or data with prompt or messages.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write JSONL here instead of to the screen.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest response, in tokens.", min=1)] = 256,

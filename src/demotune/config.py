@@ -47,7 +47,8 @@ class RunConfig:
     data_weights: tuple[float, ...] = ()
     """Shares of several data sources, one number each; the largest such mixture that repeats no row."""
     columns: str | None = None
-    """Which columns to read, for example prompt=question,response=answer. Detected when not given."""
+    """Which columns to read, for example prompt=question,response=answer or messages=dialogue; beside the text also
+    system, history, tools, documents and reasoning. Detected when not given."""
     every_turn: bool = False
     """Treat each assistant turn of a conversation as a demonstration, not only the last."""
     template: str | None = None
@@ -286,7 +287,7 @@ class RFTConfig(RunConfig):
     slices: Literal["disjoint", "all"] = "disjoint"
     """disjoint: each stage has its own part of the data (the paper). all: every stage uses all data."""
     prompts: tuple[str, ...] = ()
-    """Files of further prompts without demonstrations (.txt: one a line; JSONL: prompt or messages); repeatable."""
+    """Files of further prompts without demonstrations (.txt: one a line; else data: prompt or messages); repeatable."""
     max_new_tokens: int | None = None
     """Longest sample, in tokens. When not given: as long as the longest demonstration."""
     sample_batch_size: int = 64

@@ -81,7 +81,7 @@ def prepare(config: AnyConfig, renderer: Renderer, quarantine_path: Path | None 
             "give other --data, or less --eval-data"
         )
     notes = (
-        *(f"read {source}: {name}" for part in parts for source, name in part.loaded.formats.items()),
+        *(note for part in parts for note in part.loaded.notes),
         renderer.description,
         *renderer.remarks(),
         f"train: {_sizes(split.train)}",

@@ -1,6 +1,8 @@
 """Live objects that Python users pass (model, tokenizer, datasets, adapter), kept as files so that a run can resume."""
 
 import dataclasses
+import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from transformers import PreTrainedModel
 
 from demotune.config import AnyConfig
 from demotune.errors import DemotuneError
-from demotune.files import publish_folder, write_rows
+from demotune.files import publish_file, publish_folder
 from demotune.models import load_tokenizer, resolve_model
 from demotune.processes import main_process, wait_for_everyone
 from demotune.run_folder import RunFolder
@@ -81,7 +83,32 @@ def _keep_model(model: Any, processing_class: Any, source: str, kept: Path) -> N
 def _keep_rows(dataset: Any, file: Path) -> None:
     if not isinstance(dataset, Iterable):
         raise DemotuneError(f"a dataset must be a datasets.Dataset or a list of rows, got {type(dataset).__name__}")
-    rows = list(dataset)
+    try:
+        rows = list(dataset)
+    except Exception as error:  # whatever a dataset raises while it decodes pictures and sounds
+        problem = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise DemotuneError(
+            f"the rows of the dataset cannot be read ({problem}); leave out what is no text, with remove_columns"
+        ) from error
     if not all(isinstance(row, Mapping) for row in rows):
         raise DemotuneError("each row of a dataset must be a mapping of column to value")
-    write_rows(file, rows)
+    # ASCII, so that text with half a character can be written: its row is refused by name when the file is read.
+    with publish_file(file) as unfinished:
+        unfinished.write_text("".join(map(_json_line, rows)), encoding="ascii")
+
+
+def _json_line(row: Mapping[str, object]) -> str:
+    try:
+        return json.dumps({name: _or_none(value) for name, value in row.items()}, default=_plain) + "\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DemotuneError(f"a row of the dataset cannot be written as JSON ({error}); give rows of text") from error
+
+
+def _or_none(value: object) -> object:
+    """pandas puts a number that is none in the place of a missing text."""
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _plain(value: Any) -> object:
+    """Arrays as lists; in place of what JSON cannot hold an object, which is refused by name where it is read."""
+    return value.tolist() if hasattr(value, "tolist") else {"type": type(value).__name__}

@@ -89,6 +89,7 @@ def score_rows(reward: Reward, sources: Sequence[str], reading: Reading | None =
     """Score every demonstration; of preference rows, the chosen side. Raises DemotuneError where no row has a score."""
     reading = reading or Reading()
     loaded = load_demonstrations(sources, columns=reading.columns)
+    _say_each(loaded.notes)
     refused = list(loaded.bad_rows)
     rows: list[tuple[Demonstration, Completion]] = []
     for row in loaded.demonstrations:
@@ -110,6 +111,7 @@ def score_preferences(reward: Reward, sources: Sequence[str], reading: Reading |
     """Score both sides of every preference row. Raises DemotuneError where no row has two scores."""
     reading = reading or Reading()
     loaded = load_preferences(sources, columns=reading.columns)
+    _say_each(loaded.notes)
     refused = list(loaded.bad_rows)
     rows: list[tuple[Preference, Completion, Completion]] = []
     for row in loaded.preferences:
@@ -327,3 +329,8 @@ def _report_refused(refused: Sequence[BadRow], output: Path | None) -> None:
     say(f"{len(refused)} rows have no score ({reasons(refused)}); with --output each is named", style="yellow")
     for row in refused[:SHOWN_REFUSALS]:
         say(f"  {row.source}: {row.reason}: {row.detail}")
+
+
+def _say_each(notes: Sequence[str]) -> None:
+    for note in notes:
+        say(note)

@@ -1,12 +1,17 @@
 """The formats of demonstrations that are in use: recognised by their columns, converted to prompt and response."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
+from demotune.data.beside import PARTS, Beside, Columns, with_columns_beside
+from demotune.data.naming import no_format_fits, parse_columns
 from demotune.data.rows import RawRow, RowError, column_list
 from demotune.data.turns import (
+    MEDIA_NAMES,
     Exchange,
+    Remarks,
+    Turn,
     Turns,
     checked_text,
     checked_turns,
@@ -15,12 +20,9 @@ from demotune.data.turns import (
     one_exchange,
     transcript_turns,
 )
-from demotune.errors import DemotuneError
 
-Columns = Mapping[str, object]
-
-_PROMPT_LIKE = ("prompt", "question", "instruction", "query", "problem", "input", "text")
-_RESPONSE_LIKE = ("response", "answer", "output", "completion", "solution", "target", "reply")
+_INPUTS = ("input", "context")
+"""Columns with the text that an instruction or question is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +32,22 @@ class Format:
     name: str
     needs: tuple[str, ...]
     """Columns without which a row is not of this format."""
-    convert: Callable[[Columns], list[Exchange]]
+    convert: Callable[[Columns, Remarks], list[Exchange]]
     sides: tuple[str, str] | None = None
     """Columns of the better and of the worse response, where the format knows both; `convert` reads the better."""
+    inputs: tuple[str, ...] = ()
+    """Columns whose text joins the prompt where a row has them."""
+    beside: Beside = field(default_factory=Beside)
+    reads: tuple[str, ...] = ()
+    """Every column that has a say in the demonstration."""
+
+
+def column_reader(columns: str | None) -> Callable[[str], bool]:
+    """Whether a column means something to some format, or was named: the others need not be read."""
+    known = {*MEDIA_NAMES, *parse_columns(columns).values()}
+    for format in _formats({}, every_turn=False):
+        known.update(format.reads, format.needs, format.sides or ())
+    return known.__contains__
 
 
 def choose_format(name: str, rows: Sequence[RawRow], columns: str | None, every_turn: bool) -> Format:
@@ -42,37 +57,38 @@ def choose_format(name: str, rows: Sequence[RawRow], columns: str | None, every_
     `columns` ("prompt=question,response=answer" or "messages=dialogue") there is only that one format. Raises
     DemotuneError when no row has the columns of any format.
     """
-    formats = [_format_of(columns, every_turn)] if columns is not None else _known_formats(every_turn)
+    formats = _formats(parse_columns(columns), every_turn)
     fitting = [sum(not _missing(format, row.columns) for row in rows) for format in formats]
     best = max(fitting)
     if best == 0:
-        raise _no_format_fits(name, rows, columns)
+        raise no_format_fits(name, rows, columns)
     return formats[fitting.index(best)]
 
 
-def convert_row(format: Format, columns: Columns) -> list[Exchange]:
+def convert_row(format: Format, columns: Columns, remarks: Remarks) -> list[Exchange]:
     """What a row teaches: one exchange, or with every_turn one for each turn. Raises RowError."""
     missing = _missing(format, columns)
     if missing:
         raise RowError("missing column", f"no {' and '.join(missing)}; columns here: {column_list(columns)[:80]}")
-    return format.convert(columns)
+    return with_columns_beside(format.convert(columns, remarks), format.beside, columns, remarks)
 
 
-def convert_pair(format: Format, columns: Columns) -> tuple[Exchange, Exchange]:
+def convert_pair(format: Format, columns: Columns, remarks: Remarks) -> tuple[Exchange, Exchange]:
     """The better and the worse exchange of a preference row, which share their prompt. Raises RowError."""
     if format.sides is None:
         raise RowError("missing column", f"{format.name} has no column of worse responses")
     better, worse = format.sides
-    (chosen,) = convert_row(format, columns)
+    (chosen,) = convert_row(format, columns, remarks)
     if columns.get(worse) is None:
         raise RowError("missing column", f"no {worse}; columns here: {column_list(columns)[:80]}")
+    other_side = replace(format, beside=replace(format.beside, reasoning=()))
     try:
-        (rejected,) = format.convert({**columns, better: columns[worse]})
+        (rejected,) = convert_row(other_side, {**columns, better: columns[worse]}, Remarks())
     except RowError as refusal:
         raise RowError(refusal.reason, f"{worse} in the place of {better}: {refusal.detail}") from None
     if chosen.prompt != rejected.prompt:
         raise RowError("prompt mismatch", f"{better} and {worse} answer different prompts")
-    if chosen.response == rejected.response:
+    if (chosen.response, chosen.reasoning) == (rejected.response, rejected.reasoning):
         raise RowError("duplicate", f"{better} and {worse} are the same response")
     return chosen, rejected
 
@@ -89,6 +105,38 @@ def _missing(format: Format, columns: Columns) -> list[str]:
     return [name for name in format.needs if columns.get(name) is None]
 
 
+def _formats(named: dict[str, str], every_turn: bool) -> list[Format]:
+    """The formats to choose from, each with the columns that the user named."""
+    worse = named.get("rejected")
+    if "messages" in named:
+        formats = [_conversation(f"column {named['messages']}", named["messages"], every_turn, worse)]
+    elif "prompt" in named:
+        name = f"columns {named['prompt']} and {named['response']}"
+        formats = [_prompt_response(name, named["prompt"], named["response"], worse)]
+    else:
+        formats = _known_formats(every_turn)
+    if worse:
+        formats = [replace(format, needs=(*format.needs, worse)) for format in formats]
+    return [_with_beside(format, named) for format in formats]
+
+
+def _with_beside(format: Format, named: dict[str, str]) -> Format:
+    beside = _beside(format, named)
+    worse = format.sides[1] if format.sides else None
+    text = tuple(name for name in format.needs if name != worse)
+    return replace(format, beside=beside, reads=(*text, *format.inputs, *beside.names))
+
+
+def _beside(format: Format, named: dict[str, str]) -> Beside:
+    """Where a format looks for what stands beside its text: a column has one meaning only."""
+    beside = Beside()
+    if format.sides:
+        beside = replace(beside, reasoning=())  # it does not say of which response it is the thought
+    beside = beside.without({*format.needs, *(format.sides or ()), *format.inputs, *named.values()})
+    parts = {part: (column,) for part, column in named.items() if part in PARTS}
+    return replace(beside, **parts)
+
+
 def _known_formats(every_turn: bool) -> list[Format]:
     # A table can have the columns of several, as ultrafeedback_binarized has prompt, chosen and messages; the format
     # that says more about which text to imitate comes first.
@@ -99,39 +147,13 @@ def _known_formats(every_turn: bool) -> list[Format]:
         _conversation("messages", "messages", every_turn),
         _conversation("ShareGPT conversations", "conversations", every_turn),
         Format("preference rows: chosen, whole conversations", ("chosen",), _from_chosen, ("chosen", "rejected")),
-        Format("Alpaca: instruction, input, output", ("instruction", "output"), _from_alpaca),
+        _instruction("Alpaca: instruction, input, output", "instruction", "output"),
+        _prompt_response("prompt and response", "prompt", "response"),
+        _instruction("instruction and response", "instruction", "response"),
+        _instruction("question and answer", "question", "answer"),
+        _instruction("question and response", "question", "response"),
+        _instruction("query and response", "query", "response"),
     ]
-
-
-def _format_of(columns: str, every_turn: bool) -> Format:
-    named = dict(part.split("=", 1) for part in columns.split(",") if part.count("=") == 1)
-    named = {part.strip(): column.strip() for part, column in named.items()}
-    well_formed = len(named) == len(columns.split(",")) and all(named.values())
-    worse = named.pop("rejected", None)
-    format = None
-    if well_formed and named.keys() == {"prompt", "response"}:
-        name = f"columns {named['prompt']} and {named['response']}"
-        format = _prompt_response(name, named["prompt"], named["response"], worse)
-    if well_formed and named.keys() == {"messages"}:
-        format = _conversation(f"column {named['messages']}", named["messages"], every_turn, worse)
-    if format is not None:
-        return replace(format, needs=(*format.needs, worse)) if worse else format
-    raise DemotuneError(
-        f"columns must name the columns of prompt and response, or of messages, got {columns!r}; "
-        "write for example --columns prompt=question,response=answer or --columns messages=dialogue, "
-        "and add rejected=COLUMN for preference rows"
-    )
-
-
-def _no_format_fits(name: str, rows: Sequence[RawRow], columns: str | None) -> DemotuneError:
-    found = list(dict.fromkeys(column for row in rows for column in row.columns))
-    prompt = next((column for column in _PROMPT_LIKE if column in found), found[0] if found else "question")
-    response = next((column for column in _RESPONSE_LIKE if column in found), found[-1] if found else "answer")
-    problem = "these columns fit no known format" if columns is None else f"no row has the columns of {columns!r}"
-    return DemotuneError(
-        f"{name}: {problem}; found: {column_list(found) or 'none'}; "
-        f"say which hold prompt and response, for example --columns prompt={prompt},response={response}"
-    )
 
 
 def _prompt_response(name: str, prompt: str, response: str, worse: str | None = None) -> Format:
@@ -139,31 +161,33 @@ def _prompt_response(name: str, prompt: str, response: str, worse: str | None = 
     return Format(name, (prompt, response), convert, (response, worse) if worse else None)
 
 
-def _from_prompt_response(columns: Columns, prompt_column: str, response_column: str) -> list[Exchange]:
-    prompt, from_transcript = _prompt_turns(columns[prompt_column], prompt_column)
+def _from_prompt_response(
+    columns: Columns, remarks: Remarks, prompt_column: str, response_column: str
+) -> list[Exchange]:
+    prompt, from_transcript = prompt_turns(columns[prompt_column], prompt_column, remarks)
     value = columns[response_column]
     if not isinstance(value, list):
         response = checked_text(value, response_column)
-        return [one_exchange(prompt, response.strip() if from_transcript else response)]
-    reply = checked_turns(value, response_column)
+        return [one_exchange(prompt, Turn("assistant", response.strip() if from_transcript else response))]
+    reply = checked_turns(value, response_column, remarks)
     if not reply:
         raise RowError("empty response", f"{response_column} has no messages")
-    if reply[0]["role"] == "assistant":
-        return [last_exchange(prompt + reply)]
+    if reply[0].role == "assistant":
+        return [last_exchange(prompt + reply, remarks, start=len(prompt))]
     # ultrafeedback_binarized repeats the prompt in chosen. Joining the two would ask everything twice.
     if not _contains(reply, prompt):
         raise RowError("prompt mismatch", f"{response_column} is a whole conversation, but not one with this prompt")
-    return [last_exchange(reply)]
+    return [last_exchange(reply, remarks)]
 
 
-def _prompt_turns(value: object, column: str) -> tuple[Turns, bool]:
+def prompt_turns(value: object, column: str, remarks: Remarks) -> tuple[Turns, bool]:
     """Turns of a prompt, and whether it was a Human/Assistant transcript that ends where the assistant should speak."""
     if isinstance(value, list):
-        return checked_turns(value, column), False
+        return checked_turns(value, column, remarks), False
     text = checked_text(value, column)
     if text.startswith("\n\nHuman:") and text.rstrip().endswith("\n\nAssistant:"):
         return transcript_turns(text)[:-1], True
-    return ({"role": "user", "content": text},), False
+    return (Turn("user", text),), False
 
 
 def _contains(conversation: Turns, part: Turns) -> bool:
@@ -172,32 +196,44 @@ def _contains(conversation: Turns, part: Turns) -> bool:
 
 
 def _conversation(name: str, column: str, every_turn: bool, worse: str | None = None) -> Format:
-    def convert(columns: Columns) -> list[Exchange]:
-        turns = checked_turns(columns[column], column)
-        return every_exchange(turns) if every_turn else [last_exchange(turns)]
+    def convert(columns: Columns, remarks: Remarks) -> list[Exchange]:
+        turns = checked_turns(columns[column], column, remarks)
+        return every_exchange(turns, remarks) if every_turn else [last_exchange(turns, remarks)]
 
     which = "every assistant turn" if every_turn else "last assistant turn"
     return Format(f"{name} ({which})", (column,), convert, (column, worse) if worse else None)
 
 
-def _from_chosen(columns: Columns) -> list[Exchange]:
+def _from_chosen(columns: Columns, remarks: Remarks) -> list[Exchange]:
     value = columns["chosen"]
     if isinstance(value, list):
-        return [last_exchange(checked_turns(value, "chosen"))]
+        return [last_exchange(checked_turns(value, "chosen", remarks), remarks)]
     turns = transcript_turns(checked_text(value, "chosen"))
     if not turns:
         raise RowError("no user turn", "chosen is text without a prompt column and without 'Human:' turns")
-    return [last_exchange(turns)]
+    return [last_exchange(turns, remarks)]
 
 
-def _from_alpaca(columns: Columns) -> list[Exchange]:
-    instruction = checked_text(columns["instruction"], "instruction")
+def _instruction(name: str, prompt: str, response: str) -> Format:
+    convert = partial(_from_instruction, prompt_column=prompt, response_column=response)
+    return Format(name, (prompt, response), convert, inputs=_INPUTS)
+
+
+def _from_instruction(columns: Columns, remarks: Remarks, prompt_column: str, response_column: str) -> list[Exchange]:
+    joined = {**columns, prompt_column: instruction_text(columns, prompt_column)}
+    return _from_prompt_response(joined, remarks, prompt_column, response_column)
+
+
+def instruction_text(columns: Columns, column: str) -> object:
+    """The instruction or question, and under it what it is about; the value itself where nothing stands beside it."""
+    inputs = {name: checked_text(columns[name], name) for name in _INPUTS if columns.get(name) is not None}
+    texts = [text for text in inputs.values() if text.strip()]
+    if not texts and isinstance(columns[column], list):
+        return columns[column]
+    instruction = checked_text(columns[column], column)
     if not instruction.strip():
-        raise RowError("empty prompt", "instruction is empty")
-    context = columns.get("input")
-    context = "" if context is None else checked_text(context, "input")
-    prompt = f"{instruction}\n\n{context}" if context.strip() else instruction
-    return [one_exchange(({"role": "user", "content": prompt},), checked_text(columns["output"], "output"))]
+        raise RowError("empty prompt", f"{column} is empty")
+    return "\n\n".join((instruction, *texts))
 
 
 def joined_names(formats: Iterable[Format]) -> str:

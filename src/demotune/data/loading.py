@@ -1,19 +1,29 @@
 """Sources in, demonstrations or preferences out: the one door through which all data enters."""
 
 import hashlib
+import json
 import math
-import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from itertools import chain
 from typing import TypeVar
 
-from demotune.data.files import Rows
-from demotune.data.formats import Format, choose_format, convert_pair, convert_row, holds_pairs, joined_names
+from demotune.data.account import Account
+from demotune.data.beside import PARTS
+from demotune.data.formats import (
+    Format,
+    choose_format,
+    column_reader,
+    convert_pair,
+    convert_row,
+    holds_pairs,
+    joined_names,
+)
+from demotune.data.mixture import mixture
+from demotune.data.naming import parse_columns
 from demotune.data.reading import Table, open_source
-from demotune.data.rows import BadRow, RawRow, RowError
-from demotune.data.turns import Exchange
+from demotune.data.rows import BadRow, RawRow, RowError, Rows, column_list
+from demotune.data.turns import Exchange, Remarks
 from demotune.errors import DemotuneError
 from demotune.records import Demonstration, Preference
 
@@ -34,6 +44,8 @@ class LoadedData:
     """For each source a hash of its content."""
     rows_read: int
     """Good and bad rows, before the mixture by weights."""
+    notes: tuple[str, ...]
+    """Lines for the screen: of each source the format, the columns used and not used, and what was understood how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +57,7 @@ class LoadedPreferences:
     formats: dict[str, str]
     hashes: dict[str, str]
     rows_read: int
+    notes: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -59,6 +72,13 @@ class _Intake:
     """Digest of prompt and response (of both responses of a pair) -> source of the row that had them first."""
     formats: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
+    accounts: dict[str, Account] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to say about the sources."""
+        lines = (account.lines(source, self.formats[source]) for source, account in self.accounts.items())
+        return tuple(chain(*lines))
 
 
 def load_demonstrations(
@@ -71,15 +91,16 @@ def load_demonstrations(
 ) -> LoadedData:
     """Read demonstrations from files, folders and hub datasets; refuse bad rows one by one, with their reason.
 
-    A source is a JSONL, JSON, CSV or Parquet file (or one of these with .gz), a folder of them, a folder written by
-    `datasets.save_to_disk`, or `owner/name[:split]` on the hub. The format of each file is detected from the columns
+    A source is a JSONL, JSON, CSV, TSV or Parquet file (or one of these with .gz), a folder of them, a folder written
+    by `datasets.save_to_disk`, or `owner/name[:split]` on the hub. The format of each file is detected from the columns
     of its first 20 readable rows: prompt and completion, messages, preference rows (chosen), Alpaca, ShareGPT, SPIN
-    pairs (real). `columns` names them instead, as "prompt=question,response=answer" or "messages=dialogue".
+    pairs (real), question and answer. `columns` names them instead, as "prompt=question,response=answer" or
+    "messages=dialogue", and beside them system, history, tools, documents and reasoning.
 
-    every_turn: each assistant turn that follows a user turn is a demonstration. This concerns messages, ShareGPT
-    and real; rows that say where their prompt ends, and preference rows, keep to the last turn.
+    every_turn: each assistant turn that follows a user turn is a demonstration, unless it has weight 0. This concerns
+    messages, ShareGPT and real; rows that say where their prompt ends, and preference rows, keep to the last turn.
 
-    A row with the same prompt and response as an earlier one, of any source, is bad. weights: one number > 0 for
+    A row that says the same as an earlier one, of any source, is bad. weights: one number > 0 for
     each source; the result is the largest mixture in these proportions (to the nearest row) that repeats no row.
     `seed` decides which rows are kept; their order stays that of the sources.
 
@@ -89,8 +110,11 @@ def load_demonstrations(
     intake = _Intake(columns, every_turn)
     parts = [_read_source(source, intake, _demonstrations) for source in sources]
     if weights:
-        parts = _mixture(sources, parts, weights, seed)
-    return LoadedData(tuple(chain(*parts)), tuple(intake.bad_rows), intake.formats, intake.hashes, intake.rows_read)
+        parts = mixture(sources, parts, weights, seed)
+    _check_named_columns(intake)
+    return LoadedData(
+        tuple(chain(*parts)), tuple(intake.bad_rows), intake.formats, intake.hashes, intake.rows_read, intake.notes
+    )
 
 
 def load_preferences(sources: Sequence[str], *, columns: str | None = None) -> LoadedPreferences:
@@ -103,8 +127,9 @@ def load_preferences(sources: Sequence[str], *, columns: str | None = None) -> L
     _check_arguments(sources, ())
     intake = _Intake(columns, every_turn=False)
     parts = [_read_source(source, intake, _preferences) for source in sources]
+    _check_named_columns(intake)
     return LoadedPreferences(
-        tuple(chain(*parts)), tuple(intake.bad_rows), intake.formats, intake.hashes, intake.rows_read
+        tuple(chain(*parts)), tuple(intake.bad_rows), intake.formats, intake.hashes, intake.rows_read, intake.notes
     )
 
 
@@ -116,7 +141,7 @@ def are_preferences(sources: Sequence[str], *, columns: str | None = None) -> bo
     _check_arguments(sources, ())
     found: dict[bool, str] = {}
     for source in sources:
-        for table in open_source(source).tables:
+        for table in open_source(source, column_reader(columns)).tables:
             readable = [row for row in _head(table.rows) if isinstance(row, RawRow)]
             if readable:
                 format = choose_format(table.name, readable, columns, every_turn=False)
@@ -140,13 +165,14 @@ def _check_arguments(sources: Sequence[str], weights: Sequence[float]) -> None:
 
 
 def _read_source(
-    source: str, intake: _Intake, convert: Callable[[RawRow, Format, _Intake], Iterator[_Row]]
+    source: str, intake: _Intake, convert: Callable[[RawRow, Format, _Intake, Account], Iterator[_Row]]
 ) -> list[_Row]:
     """All that `convert` makes of the rows of a source; the account of it goes to `intake`."""
-    opened = open_source(source)
+    opened = open_source(source, column_reader(intake.columns))
+    account = intake.accounts[source] = Account(passed_over=opened.passed_over)
     rows_before = intake.rows_read
     part: list[_Row] = []
-    used = [_read_table(table, intake, convert, part) for table in opened.tables]
+    used = [_read_table(table, intake, account, convert, part) for table in opened.tables]
     if intake.rows_read == rows_before:
         raise DemotuneError(f"{source} has no rows; check that it was written completely, or leave it out")
     intake.formats[source] = joined_names(format for format in used if format is not None)
@@ -155,18 +181,25 @@ def _read_source(
 
 
 def _read_table(
-    table: Table, intake: _Intake, convert: Callable[[RawRow, Format, _Intake], Iterator[_Row]], part: list[_Row]
+    table: Table,
+    intake: _Intake,
+    account: Account,
+    convert: Callable[[RawRow, Format, _Intake, Account], Iterator[_Row]],
+    part: list[_Row],
 ) -> Format | None:
     """Append the converted rows of a table to `part`. Returns its format, None when no row could be read."""
     head = _head(table.rows)
     readable = [row for row in head if isinstance(row, RawRow)]
     format = choose_format(table.name, readable, intake.columns, intake.every_turn) if readable else None
+    if format is not None:
+        account.looked_at.update(format.reads)
     for row in chain(head, table.rows):
         intake.rows_read += 1
         if isinstance(row, BadRow):
             intake.bad_rows.append(row)
         elif format is not None:
-            part.extend(convert(row, format, intake))
+            account.found.update(dict.fromkeys((*row.columns, *row.unread)))
+            part.extend(convert(row, format, intake, account))
     return format
 
 
@@ -183,25 +216,37 @@ def _head(rows: Rows) -> list[RawRow | BadRow]:
     return head
 
 
-def _demonstrations(row: RawRow, format: Format, intake: _Intake) -> Iterator[Demonstration]:
+def _demonstrations(row: RawRow, format: Format, intake: _Intake, account: Account) -> Iterator[Demonstration]:
+    remarks = Remarks()
     try:
-        exchanges = convert_row(format, row.columns)
+        exchanges = convert_row(format, row.columns, remarks)
     except RowError as refusal:
         intake.bad_rows.append(BadRow(row.source, refusal.reason, refusal.detail))
         return
-    for exchange in exchanges:
-        if _is_new(row.source, intake, exchange):
-            yield Demonstration(exchange.prompt, exchange.response, row.source)
+    account.count(row, format.reads, remarks)
+    for one in exchanges:
+        if _is_new(row.source, intake, one):
+            yield Demonstration(one.prompt, one.response, row.source, one.reasoning, one.context)
 
 
-def _preferences(row: RawRow, format: Format, intake: _Intake) -> Iterator[Preference]:
+def _preferences(row: RawRow, format: Format, intake: _Intake, account: Account) -> Iterator[Preference]:
+    remarks = Remarks()
     try:
-        chosen, rejected = convert_pair(format, row.columns)
+        chosen, rejected = convert_pair(format, row.columns, remarks)
     except RowError as refusal:
         intake.bad_rows.append(BadRow(row.source, refusal.reason, refusal.detail))
         return
+    account.count(row, dict.fromkeys((*format.reads, *(format.sides or ()))), remarks)
     if _is_new(row.source, intake, chosen, rejected):
-        yield Preference(chosen.prompt, chosen.response, rejected.response, row.source)
+        yield Preference(
+            chosen.prompt,
+            chosen.response,
+            rejected.response,
+            row.source,
+            chosen.reasoning,
+            rejected.reasoning,
+            chosen.context,
+        )
 
 
 def _is_new(source: str, intake: _Intake, *exchanges: Exchange) -> bool:
@@ -216,33 +261,17 @@ def _is_new(source: str, intake: _Intake, *exchanges: Exchange) -> bool:
 
 
 def _digest(exchange: Exchange) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    for turn in (*exchange.prompt, {"role": "response", "content": exchange.response}):
-        content = turn["content"].encode()
-        # The length keeps apart turns that would read the same when written one after the other.
-        digest.update(f"{turn['role']} {len(content)}\n".encode())
-        digest.update(content)
-    return digest.digest()
+    """Of everything that could change what the model should write."""
+    context = exchange.context
+    whole = [exchange.prompt, exchange.response, exchange.reasoning, context.tools, context.documents]
+    return hashlib.blake2b(json.dumps(whole).encode(), digest_size=16).digest()
 
 
-def _mixture(
-    sources: Sequence[str], parts: Sequence[list[Demonstration]], weights: Sequence[float], seed: int
-) -> list[list[Demonstration]]:
-    """The largest choice of rows with part sizes proportional to the weights, each to the nearest row."""
-    shares = [Fraction(str(weight)) for weight in weights]  # 0.1 means one tenth, not the nearest binary number
-    rows_per_share = min(len(part) / share for part, share in zip(parts, shares, strict=True))
-    sizes = [math.floor(share * rows_per_share + Fraction(1, 2)) for share in shares]
-    if 0 in sizes:
-        source = min(zip(sizes, map(len, parts), sources, strict=True))[-1]
-        raise DemotuneError(
-            f"weights {list(weights)} leave no row of {source} (good rows: {[len(part) for part in parts]}); "
-            "give it a larger weight or leave it out"
-        )
-    return [
-        _chosen(part, size, random.Random(f"mixture {seed} {index}"))
-        for index, (part, size) in enumerate(zip(parts, sizes, strict=True))
-    ]
-
-
-def _chosen(part: Sequence[Demonstration], size: int, generator: random.Random) -> list[Demonstration]:
-    return [part[index] for index in sorted(generator.sample(range(len(part)), size))]
+def _check_named_columns(intake: _Intake) -> None:
+    """A column beside the text that no row has is a slip of the pen, which would train without it."""
+    found = dict.fromkeys(name for account in intake.accounts.values() for name in account.found)
+    for part, column in parse_columns(intake.columns).items():
+        if part in PARTS and found and column not in found:
+            raise DemotuneError(
+                f"columns name {column} as {part}, and no row has it; found: {column_list(found)}; mend --columns"
+            )

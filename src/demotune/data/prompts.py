@@ -1,26 +1,41 @@
-"""Prompts without demonstrations: a text file with one a line, or JSONL with `prompt` or `messages`."""
+"""Prompts without demonstrations: a text file with one a line, or any data file with a column of prompts."""
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
 
+from demotune.data.beside import Beside, Columns, read_context, with_start
+from demotune.data.files import file_rows, is_data_file
+from demotune.data.formats import instruction_text, prompt_turns
+from demotune.data.rows import BadRow, RawRow, RowError, invalid_utf8
+from demotune.data.streams import opened, text_lines, unreadable
+from demotune.data.turns import MEDIA_NAMES, Remarks, Turn, Turns, check_prompt, checked_text, checked_turns
 from demotune.errors import DemotuneError
-from demotune.records import Message
+from demotune.records import NO_CONTEXT, Message
+
+_CONVERSATIONS = ("messages", "conversations")
+_INSTRUCTIONS = ("instruction", "question", "query")
+_READ = frozenset({"prompt", *_CONVERSATIONS, *_INSTRUCTIONS, "input", "context", *MEDIA_NAMES, *Beside().names})
 
 
 def read_prompt_file(file: Path) -> list[tuple[str, tuple[Message, ...]]]:
-    """(`FILE:LINE`, conversation) of each line that is not empty. Raises DemotuneError, naming the line."""
-    if not file.is_file():
-        raise DemotuneError(f"prompts file {file} does not exist; give a .txt or .jsonl file with --prompts")
+    """(`FILE:LINE`, conversation) of each prompt. Raises DemotuneError, naming the line of one that cannot be used.
+
+    A .txt file has one prompt a line; every other file is read as data is, from the columns prompt, messages,
+    conversations, instruction (with input), question or query, and from system and history.
+    """
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise DemotuneError(f"prompts file {file} is not UTF-8 ({error}); save it as UTF-8") from error
-    numbered = [(f"{file}:{number}", line) for number, line in enumerate(lines, start=1) if line.strip()]
-    if not numbered:
+        exists = file.is_file()
+    except OSError as error:
+        raise unreadable(file, error) from error
+    if not exists:
+        raise DemotuneError(f"prompts file {file} does not exist; give a .txt or .jsonl file with --prompts")
+    is_text = file.name.lower().removesuffix(".gz").endswith(".txt")
+    if not is_text and not is_data_file(file):
+        raise DemotuneError(f"prompts file {file} is neither text nor data; give a .txt, .jsonl, .csv or .parquet file")
+    found = list(_lines(file) if is_text else map(_prompt_of, file_rows(file, _READ.__contains__)))
+    if not found:
         raise DemotuneError(f"prompts file {file} is empty; write one prompt a line")
-    if file.suffix == ".txt":
-        return [(where, as_prompt(line)) for where, line in numbered]
-    return [(where, _conversation(where, line)) for where, line in numbered]
+    return found
 
 
 def as_prompt(text: str) -> tuple[Message, ...]:
@@ -28,18 +43,47 @@ def as_prompt(text: str) -> tuple[Message, ...]:
     return ({"role": "user", "content": text},)
 
 
-def _conversation(where: str, line: str) -> tuple[Message, ...]:
+def _lines(file: Path) -> Iterator[tuple[str, tuple[Message, ...]]]:
+    with opened(file) as stream:
+        for number, line in enumerate(text_lines(stream, str(file)), start=1):
+            where = f"{file}:{number}"
+            try:
+                text = line.decode("utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                raise DemotuneError(f"{where} is not UTF-8: {invalid_utf8(line[error.start], error.start)}") from error
+            if text.strip():
+                yield where, as_prompt(text)
+
+
+def _prompt_of(row: RawRow | BadRow) -> tuple[str, tuple[Message, ...]]:
     try:
-        row = json.loads(line)
-        value = row["messages"] if row.get("prompt") is None else row["prompt"]
-        if isinstance(value, str):
-            return as_prompt(value)
-        prompt = tuple({"role": str(message["role"]), "content": message["content"]} for message in value)
-        if prompt[-1]["role"] == "assistant" or not all(isinstance(turn["content"], str) for turn in prompt):
-            raise TypeError("a prompt ends with the user's turn, and its content is text")
-        return prompt
-    except (json.JSONDecodeError, AttributeError, IndexError, KeyError, TypeError) as error:
+        if isinstance(row, BadRow):
+            raise RowError("wrong type", f"{row.reason}, {row.detail}")
+        return row.source, _conversation(row.columns)
+    except RowError as refusal:
         raise DemotuneError(
-            f'{where} is no prompt; write {{"prompt": "text"}}, or under "messages" a list of {{"role", "content"}} '
-            "that ends with the user's turn"
-        ) from error
+            f'{row.source} is no prompt; write {{"prompt": "text"}}, or under "messages" a list of '
+            f'{{"role", "content"}} that ends with the user\'s turn ({refusal.detail})'
+        ) from None
+
+
+def _conversation(columns: Columns) -> tuple[Message, ...]:
+    remarks = Remarks()
+    prompt = _own_turns(columns, remarks)
+    check_prompt(prompt)
+    context, system, earlier = read_context(Beside(), columns, remarks)
+    if context != NO_CONTEXT:
+        raise RowError("wrong type", "it has tools or documents, which prompts without demonstrations cannot have yet")
+    return with_start(tuple(turn.message() for turn in prompt), system, earlier)
+
+
+def _own_turns(columns: Columns, remarks: Remarks) -> Turns:
+    if columns.get("prompt") is not None:
+        return prompt_turns(columns["prompt"], "prompt", remarks)[0]
+    for name in _CONVERSATIONS:
+        if columns.get(name) is not None:
+            return checked_turns(columns[name], name, remarks)
+    for name in _INSTRUCTIONS:
+        if columns.get(name) is not None:
+            return (Turn("user", checked_text(instruction_text(columns, name), name)),)
+    raise RowError("missing column", "it has none of prompt, messages, conversations, instruction, question, query")

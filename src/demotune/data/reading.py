@@ -2,13 +2,17 @@
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from demotune.data.files import Rows, file_rows, is_data_file
-from demotune.data.rows import RawRow
+from demotune.data.files import SUFFIXES, file_rows, is_data_file, is_other_file
+from demotune.data.rows import Rows
+from demotune.data.streams import unreadable
+from demotune.data.tables import arrow_rows, divided
 from demotune.errors import DemotuneError
 
 _HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?::(?P<split>[\w.-]+))?")
@@ -29,10 +33,12 @@ class OpenSource:
 
     tables: tuple[Table, ...]
     content_hash: str
+    passed_over: tuple[str, ...] = ()
+    """Files of a folder that look like data and cannot be read as they are."""
 
 
-def open_source(source: str) -> OpenSource:
-    """Find the tables of a source and hash its content.
+def open_source(source: str, reads: Callable[[str], bool]) -> OpenSource:
+    """Find the tables of a source and hash its content. `reads`: the columns that mean something, see `file_rows`.
 
     A file is one table. A folder is all data files in it and below, sorted by path, hidden ones left out. A folder
     written by `datasets.save_to_disk`, and anything that is no path but looks like `owner/name` or
@@ -41,13 +47,19 @@ def open_source(source: str) -> OpenSource:
     The hash is SHA-256 over the bytes of a file, over names and bytes of the files of a folder; for a hub dataset it
     is the fingerprint that `datasets` gives it. Raises DemotuneError when there is nothing to read.
     """
-    path = Path(source)
+    try:
+        return _open(source, Path(source), reads)
+    except OSError as error:
+        raise unreadable(error.filename or source, error) from error
+
+
+def _open(source: str, path: Path, reads: Callable[[str], bool]) -> OpenSource:
     if path.is_file():
-        return OpenSource((Table(source, file_rows(path)),), _file_hash(path))
+        return OpenSource((Table(source, file_rows(path, reads)),), _file_hash(path))
     if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
-        return _open_saved_dataset(source, path)
+        return _open_saved_dataset(source, path, reads)
     if path.is_dir():
-        return _open_folder(path)
+        return _open_folder(path, reads)
     if path.exists():
         raise DemotuneError(f"{source} is neither a file nor a folder; write its content to a .jsonl file first")
     found = _HUB_ID.fullmatch(source)
@@ -56,27 +68,35 @@ def open_source(source: str) -> OpenSource:
             f"{source} does not exist (looked for a file or folder in {Path.cwd()}); "
             "check the path, or give a hub dataset as owner/name or owner/name:split"
         )
-    return _open_hub_dataset(source, found["name"], found["split"] or "train")
+    return _open_hub_dataset(source, found["name"], found["split"] or "train", reads)
 
 
-def _open_folder(folder: Path) -> OpenSource:
-    def hidden(path: Path) -> bool:
-        return any(part.startswith(".") for part in path.relative_to(folder).parts)
-
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and is_data_file(path) and not hidden(path))
+def _open_folder(folder: Path, reads: Callable[[str], bool]) -> OpenSource:
+    inside = sorted(_files_below(folder))
+    files = [path for path in inside if is_data_file(path)]
+    others = tuple(str(path) for path in inside if is_other_file(path))
     if not files:
-        raise DemotuneError(
-            f"{folder} holds no data file; expected .jsonl, .ndjson, .json, .csv or .parquet (or these with .gz)"
-        )
-    return OpenSource(tuple(Table(str(path), file_rows(path)) for path in files), _folder_hash(folder, files))
+        there = f"; it has {others[0]}, which must be unpacked or converted first" if others else ""
+        raise DemotuneError(f"{folder} holds no data file; expected {', '.join(SUFFIXES)} (or these with .gz){there}")
+    tables = tuple(Table(str(path), file_rows(path, reads)) for path in files)
+    return OpenSource(tables, _folder_hash(folder, files), others)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """All files in it and below, hidden ones left out. Raises OSError for a folder that cannot be listed."""
+
+    def give_up(error: OSError) -> None:
+        raise error
+
+    for root, folders, names in os.walk(folder, onerror=give_up):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found = (Path(root, name) for name in names if not name.startswith("."))
+        yield from (path for path in found if path.is_file())
 
 
 def _file_hash(path: Path) -> str:
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise DemotuneError(f"{path} cannot be read ({error}); check its permissions") from error
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _folder_hash(folder: Path, files: Sequence[Path]) -> str:
@@ -86,22 +106,24 @@ def _folder_hash(folder: Path, files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _open_saved_dataset(source: str, folder: Path) -> OpenSource:
+def _open_saved_dataset(source: str, folder: Path, reads: Callable[[str], bool]) -> OpenSource:
     import datasets  # noqa: PLC0415 (seconds to import, and rarely needed)
 
-    if (folder / "dataset_dict.json").is_file():
-        folder = _saved_split(folder)
     # Named by state.json: `datasets` keeps its caches, which are no content, in the same folder.
     try:
+        if (folder / "dataset_dict.json").is_file():
+            folder = _saved_split(folder)
         state = json.loads((folder / "state.json").read_bytes())
         files = [folder / entry["filename"] for entry in state["_data_files"]]
         dataset = datasets.load_from_disk(str(folder))
+    except DemotuneError:
+        raise
     except Exception as error:  # whatever datasets and pyarrow raise for a folder that lacks a piece
         raise DemotuneError(
             f"{folder} looks like a dataset written by save_to_disk but cannot be read ({_one_line(error)}); "
             "write it again, or export it with to_json"
         ) from error
-    return OpenSource((Table(source, _dataset_rows(dataset, source)),), _folder_hash(folder, files))
+    return OpenSource((Table(source, _dataset_rows(dataset, source, reads)),), _folder_hash(folder, files))
 
 
 def _saved_split(folder: Path) -> Path:
@@ -111,7 +133,7 @@ def _saved_split(folder: Path) -> Path:
     raise DemotuneError(f"{folder} has the splits {', '.join(splits)} and no train; give one, as {folder / splits[0]}")
 
 
-def _open_hub_dataset(source: str, name: str, split: str) -> OpenSource:
+def _open_hub_dataset(source: str, name: str, split: str, reads: Callable[[str], bool]) -> OpenSource:
     import datasets  # noqa: PLC0415 (seconds to import, and rarely needed)
 
     try:
@@ -122,12 +144,15 @@ def _open_hub_dataset(source: str, name: str, split: str) -> OpenSource:
             f"(split {split}) failed: {_one_line(error)}; check the spelling, or download it with "
             f"`hf download {name} --repo-type dataset --local-dir FOLDER` and give a file of that folder"
         ) from error
-    return OpenSource((Table(source, _dataset_rows(dataset, source)),), str(dataset._fingerprint))
+    return OpenSource((Table(source, _dataset_rows(dataset, source, reads)),), str(dataset._fingerprint))
 
 
-def _dataset_rows(dataset: Iterable[Mapping[str, object]], source: str) -> Rows:
-    for number, row in enumerate(dataset, start=1):
-        yield RawRow(f"{source}:{number}", row)
+def _dataset_rows(dataset: Any, source: str, reads: Callable[[str], bool]) -> Rows:
+    """Rows as Arrow holds them: images and sounds, which are refused, need not be decoded for that."""
+    wanted, unread = divided(dataset.column_names, reads, source)
+    tables = dataset.select_columns(wanted).with_format("arrow").iter(batch_size=1024)
+    batches = (batch for table in tables for batch in table.to_batches())
+    return arrow_rows(batches, source, wanted, unread)
 
 
 def _one_line(error: Exception) -> str:

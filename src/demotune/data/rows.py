@@ -1,13 +1,15 @@
 """A row on its way in: as it was read, or refused with a reason."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 Reason = Literal[
     "broken JSON",
+    "key given twice",
     "broken CSV",
     "invalid UTF-8",
+    "unreadable value",
     "not an object",
     "missing column",
     "wrong type",
@@ -16,9 +18,13 @@ Reason = Literal[
     "no user turn",
     "no final user turn",
     "no final assistant turn",
+    "no turn to learn",
+    "turn weight",
     "unknown role",
     "tool call",
     "non-text content",
+    "two system texts",
+    "two thoughts",
     "prompt mismatch",
     "duplicate",
 ]
@@ -34,7 +40,7 @@ class BadRow:
     source: str
     """`FILE:LINE`, 1-based. JSON, Parquet and datasets have no lines: there the number counts rows."""
     reason: str
-    """A `Reason`, or one of the room that refuses the row later, when it is rendered."""
+    """A `Reason`, or one of those for which a row is refused later, when it is rendered."""
     detail: str
     """What was wrong and the type of the value, with at most 60 characters of content."""
 
@@ -45,6 +51,11 @@ class RawRow:
 
     source: str
     columns: Mapping[str, object]
+    unread: tuple[str, ...] = ()
+    """Names of the columns that the file has besides, and no format reads."""
+
+
+Rows = Iterator[RawRow | BadRow]
 
 
 class RowError(Exception):
@@ -65,6 +76,11 @@ def shown(value: object) -> str:
     if isinstance(value, str):
         return f"text {value[:_SHOWN_CHARACTERS]!r}"
     return f"{type(value).__name__} {str(value)[:_SHOWN_CHARACTERS]}"
+
+
+def invalid_utf8(byte: int, position: int) -> str:
+    """What is wrong with a text, and of which encoding it probably is."""
+    return f"byte 0x{byte:02x} at position {position}; is it Windows-1252? save the file as UTF-8"
 
 
 def column_list(names: Iterable[str]) -> str:

@@ -1,25 +1,63 @@
 """Conversations: from whatever a column holds to checked turns, and from turns to prompt and response."""
 
 import re
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from demotune.data.rows import RowError, shown
-from demotune.records import Message
+from demotune.records import NO_CONTEXT, Context, Message
 
-Turns = tuple[Message, ...]
-
-_ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
+_ROLES = {
+    "system": "system", "developer": "system",
+    "user": "user", "human": "user",
+    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant",
+    "ai": "assistant",
+}  # fmt: skip
+_USUAL_ROLES = frozenset({"system", "user", "human", "assistant", "gpt"})
 _TOOL_ROLES = frozenset({"tool", "function", "function_call", "function_response", "observation", "ipython"})
-_TOOL_KEYS = ("tool_calls", "function_call", "tool_call_id")
+_TOOL_KEYS = ("tool_calls", "function_call", "tool_call_id", "tools", "functions")
+THOUGHT_NAMES = ("reasoning_content", "reasoning", "thinking")
+"""Keys of an assistant turn, and columns, that hold what was thought before the response."""
+MEDIA_NAMES = ("image", "images", "audio", "audios", "video", "videos", "files", "image_url")
+"""Keys of a turn, and columns, that hold what is not text."""
+_WEIGHT_KEYS = ("weight", "train", "training", "loss")
+_TEXT_KEYS = frozenset({"role", "content", "from", "value"})
+_MEANT_KEYS = frozenset({*_TOOL_KEYS, *THOUGHT_NAMES, *MEDIA_NAMES, *_WEIGHT_KEYS})
+_TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 _SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+
+Remarks = Counter[tuple[str, str]]
+"""What is worth saying once about many rows: (heading, item) -> turns or rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One checked turn."""
+
+    role: str
+    content: str
+    reasoning: str = ""
+    learn: bool = field(default=True, compare=False)
+    """False for an assistant turn of weight 0: it may stand in a prompt and is never a target."""
+
+    def message(self) -> Message:
+        """The turn as it stands in a prompt."""
+        thought = {"reasoning_content": self.reasoning} if self.reasoning else {}
+        return {"role": self.role, "content": self.content, **thought}
+
+
+Turns = tuple[Turn, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """What a row teaches: the conversation up to a user turn, and the response to it."""
 
-    prompt: Turns
+    prompt: tuple[Message, ...]
     response: str
+    reasoning: str = ""
+    context: Context = NO_CONTEXT
 
 
 def checked_text(value: object, place: str) -> str:
@@ -34,29 +72,90 @@ def checked_text(value: object, place: str) -> str:
     return value
 
 
-def checked_turns(value: object, place: str) -> Turns:
+def checked_turns(value: object, place: str, remarks: Remarks) -> Turns:
     """The value, which must be a list of messages: objects with role and content, or with from and value."""
     if not isinstance(value, list):
         raise RowError("wrong type", f"{place} is {shown(value)}, expected a list of messages")
-    return tuple(_checked_turn(item, f"{place}[{index}]") for index, item in enumerate(value))
+    return tuple(_checked_turn(item, f"{place}[{index}]", remarks) for index, item in enumerate(value))
 
 
-def _checked_turn(item: object, place: str) -> Message:
+def _checked_turn(item: object, place: str, remarks: Remarks) -> Turn:
     if not isinstance(item, dict):
         raise RowError("wrong type", f"{place} is {shown(item)}, expected an object with role and content")
     role_key, content_key = ("from", "value") if item.get("role") is None else ("role", "content")
-    role, content = item.get(role_key), item.get(content_key)
-    if isinstance(role, str) and role in _TOOL_ROLES:
-        raise RowError("tool call", f"{place} has the role {role}; only text turns can be learned")
-    # Parquet fills in the keys that only other messages have, with null: those do not count.
-    for key in _TOOL_KEYS:
-        if item.get(key):
+    more = {} if item.keys() <= _TEXT_KEYS else _more_keys(item, place)
+    role = _role(item.get(role_key), place, remarks)
+    content = _content(item.get(content_key), f"the {content_key} of {place}")
+    if not more:
+        return Turn(role, content)
+    thought = one_thought([(name, more.get(name)) for name in THOUGHT_NAMES], place)
+    if thought and role != "assistant":
+        raise RowError("wrong type", f"{place} is by the {role} and has a thought; only assistant turns have one")
+    for key in more.keys() - _MEANT_KEYS:
+        if more[key]:
+            remarks["turn keys not used", str(key)] += 1
+    return Turn(role, content, thought, _is_learned(more, place))
+
+
+def _more_keys(item: Mapping[str, object], place: str) -> dict[str, object]:
+    """What a turn has beside its text. Refuses tools and what is no text."""
+    # Keys that only other messages have stand there as null in some formats: those do not count.
+    more = {key: item[key] for key in item.keys() - _TEXT_KEYS if item[key] is not None}
+    for key, value in more.items():
+        if key in _TOOL_KEYS and value:
             raise RowError("tool call", f"{place} has {key}; only text turns can be learned")
-    if not isinstance(role, str) or role not in _ROLES:
+        if key in MEDIA_NAMES and value:
+            raise RowError("non-text content", f"{place} has {key}; only text can be learned")
+    return more
+
+
+def _role(role: object, place: str, remarks: Remarks) -> str:
+    name = role.strip().lower() if isinstance(role, str) else ""
+    if name in _TOOL_ROLES:
+        raise RowError("tool call", f"{place} has the role {name}; only text turns can be learned")
+    if name not in _ROLES:
         raise RowError("unknown role", f"{place} has the role {shown(role)}, expected system, user or assistant")
-    if not isinstance(content, str):
-        raise RowError("non-text content", f"the {content_key} of {place} is {shown(content)}, expected text")
-    return {"role": _ROLES[role], "content": checked_text(content, f"the {content_key} of {place}")}
+    if role not in _USUAL_ROLES:
+        remarks["roles read as", f"{role} → {_ROLES[name]}"] += 1
+    return _ROLES[name]
+
+
+def _content(value: object, place: str) -> str:
+    """Text, or a list of parts that are all text."""
+    if isinstance(value, list):
+        return "".join(_part(part, f"part {number} of {place}") for number, part in enumerate(value, start=1))
+    if not isinstance(value, str):
+        raise RowError("non-text content", f"{place} is {shown(value)}, expected text")
+    return checked_text(value, place)
+
+
+def _part(part: object, place: str) -> str:
+    if not isinstance(part, dict) or part.get("type", "text") not in _TEXT_PARTS:
+        kind = part.get("type") if isinstance(part, dict) else part
+        raise RowError("non-text content", f"{place} is {shown(kind)}, expected an object of type text")
+    more = [key for key, value in part.items() if key in MEDIA_NAMES and value]
+    if more or not isinstance(part.get("text"), str):
+        what = f"has {more[0]}" if more else f"holds {shown(part.get('text'))}"
+        raise RowError("non-text content", f"{place} {what}, expected text")
+    return checked_text(part["text"], place)
+
+
+def one_thought(found: Sequence[tuple[str, object]], place: str) -> str:
+    """The one text among values under several names; null and empty ones are absent. Refuses two that differ."""
+    thoughts = {name: checked_text(value, f"{name} of {place}") for name, value in found if value not in (None, "", [])}
+    if len(set(thoughts.values())) > 1:
+        raise RowError("two thoughts", f"{place} has {' and '.join(thoughts)}, which differ")
+    thought = next(iter(thoughts.values()), "")
+    return thought if thought.strip() else ""
+
+
+def _is_learned(more: Mapping[str, object], place: str) -> bool:
+    """False where a weight of 0, or train, training or loss: false, says so. Refuses other weights than 0 and 1."""
+    weights = {key: more[key] for key in _WEIGHT_KEYS if key in more}
+    for key, weight in weights.items():
+        if not isinstance(weight, int | float) or weight not in (0, 1):
+            raise RowError("turn weight", f"{key} of {place} is {shown(weight)}; a turn is learned (1) or not (0)")
+    return all(weights.values())
 
 
 def transcript_turns(text: str) -> Turns:
@@ -69,48 +168,68 @@ def transcript_turns(text: str) -> Turns:
         return ()
     roles = {"Human": "user", "Assistant": "assistant"}
     return tuple(
-        {"role": roles[speaker], "content": content.strip()}
-        for speaker, content in zip(pieces[::2], pieces[1::2], strict=True)
+        Turn(roles[speaker], content.strip()) for speaker, content in zip(pieces[::2], pieces[1::2], strict=True)
     )
 
 
-def one_exchange(prompt: Turns, response: str) -> Exchange:
+def one_exchange(prompt: Turns, target: Turn) -> Exchange:
     """Prompt and response, checked: the prompt must end with a user turn, and neither may be blank."""
+    check_prompt(prompt)
+    if not target.content.strip():
+        raise RowError("empty response", f"the response is {shown(target.content)}")
+    return Exchange(tuple(turn.message() for turn in prompt), target.content, target.reasoning)
+
+
+def check_prompt(prompt: Turns) -> None:
+    """Refuse turns that do not end with something that the user says."""
     if not prompt:
         raise RowError("empty prompt", "the prompt has no messages")
-    if all(turn["role"] != "user" for turn in prompt):
+    if all(turn.role != "user" for turn in prompt):
         raise RowError("no user turn", f"the prompt has {len(prompt)} turns, none of them by the user")
-    if prompt[-1]["role"] != "user":
-        raise RowError("no final user turn", f"the turn before the response is by the {prompt[-1]['role']}")
-    if not prompt[-1]["content"].strip():
-        raise RowError("empty prompt", f"the user turn is {shown(prompt[-1]['content'])}")
-    if not response.strip():
-        raise RowError("empty response", f"the response is {shown(response)}")
-    return Exchange(prompt, response)
+    if prompt[-1].role != "user":
+        raise RowError("no final user turn", f"the turn before the response is by the {prompt[-1].role}")
+    if not prompt[-1].content.strip():
+        raise RowError("empty prompt", f"the user turn is {shown(prompt[-1].content)}")
 
 
-def last_exchange(turns: Turns) -> Exchange:
-    """The last turn as response to everything before it. Refuses a conversation that the assistant does not end."""
+def last_exchange(turns: Turns, remarks: Remarks, start: int = 0) -> Exchange:
+    """The last turn to learn, at `start` or later, as response to everything before it.
+
+    Refuses a conversation that the assistant does not end. What follows the last turn to learn is cut.
+    """
     _require_final_assistant_turn(turns)
-    return one_exchange(turns[:-1], turns[-1]["content"])
+    ends = [end for end in range(start, len(turns)) if turns[end].role == "assistant" and turns[end].learn]
+    if not ends:
+        raise RowError("no turn to learn", "every assistant turn has weight 0")
+    _count_weights(turns, ends[-1], remarks)
+    return one_exchange(turns[: ends[-1]], turns[ends[-1]])
 
 
-def every_exchange(turns: Turns) -> list[Exchange]:
-    """Each assistant turn that follows a user turn, as response to everything before it."""
+def every_exchange(turns: Turns, remarks: Remarks) -> list[Exchange]:
+    """Each assistant turn to learn that follows a user turn, as response to everything before it."""
     _require_final_assistant_turn(turns)
     for index, turn in enumerate(turns):
-        if turn["role"] == "assistant" and not turn["content"].strip():
-            raise RowError("empty response", f"assistant turn {index + 1} of {len(turns)} is {shown(turn['content'])}")
-    ends = [
-        end for end in range(1, len(turns)) if turns[end]["role"] == "assistant" and turns[end - 1]["role"] == "user"
-    ]
-    if not ends:
+        if turn.role == "assistant" and turn.learn and not turn.content.strip():
+            raise RowError("empty response", f"assistant turn {index + 1} of {len(turns)} is {shown(turn.content)}")
+    answers = [end for end in range(1, len(turns)) if turns[end].role == "assistant" and turns[end - 1].role == "user"]
+    if not answers:
         raise RowError("no user turn", f"none of the {len(turns)} turns is an assistant turn after a user turn")
-    return [one_exchange(turns[:end], turns[end]["content"]) for end in ends]
+    ends = [end for end in answers if turns[end].learn]
+    if not ends:
+        raise RowError("no turn to learn", "every assistant turn after a user turn has weight 0")
+    _count_weights(turns, ends[-1], remarks)
+    return [one_exchange(turns[:end], turns[end]) for end in ends]
+
+
+def _count_weights(turns: Turns, end: int, remarks: Remarks) -> None:
+    if end + 1 < len(turns):
+        remarks["rows cut after the last turn to learn (the rest has weight 0)", ""] += 1
+    if context := sum(turn.role == "assistant" and not turn.learn for turn in turns[:end]):
+        remarks["assistant turns of weight 0 that are context only", ""] += context
 
 
 def _require_final_assistant_turn(turns: Turns) -> None:
     if not turns:
         raise RowError("empty prompt", "the conversation has no messages")
-    if turns[-1]["role"] != "assistant":
-        raise RowError("no final assistant turn", f"the last of {len(turns)} turns is by the {turns[-1]['role']}")
+    if turns[-1].role != "assistant":
+        raise RowError("no final assistant turn", f"the last of {len(turns)} turns is by the {turns[-1].role}")

@@ -26,7 +26,8 @@ class EvaluationConfig:
     """Folder for the results. What an earlier, interrupted command measured there is used again."""
 
     columns: str | None = None
-    """Which columns to read, for example prompt=question,response=answer. Detected when not given."""
+    """Which columns to read, for example prompt=question,response=answer or messages=dialogue; beside the text also
+    system, history, tools, documents and reasoning. Detected when not given."""
     max_rows: int | None = None
     """Use only the first N usable rows."""
     max_length: int | None = None

@@ -1,0 +1,52 @@
+"""What the rows of a source had and which of it was used, to be said once."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from demotune.data.beside import is_given
+from demotune.data.rows import RawRow, column_list
+from demotune.data.turns import MEDIA_NAMES, Remarks
+
+_SHOWN_NAMES = 20
+
+
+@dataclass(slots=True)
+class Account:
+    """Columns and remarks over the rows of a source."""
+
+    found: dict[str, None] = field(default_factory=dict)
+    used: dict[str, None] = field(default_factory=dict)
+    looked_at: set[str] = field(default_factory=set)
+    """Columns that mean something; where they hold nothing in any good row, they are not worth a word."""
+    remarks: Remarks = field(default_factory=Remarks)
+    passed_over: tuple[str, ...] = ()
+    """Files that look like data and are not read."""
+
+    def count(self, row: RawRow, reads: Iterable[str], remarks: Remarks) -> None:
+        """Add a row that was used."""
+        for name in reads:
+            if name not in self.used and is_given(row.columns.get(name)):
+                self.used[name] = None
+        if remarks:
+            self.remarks.update(remarks)
+
+    def lines(self, source: str, formats: str) -> list[str]:
+        """What to say about the source: format and columns in the first line, then each remark."""
+        unused = [name for name in self.found if name not in {*self.used, *self.looked_at, *MEDIA_NAMES}]
+        columns = f"; columns used: {_names(list(self.used))}" if self.used else ""
+        columns += f"; not used: {_names(unused)}" if unused else ""
+        remarks = self._remarks()
+        if self.passed_over:
+            remarks.append(f"files not read (unpack or convert them first): {_names(list(self.passed_over))}")
+        return [f"read {source}: {formats}{columns}", *(f"{source}: {line}" for line in remarks)]
+
+    def _remarks(self) -> list[str]:
+        items: dict[str, list[str]] = {}
+        for (heading, item), count in self.remarks.items():
+            items.setdefault(heading, []).append(f"{item} ({count} turns)" if item else str(count))
+        return [f"{heading}: {', '.join(found)}" for heading, found in items.items()]
+
+
+def _names(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+    return column_list(names[:_SHOWN_NAMES]) + more

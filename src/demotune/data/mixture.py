@@ -1,0 +1,32 @@
+"""Sources mixed by weights, without repeating a row."""
+
+import math
+import random
+from collections.abc import Sequence
+from fractions import Fraction
+
+from demotune.errors import DemotuneError
+from demotune.records import Demonstration
+
+
+def mixture(
+    sources: Sequence[str], parts: Sequence[list[Demonstration]], weights: Sequence[float], seed: int
+) -> list[list[Demonstration]]:
+    """The largest choice of rows with part sizes proportional to the weights, each to the nearest row."""
+    shares = [Fraction(str(weight)) for weight in weights]  # 0.1 means one tenth, not the nearest binary number
+    rows_per_share = min(len(part) / share for part, share in zip(parts, shares, strict=True))
+    sizes = [math.floor(share * rows_per_share + Fraction(1, 2)) for share in shares]
+    if 0 in sizes:
+        source = min(zip(sizes, map(len, parts), sources, strict=True))[-1]
+        raise DemotuneError(
+            f"weights {list(weights)} leave no row of {source} (good rows: {[len(part) for part in parts]}); "
+            "give it a larger weight or leave it out"
+        )
+    return [
+        _chosen(part, size, random.Random(f"mixture {seed} {index}"))
+        for index, (part, size) in enumerate(zip(parts, sizes, strict=True))
+    ]
+
+
+def _chosen(part: Sequence[Demonstration], size: int, generator: random.Random) -> list[Demonstration]:
+    return [part[index] for index in sorted(generator.sample(range(len(part)), size))]

@@ -12,7 +12,6 @@ from statsmodels.stats.power import TTestPower
 
 from demotune.statistics import (
     Interval,
-    _smallest_effect,
     compare_over_seeds,
     compare_paired,
     compare_ratio,
@@ -24,6 +23,7 @@ from demotune.statistics import (
     ratio_interval,
     share_interval,
 )
+from demotune.statistics.comparisons import smallest_effect
 
 SKEWED = np.random.default_rng(5).exponential(size=30)
 T1, T3 = 12.7062047, 3.1824463  # Student's t at 97.5% with 1 and 3 degrees of freedom, as in printed tables
@@ -318,6 +318,6 @@ def test_importing_does_not_wait_for_statsmodels() -> None:
 @pytest.mark.parametrize("items", [2, 25, 119, 120, 121, 400])
 def test_the_smallest_effect_is_seen_in_four_of_five_studies(items: int) -> None:
     """Of statsmodels' own power function; for 120 items its solver answers with an array."""
-    effect = _smallest_effect(items)
+    effect = smallest_effect(items)
     assert isinstance(effect, float)
     assert TTestPower().power(effect, items, 0.05) == pytest.approx(0.8, abs=1e-4)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from demotune import statistics
 from demotune.statistics import (
     Comparison,
     Interval,
@@ -20,6 +19,7 @@ from demotune.statistics import (
     compare_ratio,
     compare_wins,
     holm,
+    intervals,
     mean_interval,
     over_seeds,
     ratio_interval,
@@ -32,7 +32,7 @@ Draw = Callable[[np.random.Generator, int], Numbers]
 
 @pytest.fixture(autouse=True)
 def fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(statistics, "RESAMPLES", 499)
+    monkeypatch.setattr(intervals, "RESAMPLES", 499)
     yield
 
 

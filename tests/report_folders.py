@@ -10,6 +10,8 @@ from demotune.files import write_json, write_rows
 
 START_LOGPS = (-10.0, -20.0, -30.0)
 TOKENS = (10, 10, 20)
+FIVE: dict[str, Any] = {"start": (-10.0, -20.0, -30.0, -10.0, -10.0), "tokens": (10, 10, 10, 10, 10)}
+"""Enough rows for an interval."""
 
 
 def write_run(

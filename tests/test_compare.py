@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from demotune.evaluation.comparison_table import (
 from demotune.evaluation.config import EvaluationConfig
 from demotune.evaluation.costs import flops
 from demotune.evaluation.finished_runs import group, read_run
+from demotune.evaluation.show import show_comparison
 from demotune.files import write_json, write_rows
+from demotune.report.comparison import comparison_of
 
 LIKELIHOOD = "log-likelihood of demonstrations"
 TOKENS = (2, 4, 3, 3, 8, 4)  # of six held-out rows: 24, 4 a row
@@ -286,6 +289,25 @@ def test_a_comparison_in_json_has_no_nan(tmp_path: Path) -> None:
     assert kept["differences"][0]["found"]["effect_size"] is None
     assert kept["lines"][1]["qualities"][LIKELIHOOD]["value"] == pytest.approx(-48 / 24)
     assert kept["lines"][1]["cost"]["flops"] == 21e6
+
+
+def test_four_rows_are_too_few_and_no_nan_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [make_run(tmp_path / name, name, gains=GAINS[:4], keys="abcd") for name in ("irft", "sft")]
+    table = compare(runs)
+    assert not any(line.qualities[LIKELIHOOD].known for line in table.lines)
+    assert all(math.isnan(one.p_corrected) for one in table.differences)
+    show_comparison(table)
+    page = comparison_of(table)
+    assert f"{LIKELIHOOD}: irft against sft, 0.000 (too few rows to tell)." in page.sentences
+    shown = capsys.readouterr().out + repr((page.columns, page.rows, page.sentences))
+    assert "too few rows to tell" in shown and not re.search(r"\bnan\b", shown)
+
+
+def test_equal_gains_show_no_nan(tmp_path: Path) -> None:
+    """What six prompts would have shown is not known where none differs from another."""
+    page = comparison_of(compare([make_run(tmp_path / "irft", gains=(1.0,) * 6)]))
+    (sentence,) = (text for text in page.sentences if "p =" in text)
+    assert "(corrected p = 0.031; sign test (all differences are equal)" in sentence
 
 
 # What cannot be compared ---------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The gate: gains, wins, warnings and verdicts worked out by hand, and what a run does with them."""
 
 import json
-import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from scipy import stats
 from tiny import save_tiny, write_rows
 
 from demotune import IRFTConfig, RunResult, SFTConfig, run
+from demotune.conclusion import conclude
 from demotune.diversity import distinct, repetition
 from demotune.files import read_rows
 from demotune.gate import Gate, judge_stage
@@ -37,17 +38,33 @@ def test_distinct_and_repetition_by_hand() -> None:
 
 
 def test_gain_and_wins_by_hand() -> None:
-    """Gains 1, 2, 0, 3: mean 1.5, standard deviation sqrt(5/3), so by t 1.5 +- 3.182 * 0.6455; wins 3.5 of 4."""
-    gate = judge_stage(rows(-10, -10, -10, -10), rows(-9, -8, -10, -7), "start model")
-    half = 3.182446 * math.sqrt(5 / 3 / 4)
+    """Gains 1, 2, 0, 3, 1.5: mean 1.5, variance 5/4, no skewness, so by t 1.5 +- 2.7764 * 0.5; wins 4 of 5."""
+    gate = judge_stage(rows(-10, -10, -10, -10, -10), rows(-9, -8, -10, -7, -8.5), "start model")
+    half = 2.7764451 * 0.5
     assert gate.gain == 1.5
-    assert gate.gain_low <= 1.5 - half + 1e-5  # the bootstrap may widen it, never narrow it
-    assert gate.gain_high >= 1.5 + half - 1e-5
-    assert gate.gain_high - gate.gain_low < 4 * half
-    assert (gate.wins, gate.wins_low, gate.wins_high) == (3.5 / 4, *wilson_interval(3, 4))
-    assert gate.verdict == "no clear change"
+    assert gate.gain_low == pytest.approx(1.5 - half, abs=1e-6)
+    assert gate.gain_high == pytest.approx(1.5 + half, abs=1e-6)
+    assert (gate.wins, gate.wins_low, gate.wins_high) == (4.5 / 5, *wilson_interval(4, 5))
+    assert gate.verdict == "better"
     assert gate.best
     assert gate.compared_with == "start model"
+
+
+def test_five_nearly_equal_gains_that_all_rose_are_better() -> None:
+    gains = (20.611395835876465, 30.92187976837158, 40.821747660636902, 30.92189311981201, 30.91448116302490)
+    assert judge_stage(rows(*[-90.0] * 5), rows(*(gain - 90 for gain in gains)), "start model").verdict == "better"
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_too_few_rows_give_no_verdict(count: int) -> None:
+    gate = judge_stage(rows(*[-10.0] * count), rows(*[-9.0] * count), "start model")
+    assert (gate.verdict, gate.gain, gate.gain_low, gate.gain_high) == (
+        "too few held-out rows to tell",
+        1.0,
+        None,
+        None,
+    )
+    assert gate.best
 
 
 @pytest.mark.parametrize(("sign", "verdict", "best"), [(1, "better", True), (-1, "worse", False)])
@@ -58,12 +75,19 @@ def test_verdict_needs_an_interval_on_one_side_of_zero(sign: int, verdict: str, 
     assert (gate.verdict, gate.best) == (verdict, best)
 
 
-def test_one_prompt_gives_no_verdict(place: Path) -> None:
+def test_a_run_says_when_its_held_out_rows_are_too_few(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = irft(place, "one-prompt", eval_share=0.5, max_eval_rows=1)
-    assert [set(stage["check"]) for stage in result.stages] == [{"nll_per_token", "reward"}] * 1 + [
-        {"nll_per_token", "reward", "reward_since_start"}
-    ]
+    assert [stage["check"]["gate"]["verdict"] for stage in result.stages] == ["too few held-out rows to tell"] * 2
     assert result.best_stage == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "gate: too few held-out rows to tell (n = 1) whether stage 1 is better than stage 0: " in shown
+    conclude(result.run_folder)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "held out too few rows to tell whether it helped" in shown
+    card = (result.model_folder / "README.md").read_text()
+    assert "(paired by prompt, 1 prompt): **too few held-out rows to tell**" in card
+    written = [file.read_text() for file in result.run_folder.rglob("*.json")]
+    assert not [text for text in (shown, card, *written) if re.search(r"\bnan\b", text, re.IGNORECASE)]
 
 
 def test_warnings_name_what_broke() -> None:

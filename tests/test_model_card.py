@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from markdown_it import MarkdownIt
-from report_folders import write_evaluation, write_run
+from report_folders import FIVE, write_evaluation, write_run
 
 from demotune.errors import DemotuneError
 from demotune.files import write_json
@@ -73,11 +73,11 @@ def test_local_names_are_no_hub_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_result_stands_with_interval_and_number_of_prompts(tmp_path: Path) -> None:
-    """Gains 2, 1.9, 2 nats on 3 prompts, all likelier; 60 / 40 nats a token before, 54.1 / 40 after."""
-    card = model_card(write_run(tmp_path / "run", stages=[(-8.0, -18.1, -28.0)]))
-    assert "nats a token: −1.500 before, −1.353 after." in card
+    """Gains 2, 1.9, 2, 2, 2 nats on 5 prompts, all likelier; 80 / 50 nats a token before, 70.1 / 50 after."""
+    card = model_card(write_run(tmp_path / "run", **FIVE, stages=[(-8.0, -18.1, -28.0, -8.0, -8.0)]))
+    assert "nats a token: −1.600 before, −1.402 after." in card
     assert re.search(
-        r"\+1\.97 nats a response \(95% interval \+1\.\d+ to \+2\.\d+, paired by prompt, 3 prompts\)", card
+        r"\+1\.98 nats a response \(95% interval \+1\.\d+ to \+2\.\d+, paired by prompt, 5 prompts\)", card
     )
     assert "**better**. 100% of the demonstrations became likelier." in card
     assert "in 70% of 3 held-out pairs (95% interval 40% to 90%)." in card

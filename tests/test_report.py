@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_folders import write_evaluation, write_run
+from report_folders import FIVE, write_evaluation, write_run
 
 from demotune.errors import DemotuneError
 from demotune.files import read_json, write_json, write_rows
@@ -61,27 +61,29 @@ class Page(HTMLParser):
         return json.loads(next(script for script in self.scripts if script.startswith("{")))
 
 
-def test_a_gain_is_the_mean_paired_difference_with_its_interval(tmp_path: Path) -> None:
-    """Gains 2, 1, 0: mean 1, deviation 1, half width of Student's t 4.3027 / sqrt(3) = 2.4841.
+RISEN = (-8.0, -19.0, -30.0, -9.0, -9.0)
 
-    Per token 3 / 40; residuals 1.25, 0.25, -1.5 have variance 1.9375, so half 4.3027 * sqrt(1.9375 / 3) * 3 / 40.
-    """
-    gain = gain_of(read_run(write_run(tmp_path / "run")))
+
+def test_a_gain_is_the_mean_paired_difference_with_its_interval(tmp_path: Path) -> None:
+    """Gains 2, 1, 0, 1, 1: mean 1, variance 1/2, no skewness: half width of Student's t 2.7764 / sqrt(10) = .87799."""
+    gain = gain_of(read_run(write_run(tmp_path / "run", **FIVE, stages=[RISEN])))
     assert gain is not None
-    assert (gain.prompts, gain.per_response, gain.wins) == (3, 1.0, 2.5 / 3)
-    assert (gain.low, gain.high) == (pytest.approx(1 - 2.4841, abs=1e-4), pytest.approx(1 + 2.4841, abs=1e-4))
-    assert gain.per_token == pytest.approx(0.075)
-    assert gain.per_token_high - gain.per_token == pytest.approx(0.259334, abs=1e-5)
-    assert gain.verdict == "no clear change"
+    assert (gain.prompts, gain.per_response, gain.wins) == (5, 1.0, 4.5 / 5)
+    assert (gain.low, gain.high) == (pytest.approx(1 - 0.87799, abs=1e-4), pytest.approx(1 + 0.87799, abs=1e-4))
+    assert gain.per_token == pytest.approx(0.1)
+    assert gain.per_token_high - gain.per_token == pytest.approx(0.087799, abs=1e-5)
+    assert gain.verdict == "better"
 
 
 def test_gains_pair_by_key_not_by_place() -> None:
     def row(key: str, logp: float) -> HeldoutRow:
         return HeldoutRow(key, "p", "d", logp, 10, Response((5,), True), "s")
 
-    gain = gain_between([row("a", -1.0), row("b", -50.0), row("c", -9.0)], [row("b", -48.0), row("a", 1.0)])
+    before = [row(key, logp) for key, logp in zip("abcdefg", (-1, -50, -9, -4, -5, -6, -7), strict=True)]
+    after = [row(key, logp) for key, logp in zip("fedcba", (-4, -3, -2, -7, -48, 1), strict=True)]
+    gain = gain_between(before, after)
     assert gain is not None
-    assert (gain.prompts, gain.per_response, gain.low, gain.high, gain.verdict) == (2, 2.0, 2.0, 2.0, "better")
+    assert (gain.prompts, gain.per_response, gain.low, gain.high, gain.verdict) == (6, 2.0, 2.0, 2.0, "better")
     assert gain_between([row("a", -1.0)], [row("b", -1.0)]) is None
 
 
@@ -103,15 +105,16 @@ def test_scores_of_earlier_stages_do_not_shift_the_heldout_ones(tmp_path: Path) 
 
 
 def test_the_sentence_says_better_only_when_the_interval_does(tmp_path: Path) -> None:
-    unclear = read_run(write_run(tmp_path / "unclear"))
+    """Gains 4, 1, -2, 1, 1: mean 1, variance 9/2, so half the interval is three times .87799."""
+    unclear = read_run(write_run(tmp_path / "unclear", **FIVE, stages=[(-6.0, -19.0, -32.0, -9.0, -9.0)]))
     assert answer_sentence([unclear]) == (
         "unclear shows no clear change against its start model: held-out demonstrations moved by +1.00 nats a response "
-        "(95% interval −1.48 to 3.48, 3 prompts), at a cost of 1 min and 1.5 MFLOP."
+        "(95% interval −1.63 to 3.63, 5 prompts), at a cost of 1 min and 1.5 MFLOP."
     )
-    better = read_run(write_run(tmp_path / "better", stages=[(-8.0, -18.1, -28.0)]))
+    better = read_run(write_run(tmp_path / "better", **FIVE, stages=[RISEN]))
     assert answer_sentence([better]).startswith("better makes held-out demonstrations likelier than its start model")
-    worse = read_run(write_run(tmp_path / "worse", stages=[(-12.0, -22.1, -32.0)]))
-    assert "less likely than its start model does, by 2.03 nats a response" in answer_sentence([worse])
+    worse = read_run(write_run(tmp_path / "worse", **FIVE, stages=[(-12.0, -22.1, -32.0, -12.0, -12.0)]))
+    assert "less likely than its start model does, by 2.02 nats a response" in answer_sentence([worse])
 
 
 def test_the_sentence_for_runs_that_cannot_know(tmp_path: Path) -> None:
@@ -123,19 +126,30 @@ def test_the_sentence_for_runs_that_cannot_know(tmp_path: Path) -> None:
     assert answer_sentence([read_run(none)]).startswith("Whether none helped is not known: it held out no rows")
 
 
-def test_one_prompt_has_no_interval(tmp_path: Path) -> None:
-    run = read_run(write_run(tmp_path / "run", start=(-3.0,), stages=[(-1.0,)], tokens=(4,)))
-    assert "no clear change" in answer_sentence([run])
-    assert "one prompt, so no interval" in answer_sentence([run])
-    build_report([run.folder])
+def test_a_report_of_few_rows_says_that_they_are_too_few(tmp_path: Path) -> None:
+    """Alone and beside a baseline, in sentences, limits, tables and charts; nan is nowhere."""
+    run = read_run(write_run(tmp_path / "run"))
+    assert answer_sentence([run]) == (
+        "run held out too few rows to tell whether it helped: held-out demonstrations moved by +1.00 nats a response "
+        "(3 prompts, fewer than the 5 that an interval needs), at a cost of 1 min and 1.5 MFLOP."
+    )
+    assert "3 held-out prompts, and an interval needs 5" in " ".join(limits([run], []))
+    control = read_run(write_run(tmp_path / "control", method="sft"))
+    assert "run too few held-out rows to tell (+1.00) in 1 min" in answer_sentence([run, control])
+    for page in (Page(build_report([run.folder])), Page(build_report([run.folder, control.folder], tmp_path / "two"))):
+        assert "too few rows to tell" in page.text
+        assert not re.search(r"\bnan\b", page.text + json.dumps(page.data), re.IGNORECASE)
+    one = read_run(write_run(tmp_path / "one", start=(-3.0,), stages=[(-1.0,)], tokens=(4,)))
+    assert "(1 prompt, fewer than the 5 that an interval needs)" in answer_sentence([one])
+    build_report([one.folder])
 
 
 def test_runs_side_by_side_are_compared_with_the_only_sft_run(tmp_path: Path) -> None:
-    """The other run's rows beat the baseline's by 1, 1, 1."""
+    """The other run's rows beat the baseline's by 1 each."""
     runs = read_runs(
         [
-            write_run(tmp_path / "irft", stages=[(-8.0, -18.0, -28.0)]),
-            write_run(tmp_path / "control", method="sft", stages=[(-9.0, -19.0, -29.0)]),
+            write_run(tmp_path / "irft", **FIVE, stages=[(-8.0, -18.0, -28.0, -8.0, -8.0)]),
+            write_run(tmp_path / "control", method="sft", **FIVE, stages=[(-9.0, -19.0, -29.0, -9.0, -9.0)]),
         ]
     )
     assert baseline_of(runs) is runs[1]
@@ -170,12 +184,12 @@ def test_the_headline_comparison_is_not_a_learned_rewards(tmp_path: Path) -> Non
 
 
 def test_limits_speak_of_these_numbers(tmp_path: Path) -> None:
-    """Half the interval, 2.4841, times 2.8 / 1.96 is 3.55."""
+    """Half the interval, .87799, times 2.8 / 1.96 is 1.25."""
     refused = [{"source": "rows.jsonl:3", "reason": "over-long", "detail": "too long"}]
-    run = read_run(write_run(tmp_path / "run", stages=[(-9, -19, -31), (-8, -19, -30)], refused=refused))
+    run = read_run(write_run(tmp_path / "run", **FIVE, stages=[(-9, -19, -31, -9, -9), RISEN], refused=refused))
     text = " ".join(limits([run], [read_evaluation(write_evaluation(tmp_path / "eval"))]))
     assert "one run with one seed (7)" in text
-    assert "With 3 held-out prompts, a change smaller than about 3.55 nats" in text
+    assert "With 5 held-out prompts, a change smaller than about 1.25 nats" in text
     assert "Stage 1 was chosen among 2 by the same held-out rows" in text
     assert "1 row of the data did not enter the run" in text
     assert "eval: own reward learned from demonstrations" in text
@@ -257,7 +271,7 @@ def test_numbers_as_people_read_them() -> None:
         "1 min",
     ]
     assert [flops(3.1e15), flops(None)] == ["3.1 PFLOP", "–"]
-    assert interval(float("-inf"), 2.0) == "–"
+    assert interval(float("nan"), float("nan")) == "too few rows to tell"
 
 
 def test_one_page_holds_all_sections_in_order(tmp_path: Path) -> None:
@@ -269,7 +283,7 @@ def test_one_page_holds_all_sections_in_order(tmp_path: Path) -> None:
               "Measures and comparisons", "Configuration and provenance", "Rows that were refused", "Samples",
               "What this does not show"]  # fmt: skip
     headings = re.findall(r'<h2 id="\w+">([^<]+)</h2>', file.read_text(encoding="utf-8"))
-    assert headings == ["no clear change", *titles]
+    assert headings == ["too few held-out rows to tell", *titles]
     assert page.elements["figure"] == len(page.data["charts"])
     assert [one["key"] for one in page.data["samples"]["rows"]] == ["key0", "key1", "key2"]
     assert not list(folder.glob("*.unfinished"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from report_folders import write_run
+from report_folders import FIVE, write_run
 
 from demotune.config import IRFTConfig, as_dict
 from demotune.errors import DemotuneError
@@ -37,7 +37,12 @@ def rich_run(root: Path) -> None:
         "data": {"rows.jsonl": ROWS},
     }
     run = write_run(
-        root, config=config, manifest=manifest, refused=REFUSED, stages=[(-8.0, -18.5, -29.0), (-9.0, -19.0, -30.5)]
+        root,
+        config=config,
+        manifest=manifest,
+        refused=REFUSED,
+        **FIVE,
+        stages=[(-8.0, -18.5, -29.0, -9.0, -9.0), (-9.0, -19.0, -30.5, -9.0, -9.0)],
     )
     edit(run / "stages/01/check.json", ("gate", "verdict"), "worse")
     for stage in ("00", "01"):

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from scipy import stats
+from numpy.typing import NDArray
+from scipy import optimize, stats
 from statsmodels.stats.power import TTestPower
 
 from demotune.statistics import (
     Interval,
-    _smallest_effect,
     compare_over_seeds,
     compare_paired,
     compare_ratio,
@@ -24,56 +24,102 @@ from demotune.statistics import (
     ratio_interval,
     share_interval,
 )
+from demotune.statistics.comparisons import smallest_effect
+from demotune.statistics.intervals import Ratio
 
 SKEWED = np.random.default_rng(5).exponential(size=30)
-T1, T3 = 12.7062047, 3.1824463  # Student's t at 97.5% with 1 and 3 degrees of freedom, as in printed tables
+GAINS = [20.611395835876465, 30.92187976837158, 40.821747660636902, 30.92189311981201, 30.91448116302490]
+T1, T4, T5 = 12.7062047, 2.7764451, 2.5705818  # Student's t at 97.5% by degrees of freedom, as in printed tables
 
 
 def test_interval_as_text() -> None:
     assert Interval(0.854, 0.7249, 0.92).text() == "0.85 [0.72, 0.92]"
     assert Interval(-1.5, -2, 3).text(0) == "-2 [-2, 3]"
+    assert Interval(0.854, math.nan, math.nan).text() == "0.85 (too few rows to tell)"
 
 
-def test_mean_interval_is_the_wider_of_t_and_a_studentised_bootstrap() -> None:
-    """The bootstrap once more, by a loop of its own draws; with 40,000 of them its bounds move by less than 2%."""
+def hall(score: float, values: NDArray[np.float64]) -> float:
+    """Hall's cubic as the paper prints it, with g the skewness and n the number of values."""
+    g, n = float(stats.skew(values)), len(values)
+    return score + g * score**2 / (3 * n**0.5) + g**2 * score**3 / (27 * n) + g / (6 * n**0.5)
+
+
+def test_mean_interval_is_the_wider_of_t_and_of_t_corrected_for_skewness() -> None:
+    """The cubic is inverted by a search for its root."""
     mean, error = SKEWED.mean(), SKEWED.std(ddof=1) / math.sqrt(30)
-    draws = np.random.default_rng(99).choice(SKEWED, size=(40_000, 30))
-    below, above = np.quantile((draws.mean(1) - mean) / (draws.std(1, ddof=1) / math.sqrt(30)), (0.025, 0.975))
     student = stats.ttest_1samp(SKEWED, 0).confidence_interval()
+    t = float(stats.t.ppf(0.975, 29))
+    least = optimize.brentq(lambda score: hall(score, SKEWED) + t, -50, 0)
     found = mean_interval(SKEWED.tolist())
     assert found.value == pytest.approx(mean, abs=1e-12)
-    assert found.low == pytest.approx(min(mean - above * error, student.low), abs=0.05 * error)
-    assert found.high == pytest.approx(max(mean - below * error, student.high), abs=0.05 * error)
+    assert found.high == pytest.approx(mean - least * error, abs=1e-9)
     assert found.high > student.high + 0.2 * error  # a long right tail: the mean may well be higher
     assert found.low == pytest.approx(student.low, abs=1e-12)
 
 
-def test_intervals_repeat_with_the_seed_alone() -> None:
-    assert mean_interval(SKEWED.tolist(), 3) == mean_interval(SKEWED.tolist(), 3)
-    assert mean_interval(SKEWED.tolist(), 3) != mean_interval(SKEWED.tolist(), 4)
+def test_five_nearly_equal_gains_have_a_sane_interval() -> None:
+    """Deviations about -10.2, 0, 10, 0, 0: no skewness to speak of, so Student's t of scipy."""
+    found, student = mean_interval(GAINS), stats.ttest_1samp(GAINS, 0).confidence_interval()
+    assert (found.low, found.high) == pytest.approx((student.low, student.high), abs=0.3)
+    assert 21 < found.low < 22 and 39 < found.high < 40
 
 
-def test_one_value_has_no_interval_and_equal_values_have_no_width() -> None:
-    """0.3 three times has a mean of 0.3 only up to rounding."""
-    one = mean_interval([2.0])
-    assert one.value == 2 and math.isnan(one.low) and math.isnan(one.high)
-    same = mean_interval([0.3, 0.3, 0.3])
+def test_the_correction_stays_within_the_values() -> None:
+    """0, 0, 0, 0, 5: mean 1, error 1. Skewness 1.5: the cubic alone would end at 1 + 8.85; no value is above 5."""
+    found = mean_interval([0, 0, 0, 0, 5])
+    assert (found.low, found.high) == pytest.approx((1 - T4, 5), abs=1e-6)
+    mirrored = mean_interval([0, 0, 0, 0, -5])
+    assert (mirrored.low, mirrored.high) == pytest.approx((-5, T4 - 1), abs=1e-6)
+
+
+@pytest.mark.parametrize("items", [5, 6, 8, 12, 30, 100])
+def test_no_interval_is_far_wider_than_that_of_t_nor_beyond_the_values(items: int) -> None:
+    """Few values, nearly equal ones with outliers, clusters, long tails, and unequal denominators."""
+    rng = np.random.default_rng(items)
+    t = float(stats.t.ppf(0.975, items - 1))
+    for _ in range(100):
+        for values in (
+            30 + rng.choice([1e-7, 1e-3, 1]) * rng.normal(size=items) + 10 * (rng.random(items) < 0.2),
+            rng.choice([0.0, 1.0, 2.0], size=items),
+            rng.lognormal(sigma=2, size=items),
+        ):
+            half = t * values.std(ddof=1) / math.sqrt(items) + 1e-9
+            found = mean_interval(values.tolist())
+            assert found.low <= found.value <= found.high
+            assert found.high - found.low <= 2.8 * 2 * half
+            assert found.low >= min(values.min(), found.value - half)
+            assert found.high <= max(values.max(), found.value + half)
+            weights = rng.lognormal(size=items)
+            ratio = ratio_interval((values * weights).tolist(), weights.tolist())
+            plain = Ratio.of(values * weights, weights.tolist())
+            assert ratio.high - ratio.low <= 2.8 * 2 * (t * plain.error + 1e-9)
+
+
+def test_fewer_than_five_values_have_no_interval_and_equal_values_no_width() -> None:
+    """0.3 five times has a mean of 0.3 only up to rounding."""
+    for few in ([2.0], [2.0, 2.0], [1.0, 2.0, 3.0], [1.0, 3.0, 2.0, 2.0]):
+        found = mean_interval(few)
+        assert found.value == 2 and math.isnan(found.low) and math.isnan(found.high) and not found.known
+    same = mean_interval([0.3] * 5)
     assert same == Interval(same.value, same.value, same.value)
     assert same.value == pytest.approx(0.3, abs=1e-12)
 
 
-def test_ratio_is_sum_over_sum_with_prompts_resampled() -> None:
-    """-6 nats over 12 tokens. Residuals n + t/2 are -.5, .5, -.5, .5; their standard error is sqrt(1/3/4) = .288675,
-    over 3 tokens a prompt .0962250. With four prompts t is the wider one at both ends or the bootstrap is: never less.
+def test_ratio_is_sum_over_sum_with_what_leaving_a_prompt_out_changes() -> None:
+    """Ratios of the other four prompts, by a loop, give the error; no prompt's ratio is 0, so p is that of t.
+
+    The left tail is long (-1 beside -.25 to -.67): the cubic goes beyond -1, the lowest ratio, and is held there.
     """
-    nats, tokens = [-1.0, -0.5, -2.0, -2.5], [1, 2, 3, 6]
-    found = ratio_interval(nats, tokens)
-    assert found.value == pytest.approx(-0.5, abs=1e-12)
-    residuals = np.array([-0.5, 0.5, -0.5, 0.5])
-    error = residuals.std(ddof=1) / 2 / 3
-    assert found.low <= -0.5 - T3 * error + 1e-7
-    assert found.high >= -0.5 + T3 * error - 1e-7
-    assert ratio_interval([2, 4, 6], [1, 2, 3]).text() == "2.00 [2.00, 2.00]"
+    nats, tokens = np.array([-1.0, -0.5, -2.0, -2.5, -1.5]), np.array([1, 2, 3, 6, 4])
+    without = np.array([np.delete(nats, row).sum() / np.delete(tokens, row).sum() for row in range(5)])
+    error = math.sqrt(4 / 5 * ((without - nats.sum() / tokens.sum()) ** 2).sum())
+    found = ratio_interval(nats.tolist(), tokens.tolist())
+    assert found.value == pytest.approx(-7.5 / 16, abs=1e-12)
+    assert found.low == -1
+    assert found.high == pytest.approx(-7.5 / 16 + T4 * error, abs=1e-6)
+    p = compare_ratio(nats.tolist(), [0.0] * 5, tokens.tolist()).p
+    assert p == pytest.approx(2 * stats.t.sf(7.5 / 16 / error, 4), abs=1e-9)
+    assert ratio_interval([2, 4, 6, 8, 10], [1, 2, 3, 4, 5]).text() == "2.00 [2.00, 2.00]"
 
 
 def test_a_mean_is_a_ratio_over_ones() -> None:
@@ -102,32 +148,45 @@ def test_half_a_win_moves_the_share_but_not_its_bounds() -> None:
 
 
 def test_paired_differences_by_hand() -> None:
-    """1, 2, 3, 2: mean 2, standard deviation sqrt(2/3), d_z = sqrt(6); t = 2 sqrt(6) = 4.899 with p = .0163."""
-    found = compare_paired([3, 2, 4, 7], [2, 0, 1, 5])
+    """1, 2, 3, 2, 2: mean 2, standard deviation sqrt(1/2), d_z = sqrt(8), and no skewness; t = 2 sqrt(10) = 6.325.
+
+    P(|t4| > t) = 1 - 3/2 s + s^3 / 2 with s = t / sqrt(t^2 + 4) = sqrt(10/11): .00319.
+    """
+    found = compare_paired([3, 2, 4, 7, 5], [2, 0, 1, 5, 3])
+    s = math.sqrt(10 / 11)
     assert found.difference.value == 2
-    assert found.effect_size == pytest.approx(math.sqrt(6), abs=1e-12)
-    assert found.items == 4
-    assert found.p >= 0.0162
-    assert found.difference.low <= 2 - T3 / math.sqrt(6) + 1e-7
+    assert found.effect_size == pytest.approx(math.sqrt(8), abs=1e-12)
+    assert found.items == 5
+    assert found.p == pytest.approx(1 - 1.5 * s + s**3 / 2, abs=1e-9)
+    assert found.difference.low == pytest.approx(2 - T4 / math.sqrt(10), abs=1e-6)
 
 
 def test_symmetric_differences_give_nearly_the_t_test() -> None:
-    """Normal quantiles, shifted: the bootstrap adds little. p agrees with scipy's to its own noise."""
+    """Normal quantiles, shifted: no skewness."""
     base = stats.norm.ppf((np.arange(200) + 0.5) / 200)
     found = compare_paired((base + 0.15).tolist(), [0.0] * 200)
     expected = stats.ttest_rel(base + 0.15, np.zeros(200))
-    assert found.p == pytest.approx(expected.pvalue, abs=0.01)
-    assert found.p >= expected.pvalue - 1e-12
+    assert found.p == pytest.approx(expected.pvalue, abs=1e-9)
     interval = expected.confidence_interval()
-    assert (found.difference.low, found.difference.high) == pytest.approx((interval.low, interval.high), abs=0.01)
+    assert (found.difference.low, found.difference.high) == pytest.approx((interval.low, interval.high), abs=1e-9)
 
 
 @pytest.mark.parametrize("shift", np.linspace(0.6, 1.6, 11))
 def test_p_and_interval_agree(shift: float) -> None:
-    """An interval that leaves 0 out comes with p <= 0.05, and the other way round (up to one draw of 9999)."""
+    """An interval that leaves 0 out comes with p <= 0.05, and the other way round."""
     found = compare_paired(SKEWED.tolist(), [float(shift)] * 30)
     outside = found.difference.low > 0 or found.difference.high < 0
-    assert outside == (found.p <= 0.05) or found.p == pytest.approx(0.05, abs=0.001)
+    assert outside == (found.p <= 0.05)
+
+
+def test_p_is_the_larger_one_of_t_and_of_t_corrected_for_skewness() -> None:
+    """Below 1.5 the exponential values' long tail excuses their low mean; five that all rose are judged by t alone."""
+    found = compare_paired(SKEWED.tolist(), [1.5] * 30)
+    score = stats.ttest_1samp(SKEWED, 1.5).statistic
+    assert found.p == pytest.approx(2 * stats.t.sf(-hall(score, SKEWED), 29), abs=1e-9)
+    assert found.p > stats.ttest_1samp(SKEWED, 1.5).pvalue
+    rose = [3.0, 3.1, 2.9, 3.0, 1.0]
+    assert compare_paired(rose, [0.0] * 5).p == pytest.approx(stats.ttest_1samp(rose, 0).pvalue, abs=1e-12)
 
 
 def test_a_minus_b_is_the_mirror_of_b_minus_a() -> None:
@@ -138,24 +197,32 @@ def test_a_minus_b_is_the_mirror_of_b_minus_a() -> None:
 
 
 def test_differences_without_spread() -> None:
-    """Nothing changed; or three prompts moved by the same: p is two of eight signs."""
-    nothing = compare_paired([1, 2, 3], [1, 2, 3])
+    """Nothing changed; or five prompts moved by the same: p is two of 32 signs."""
+    nothing = compare_paired([1, 2, 3, 4, 5], [1, 2, 3, 4, 5])
     assert (nothing.difference, nothing.p, nothing.effect_size) == (Interval(0, 0, 0), 1, 0)
-    same = compare_paired([1.1, 2.1, 3.1], [1, 2, 3])
-    assert same.p == pytest.approx(0.25, abs=1e-12)
+    same = compare_paired([1.1, 2.1, 3.1, 4.1, 5.1], [1, 2, 3, 4, 5])
+    assert same.p == pytest.approx(1 / 16, abs=1e-12)
     assert same.difference.low == same.difference.high
     assert math.isnan(same.effect_size) and math.isnan(same.smallest)
-    assert math.isnan(compare_paired([1], [0]).p)
+
+
+def test_four_prompts_are_too_few_to_compare() -> None:
+    found = compare_paired([1, 2, 3, 5], [0, 0, 0, 1])
+    assert found.difference.value == 2.5 and not found.difference.known
+    assert math.isnan(found.p) and math.isnan(found.effect_size) and math.isnan(found.smallest)
+    assert (found.items, found.test) == (4, "none: fewer than 5 prompts")
 
 
 def test_difference_per_token() -> None:
-    """(1 + 0 + 5) nats over 12 tokens is 0.5, while the mean of the prompts' own 1, 0 and .625 is .5417.
+    """(1 + 0 + 5 + 1 + 1) nats over 16 tokens is 0.5, while the mean of the prompts' own ratios is .525.
 
-    Residuals d - t/2 are .5, -1.5, 1: sd 1.3229 over 4 tokens a prompt, so d_z = .5 / .33072 = 1.5119.
+    Residuals d - t/2 are .5, -1.5, 1, 0, 0, over 1 - t/16: 8/15, -24/13, 2, 0, 0. The error is the root of 4/5 of their
+    sum of squares, over 16.
     """
-    found = compare_ratio([-1, -3, -5], [-2, -3, -10], [1, 3, 8])
+    found = compare_ratio([-1, -3, -5, -1, -1], [-2, -3, -10, -2, -2], [1, 3, 8, 2, 2])
     assert found.difference.value == pytest.approx(0.5, abs=1e-12)
-    assert found.effect_size == pytest.approx(0.5 / (math.sqrt(1.75) / 4), abs=1e-12)
+    error = math.sqrt(4 / 5 * ((8 / 15) ** 2 + (24 / 13) ** 2 + 4)) / 16
+    assert found.effect_size == pytest.approx(0.5 / (error * math.sqrt(5)), abs=1e-12)
 
 
 def test_smallest_difference_is_one_that_is_shown_four_times_in_five() -> None:
@@ -219,27 +286,35 @@ def test_holm_by_hand() -> None:
     assert holm([0.6, 0.7]) == [1, 1]
 
 
-def test_two_seeds_of_two_prompts_by_hand() -> None:
-    """Seeds' means 2 and 4, prompts' 1.5 and 4.5; residuals are +-.5, a noise of 1 per number.
+def test_two_seeds_of_six_prompts_by_hand() -> None:
+    """Seeds' means 2 and 4, prompts' 1.5 and 4.5, each three times; residuals are +-.5, their sum of squares 3.
 
-    Seeds: variance of the mean 2 / 2 = 1. Prompts: 4.5 / 2, less the noise 1 / 4 in it, is 2. So t1 sqrt(1 + 2).
+    Noise of a number: 3 / 5. Seeds: variance of the mean 2 / 2 = 1. Prompts: 6 * 2.25 / 5 / 6 = .45, less the noise in
+    it, 3 / 5 / 6 / 2 = .05, is .4. So sqrt(t1^2 + .4 t5^2).
     """
-    found = over_seeds([[1, 3], [2, 6]])
+    found = over_seeds([[1, 3] * 3, [2, 6] * 3])
+    half = math.sqrt(T1**2 + 0.4 * T5**2)
     assert found.value == 3
-    assert (found.low, found.high) == pytest.approx((3 - T1 * math.sqrt(3), 3 + T1 * math.sqrt(3)), abs=1e-5)
+    assert (found.low, found.high) == pytest.approx((3 - half, 3 + half), abs=1e-5)
 
 
 def test_two_seeds_against_a_setting_without_spread_by_hand() -> None:
-    """As above against zeros: p is where t1(p) sqrt(3) = 3, and P(|t1| > sqrt 3) = 1 - 2 atan(sqrt 3) / pi = 1/3.
-
-    P(t1 > tan(.3 pi)) = .2, so that much more than the half-width is shown four times in five.
-    """
-    found = compare_over_seeds([[1, 3], [2, 6]], [[0, 0], [0, 0]])
+    """As above against zeros: p is where t1(p)^2 + .4 t5(p)^2 = 9."""
+    found = compare_over_seeds([[1, 3] * 3, [2, 6] * 3], [[0] * 6] * 2)
     assert found.difference.value == 3
-    assert found.difference.high == pytest.approx(3 + T1 * math.sqrt(3), abs=1e-5)
-    assert found.p == pytest.approx(1 / 3, abs=1e-9)
-    assert found.smallest == pytest.approx((T1 + math.tan(0.3 * math.pi)) * math.sqrt(3), abs=1e-4)
-    assert found.items == 2
+    assert found.difference.high == pytest.approx(3 + math.sqrt(T1**2 + 0.4 * T5**2), abs=1e-5)
+    at_p = stats.t.isf(found.p / 2, [1, 5])
+    assert at_p[0] ** 2 + 0.4 * at_p[1] ** 2 == pytest.approx(9, abs=1e-9)
+    at_fifth = stats.t.isf(0.2, [1, 5])  # much more than the half-width is shown four times in five
+    shown = math.sqrt(T1**2 + 0.4 * T5**2) + math.sqrt(at_fifth[0] ** 2 + 0.4 * at_fifth[1] ** 2)
+    assert found.smallest == pytest.approx(shown, abs=1e-4)
+    assert found.items == 6
+
+
+def test_four_prompts_are_too_few_whatever_the_seeds() -> None:
+    assert not over_seeds([[1, 2, 3, 4]] * 3).known
+    found = compare_over_seeds([[1, 2, 3, 4]] * 3, [[0, 0, 0, 1]] * 3)
+    assert math.isnan(found.p) and found.test == "none: fewer than 5 prompts"
 
 
 def test_seeds_alone_give_welch_and_a_single_run_gives_students_t() -> None:
@@ -248,9 +323,9 @@ def test_seeds_alone_give_welch_and_a_single_run_gives_students_t() -> None:
     One run of mean 1 against 0, 2, 4: variance 4 for both sides, so t = -1 / sqrt(4 + 4/3) with 2 degrees of freedom.
     """
     first, second = [1.0, 2.0, 4.0], [6.0, 9.0, 7.5, 3.0]
-    found = compare_over_seeds([[x, x] for x in first], [[x, x] for x in second])
+    found = compare_over_seeds([[x] * 5 for x in first], [[x] * 5 for x in second])
     assert found.p == pytest.approx(stats.ttest_ind(first, second, equal_var=False).pvalue, abs=1e-9)
-    single = compare_over_seeds([[1, 1]], [[0, 0], [2, 2], [4, 4]])
+    single = compare_over_seeds([[1] * 5], [[0] * 5, [2] * 5, [4] * 5])
     assert single.p == pytest.approx(2 * stats.t.sf(1 / math.sqrt(16 / 3), 2), abs=1e-9)
     assert "a single run" in single.test
 
@@ -264,15 +339,15 @@ def test_prompts_alone_give_the_paired_t() -> None:
 
 def test_single_runs_are_compared_as_such() -> None:
     values, zeros = SKEWED.tolist(), [0.8] * 30
-    assert over_seeds([values], 2) == mean_interval(values, 2)
-    paired, single = compare_paired(values, zeros, 2), compare_over_seeds([values], [zeros], 2)
+    assert over_seeds([values]) == mean_interval(values)
+    paired, single = compare_paired(values, zeros), compare_over_seeds([values], [zeros])
     assert (single.difference, single.p, single.smallest) == (paired.difference, paired.p, paired.smallest)
     assert single.test.endswith("single runs: seeds not covered")
 
 
 def test_seeds_without_any_spread_are_not_proof() -> None:
-    """Every prompt of every seed moved by 1: with three prompts p is 2/8, however equal they are."""
-    assert compare_over_seeds([[2, 3, 4]] * 3, [[1, 2, 3]] * 2).p == pytest.approx(0.25, abs=1e-12)
+    """Every prompt of every seed moved by 1: with five prompts p is 2/32, however equal they are."""
+    assert compare_over_seeds([[2, 3, 4, 5, 6]] * 3, [[1, 2, 3, 4, 5]] * 2).p == pytest.approx(1 / 16, abs=1e-12)
 
 
 def test_ranks_by_hand() -> None:
@@ -299,7 +374,6 @@ def test_ranks_by_hand() -> None:
         (lambda: holm([0.5, 1.5]), "1.5"),
         (lambda: over_seeds([[1, 2], [1]]), r"\[2, 1\]"),
         (lambda: over_seeds([]), r"\[\]"),
-        (lambda: over_seeds([[1], [2]]), "1 prompt"),
         (lambda: compare_over_seeds([[1, 2]], [[1]]), "2 and 1"),
         (lambda: ranks({"a": [1, 2], "b": [1]}), r"\[2, 1\]"),
     ],
@@ -318,6 +392,6 @@ def test_importing_does_not_wait_for_statsmodels() -> None:
 @pytest.mark.parametrize("items", [2, 25, 119, 120, 121, 400])
 def test_the_smallest_effect_is_seen_in_four_of_five_studies(items: int) -> None:
     """Of statsmodels' own power function; for 120 items its solver answers with an array."""
-    effect = _smallest_effect(items)
+    effect = smallest_effect(items)
     assert isinstance(effect, float)
     assert TTestPower().power(effect, items, 0.05) == pytest.approx(0.8, abs=1e-4)

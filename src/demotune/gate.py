@@ -11,9 +11,9 @@ from typing import Literal
 
 from demotune.diversity import distinct, repetition
 from demotune.heldout import HeldoutRow, count_wins
-from demotune.statistics import compare_paired, share_interval
+from demotune.statistics import Interval, mean_interval, share_interval
 
-Verdict = Literal["better", "no clear change", "worse"]
+Verdict = Literal["better", "no clear change", "worse", "too few held-out rows to tell"]
 COLLAPSE = 0.7
 """Distinct bigrams below this share of what they were are called a loss of diversity."""
 LENGTH_RATIO = 2.0
@@ -25,8 +25,9 @@ REPETITION = 0.1
 class Gate:
     """What a stage did on held-out prompts, compared with the best policy before it.
 
-    `gain` is in nats per response, with its 95% interval over prompts; `wins` the share of demonstrations that
-    became likelier, with Wilson's. `distinct_2` counts over all answers; `repetition` is a mean over them.
+    `gain` is in nats per response, with its 95% interval over prompts, None where they are too few for one; `wins` is
+    the share of demonstrations that became likelier, with Wilson's. `distinct_2` counts over all answers; `repetition`
+    is a mean over them.
     """
 
     verdict: Verdict
@@ -36,8 +37,8 @@ class Gate:
     compared_with: str
     prompts: int
     gain: float
-    gain_low: float
-    gain_high: float
+    gain_low: float | None
+    gain_high: float | None
     wins: float
     wins_low: float
     wins_high: float
@@ -52,11 +53,11 @@ class Gate:
 
 
 def judge_stage(before: Sequence[HeldoutRow], after: Sequence[HeldoutRow], compared_with: str) -> Gate:
-    """Compare held-out rows of two policies, row by row; there must be two at least."""
+    """Compare held-out rows of two policies, row by row; there must be one at least."""
     logps = [(new.demo_logp, old.demo_logp) for old, new in zip(before, after, strict=True)]
-    gain = compare_paired([new for new, _ in logps], [old for _, old in logps]).difference
+    gain = mean_interval([new - old for new, old in logps])
     wins = share_interval(count_wins(logps), len(logps))
-    verdict: Verdict = "better" if gain.low > 0 else "worse" if gain.high < 0 else "no clear change"
+    verdict = verdict_of(gain)
     old, new = _answers(before), _answers(after)
     return Gate(
         verdict=verdict,
@@ -65,8 +66,8 @@ def judge_stage(before: Sequence[HeldoutRow], after: Sequence[HeldoutRow], compa
         compared_with=compared_with,
         prompts=len(logps),
         gain=gain.value,
-        gain_low=gain.low,
-        gain_high=gain.high,
+        gain_low=gain.low if gain.known else None,
+        gain_high=gain.high if gain.known else None,
         wins=wins.value,
         wins_low=wins.low,
         wins_high=wins.high,
@@ -79,6 +80,13 @@ def judge_stage(before: Sequence[HeldoutRow], after: Sequence[HeldoutRow], compa
         repetition=new.repetition,
         repetition_before=old.repetition,
     )
+
+
+def verdict_of(gain: Interval) -> Verdict:
+    """What an interval says about 0."""
+    if not gain.known:
+        return "too few held-out rows to tell"
+    return "better" if gain.low > 0 else "worse" if gain.high < 0 else "no clear change"
 
 
 @dataclass(frozen=True, slots=True)

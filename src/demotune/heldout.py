@@ -1,12 +1,13 @@
 """What a stage did to demonstrations that it was not trained on, with intervals."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from demotune.records import RenderedDemonstration, Response, ScoredPair
-from demotune.statistics import share_interval
+from demotune.statistics import Interval, share_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,8 @@ def wilson_interval(wins: float, count: int) -> tuple[float, float]:
     return interval.low, interval.high
 
 
-def interval_text(value: float, low: float | None, high: float | None) -> str:
-    """0.85 [0.72, 0.92]."""
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+def interval_text(value: float, low: float | None, high: float | None, digits: int = 2) -> str:
+    """0.85 [0.72, 0.92]; without bounds 0.85 (too few rows to tell)."""
+    if low is None or high is None:
+        low = high = math.nan
+    return Interval(value, low, high).text(digits)

@@ -50,19 +50,25 @@ def _say_gate(stage: Stage) -> None:
     gate = _gate_of(stage.setup, stage.number)
     if not gate:
         return
-    text = (
-        f"gate: stage {stage.number} is {gate['verdict']} than {gate['compared_with']}"
-        if gate["verdict"] != "no clear change"
-        else f"gate: no clear change from {gate['compared_with']} to stage {stage.number}"
-    )
-    interval = interval_text(*(gate[f"gain{end}"] for end in ("", "_low", "_high")))
     wins = interval_text(*(gate[f"wins{end}"] for end in ("", "_low", "_high")))
     say(
-        f"{text}: {interval} nats per held-out demonstration, likelier in {wins} of {gate['prompts']} (95% intervals)",
+        f"gate: {_verdict_text(gate, stage.number)} nats per held-out demonstration, likelier in {wins} of "
+        f"{gate['prompts']} (95% intervals)",
         style="yellow" if gate["verdict"] == "worse" else None,
     )
     for warning in gate["warnings"]:
         warn(f"stage {stage.number}: {warning}")
+
+
+def _verdict_text(gate: dict[str, Any], number: int) -> str:
+    """The verdict with the gain that it rests on."""
+    verdict, before = gate["verdict"], gate["compared_with"]
+    gain = interval_text(*(gate[f"gain{end}"] for end in ("", "_low", "_high")))
+    if verdict in ("better", "worse"):
+        return f"stage {number} is {verdict} than {before}: {gain}"
+    if verdict == "no clear change":
+        return f"no clear change from {before} to stage {number}: {gain}"
+    return f"{verdict} (n = {gate['prompts']}) whether stage {number} is better than {before}: {gate['gain']:.2f}"
 
 
 def _sft(stage: Stage, config: SFTConfig) -> None:

@@ -27,6 +27,10 @@ class Difference:
     found: Comparison
     p_corrected: float
 
+    @property
+    def p_text(self) -> str:
+        return "-" if math.isnan(self.p_corrected) else f"{self.p_corrected:.2g}"
+
 
 @dataclass(frozen=True, slots=True)
 class Line:

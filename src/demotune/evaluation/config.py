@@ -53,7 +53,7 @@ class EvaluationConfig:
     temperature: float = 1.0
     """Sampling temperature of the answers; 0 is greedy."""
     seed: int = 42
-    """Seed of the answers and of the bootstrap."""
+    """Seed of the answers."""
     batch_size: int = 16
     """Rows scored together on one device."""
     sample_batch_size: int = 32

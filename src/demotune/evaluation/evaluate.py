@@ -22,7 +22,7 @@ from demotune.evaluation.tasks import PRESETS, TaskOptions, TaskScores, evaluate
 from demotune.files import write_json, write_rows
 from demotune.machine import command_line, hardware, package_versions
 from demotune.progress import say
-from demotune.statistics import Comparison, compare_wins, holm
+from demotune.statistics import FEWEST, Comparison, compare_wins, holm
 
 RESULT, ROWS, LEFT_OUT = "evaluation.json", "rows.jsonl.gz", "left-out.jsonl"
 WIN_RATE = "win rate"
@@ -125,10 +125,10 @@ def _on_rows(
             for judge in judged
         ],
         "measures": [
-            *(_measure(name, quantity, config.seed) for name, found in told.items() for quantity in found),
-            *(_measure(None, quantity, config.seed) for quantity in of_judges),
+            *(_measure(name, quantity) for name, found in told.items() for quantity in found),
+            *(_measure(None, quantity) for quantity in of_judges),
         ],
-        "comparisons": _comparisons(told, judged, config.seed),
+        "comparisons": _comparisons(told, judged),
         "warnings": _warnings(rows, judged, len(subjects)),
     }
 
@@ -161,26 +161,26 @@ def _model_record(subject: Subject, measured: Measured) -> dict[str, Any]:
     }
 
 
-def _measure(model: str | None, quantity: Quantity, seed: int) -> dict[str, Any]:
+def _measure(model: str | None, quantity: Quantity) -> dict[str, Any]:
     told = quantity.items > 0
     return {
         "measure": quantity.name,
         "model": model,
         "judge": quantity.judge,
-        **(_finite(asdict(quantity.interval(seed))) if told else dict.fromkeys(("value", "low", "high"))),
+        **(_finite(asdict(quantity.interval())) if told else dict.fromkeys(("value", "low", "high"))),
         "items": quantity.items,
         "unit": quantity.unit,
         "higher_is_better": quantity.higher_is_better,
     }
 
 
-def _comparisons(told: dict[str, list[Quantity]], judged: Sequence[Judged], seed: int) -> list[dict[str, Any]]:
+def _comparisons(told: dict[str, list[Quantity]], judged: Sequence[Judged]) -> list[dict[str, Any]]:
     """The model against each baseline; p-values are corrected together by Holm's method."""
     (model, ours), *baselines = told.items()
     found: list[dict[str, Any]] = []
     for baseline, theirs in baselines:
         for quantity, other in zip(ours, theirs, strict=True):
-            if (difference := quantity.minus(other, seed)) is not None:
+            if (difference := quantity.minus(other)) is not None:
                 found.append(_comparison(quantity.name, quantity.judge, model, baseline, difference))
         for judge in judged:
             verdicts = [verdict for verdict in judge.verdicts.get(baseline, ()) if verdict is not None]
@@ -226,7 +226,9 @@ def _warnings(rows: EvalSet, judged: Sequence[Judged], models: int) -> list[str]
     if rows.trained_on:
         known = f"{len(rows.trained_on)} of the {len(rows.rows)} rows"
         found.append(f"a model was trained on the prompts of {known}, and they were kept: {LEFT_OUT} names them")
-    if len(rows.rows) < 30:
+    if len(rows.rows) < FEWEST:
+        found.append(f"{len(rows.rows)} rows are too few: an interval or a test of a mean needs {FEWEST}")
+    elif len(rows.rows) < 30:
         found.append(f"{len(rows.rows)} rows are few: intervals of so few are rough")
     if models > 1:
         found.append("each model is one run: intervals are over prompts, not over seeds; demotune compare groups seeds")

@@ -38,27 +38,27 @@ class Quantity:
         """Prompts that have a number."""
         return sum(value is not None for value in self.values)
 
-    def interval(self, seed: int) -> Interval:
+    def interval(self) -> Interval:
         """Over prompts, 95%."""
         numbers = [value for value in self.values if value is not None]
         if self.unit == "share":
             return share_interval(sum(numbers), len(numbers))
         if self.weights is None:
-            return mean_interval(numbers, seed)
-        return ratio_interval(numbers, self._kept_weights(), seed)
+            return mean_interval(numbers)
+        return ratio_interval(numbers, self._kept_weights())
 
-    def minus(self, other: "Quantity", seed: int) -> Comparison | None:
+    def minus(self, other: "Quantity") -> Comparison | None:
         """The difference on the prompts that have both numbers; None where there is none."""
         rows = [row for row, both in enumerate(zip(self.values, other.values, strict=True)) if None not in both]
         if not rows:
             return None
         ours, theirs = ([float(side.values[row] or 0.0) for row in rows] for side in (self, other))
         if self.weights is None or other.weights is None:
-            return compare_paired(ours, theirs, seed)
+            return compare_paired(ours, theirs)
         our_weights, their_weights = ([side[row] for row in rows] for side in (self.weights, other.weights))
         if our_weights == their_weights:
-            return compare_ratio(ours, theirs, our_weights, seed)
-        return compare_paired(_shares(ours, our_weights), _shares(theirs, their_weights), seed)
+            return compare_ratio(ours, theirs, our_weights)
+        return compare_paired(_shares(ours, our_weights), _shares(theirs, their_weights))
 
     def _kept_weights(self) -> list[float]:
         weights = self.weights or ()

@@ -11,8 +11,8 @@ from rich.table import Table
 from demotune.evaluation.comparison_table import ComparisonTable
 from demotune.evaluation.finished_runs import CONTROL_OF
 from demotune.evaluation.tasks import TaskScores
+from demotune.heldout import interval_text
 from demotune.progress import console, minutes, say, warn
-from demotune.statistics import Interval
 
 THE_JUDGE = "the reward itself"
 TOLD = ("p_corrected", "effect_size", "smallest_difference")
@@ -46,7 +46,7 @@ def show_comparison(table: ComparisonTable) -> None:
     for own in table.differences:
         if own.baseline == CONTROL_OF + own.setting != table.baseline:
             by = own.found.difference.text(3)
-            say(f"{own.measure}: {own.setting} less its own control {by}, corrected p = {own.p_corrected:.2g}")
+            say(f"{own.measure}: {own.setting} less its own control {by}, corrected p = {own.p_text}")
     for note in table.notes:
         say(note, style="yellow")
 
@@ -74,7 +74,7 @@ def _quality(table: ComparisonTable) -> Table:
             )
             cells.append(interval.text(3))
             cells.append(difference.found.difference.text(3) if difference else "")
-            cells.append(f"{difference.p_corrected:.2g}" if difference else "")
+            cells.append(difference.p_text if difference else "")
         shown.add_row(*cells, "" if line.rank is None else f"{line.rank:.1f}")
     return shown
 
@@ -153,6 +153,4 @@ def _comparisons(record: dict[str, Any]) -> Table:
 
 
 def _number(row: dict[str, Any]) -> str:
-    if None in (row["value"], row["low"], row["high"]):
-        return "-" if row["value"] is None else f"{row['value']:.3f}"
-    return Interval(row["value"], row["low"], row["high"]).text(3)
+    return "-" if row["value"] is None else interval_text(row["value"], row["low"], row["high"], 3)

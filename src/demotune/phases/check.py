@@ -58,8 +58,7 @@ def check_phase(stage: Stage, beta: float | None = None) -> None:
             if reward := stage.setup.folder.stage_state(stage.number)["reward"]["check"]:
                 found["reward"] = reward
             found["policy"] = dataclasses.asdict(_earned(stage, rows))
-        if len(rows) > 1:
-            found["gate"] = dataclasses.asdict(_gate(stage, rows))
+        found["gate"] = dataclasses.asdict(_gate(stage, rows))
     if main_process():
         write_heldout(stage.folder / HELDOUT, rows)
         write_json(stage.folder / "check.json", found)

@@ -6,6 +6,7 @@ from demotune.report.collect import Run
 from demotune.report.evaluations import Comparison, Evaluation
 from demotune.report.gains import Gain, gain_between, gain_of
 from demotune.report.wording import duration, flops, interval, likelihood, number, plural, share, share_interval
+from demotune.statistics import FEWEST, TOO_FEW
 
 NAMED_RUNS = 3
 """So many runs are named in the sentence; more stand in the table under it."""
@@ -22,7 +23,7 @@ def answer_sentence(runs: Sequence[Run], evaluations: Sequence[Evaluation] = ())
 
 
 def verdict(runs: Sequence[Run]) -> str:
-    """better, no clear change, worse or not known: of a single run; of several, side by side."""
+    """The gate's words, or not known: of a single run; of several, side by side."""
     if len(runs) > 1:
         return "side by side"
     gain = gain_of(runs[0])
@@ -64,9 +65,9 @@ def headline_comparison(evaluation: Evaluation) -> Comparison | None:
 
 
 def certainty(gain: Gain) -> str:
-    """95% interval 1.1 to 5.3, 29 prompts."""
-    if gain.prompts < 2:
-        return "one prompt, so no interval"
+    """95% interval 1.1 to 5.3, 29 prompts; 3 prompts, fewer than the 5 that an interval needs."""
+    if not gain.interval.known:
+        return f"{plural(gain.prompts, 'prompt')}, fewer than the {FEWEST} that an interval needs"
     return f"95% interval {interval(gain.low, gain.high)}, {plural(gain.prompts, 'prompt')}"
 
 
@@ -86,8 +87,10 @@ def _alone(run: Run) -> str:
         return f"{run.name} makes held-out demonstrations likelier than its start model does, by {size}, {price}"
     if gain.verdict == "worse":
         return f"{run.name} makes held-out demonstrations less likely than its start model does, by {size}, {price}"
+    unclear = "shows no clear change against its start model"
+    shown = unclear if gain.interval.known else f"held out {TOO_FEW} whether it helped"
     return (
-        f"{run.name} shows no clear change against its start model: held-out demonstrations moved by "
+        f"{run.name} {shown}: held-out demonstrations moved by "
         f"{number(gain.per_response, signed=True)} nats a response ({certainty(gain)}), {price}"
     )
 
@@ -140,8 +143,8 @@ def _short(run: Run) -> str:
 
 def _found(gain: Gain) -> str:
     """better (+2.40, 1.08 to 3.72)."""
-    ends = "one prompt, no interval" if gain.prompts < 2 else interval(gain.low, gain.high)
-    return f"{gain.verdict} ({number(gain.per_response, signed=True)}, {ends})"
+    ends = f", {interval(gain.low, gain.high)}" if gain.interval.known else ""
+    return f"{gain.verdict} ({number(gain.per_response, signed=True)}{ends})"
 
 
 def _judged(evaluation: Evaluation) -> str | None:
@@ -156,5 +159,5 @@ def _judged(evaluation: Evaluation) -> str | None:
         )
     return (
         f"on {one.measure}{judge}, {one.model} differs from {one.baseline} by {number(one.difference, signed=True)} "
-        f"(95% interval {interval(one.low, one.high)}, {plural(one.items, 'item')})"
+        f"({'' if one.low is None else '95% interval '}{interval(one.low, one.high)}, {plural(one.items, 'item')})"
     )

@@ -1,11 +1,13 @@
 """A comparison of runs in the words of the page."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from demotune.evaluation.comparison_table import ComparisonTable, Difference, Line
 from demotune.evaluation.finished_runs import CONTROL_OF
 from demotune.progress import minutes
+from demotune.statistics import Comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ def _cells(line: Line, table: ComparisonTable) -> tuple[str, ...]:
     for name, interval in line.qualities.items():
         found = _against_baseline(table, line.setting, name)
         cells += [interval.text(3), found.found.difference.text(3) if found else ""]
-        cells.append(f"{found.p_corrected:.2g}" if found else "")
+        cells.append(found.p_text if found else "")
     cells.append("" if line.rank is None else f"{line.rank:.1f}")
     return (*cells, *_cost(line))
 
@@ -73,12 +75,19 @@ def _against_baseline(table: ComparisonTable, setting: str, measure: str) -> Dif
 
 def _sentence(found: Difference) -> str:
     """What a difference says, and what it could have said."""
+    if math.isnan(found.p_corrected):
+        return f"{found.measure}: {found.setting} against {found.baseline}, {found.found.difference.text(3)}."
     told = "differs from" if found.p_corrected < 0.05 else "does not differ significantly from"
     return (
         f"{found.measure}: {found.setting} {told} {found.baseline}, {found.found.difference.text(3)} "
-        f"(corrected p = {found.p_corrected:.2g}; {found.found.items} prompts would mostly have shown "
-        f"{found.found.smallest:.2g} or more; {found.found.test})."
+        f"(corrected p = {found.p_text}; {_power(found.found)}{found.found.test})."
     )
+
+
+def _power(found: Comparison) -> str:
+    """Without spread nobody can say what would have been seen."""
+    seen = f"{found.items} prompts would mostly have shown {found.smallest:.2g} or more; "
+    return "" if math.isnan(found.smallest) else seen
 
 
 def _point(line: Line, measure: str) -> tuple[str, float | None, float, float, float, float]:

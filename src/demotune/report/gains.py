@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
 
+from demotune.gate import Verdict, verdict_of
 from demotune.heldout import HeldoutRow
 from demotune.report.collect import Run
 from demotune.statistics import Interval, mean_interval, ratio_interval
@@ -14,7 +14,7 @@ from demotune.statistics import Interval, mean_interval, ratio_interval
 class Gain:
     """Log-probability of demonstrations, second policy minus first, in nats; 95% intervals over prompts.
 
-    A single prompt has no interval: its ends are nan. `wins` is the share that became likelier, a tie half.
+    Too few prompts have no interval: its ends are nan. `wins` is the share that became likelier, a tie half.
     """
 
     prompts: int
@@ -27,8 +27,12 @@ class Gain:
     wins: float
 
     @property
-    def verdict(self) -> Literal["better", "no clear change", "worse"]:
-        return "better" if self.low > 0 else "worse" if self.high < 0 else "no clear change"
+    def interval(self) -> Interval:
+        return Interval(self.per_response, self.low, self.high)
+
+    @property
+    def verdict(self) -> Verdict:
+        return verdict_of(self.interval)
 
 
 def gain_between(before: Sequence[HeldoutRow], after: Sequence[HeldoutRow]) -> Gain | None:

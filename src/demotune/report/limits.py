@@ -7,6 +7,7 @@ from demotune.report.collect import Run
 from demotune.report.evaluations import Evaluation
 from demotune.report.gains import gain_of
 from demotune.report.wording import duration, number, plural
+from demotune.statistics import FEWEST
 
 NOT_A_SETTING = ("seed", "output", "run_name", "profile")
 SEEN_FOUR_TIMES_IN_FIVE = 2.8 / 1.96
@@ -64,7 +65,12 @@ def _of_run(run: Run, who: str) -> list[str]:
     gain, count = gain_of(run), run.heldout_count
     if not run.finished:
         found.append(f"{who}The run is not finished; these are its first {plural(len(run.stages), 'stage')}.")
-    if gain is not None and gain.prompts > 1:
+    if gain is not None and not gain.interval.known:
+        found.append(
+            f"{who}{plural(gain.prompts, 'held-out prompt')}, and an interval needs {FEWEST}: nothing here says "
+            "whether the run helped."
+        )
+    elif gain is not None:
         half = (gain.high - gain.low) / 2 * SEEN_FOUR_TIMES_IN_FIVE
         found.append(
             f"{who}With {gain.prompts} held-out prompts, a change smaller than about {number(half)} nats a response "

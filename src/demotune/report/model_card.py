@@ -133,9 +133,10 @@ def _result(run: Run) -> str:
     moved = likelihood(after) if before is None else f"{likelihood(before)} before, {likelihood(after)} after"
     facts = [f"Log-likelihood of held-out demonstrations, nats a token: {moved}."]
     if gain is not None:
+        ends = f"95% interval {interval(gain.low, gain.high, signed=True)}, " if gain.interval.known else ""
         facts.append(
-            f"Change since the start model: {number(gain.per_response, signed=True)} nats a response (95% interval "
-            f"{interval(gain.low, gain.high, signed=True)}, paired by prompt, {plural(gain.prompts, 'prompt')}): "
+            f"Change since the start model: {number(gain.per_response, signed=True)} nats a response ({ends}paired by "
+            f"prompt, {plural(gain.prompts, 'prompt')}): "
             f"**{gain.verdict}**. {share(gain.wins)} of the demonstrations became likelier."
         )
     else:

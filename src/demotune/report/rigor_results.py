@@ -1,6 +1,5 @@
 """Rigor questions about the numbers: intervals, tests, seeds, baselines, metrics, harm, cost."""
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
@@ -22,6 +21,7 @@ from demotune.report.rigor_evidence import (
     yes,
 )
 from demotune.report.wording import interval, number, plural
+from demotune.statistics import FEWEST
 
 NO_COMPARISON = "no comparison was given: demotune compare RUNS --output FOLDER"
 NO_EVALUATION = "no evaluation was given: demotune evaluate --output FOLDER"
@@ -233,8 +233,8 @@ def controls(table: ComparisonFile) -> Finding:
 
 def _run_interval(run: Run) -> Finding:
     file, gain = f"{run.name}/stages/{run.result.number:02d}/heldout.jsonl.gz", gain_of(run)
-    if gain is None or not math.isfinite(gain.low):
-        return no(f"{file}: no numbers of two rows or more, so no interval of nll_per_token")
+    if gain is None or not gain.interval.known:
+        return no(f"{file}: no numbers of {FEWEST} rows or more, so no interval of nll_per_token")
     ends = f"{number(gain.per_response, signed=True)} [{interval(gain.low, gain.high, signed=True)}]"
     return yes(f"{file} less stages/00/start.jsonl.gz: {ends} nats a response, {plural(gain.prompts, 'prompt')}")
 

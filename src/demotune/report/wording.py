@@ -2,6 +2,8 @@
 
 import math
 
+from demotune.statistics import TOO_FEW
+
 NOTHING = "–"
 
 
@@ -32,9 +34,9 @@ def share(value: float | None) -> str:
 
 
 def interval(low: float | None, high: float | None, *, signed: bool = False) -> str:
-    """1.2 to 3.4; an en dash where there is none."""
+    """1.2 to 3.4; without ends, too few rows to tell."""
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
-        return NOTHING
+        return TOO_FEW
     return f"{number(low, signed=signed)} to {number(high, signed=signed)}"
 
 

@@ -64,12 +64,12 @@ def test_version() -> None:
         (["irft", "--beta", "-1", "--output", "x"], "beta must be > 0, got -1.0"),
         (["irft", "--output", "x"], "model is missing; name it with --model"),
         (
-            ["irft", "--optim", "adam", "--model", "m", "--data", "d", "--output", "x"],
+            ["irft", "--optim", "adam", "--model", "m", "--data", "d/d", "--output", "x"],
             "transformers refuses a training",
         ),
         (
             ["irft", "--report-to", "wand", "--model", "m", "--data", "d", "--output", "x"],
-            "report_to names wand, which",
+            "report_to names 'wand', which transformers does not know; did you mean wandb?",
         ),
         (["irft", "--model", "m"], "output is missing; name a folder for the run with --output"),
         (["irft", "--config", "nowhere.yaml"], "config nowhere.yaml is neither a file nor a shipped config"),

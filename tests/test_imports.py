@@ -8,9 +8,9 @@ import demotune
 PACKAGE = Path(demotune.__file__).parent
 
 FLOORS = [
-    {"errors", "allocator", "records", "processes", "profiling", "statistics", "diversity"},
-    {"config", "progress", "attention", "packing"},
-    {"files", "losses", "advantages", "values", "logprobs", "machine", "data", "rendering", "reward_card"},
+    {"errors", "screen", "allocator", "records", "processes", "profiling", "statistics", "diversity"},
+    {"config", "progress", "attention", "packing", "messages"},
+    {"files", "losses", "advantages", "values", "logprobs", "machine", "data", "rendering", "reward_card", "loggers"},
     {"config_files", "models", "sampling", "heldout", "intake"},
     {"reward_models", "gate"},
     {"objectives", "run_folder", "callbacks"},
@@ -23,7 +23,7 @@ FLOORS = [
     {"report"},
     {"conclusion"},
     {"pipeline"},
-    {"quickstart", "flags", "control"},
+    {"quickstart", "flags", "control", "inputs"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,7 +1,10 @@
 """The command line. Every flag of sft, spin, irft and rft is a field of that method's config."""
 
 import inspect
+import io
 import os
+import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,15 +17,27 @@ import demotune
 from demotune.allocator import keep_memory
 from demotune.config import CONFIGS, Method
 from demotune.config_files import build_config, from_fields, shipped_configs, unknown_field
+from demotune.data import read_prompts
 from demotune.errors import DemotuneError
 from demotune.evaluation.config import EvaluationConfig
 from demotune.flags import flags_of, parameter, what_was_given
+from demotune.inputs import (
+    refuse_missing_data,
+    refuse_missing_folders,
+    refuse_missing_inputs,
+    refuse_missing_model,
+    refuse_missing_test_inputs,
+)
+from demotune.messages import CLOSED_PIPE, STOPPED, explain
+from demotune.run_folder import RunFolder
+from demotune.screen import printable
 
 CONTEXT: dict[str, Any] = {
     "help_option_names": ["-h", "--help"],
     "token_normalize_func": lambda name: name.replace("_", "-"),  # --learning_rate as in TRL works too
     "max_content_width": 120,
 }
+DEBUG = "DEMOTUNE_DEBUG"
 COLLECT_UNKNOWN = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Unknown flags are collected, so that the error can name the nearest field and the methods that have it."""
 
@@ -65,12 +80,15 @@ Bf16Option = Annotated[
 
 def main() -> None:
     """Entry point."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character shows its number
     app()
 
 
 @contextmanager
-def _for_people() -> Iterator[None]:
-    """What the user can mend is one message, not a traceback; Ctrl-C says how to go on."""
+def _errors_as_messages(run: Path | None = None) -> Iterator[None]:
+    """What goes wrong is one message and an exit code, not a traceback; `run` is the run that can be resumed."""
     # Our own messages say what happens; libraries keep to errors unless the user asked for more.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -78,11 +96,19 @@ def _for_people() -> Iterator[None]:
     keep_memory()
     try:
         yield
-    except DemotuneError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
+    except typer.Exit:
+        raise
     except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+        raise typer.Exit(STOPPED) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        raise typer.Exit(CLOSED_PIPE) from None
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            typer.echo(printable(traceback.format_exc()), err=True, nl=False)
+        message, code = explain(error, run)
+        typer.echo(printable(f"error: {message}"), err=True)
+        raise typer.Exit(code) from None
 
 
 def _method_command(method: Method, act: Callable[[str | None, dict[str, Any]], None]) -> Callable[..., None]:
@@ -90,7 +116,7 @@ def _method_command(method: Method, act: Callable[[str | None, dict[str, Any]], 
     config_class = CONFIGS[method]
 
     def command(ctx: typer.Context, **given: Any) -> None:
-        with _for_people():
+        with _errors_as_messages():
             if ctx.args:
                 name = ctx.args[0].split("=")[0]
                 raise DemotuneError(
@@ -111,9 +137,14 @@ def _method_command(method: Method, act: Callable[[str | None, dict[str, Any]], 
 
 
 def _run(method: Method, config_file: str | None, given: dict[str, Any]) -> None:
-    from demotune.pipeline import run
+    config = build_config(method, config_file, given)
+    folder = RunFolder(Path(config.output))
+    with _errors_as_messages(folder.root):
+        folder.refuse_if_taken()
+        refuse_missing_inputs(config)
+        from demotune.pipeline import run
 
-    run(build_config(method, config_file, given))
+        run(config)
 
 
 for _method in CONFIGS:
@@ -132,9 +163,11 @@ def estimate(
     """Say before a run what it will cost: memory, tokens, operations and time of each phase, and whether it fits."""
 
     def act(config_file: str | None, given: dict[str, Any]) -> None:
+        config = build_config(method, config_file, {"output": "not written"} | given)
+        refuse_missing_inputs(config)
         from demotune.estimate import estimate as estimate_run
 
-        estimate_run(build_config(method, config_file, {"output": "not written"} | given), device)
+        estimate_run(config, device)
 
     flags = typer.Typer(context_settings=CONTEXT, add_completion=False)
     flags.command(method, context_settings=COLLECT_UNKNOWN)(_method_command(method, act))
@@ -144,7 +177,8 @@ def estimate(
 @app.command()
 def resume(run_folder: Annotated[Path, typer.Argument(help="Folder of an interrupted run.")]) -> None:
     """Continue an interrupted run exactly where it stopped."""
-    with _for_people():
+    with _errors_as_messages(run_folder):
+        RunFolder(run_folder).read_config()  # a folder without a run is refused before torch is imported
         from demotune.pipeline import resume as resume_run
 
         resume_run(run_folder)
@@ -173,14 +207,16 @@ def sample(
     reward_template: TemplateOption = None,
 ) -> None:
     """Prompts in, responses out; the same renderer and sampler as in training. With a reward, the best of several."""
-    with _for_people():
+    with _errors_as_messages():
         if (best_of is None) != (reward is None):
             given, missing = ("--best-of", "--reward R") if reward is None else ("--reward", "--best-of N")
             raise DemotuneError(f"{given} needs {missing}: N responses are drawn, the reward chooses one")
-        from demotune.answering import BestOf, answer, read_prompts, show_answers
+        conversations = read_prompts(prompt or [], prompts)
+        for source in (model, *([reward] if reward is not None else [])):
+            refuse_missing_model(source)
+        from demotune.answering import BestOf, answer, show_answers
         from demotune.rewards import load_reward
 
-        conversations = read_prompts(prompt or [], prompts)
         best = None
         if best_of is not None and reward is not None:
             best = BestOf(best_of, load_reward(reward, template=reward_template, dtype=dtype))
@@ -207,7 +243,9 @@ def score(
     bf16: Bf16Option = None,
 ) -> None:
     """Say what each row earns by a reward; of preference rows, how often the reward agrees with them."""
-    with _for_people():
+    with _errors_as_messages():
+        refuse_missing_data(data)
+        refuse_missing_model(reward)
         from demotune.ranking import Reading
         from demotune.ranking import score as score_data
         from demotune.rewards import load_reward
@@ -232,7 +270,9 @@ def select(
     bf16: Bf16Option = None,
 ) -> None:
     """Keep the best demonstrations by a reward: one learned here, or any other model with one label."""
-    with _for_people():
+    with _errors_as_messages():
+        refuse_missing_data(data)
+        refuse_missing_model(reward)
         from demotune.ranking import Choice, Reading
         from demotune.ranking import select as select_data
         from demotune.rewards import load_reward
@@ -244,8 +284,9 @@ def select(
 
 def _evaluate_command() -> Callable[..., None]:
     def command(**given: Any) -> None:
-        with _for_people():
+        with _errors_as_messages():
             config = from_fields(EvaluationConfig, what_was_given(given))
+            refuse_missing_test_inputs(config)
             from demotune.evaluation.evaluate import evaluate
 
             evaluate(config)
@@ -278,9 +319,11 @@ def compare(
     bf16: Bf16Option = None,
 ) -> None:
     """Methods and settings side by side: quality with intervals, corrected p-values, cost; seeds are grouped."""
-    with _for_people():
+    with _errors_as_messages():
         if data and output is None:
             raise DemotuneError("--data needs --output: what is measured there is kept and used again")
+        refuse_missing_folders(runs)
+        refuse_missing_data(data or [])
         from demotune.control import train_controls
         from demotune.evaluation.compare import compare as compare_runs
         from demotune.evaluation.comparison_table import COMPARISON, write_comparison
@@ -315,7 +358,8 @@ def report(
     ] = None,
 ) -> None:
     """One page about one run or several: works offline, with every number's evidence and a browser of samples."""
-    with _for_people():
+    with _errors_as_messages():
+        refuse_missing_folders([*runs, *(evaluation or []), *([comparison] if comparison is not None else [])])
         from demotune.conclusion import write_page
 
         write_page(runs, output, evaluations=evaluation or [], comparison=comparison)
@@ -324,7 +368,7 @@ def report(
 @app.command()
 def doctor() -> None:
     """Show what is installed, which devices there are, and what a run would use."""
-    with _for_people():
+    with _errors_as_messages():
         from demotune.doctor import examine
 
         examine()
@@ -335,10 +379,15 @@ def quickstart(
     output: Annotated[Path, typer.Option(help="Folder for the two runs.")] = Path("runs/quickstart"),
 ) -> None:
     """SFT, then IRFT, of SmolLM2-135M on the demonstrations that come with demotune."""
-    with _for_people():
+    with _errors_as_messages():
         from demotune.quickstart import quickstart as run_quickstart
 
         run_quickstart(output)
+
+
+def _debug(value: bool) -> None:
+    if value:
+        os.environ[DEBUG] = "1"
 
 
 def _version(value: bool) -> None:
@@ -350,5 +399,8 @@ def _version(value: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show version.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", callback=_debug, help="Show the traceback of an error, too (DEMOTUNE_DEBUG=1).")
+    ] = False,
 ) -> None:
     pass

@@ -7,7 +7,8 @@ from demotune.data.loading import (
     load_demonstrations,
     load_preferences,
 )
-from demotune.data.prompts import as_prompt, read_prompt_file
+from demotune.data.prompts import as_prompt, read_prompt_file, read_prompts
+from demotune.data.reading import refuse_missing_source
 from demotune.data.rows import BadRow, Reason
 
 __all__ = [
@@ -20,4 +21,6 @@ __all__ = [
     "load_demonstrations",
     "load_preferences",
     "read_prompt_file",
+    "read_prompts",
+    "refuse_missing_source",
 ]

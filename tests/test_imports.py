@@ -9,8 +9,9 @@ PACKAGE = Path(demotune.__file__).parent
 
 FLOORS = [
     {"errors", "screen", "allocator", "records", "processes", "profiling", "statistics", "diversity"},
-    {"config", "progress", "attention", "packing", "messages"},
-    {"files", "losses", "advantages", "values", "logprobs", "machine", "data", "rendering", "reward_card", "loggers"},
+    {"field_limits", "messages", "loggers", "yaml_fields"},
+    {"config", "progress", "attention", "packing"},
+    {"files", "losses", "advantages", "values", "logprobs", "machine", "data", "rendering", "reward_card"},
     {"config_files", "models", "sampling", "heldout", "intake"},
     {"reward_models", "gate"},
     {"objectives", "run_folder", "callbacks"},

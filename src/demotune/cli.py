@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 import demotune
 from demotune.allocator import keep_memory
 from demotune.config import CONFIGS, Method
-from demotune.config_files import build_config, from_fields, shipped_configs, unknown_field
+from demotune.config_files import build_config, from_fields, refuse_missing_fields, shipped_configs, unknown_field
 from demotune.data import read_prompts
 from demotune.errors import DemotuneError
 from demotune.evaluation.config import EvaluationConfig
+from demotune.field_limits import check_numbers
 from demotune.flags import flags_of, parameter, what_was_given
 from demotune.inputs import (
     refuse_missing_data,
@@ -76,6 +78,17 @@ Bf16Option = Annotated[
         show_default=False,
     ),
 ]
+
+
+class NamesAllMissing(TyperCommand):
+    """A command that names each required option that is not given; typer names the first one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given, _, _ = self.make_parser(ctx).parse_args(list(args))
+        missing = [option.opts[0] for option in self.params if option.required and option.name not in given]
+        if len(missing) > 1 and not given.get("help"):
+            ctx.fail(f"Missing options {', '.join(missing)}")
+        return super().parse_args(ctx, args)
 
 
 def main() -> None:
@@ -208,6 +221,12 @@ def sample(
 ) -> None:
     """Prompts in, responses out; the same renderer and sampler as in training. With a reward, the best of several."""
     with _errors_as_messages():
+        check_numbers(
+            {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed,
+             "batch_size": batch_size}
+        )  # fmt: skip
+        if not 0 < top_p <= 1:
+            raise DemotuneError(f"top_p must be above 0, at most 1, got {top_p}; 1 turns it off")
         if (best_of is None) != (reward is None):
             given, missing = ("--best-of", "--reward R") if reward is None else ("--reward", "--best-of N")
             raise DemotuneError(f"{given} needs {missing}: N responses are drawn, the reward chooses one")
@@ -227,7 +246,7 @@ def sample(
         show_answers(conversations, answers, output)
 
 
-@app.command()
+@app.command(cls=NamesAllMissing)
 def score(
     reward: RewardOption,
     data: DataOption,
@@ -244,6 +263,7 @@ def score(
 ) -> None:
     """Say what each row earns by a reward; of preference rows, how often the reward agrees with them."""
     with _errors_as_messages():
+        check_numbers({"max_length": max_length, "max_rows": max_rows, "batch_size": batch_size})
         refuse_missing_data(data)
         refuse_missing_model(reward)
         from demotune.ranking import Reading
@@ -254,7 +274,7 @@ def score(
         score_data(load_reward(reward, template=template, dtype=dtype, bf16=bf16), data, reading, output)
 
 
-@app.command()
+@app.command(cls=NamesAllMissing)
 def select(
     reward: RewardOption,
     data: DataOption,
@@ -271,6 +291,7 @@ def select(
 ) -> None:
     """Keep the best demonstrations by a reward: one learned here, or any other model with one label."""
     with _errors_as_messages():
+        check_numbers({"max_length": max_length, "max_rows": max_rows, "batch_size": batch_size})
         refuse_missing_data(data)
         refuse_missing_model(reward)
         from demotune.ranking import Choice, Reading
@@ -285,7 +306,9 @@ def select(
 def _evaluate_command() -> Callable[..., None]:
     def command(**given: Any) -> None:
         with _errors_as_messages():
-            config = from_fields(EvaluationConfig, what_was_given(given))
+            fields = what_was_given(given)
+            refuse_missing_fields(EvaluationConfig, fields)
+            config = from_fields(EvaluationConfig, fields)
             refuse_missing_test_inputs(config)
             from demotune.evaluation.evaluate import evaluate
 

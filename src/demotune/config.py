@@ -5,11 +5,11 @@ that a method does not have does not exist for it: loading refuses it and names 
 """
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from demotune.errors import DemotuneError
+from demotune.field_limits import check_numbers
 
 Method = Literal["sft", "spin", "irft", "rft"]
 LinkName = Literal["logistic", "linear", "nce"]
@@ -114,10 +114,7 @@ class RunConfig:
     """Print at the end where the time went, as a share of the machine's ceiling."""
 
     def _check_shared(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            finite = not isinstance(value, float) or math.isfinite(value)
-            _require(finite, f"{field.name} must be a finite number, got {value}", "give a number")
+        check_numbers(vars(self))
         _require(bool(self.output), "output is missing", "name a folder for the run with --output")
         _require(0 <= self.eval_share <= 0.5, f"eval_share must be 0 to 0.5, got {self.eval_share}", "0.1 is usual")
         _require(
@@ -125,11 +122,7 @@ class RunConfig:
             f"data_weights has {len(self.data_weights)} numbers for {len(self.data)} data sources",
             "give one weight for each --data",
         )
-        _require(
-            all(0 < w < math.inf for w in self.data_weights),
-            f"data_weights must be > 0, got {self.data_weights}",
-            "drop it",
-        )
+        _require(all(w > 0 for w in self.data_weights), f"data_weights must be > 0, got {self.data_weights}", "drop it")
         if self.template is not None:
             _require(
                 self.template.count("{prompt}") == 1,

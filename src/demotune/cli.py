@@ -4,15 +4,12 @@ import inspect
 import io
 import os
 import sys
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from typer.core import TyperCommand
 
 import demotune
 from demotune.allocator import keep_memory
@@ -22,7 +19,7 @@ from demotune.data import read_prompts
 from demotune.errors import DemotuneError
 from demotune.evaluation.config import EvaluationConfig
 from demotune.field_limits import check_numbers
-from demotune.flags import flags_of, parameter, what_was_given
+from demotune.flags import NamesAllMissing, flags_of, parameter, what_was_given
 from demotune.inputs import (
     refuse_missing_data,
     refuse_missing_folders,
@@ -30,16 +27,14 @@ from demotune.inputs import (
     refuse_missing_model,
     refuse_missing_test_inputs,
 )
-from demotune.messages import CLOSED_PIPE, STOPPED, explain
+from demotune.messages import DEBUG, errors_as_messages
 from demotune.run_folder import RunFolder
-from demotune.screen import printable
 
 CONTEXT: dict[str, Any] = {
     "help_option_names": ["-h", "--help"],
     "token_normalize_func": lambda name: name.replace("_", "-"),  # --learning_rate as in TRL works too
     "max_content_width": 120,
 }
-DEBUG = "DEMOTUNE_DEBUG"
 COLLECT_UNKNOWN = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Unknown flags are collected, so that the error can name the nearest field and the methods that have it."""
 
@@ -80,17 +75,6 @@ Bf16Option = Annotated[
 ]
 
 
-class NamesAllMissing(TyperCommand):
-    """A command that names each required option that is not given; typer names the first one."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        given, _, _ = self.make_parser(ctx).parse_args(list(args))
-        missing = [option.opts[0] for option in self.params if option.required and option.name not in given]
-        if len(missing) > 1 and not given.get("help"):
-            ctx.fail(f"Missing options {', '.join(missing)}")
-        return super().parse_args(ctx, args)
-
-
 def main() -> None:
     """Entry point."""
     for stream in (sys.stdout, sys.stderr):
@@ -99,37 +83,12 @@ def main() -> None:
     app()
 
 
-@contextmanager
-def _errors_as_messages(run: Path | None = None) -> Iterator[None]:
-    """What goes wrong is one message and an exit code, not a traceback; `run` is the run that can be resumed."""
-    # Our own messages say what happens; libraries keep to errors unless the user asked for more.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    keep_memory()
-    try:
-        yield
-    except typer.Exit:
-        raise
-    except KeyboardInterrupt:
-        raise typer.Exit(STOPPED) from None
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
-        raise typer.Exit(CLOSED_PIPE) from None
-    except Exception as error:
-        if os.environ.get(DEBUG):
-            typer.echo(printable(traceback.format_exc()), err=True, nl=False)
-        message, code = explain(error, run)
-        typer.echo(printable(f"error: {message}"), err=True)
-        raise typer.Exit(code) from None
-
-
 def _method_command(method: Method, act: Callable[[str | None, dict[str, Any]], None]) -> Callable[..., None]:
     """A command whose options are the fields of the method's config; `act` takes the config file and what was given."""
     config_class = CONFIGS[method]
 
     def command(ctx: typer.Context, **given: Any) -> None:
-        with _errors_as_messages():
+        with errors_as_messages():
             if ctx.args:
                 name = ctx.args[0].split("=")[0]
                 raise DemotuneError(
@@ -152,7 +111,7 @@ def _method_command(method: Method, act: Callable[[str | None, dict[str, Any]], 
 def _run(method: Method, config_file: str | None, given: dict[str, Any]) -> None:
     config = build_config(method, config_file, given)
     folder = RunFolder(Path(config.output))
-    with _errors_as_messages(folder.root):
+    with errors_as_messages(folder.root):
         folder.refuse_if_taken()
         refuse_missing_inputs(config)
         from demotune.pipeline import run
@@ -190,7 +149,7 @@ def estimate(
 @app.command()
 def resume(run_folder: Annotated[Path, typer.Argument(help="Folder of an interrupted run.")]) -> None:
     """Continue an interrupted run exactly where it stopped."""
-    with _errors_as_messages(run_folder):
+    with errors_as_messages(run_folder):
         RunFolder(run_folder).read_config()  # a folder without a run is refused before torch is imported
         from demotune.pipeline import resume as resume_run
 
@@ -220,7 +179,7 @@ def sample(
     reward_template: TemplateOption = None,
 ) -> None:
     """Prompts in, responses out; the same renderer and sampler as in training. With a reward, the best of several."""
-    with _errors_as_messages():
+    with errors_as_messages():
         check_numbers(
             {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed,
              "batch_size": batch_size}
@@ -262,7 +221,7 @@ def score(
     bf16: Bf16Option = None,
 ) -> None:
     """Say what each row earns by a reward; of preference rows, how often the reward agrees with them."""
-    with _errors_as_messages():
+    with errors_as_messages():
         check_numbers({"max_length": max_length, "max_rows": max_rows, "batch_size": batch_size})
         refuse_missing_data(data)
         refuse_missing_model(reward)
@@ -290,7 +249,7 @@ def select(
     bf16: Bf16Option = None,
 ) -> None:
     """Keep the best demonstrations by a reward: one learned here, or any other model with one label."""
-    with _errors_as_messages():
+    with errors_as_messages():
         check_numbers({"max_length": max_length, "max_rows": max_rows, "batch_size": batch_size})
         refuse_missing_data(data)
         refuse_missing_model(reward)
@@ -305,7 +264,7 @@ def select(
 
 def _evaluate_command() -> Callable[..., None]:
     def command(**given: Any) -> None:
-        with _errors_as_messages():
+        with errors_as_messages():
             fields = what_was_given(given)
             refuse_missing_fields(EvaluationConfig, fields)
             config = from_fields(EvaluationConfig, fields)
@@ -342,7 +301,7 @@ def compare(
     bf16: Bf16Option = None,
 ) -> None:
     """Methods and settings side by side: quality with intervals, corrected p-values, cost; seeds are grouped."""
-    with _errors_as_messages():
+    with errors_as_messages():
         if data and output is None:
             raise DemotuneError("--data needs --output: what is measured there is kept and used again")
         refuse_missing_folders(runs)
@@ -381,7 +340,7 @@ def report(
     ] = None,
 ) -> None:
     """One page about one run or several: works offline, with every number's evidence and a browser of samples."""
-    with _errors_as_messages():
+    with errors_as_messages():
         refuse_missing_folders([*runs, *(evaluation or []), *([comparison] if comparison is not None else [])])
         from demotune.conclusion import write_page
 
@@ -391,7 +350,7 @@ def report(
 @app.command()
 def doctor() -> None:
     """Show what is installed, which devices there are, and what a run would use."""
-    with _errors_as_messages():
+    with errors_as_messages():
         from demotune.doctor import examine
 
         examine()
@@ -402,7 +361,7 @@ def quickstart(
     output: Annotated[Path, typer.Option(help="Folder for the two runs.")] = Path("runs/quickstart"),
 ) -> None:
     """SFT, then IRFT, of SmolLM2-135M on the demonstrations that come with demotune."""
-    with _errors_as_messages():
+    with errors_as_messages():
         from demotune.quickstart import quickstart as run_quickstart
 
         run_quickstart(output)
@@ -426,4 +385,8 @@ def _root(
         bool, typer.Option("--debug", callback=_debug, help="Show the traceback of an error, too (DEMOTUNE_DEBUG=1).")
     ] = False,
 ) -> None:
-    pass
+    # Our own messages say what happens; libraries keep to errors unless the user asked for more.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    keep_memory()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from demotune.errors import DemotuneError
-from demotune.field_limits import check_numbers
+from demotune.field_limits import check_numbers, shown
 
 Method = Literal["sft", "spin", "irft", "rft"]
 LinkName = Literal["logistic", "linear", "nce"]
@@ -126,7 +126,7 @@ class RunConfig:
         if self.template is not None:
             _require(
                 self.template.count("{prompt}") == 1,
-                f"template must contain {{prompt}} once, got {self.template!r}",
+                f"template must contain {{prompt}} once, got {shown(self.template)}",
                 r'write for example "### Instruction: {prompt}\n\n### Response: "',
             )
         _require(0 <= self.max_bad_share <= 1, f"max_bad_share must be 0 to 1, got {self.max_bad_share}", "0.05 is 5%")

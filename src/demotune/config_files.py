@@ -38,7 +38,7 @@ def build_config(method: Method, file: str | None, overrides: Mapping[str, objec
     """
     values = _read_yaml(file) if file else {}
     wanted = values.pop("method", method)
-    if wanted not in CONFIGS:
+    if wanted not in tuple(CONFIGS):
         raise DemotuneError(f"{file} is a config for {shown(wanted)}, which is no method; write method: {method}")
     if wanted != method:
         raise DemotuneError(f"{file} is a config for {wanted}, not {method}; run demotune {wanted} --config {file}")
@@ -79,9 +79,9 @@ def load_config(file: Path) -> AnyConfig:
     """Read a run.yaml that `save_config` wrote."""
     values = _read_yaml(str(file))
     method = values.pop("method", None)
-    if method not in CONFIGS:
+    if method not in tuple(CONFIGS):
         raise DemotuneError(
-            f"{file} names no known method (found {method!r}); it should be one of {', '.join(CONFIGS)}"
+            f"{file} names no known method (found {shown(method)}); it should be one of {', '.join(CONFIGS)}"
         )
     return from_dict(method, values)
 

@@ -93,5 +93,8 @@ def shown(value: object) -> str:
     """A value for a message: cut where it is long. Python refuses to write integers of thousands of digits."""
     if isinstance(value, int) and value.bit_length() > 1000:
         return f"an integer of {value.bit_length()} bits"
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # a list that holds such an integer
+        return f"a {type(value).__name__} of values"
     return text if len(text) <= 200 else f"{text[:200]}..."

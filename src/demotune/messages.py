@@ -7,13 +7,21 @@ import os
 import pickle
 import re
 import shlex
+import sys
 import traceback
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from demotune.errors import DemotuneError
+import typer
 
+from demotune.errors import DemotuneError
+from demotune.screen import printable
+
+DEBUG = "DEMOTUNE_DEBUG"
+"""Environment variable that adds the traceback to the message."""
 USER_ERROR, BUG, STOPPED, CLOSED_PIPE = 1, 3, 130, 141
 """Exit codes; 2, wrong usage of flags, is typer's."""
 
@@ -42,6 +50,35 @@ _TORN = (EOFError, gzip.BadGzipFile, json.JSONDecodeError, pickle.UnpicklingErro
 _NETWORK = {"httpx", "requests", "urllib3", "huggingface_hub"}
 
 
+@contextmanager
+def errors_as_messages(run: Path | None = None) -> Iterator[None]:
+    """What goes wrong inside is one message and an exit code, not a traceback; `run` is as `explain` takes it."""
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except KeyboardInterrupt:
+        raise typer.Exit(STOPPED) from None
+    except BrokenPipeError:
+        _drop_unwritten_output()
+        raise typer.Exit(CLOSED_PIPE) from None
+    except Exception as error:
+        _drop_unwritten_output()
+        if os.environ.get(DEBUG):
+            typer.echo(printable(traceback.format_exc()), err=True, nl=False)
+        message, code = explain(error, run)
+        typer.echo(printable(f"error: {message}"), err=True)
+        raise typer.Exit(code) from None
+
+
+def _drop_unwritten_output() -> None:
+    """Where standard output takes nothing more, the interpreter would complain once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def explain(error: Exception, run: Path | None = None) -> tuple[str, int]:
     """The message for whoever gave the command, and the exit code.
 
@@ -53,7 +90,7 @@ def explain(error: Exception, run: Path | None = None) -> tuple[str, int]:
         found = mendable(error)
         if found is not None:
             return f"{found}, then {_next(run)}", USER_ERROR
-    return f"this is a bug in demotune: {_one_line(error)}{_where(error)}; DEMOTUNE_DEBUG=1 shows the traceback", BUG
+    return f"this is a bug in demotune: {_one_line(error)}{_where(error)}; {DEBUG}=1 shows the traceback", BUG
 
 
 def _out_of_memory(error: Exception) -> str | None:

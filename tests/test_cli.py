@@ -110,6 +110,7 @@ def test_version() -> None:
             "quickstart is a config for irft, not sft; run demotune irft",
         ),
         (["resume", "nowhere"], "nowhere holds no run to resume"),
+        (["sample", "--model", "m", "--prompt", "caf\udce9"], r"--prompt 'caf\udce9' is not UTF-8; put it into a file"),
         (["sample", "--model", "m"], "there is no prompt; give --prompt TEXT or --prompts FILE"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -117,8 +117,17 @@ def test_a_torn_file_is_named_though_its_library_does_not_name_it(read, tmp_path
         read(tmp_path / "torn")
     message, code = explain(caught.value)
     assert message.startswith(f"{tmp_path / 'torn'} is cut off or damaged (")
-    assert "; copy it again or remove it, then " in message
+    assert "; write or copy it again, then " in message
     assert code == USER_ERROR
+
+
+def test_of_a_folder_in_hand_a_file_is_torn(tmp_path: Path) -> None:
+    def read(folder: Path) -> None:
+        json.loads(f"{{{folder.name}")
+
+    with pytest.raises(ValueError, match="Expecting") as caught:
+        read(tmp_path)
+    assert explain(caught.value)[0].startswith(f"a file in {tmp_path} is cut off or damaged (JSONDecodeError")
 
 
 def test_a_full_disk_as_safetensors_says_it() -> None:

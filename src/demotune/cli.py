@@ -15,12 +15,12 @@ import demotune
 from demotune.allocator import keep_memory
 from demotune.config import CONFIGS, Method
 from demotune.config_files import build_config, from_fields, refuse_missing_fields, shipped_configs, unknown_field
-from demotune.data import read_prompts
 from demotune.errors import DemotuneError
 from demotune.evaluation.config import EvaluationConfig
 from demotune.field_limits import check_numbers
 from demotune.flags import NamesAllMissing, flags_of, parameter, what_was_given
 from demotune.inputs import (
+    read_prompts,
     refuse_missing_data,
     refuse_missing_folders,
     refuse_missing_inputs,

@@ -1,13 +1,14 @@
 """Whether what a command names can be there at all: checked before torch is imported, which takes seconds."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from demotune.config import AnyConfig, RFTConfig
-from demotune.data import read_prompt_file, refuse_missing_source
+from demotune.data import as_prompt, read_prompt_file, refuse_missing_source
 from demotune.errors import DemotuneError
 from demotune.evaluation.config import EvaluationConfig
 from demotune.loggers import refuse_unknown_loggers
+from demotune.records import Message
 
 
 def refuse_missing_inputs(config: AnyConfig) -> None:
@@ -33,6 +34,22 @@ def refuse_missing_test_inputs(config: EvaluationConfig) -> None:
 def refuse_missing_data(sources: Iterable[str]) -> None:
     for source in sources:
         refuse_missing_source(source)
+
+
+def read_prompts(texts: Sequence[str], file: Path | None) -> list[tuple[Message, ...]]:
+    """Conversations from texts and from a file. Raises DemotuneError where there is none, or one that is no text."""
+    found = []
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # bytes of the command line that its encoding does not know
+            raise DemotuneError(f"--prompt {text!r} is not UTF-8; put it into a file and give --prompts") from error
+        found.append(as_prompt(text))
+    if file is not None:
+        found += [prompt for _, prompt in read_prompt_file(file)]
+    if not found:
+        raise DemotuneError("there is no prompt; give --prompt TEXT or --prompts FILE")
+    return found
 
 
 def refuse_missing_model(source: str) -> None:

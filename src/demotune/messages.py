@@ -126,8 +126,9 @@ def _torn_file(error: Exception) -> str | None:
     by_text = type(error).__name__ == "SafetensorError" or "PytorchStreamReader" in str(error)
     if not (by_text or isinstance(error, (*_TORN, zipfile.BadZipFile))):
         return None
-    path = _path_in_hand(error) or "a file"
-    return f"{path} is cut off or damaged ({_one_line(error)}); copy it again or remove it"
+    path = _path_in_hand(error)
+    file = "a file" if path is None else f"a file in {path}" if os.path.isdir(path) else path  # noqa: PTH112
+    return f"{file} is cut off or damaged ({_one_line(error)}); write or copy it again"
 
 
 def _of_the_machine(error: Exception) -> str | None:

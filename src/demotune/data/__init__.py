@@ -7,7 +7,7 @@ from demotune.data.loading import (
     load_demonstrations,
     load_preferences,
 )
-from demotune.data.prompts import as_prompt, read_prompt_file, read_prompts
+from demotune.data.prompts import as_prompt, read_prompt_file
 from demotune.data.reading import refuse_missing_source
 from demotune.data.rows import BadRow, Reason
 
@@ -21,6 +21,5 @@ __all__ = [
     "load_demonstrations",
     "load_preferences",
     "read_prompt_file",
-    "read_prompts",
     "refuse_missing_source",
 ]

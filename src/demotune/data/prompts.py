@@ -1,7 +1,6 @@
 """Prompts without demonstrations: a text file with one a line, or JSONL with `prompt` or `messages`."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 from demotune.errors import DemotuneError
@@ -22,16 +21,6 @@ def read_prompt_file(file: Path) -> list[tuple[str, tuple[Message, ...]]]:
     if file.suffix == ".txt":
         return [(where, as_prompt(line)) for where, line in numbered]
     return [(where, _conversation(where, line)) for where, line in numbered]
-
-
-def read_prompts(texts: Sequence[str], file: Path | None) -> list[tuple[Message, ...]]:
-    """Conversations from texts and from a file (.txt: one prompt a line; else JSONL with `prompt` or `messages`)."""
-    found = [as_prompt(text) for text in texts]
-    if file is not None:
-        found += [prompt for _, prompt in read_prompt_file(file)]
-    if not found:
-        raise DemotuneError("there is no prompt; give --prompt TEXT or --prompts FILE")
-    return found
 
 
 def as_prompt(text: str) -> tuple[Message, ...]:

@@ -82,7 +82,7 @@ def test_version() -> None:
             ["sample", "--model", "m", "--prompt", "p", "--max-new-tokens", f"{10**12}"],
             "max_new_tokens must be at most",
         ),
-        (["report", "gone"], "gone is no folder; name one that demotune wrote"),
+        (["report", "gone"], "gone holds no run; name the folder that a run wrote"),
         (
             ["irft", "--optim", "adam", "--model", "m", "--data", "d/d", "--output", "x"],
             "transformers refuses a training",

@@ -22,9 +22,9 @@ from demotune.flags import NamesAllMissing, flags_of, parameter, what_was_given
 from demotune.inputs import (
     read_prompts,
     refuse_missing_data,
-    refuse_missing_folders,
     refuse_missing_inputs,
     refuse_missing_model,
+    refuse_missing_runs,
     refuse_missing_test_inputs,
 )
 from demotune.messages import DEBUG, errors_as_messages
@@ -304,7 +304,7 @@ def compare(
     with errors_as_messages():
         if data and output is None:
             raise DemotuneError("--data needs --output: what is measured there is kept and used again")
-        refuse_missing_folders(runs)
+        refuse_missing_runs(runs)
         refuse_missing_data(data or [])
         from demotune.control import train_controls
         from demotune.evaluation.compare import compare as compare_runs
@@ -341,7 +341,7 @@ def report(
 ) -> None:
     """One page about one run or several: works offline, with every number's evidence and a browser of samples."""
     with errors_as_messages():
-        refuse_missing_folders([*runs, *(evaluation or []), *([comparison] if comparison is not None else [])])
+        refuse_missing_runs(runs)
         from demotune.conclusion import write_page
 
         write_page(runs, output, evaluations=evaluation or [], comparison=comparison)

@@ -107,7 +107,7 @@ class RunConfig:
     save_steps: int = 100
     """Write a checkpoint every N optimizer steps of a stage; a killed run repeats at most that many."""
     report_to: tuple[str, ...] = ()
-    """Also log to tensorboard, trackio or wandb (must be installed)."""
+    """Also log to tensorboard, trackio or wandb (must be installed); none or all as in transformers."""
     run_name: str | None = None
     """Name of the run for report_to."""
     profile: bool = False

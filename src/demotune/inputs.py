@@ -71,7 +71,7 @@ def refuse_missing_model(source: str) -> None:
         )
 
 
-def refuse_missing_folders(folders: Iterable[Path]) -> None:
+def refuse_missing_runs(folders: Iterable[Path]) -> None:
     for folder in folders:
         if not folder.is_dir():
-            raise DemotuneError(f"{folder} is no folder; name one that demotune wrote with --output")
+            raise DemotuneError(f"{folder} holds no run; name the folder that a run wrote with --output")

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from demotune.config import CONFIGS, IRFTConfig
+from demotune.config import CONFIGS, IRFTConfig, SFTConfig
 from demotune.config_files import build_config, field_types, from_fields
 from demotune.errors import DemotuneError
 from demotune.evaluation.config import EvaluationConfig
 from demotune.field_limits import LARGEST
+from demotune.loggers import _PACKAGES, refuse_unknown_loggers
+from demotune.training import training_arguments
 from demotune.yaml_fields import MOST_BYTES, read_yaml_file
 
 CLASSES: list[type[Any]] = [*CONFIGS.values(), EvaluationConfig]
@@ -135,3 +138,19 @@ def test_a_folder_of_a_thousand_files_fits(tmp_path: Path) -> None:
     names = [f"/data/some/long/folder/of/shards/part-{number:05d}.jsonl" for number in range(1000)]
     file.write_text("data:\n" + "".join(f"- {name}\n" for name in names))
     assert read_yaml_file(file) == {"data": names}
+
+
+# Loggers -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [(), ("none",), ("all",)])
+def test_none_and_all_are_no_packages(names: tuple[str, ...]) -> None:
+    refuse_unknown_loggers(names)
+    arguments = training_arguments(SFTConfig(output="x", report_to=names), Path("x"), steps=1, seed=1)
+    assert isinstance(arguments.report_to, list)
+    assert names == ("all",) or arguments.report_to == []
+
+
+def test_the_loggers_are_those_of_transformers() -> None:
+    """Except kubeflow, which transformers adds by itself where it runs."""
+    assert _PACKAGES.keys() == INTEGRATION_TO_CALLBACK.keys() - {"kubeflow"}

@@ -61,23 +61,56 @@ def test_version() -> None:
         (["irft", "--betta", "1"], "irft has no field betta; did you mean beta?"),
         (["sft", "--beta", "1"], "beta is a field of spin, irft and rft, which sft does not use"),
         (["spin", "--link=nce"], "link is a field of irft, which spin does not use"),
-        (["irft", "--beta", "-1", "--output", "x"], "beta must be > 0, got -1.0"),
-        (["irft", "--output", "x"], "model is missing; name it with --model"),
+        (["irft", "--beta", "-1", "--model", "m", "--data", "d", "--output", "x"], "beta must be > 0, got -1.0"),
+        (["irft", "--output", "x"], "model and data are missing; add --model MODEL --data DATA"),
+        (["rft"], "model, data and output are missing; add --model MODEL --data DATA --output OUTPUT"),
+        (["evaluate"], "model and output are missing; add --model MODEL --output OUTPUT"),
+        (["sft", "--model", "m", "--data", "gone.jsonl", "--output", "x"], "gone.jsonl does not exist"),
+        (["sft", "--model", "a/b/c", "--data", "d/d", "--output", "x"], "model 'a/b/c' is no folder or GGUF file here"),
         (
-            ["irft", "--optim", "adam", "--model", "m", "--data", "d", "--output", "x"],
+            ["sft", "--model", "m", "--data", "d/d", "--eval-data", "gone.csv", "--output", "x"],
+            "gone.csv does not exist",
+        ),
+        (
+            ["rft", "--model", "m", "--data", "d/d", "--prompts", "gone.txt", "--output", "x"],
+            "prompts file gone.txt does not exist",
+        ),
+        (["score", "--reward", "m", "--data", "gone.jsonl"], "gone.jsonl does not exist"),
+        (["sample", "--model", "m", "--prompt", "p", "--top-p", "0"], "top_p must be above 0"),
+        (["sample", "--model", "m", "--prompt", "p", "--temperature", "inf"], "temperature must be a finite number"),
+        (
+            ["sample", "--model", "m", "--prompt", "p", "--max-new-tokens", f"{10**12}"],
+            "max_new_tokens must be at most",
+        ),
+        (["report", "gone"], "gone holds no run; name the folder that a run wrote"),
+        (
+            ["irft", "--optim", "adam", "--model", "m", "--data", "d/d", "--output", "x"],
             "transformers refuses a training",
         ),
         (
-            ["irft", "--report-to", "wand", "--model", "m", "--data", "d", "--output", "x"],
-            "report_to names wand, which",
+            ["irft", "--optim", "galore_adamw", "--model", "m", "--data", "d/d", "--output", "x"],
+            "optim galore_adamw cannot be used here (",
         ),
-        (["irft", "--model", "m"], "output is missing; name a folder for the run with --output"),
+        (
+            ["irft", "--report-to", "none", "--report-to", "wandb", "--model", "m", "--data", "d", "--output", "x"],
+            "report_to is none, wandb, and none stands alone; drop one of them",
+        ),
+        (
+            ["irft", "--report-to", "dvclive", "--model", "m", "--data", "d", "--output", "x"],
+            "report_to names dvclive, which is not installed; pip install dvclive",
+        ),
+        (
+            ["irft", "--report-to", "wand", "--model", "m", "--data", "d", "--output", "x"],
+            "report_to names 'wand', which transformers does not know; did you mean wandb?",
+        ),
+        (["irft", "--model", "m", "--data", "d"], "output is missing; add --output OUTPUT"),
         (["irft", "--config", "nowhere.yaml"], "config nowhere.yaml is neither a file nor a shipped config"),
         (
             ["sft", "--config", "quickstart"],
             "quickstart is a config for irft, not sft; run demotune irft",
         ),
         (["resume", "nowhere"], "nowhere holds no run to resume"),
+        (["sample", "--model", "m", "--prompt", "caf\udce9"], r"--prompt 'caf\udce9' is not UTF-8; put it into a file"),
         (["sample", "--model", "m"], "there is no prompt; give --prompt TEXT or --prompts FILE"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -96,6 +129,15 @@ def test_a_value_of_the_wrong_type_is_refused() -> None:
     code, shown = call("irft", "--learning-rate", "fast")
     assert code == 2
     assert "learning-rate" in shown
+
+
+def test_every_missing_flag_is_named() -> None:
+    code, shown = call("select")
+    assert code == 2
+    assert "Missing options --reward, --data, --output" in shown
+    assert call("score", "--help")[0] == 0
+    code, shown = call("score", "--data", "d")
+    assert (code, "--reward" in shown) == (2, True)
 
 
 def test_a_missing_model_names_what_was_tried(place: Path) -> None:

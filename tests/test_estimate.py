@@ -384,14 +384,14 @@ def test_a_run_that_does_not_fit_is_told_what_would(place: Path, monkeypatch: py
     ("arguments", "expected"),
     [
         (
-            ["--method", "sft", "--device", "h20"],
+            ["--method", "sft", "--device", "h20", "--model", "m", "--data", "d/d"],
             f"device 'h20' is not in the table; choose one of {', '.join(DATASHEETS)}",
         ),
         (["--method", "irft", "--betta", "1"], "irft has no field betta; did you mean beta?"),
         (["--method", "sft", "--beta", "1"], "beta is a field of spin, irft and rft, which sft does not use"),
-        (["--method", "sft"], "model is missing; name it with --model"),
-        (["--method", "sft", "--model", "no-such-model", "--data", "x"], "check the path or the hub id"),
-        (["--method", "irft", "--beta", "-1"], "beta must be > 0, got -1.0"),
+        (["--method", "sft"], "model and data are missing; add --model MODEL --data DATA"),
+        (["--method", "sft", "--model", "no-such-model", "--data", "d/d"], "check the path or the hub id"),
+        (["--method", "irft", "--model", "m", "--data", "d/d", "--beta", "-1"], "beta must be > 0, got -1.0"),
     ],
 )
 def test_wrong_input(arguments: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

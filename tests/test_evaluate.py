@@ -742,7 +742,7 @@ DATA = ["--data", "TEST"]
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--data", "TEST"], "model is missing; name it with --model"),
+        (["--data", "TEST"], "model is missing; add --model MODEL"),
         (["--model", "START"], "there is nothing to measure on; give --data, or --tasks"),
         (["--model", "nowhere", *DATA], "check the path or the hub id"),
         (["--model", "unfinished", *DATA], "finish it with: demotune resume unfinished"),
@@ -791,4 +791,4 @@ def test_wrong_input_gets_one_line_that_names_the_fix(
 
 def test_output_is_needed(runs: Path, place: Path) -> None:
     code, shown = call("evaluate", "--model", str(runs / "start"), "--data", str(place / "test.jsonl"))
-    assert (code, "output is missing; name a folder for the results with --output" in shown) == (1, True)
+    assert (code, "output is missing; add --output OUTPUT" in shown) == (1, True)

@@ -8,7 +8,8 @@ import demotune
 PACKAGE = Path(demotune.__file__).parent
 
 FLOORS = [
-    {"errors", "allocator", "records", "processes", "profiling", "statistics", "diversity"},
+    {"errors", "screen", "allocator", "records", "processes", "profiling", "statistics", "diversity"},
+    {"field_limits", "messages", "loggers", "yaml_fields"},
     {"config", "progress", "attention", "packing"},
     {"files", "losses", "advantages", "values", "logprobs", "machine", "data", "rendering", "reward_card"},
     {"config_files", "models", "sampling", "heldout", "intake"},
@@ -23,7 +24,7 @@ FLOORS = [
     {"report"},
     {"conclusion"},
     {"pipeline"},
-    {"quickstart", "flags", "control"},
+    {"quickstart", "flags", "control", "inputs"},
     {"cli"},
     {"__main__"},
 ]

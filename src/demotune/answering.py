@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from demotune.data import as_prompt, read_prompt_file
 from demotune.errors import DemotuneError
 from demotune.files import write_rows
 from demotune.machine import has_fast_bf16
@@ -94,16 +93,6 @@ def answer(
     scores = _scores(best_of.reward, completions, batch_size)
     scored = [replace(given, score=score) for given, score in zip(answers, scores, strict=True)]
     return [max(scored[row :: len(prompts)], key=_merit) for row in range(len(prompts))]
-
-
-def read_prompts(texts: Sequence[str], file: Path | None) -> list[tuple[Message, ...]]:
-    """Conversations from texts and from a file (.txt: one prompt a line; else JSONL with `prompt` or `messages`)."""
-    found = [as_prompt(text) for text in texts]
-    if file is not None:
-        found += [prompt for _, prompt in read_prompt_file(file)]
-    if not found:
-        raise DemotuneError("there is no prompt; give --prompt TEXT or --prompts FILE")
-    return found
 
 
 def show_answers(prompts: Sequence[Sequence[Message]], answers: Sequence[Answer], output: Path | None) -> None:

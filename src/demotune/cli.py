@@ -1,9 +1,10 @@
 """The command line. Every flag of sft, spin, irft and rft is a field of that method's config."""
 
 import inspect
+import io
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,10 +14,21 @@ import typer
 import demotune
 from demotune.allocator import keep_memory
 from demotune.config import CONFIGS, Method
-from demotune.config_files import build_config, from_fields, shipped_configs, unknown_field
+from demotune.config_files import build_config, from_fields, refuse_missing_fields, shipped_configs, unknown_field
 from demotune.errors import DemotuneError
 from demotune.evaluation.config import EvaluationConfig
-from demotune.flags import flags_of, parameter, what_was_given
+from demotune.field_limits import check_numbers
+from demotune.flags import NamesAllMissing, flags_of, parameter, what_was_given
+from demotune.inputs import (
+    read_prompts,
+    refuse_missing_data,
+    refuse_missing_inputs,
+    refuse_missing_model,
+    refuse_missing_runs,
+    refuse_missing_test_inputs,
+)
+from demotune.messages import DEBUG, errors_as_messages
+from demotune.run_folder import RunFolder
 
 CONTEXT: dict[str, Any] = {
     "help_option_names": ["-h", "--help"],
@@ -67,24 +79,10 @@ Bf16Option = Annotated[
 
 def main() -> None:
     """Entry point."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character shows its number
     app()
-
-
-@contextmanager
-def _for_people() -> Iterator[None]:
-    """What the user can mend is one message, not a traceback; Ctrl-C says how to go on."""
-    # Our own messages say what happens; libraries keep to errors unless the user asked for more.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    keep_memory()
-    try:
-        yield
-    except DemotuneError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
 
 
 def _method_command(method: Method, act: Callable[[str | None, dict[str, Any]], None]) -> Callable[..., None]:
@@ -92,7 +90,7 @@ def _method_command(method: Method, act: Callable[[str | None, dict[str, Any]], 
     config_class = CONFIGS[method]
 
     def command(ctx: typer.Context, **given: Any) -> None:
-        with _for_people():
+        with errors_as_messages():
             if ctx.args:
                 name = ctx.args[0].split("=")[0]
                 raise DemotuneError(
@@ -113,9 +111,14 @@ def _method_command(method: Method, act: Callable[[str | None, dict[str, Any]], 
 
 
 def _run(method: Method, config_file: str | None, given: dict[str, Any]) -> None:
-    from demotune.pipeline import run
+    config = build_config(method, config_file, given)
+    folder = RunFolder(Path(config.output))
+    with errors_as_messages(folder.root):
+        folder.refuse_if_taken()
+        refuse_missing_inputs(config)
+        from demotune.pipeline import run
 
-    run(build_config(method, config_file, given))
+        run(config)
 
 
 for _method in CONFIGS:
@@ -134,9 +137,11 @@ def estimate(
     """Say before a run what it will cost: memory, tokens, operations and time of each phase, and whether it fits."""
 
     def act(config_file: str | None, given: dict[str, Any]) -> None:
+        config = build_config(method, config_file, {"output": "not written"} | given)
+        refuse_missing_inputs(config)
         from demotune.estimate import estimate as estimate_run
 
-        estimate_run(build_config(method, config_file, {"output": "not written"} | given), device)
+        estimate_run(config, device)
 
     flags = typer.Typer(context_settings=CONTEXT, add_completion=False)
     flags.command(method, context_settings=COLLECT_UNKNOWN)(_method_command(method, act))
@@ -146,7 +151,8 @@ def estimate(
 @app.command()
 def resume(run_folder: Annotated[Path, typer.Argument(help="Folder of an interrupted run.")]) -> None:
     """Continue an interrupted run exactly where it stopped."""
-    with _for_people():
+    with errors_as_messages(run_folder):
+        RunFolder(run_folder).read_config()  # a folder without a run is refused before torch is imported
         from demotune.pipeline import resume as resume_run
 
         resume_run(run_folder)
@@ -175,14 +181,22 @@ def sample(
     reward_template: TemplateOption = None,
 ) -> None:
     """Prompts in, responses out; the same renderer and sampler as in training. With a reward, the best of several."""
-    with _for_people():
+    with errors_as_messages():
+        check_numbers(
+            {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed,
+             "batch_size": batch_size}
+        )  # fmt: skip
+        if not 0 < top_p <= 1:
+            raise DemotuneError(f"top_p must be above 0, at most 1, got {top_p}; 1 turns it off")
         if (best_of is None) != (reward is None):
             given, missing = ("--best-of", "--reward R") if reward is None else ("--reward", "--best-of N")
             raise DemotuneError(f"{given} needs {missing}: N responses are drawn, the reward chooses one")
-        from demotune.answering import BestOf, answer, read_prompts, show_answers
+        conversations = read_prompts(prompt or [], prompts)
+        for source in (model, *([reward] if reward is not None else [])):
+            refuse_missing_model(source)
+        from demotune.answering import BestOf, answer, show_answers
         from demotune.rewards import load_reward
 
-        conversations = read_prompts(prompt or [], prompts)
         best = None
         if best_of is not None and reward is not None:
             best = BestOf(best_of, load_reward(reward, template=reward_template, dtype=dtype))
@@ -193,7 +207,7 @@ def sample(
         show_answers(conversations, answers, output)
 
 
-@app.command()
+@app.command(cls=NamesAllMissing)
 def score(
     reward: RewardOption,
     data: DataOption,
@@ -209,7 +223,10 @@ def score(
     bf16: Bf16Option = None,
 ) -> None:
     """Say what each row earns by a reward; of preference rows, how often the reward agrees with them."""
-    with _for_people():
+    with errors_as_messages():
+        check_numbers({"max_length": max_length, "max_rows": max_rows, "batch_size": batch_size})
+        refuse_missing_data(data)
+        refuse_missing_model(reward)
         from demotune.ranking import Reading
         from demotune.ranking import score as score_data
         from demotune.rewards import load_reward
@@ -218,7 +235,7 @@ def score(
         score_data(load_reward(reward, template=template, dtype=dtype, bf16=bf16), data, reading, output)
 
 
-@app.command()
+@app.command(cls=NamesAllMissing)
 def select(
     reward: RewardOption,
     data: DataOption,
@@ -234,7 +251,10 @@ def select(
     bf16: Bf16Option = None,
 ) -> None:
     """Keep the best demonstrations by a reward: one learned here, or any other model with one label."""
-    with _for_people():
+    with errors_as_messages():
+        check_numbers({"max_length": max_length, "max_rows": max_rows, "batch_size": batch_size})
+        refuse_missing_data(data)
+        refuse_missing_model(reward)
         from demotune.ranking import Choice, Reading
         from demotune.ranking import select as select_data
         from demotune.rewards import load_reward
@@ -246,8 +266,11 @@ def select(
 
 def _evaluate_command() -> Callable[..., None]:
     def command(**given: Any) -> None:
-        with _for_people():
-            config = from_fields(EvaluationConfig, what_was_given(given))
+        with errors_as_messages():
+            fields = what_was_given(given)
+            refuse_missing_fields(EvaluationConfig, fields)
+            config = from_fields(EvaluationConfig, fields)
+            refuse_missing_test_inputs(config)
             from demotune.evaluation.evaluate import evaluate
 
             evaluate(config)
@@ -280,9 +303,11 @@ def compare(
     bf16: Bf16Option = None,
 ) -> None:
     """Methods and settings side by side: quality with intervals, corrected p-values, cost; seeds are grouped."""
-    with _for_people():
+    with errors_as_messages():
         if data and output is None:
             raise DemotuneError("--data needs --output: what is measured there is kept and used again")
+        refuse_missing_runs(runs)
+        refuse_missing_data(data or [])
         from demotune.control import train_controls
         from demotune.evaluation.compare import compare as compare_runs
         from demotune.evaluation.comparison_table import COMPARISON, write_comparison
@@ -317,7 +342,8 @@ def report(
     ] = None,
 ) -> None:
     """One page about one run or several: works offline, with every number's evidence and a browser of samples."""
-    with _for_people():
+    with errors_as_messages():
+        refuse_missing_runs(runs)
         from demotune.conclusion import write_page
 
         write_page(runs, output, evaluations=evaluation or [], comparison=comparison)
@@ -326,7 +352,7 @@ def report(
 @app.command()
 def doctor() -> None:
     """Show what is installed, which devices there are, and what a run would use."""
-    with _for_people():
+    with errors_as_messages():
         from demotune.doctor import examine
 
         examine()
@@ -337,10 +363,15 @@ def quickstart(
     output: Annotated[Path, typer.Option(help="Folder for the two runs.")] = Path("runs/quickstart"),
 ) -> None:
     """SFT, then IRFT, of SmolLM2-135M on the demonstrations that come with demotune."""
-    with _for_people():
+    with errors_as_messages():
         from demotune.quickstart import quickstart as run_quickstart
 
         run_quickstart(output)
+
+
+def _debug(value: bool) -> None:
+    if value:
+        os.environ[DEBUG] = "1"
 
 
 def _version(value: bool) -> None:
@@ -352,5 +383,12 @@ def _version(value: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show version.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", callback=_debug, help="Show the traceback of an error, too (DEMOTUNE_DEBUG=1).")
+    ] = False,
 ) -> None:
-    pass
+    # Our own messages say what happens; libraries keep to errors unless the user asked for more.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    keep_memory()

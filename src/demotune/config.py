@@ -5,11 +5,11 @@ that a method does not have does not exist for it: loading refuses it and names 
 """
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from demotune.errors import DemotuneError
+from demotune.field_limits import check_numbers, shown
 
 Method = Literal["sft", "spin", "irft", "rft"]
 LinkName = Literal["logistic", "linear", "nce"]
@@ -108,17 +108,14 @@ class RunConfig:
     save_steps: int = 100
     """Write a checkpoint every N optimizer steps of a stage; a killed run repeats at most that many."""
     report_to: tuple[str, ...] = ()
-    """Also log to tensorboard, trackio or wandb (must be installed)."""
+    """Also log to tensorboard, trackio or wandb (must be installed); none or all as in transformers."""
     run_name: str | None = None
     """Name of the run for report_to."""
     profile: bool = False
     """Print at the end where the time went, as a share of the machine's ceiling."""
 
     def _check_shared(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            finite = not isinstance(value, float) or math.isfinite(value)
-            _require(finite, f"{field.name} must be a finite number, got {value}", "give a number")
+        check_numbers(vars(self))
         _require(bool(self.output), "output is missing", "name a folder for the run with --output")
         _require(0 <= self.eval_share <= 0.5, f"eval_share must be 0 to 0.5, got {self.eval_share}", "0.1 is usual")
         _require(
@@ -126,15 +123,11 @@ class RunConfig:
             f"data_weights has {len(self.data_weights)} numbers for {len(self.data)} data sources",
             "give one weight for each --data",
         )
-        _require(
-            all(0 < w < math.inf for w in self.data_weights),
-            f"data_weights must be > 0, got {self.data_weights}",
-            "drop it",
-        )
+        _require(all(w > 0 for w in self.data_weights), f"data_weights must be > 0, got {self.data_weights}", "drop it")
         if self.template is not None:
             _require(
                 self.template.count("{prompt}") == 1,
-                f"template must contain {{prompt}} once, got {self.template!r}",
+                f"template must contain {{prompt}} once, got {shown(self.template)}",
                 r'write for example "### Instruction: {prompt}\n\n### Response: "',
             )
         _require(0 <= self.max_bad_share <= 1, f"max_bad_share must be 0 to 1, got {self.max_bad_share}", "0.05 is 5%")

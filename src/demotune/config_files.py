@@ -8,7 +8,7 @@ import itertools
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -18,7 +18,9 @@ import yaml
 
 from demotune.config import CONFIGS, AnyConfig, Method, as_dict
 from demotune.errors import DemotuneError
+from demotune.field_limits import shown
 from demotune.files import publish_file
+from demotune.yaml_fields import parse_fields, read_yaml_file
 
 Config = TypeVar("Config")
 
@@ -36,19 +38,35 @@ def build_config(method: Method, file: str | None, overrides: Mapping[str, objec
     """
     values = _read_yaml(file) if file else {}
     wanted = values.pop("method", method)
+    if wanted not in tuple(CONFIGS):
+        raise DemotuneError(f"{file} is a config for {shown(wanted)}, which is no method; write method: {method}")
     if wanted != method:
         raise DemotuneError(f"{file} is a config for {wanted}, not {method}; run demotune {wanted} --config {file}")
-    return from_dict(method, values | dict(overrides))
+    values = values | dict(overrides)
+    _refuse_unknown_fields(method, values)
+    refuse_missing_fields(CONFIGS[method], values)
+    return from_dict(method, values)
+
+
+def refuse_missing_fields(config_class: type[Any], values: Mapping[str, object]) -> None:
+    """Raise DemotuneError that names every field that a command cannot do without and that is not given."""
+    missing = [name for name in field_types(config_class) if name in config_class.required and not values.get(name)]
+    if missing:
+        flags = " ".join(f"--{name.replace('_', '-')} {name.upper()}" for name in missing)
+        raise DemotuneError(f"{_listed(missing)} {'is' if len(missing) == 1 else 'are'} missing; add {flags}")
 
 
 def from_dict(method: Method, values: Mapping[str, object]) -> AnyConfig:
     """Plain values (as from YAML) to a checked config. Raises DemotuneError."""
-    config_class = CONFIGS[method]
-    types_of = field_types(config_class)
+    _refuse_unknown_fields(method, values)
+    return from_fields(CONFIGS[method], values)
+
+
+def _refuse_unknown_fields(method: Method, values: Mapping[str, object]) -> None:
+    known = field_types(CONFIGS[method])
     for name in values:
-        if name not in types_of:
+        if name not in known:
             raise DemotuneError(unknown_field(name, method))
-    return from_fields(config_class, values)
 
 
 def from_fields(config_class: type[Config], values: Mapping[str, object]) -> Config:
@@ -61,9 +79,9 @@ def load_config(file: Path) -> AnyConfig:
     """Read a run.yaml that `save_config` wrote."""
     values = _read_yaml(str(file))
     method = values.pop("method", None)
-    if method not in CONFIGS:
+    if method not in tuple(CONFIGS):
         raise DemotuneError(
-            f"{file} names no known method (found {method!r}); it should be one of {', '.join(CONFIGS)}"
+            f"{file} names no known method (found {shown(method)}); it should be one of {', '.join(CONFIGS)}"
         )
     return from_dict(method, values)
 
@@ -80,9 +98,13 @@ def unknown_field(name: str, method: Method) -> str:
     near = difflib.get_close_matches(name, field_types(CONFIGS[method]), n=1)
     advice = f"; did you mean {near[0]}?" if near else ""
     if owners:
-        named = " and ".join(filter(None, (", ".join(owners[:-1]), owners[-1])))
-        return f"{name} is a field of {named}, which {method} does not use{advice}"
+        return f"{name} is a field of {_listed(owners)}, which {method} does not use{advice}"
     return f"{method} has no field {name}{advice or f'; see demotune {method} --help'}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """a; a and b; a, b and c."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def field_types(config_class: type[Any]) -> dict[str, Any]:
@@ -116,15 +138,10 @@ def _docstrings(module: str) -> dict[str, dict[str, str]]:
 def _read_yaml(file: str) -> dict[str, object]:
     shipped = shipped_configs()
     if not Path(file).is_file() and file not in shipped:
-        raise DemotuneError(f"config {file} is neither a file nor a shipped config ({', '.join(sorted(shipped))})")
-    text = Path(file).read_text(encoding="utf-8") if Path(file).is_file() else shipped[file]
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise DemotuneError(f"{file} is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise DemotuneError(f"{file} must hold fields (name: value), found {type(values).__name__}")
-    return {str(name): value for name, value in values.items()}
+        raise DemotuneError(
+            f"config {file} is neither a file nor a shipped config ({', '.join(sorted(shipped))}); check the path"
+        )
+    return read_yaml_file(Path(file)) if Path(file).is_file() else parse_fields(shipped[file], file)
 
 
 def _convert(name: str, value: object, wanted: Any) -> object:
@@ -137,16 +154,19 @@ def _convert(name: str, value: object, wanted: Any) -> object:
     if origin is tuple:
         items = [value] if isinstance(value, str | int | float) else value
         if isinstance(items, list | tuple):
+            if "" in items:
+                raise DemotuneError(f"{name} holds an empty text; leave it out")
             return tuple(_convert(name, item, arguments[0]) for item in items)
     elif origin is typing.Literal:
         if value in arguments:
             return value
-        raise DemotuneError(f"{name} must be one of {', '.join(map(str, arguments))}, got {value!r}")
+        raise DemotuneError(f"{name} must be one of {', '.join(map(str, arguments))}, got {shown(value)}")
     elif wanted is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             return float(value)  # YAML reads 5e-7 as text
-        except ValueError:
+        except (ValueError, OverflowError):  # OverflowError: an integer beyond the largest float
             pass
     elif type(value) is wanted:
         return value
-    raise DemotuneError(f"{name} must be {getattr(wanted, '__name__', wanted)}, got {value!r} ({type(value).__name__})")
+    expected = getattr(wanted, "__name__", wanted)
+    raise DemotuneError(f"{name} must be {expected}, got {shown(value)} ({type(value).__name__}); give one")

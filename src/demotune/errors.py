@@ -1,4 +1,4 @@
-"""The one exception that the command line shows without a traceback."""
+"""The one exception for what the user can mend; see `messages` for how the command line shows it and others."""
 
 
 class DemotuneError(Exception):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from demotune.config_files import field_help, field_types
 
@@ -41,6 +42,17 @@ PANELS = {
     "Benchmark tasks": ("tasks", "task_data", "limit", "few_shots"),
     "Bookkeeping": ("seed", "logging_steps", "save_steps", "report_to", "run_name", "profile"),
 }  # fmt: skip
+
+
+class NamesAllMissing(TyperCommand):
+    """A command that names each required option that is not given; typer names the first one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given, _, _ = self.make_parser(ctx).parse_args(list(args))
+        missing = [option.opts[0] for option in self.params if option.required and option.name not in given]
+        if len(missing) > 1 and not given.get("help"):
+            ctx.fail(f"Missing options {', '.join(missing)}")
+        return super().parse_args(ctx, args)
 
 
 def flags_of(config_class: type[Any]) -> list[inspect.Parameter]:

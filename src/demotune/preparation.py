@@ -2,20 +2,28 @@
 
 import dataclasses
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
 from peft import PeftConfig
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from demotune.config import AnyConfig, RFTConfig, SFTConfig
 from demotune.data import read_prompt_file
 from demotune.errors import DemotuneError
 from demotune.files import file_hash
 from demotune.intake import Intake, prepare, write_quarantine
+from demotune.loggers import refuse_unknown_loggers
 from demotune.machine import has_fast_bf16
-from demotune.models import generation_stop_ids, is_adapter, load_tokenizer, longest_input, lora_config, resolve_model
+from demotune.models import (
+    first_line,
+    generation_stop_ids,
+    is_adapter,
+    load_tokenizer,
+    longest_input,
+    lora_config,
+    resolve_model,
+)
 from demotune.processes import main_process, process_state, this_device, wait_for_everyone
 from demotune.progress import say
 from demotune.rendering import Renderer, RenderError
@@ -89,10 +97,14 @@ def _hashes_of_prompts(config: AnyConfig) -> dict[str, str]:
 
 def _check_early(config: AnyConfig) -> None:
     """What would otherwise fail only after samples were drawn: names that transformers and the loggers must know."""
-    for logger in config.report_to:
-        if find_spec(logger) is None:
-            raise DemotuneError(f"report_to names {logger}, which is not installed; pip install {logger}")
-    training_arguments(config, Path(config.output), steps=1, seed=config.seed)
+    refuse_unknown_loggers(config.report_to)
+    arguments = training_arguments(config, Path(config.output), steps=1, seed=config.seed)
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(arguments)
+    except Exception as error:  # a library that is missing, or modules and models that only other trainers can name
+        raise DemotuneError(
+            f"optim {config.optim} cannot be used here ({first_line(error)}); choose another, such as adamw_torch_fused"
+        ) from error
 
 
 def _filled_in(config: AnyConfig, intake: Intake) -> AnyConfig:

@@ -9,20 +9,20 @@ from pathlib import Path
 
 import psutil
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from demotune.processes import main_process, this_device
+from demotune.screen import Screen, Verbatim, printable
 
-console = Console(stderr=False, highlight=False)
+console = Screen()
 SECONDS_BETWEEN_LINES = 10.0
 GIB = 2**30
 
 
 def say(text: str = "", style: str | None = None) -> None:
-    """Print one line for people, on the main process only; brackets in user text are never read as markup."""
+    """Print one line for people, on the main process only; the text is shown as it is, control characters escaped."""
     if main_process():
-        console.print(text, style=style, markup=False, soft_wrap=True)
+        console.print(Verbatim(text), style=style, soft_wrap=True)
 
 
 def warn(text: str) -> None:
@@ -58,13 +58,13 @@ class Tracker:
     """Counts finished units of one piece of work and shows the count. Made by `track`."""
 
     def __init__(self, what: str, total: int, unit: str) -> None:
-        self.what, self.total, self.unit = what, total, unit
+        self.what, self.total, self.unit = printable(what), total, unit
         self.done = self.first = 0
         self.started = self.last_line = time.monotonic()
         self._bar: Progress | None = None
         if main_process() and console.is_terminal:
             self._bar = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn(unit),
@@ -74,7 +74,7 @@ class Tracker:
                 TextColumn("{task.fields[info]}"),
                 console=console,
             )
-            self._task = self._bar.add_task(what, total=total, info="")
+            self._task = self._bar.add_task(self.what, total=total, info="")
             self._bar.start()
 
     def start_at(self, done: int) -> None:

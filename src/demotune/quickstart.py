@@ -154,7 +154,7 @@ def _show_answers(models: dict[str, Path]) -> None:
         for name in models:
             table.add_column(name, ratio=1)
         table.add_row(*(_shown(answers[name][number]) for name in models))
-        console.print(table, markup=False)
+        console.print(table)
 
 
 def _shown(given: Answer) -> str:

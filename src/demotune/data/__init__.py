@@ -8,6 +8,7 @@ from demotune.data.loading import (
     load_preferences,
 )
 from demotune.data.prompts import as_prompt, read_prompt_file
+from demotune.data.reading import refuse_missing_source
 from demotune.data.rows import BadRow, Reason
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "load_demonstrations",
     "load_preferences",
     "read_prompt_file",
+    "refuse_missing_source",
 ]

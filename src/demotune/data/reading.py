@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from demotune.data.files import SUFFIXES, file_rows, is_data_file, is_other_file
 from demotune.data.rows import Rows
@@ -60,15 +60,21 @@ def _open(source: str, path: Path, reads: Callable[[str], bool]) -> OpenSource:
         return _open_saved_dataset(source, path, reads)
     if path.is_dir():
         return _open_folder(path, reads)
+    refuse_missing_source(source)
     if path.exists():
         raise DemotuneError(f"{source} is neither a file nor a folder; write its content to a .jsonl file first")
-    found = _HUB_ID.fullmatch(source)
-    if found is None or is_data_file(path):
+    found = cast(re.Match[str], _HUB_ID.fullmatch(source))
+    return _open_hub_dataset(source, found["name"], found["split"] or "train", reads)
+
+
+def refuse_missing_source(source: str) -> None:
+    """Raise DemotuneError where a source is neither a path that exists nor possible as a hub dataset."""
+    path = Path(source)
+    if not path.exists() and (is_data_file(path) or not _HUB_ID.fullmatch(source)):
         raise DemotuneError(
             f"{source} does not exist (looked for a file or folder in {Path.cwd()}); "
             "check the path, or give a hub dataset as owner/name or owner/name:split"
         )
-    return _open_hub_dataset(source, found["name"], found["split"] or "train", reads)
 
 
 def _open_folder(folder: Path, reads: Callable[[str], bool]) -> OpenSource:

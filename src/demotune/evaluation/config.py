@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from demotune.errors import DemotuneError
+from demotune.field_limits import check_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,7 @@ class EvaluationConfig:
     """Examples in the prompt, for all tasks. Not given: the preset's number, else the task's own."""
 
     def __post_init__(self) -> None:
+        check_numbers(vars(self))
         if not self.model:
             raise DemotuneError("model is missing; name it with --model")
         if not self.output:

@@ -14,14 +14,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from email.message import Message
-from http.client import HTTPException, HTTPMessage
+from http.client import HTTPException, IncompleteRead
 from pathlib import Path
 from threading import Event, Lock
-from typing import IO, Any, Literal
+from typing import Any, Literal
 from urllib.error import HTTPError
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from urllib.request import Request
 
 from demotune.errors import DemotuneError
+from demotune.evaluation.bounded_http import Deadline
 from demotune.evaluation.judges import Advance, Contest, Verdict, identical, refuse_silence, shown_error
 from demotune.files import Journal, read_journal
 
@@ -30,6 +31,8 @@ Order = Literal["first shown first", "second shown first"]
 AGREED = "the same in both orders"
 ORDER_DEPENDENT = "the answer changes with the order"
 ATTEMPTS = 5
+MOST_BYTES = 4 * 2**20
+"""Of an answer; one of 512 tokens has some thousand."""
 LONGEST_PAUSE = 120.0
 """Seconds; a server that asks for more is left alone, and the command ends."""
 
@@ -86,7 +89,7 @@ class ServerJudge:
     max_tokens: int = 512
     """Of a reply; models that think before they answer need more."""
     timeout: float = 120.0
-    """Seconds to wait for a reply."""
+    """Seconds until the whole reply must be there."""
     concurrency: int = 8
     """Contests that are asked at the same time."""
     pause: Callable[[Event, float], object] = Event.wait
@@ -153,7 +156,6 @@ class _Session:
         self.ended = Event()
         self._judge, self._headers = judge, headers
         self._address = f"{judge.url.rstrip('/')}/chat/completions"
-        self._opener = build_opener(_NoRedirect)
         judge.journal.parent.mkdir(parents=True, exist_ok=True)
         self._journal, self._writing = Journal(judge.journal), Lock()
         rows = read_journal(judge.journal) if judge.journal.exists() else []
@@ -216,16 +218,23 @@ class _Session:
             "max_tokens": self._judge.max_tokens,
         }
         request = Request(self._address, json.dumps(body).encode(), self._headers)
-        try:
-            with self._opener.open(request, timeout=self._judge.timeout) as answer:
-                received = answer.read()
-        except HTTPError as error:
-            raise self._failure(error) from error
-        except (OSError, HTTPException) as error:
-            raise _PassingError(shown_error(error)) from error
+        late = f"no whole answer within {self._judge.timeout:g} s"
+        with Deadline(self._judge.timeout) as deadline:
+            try:
+                with deadline.opener.open(request, timeout=self._judge.timeout) as answer:
+                    received = answer.read(MOST_BYTES + 1)
+                    if answer.length and len(received) <= MOST_BYTES:  # a read of so many bytes does not see to it
+                        raise IncompleteRead(received, answer.length)
+            except HTTPError as error:
+                with error:
+                    raise self._failure(error) from error
+            except (OSError, HTTPException) as error:
+                raise _PassingError(late if deadline.passed else shown_error(error)) from error
+        if deadline.passed:  # a body without a length ends where the connection ends
+            raise _PassingError(late)
         try:
             return _parsed(received)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DemotuneError(
                 f"{self._address} answers, but not as an OpenAI-compatible server does ({shown_error(error)}); "
                 "check the address, which usually ends in /v1"
@@ -270,15 +279,6 @@ class _UnusableError(Exception):
     """Why there is no verdict on one contest."""
 
 
-class _NoRedirect(HTTPRedirectHandler):
-    """A redirect is an error: following it would make a GET of the question and send the key elsewhere."""
-
-    def redirect_request(  # noqa: PLR0917 (the standard library's signature)
-        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-    ) -> None:
-        return None
-
-
 def _headers(key_variable: str) -> dict[str, str]:
     headers = {"Content-Type": "application/json"}
     key = os.environ.get(key_variable, "").strip()
@@ -306,7 +306,9 @@ def _result(order: Order, reply: _Reply) -> float:
 
 
 def _parsed(body: bytes) -> _Reply:
-    """A chat completion. Raises ValueError for anything else."""
+    """A chat completion. Raises ValueError for anything else, RecursionError for thousands of levels."""
+    if len(body) > MOST_BYTES:
+        raise ValueError(f"more than {MOST_BYTES // 2**20} MiB")
     match json.loads(body):
         case {"choices": [{"message": dict() as message, **choice}, *_]}:
             text = message.get("content")  # none at all where a model was cut off while it thought
@@ -321,7 +323,7 @@ def _retry_after(headers: Message) -> float:
         if value.isdecimal():
             return float(value)
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):  # a date that is none, or beyond the calendar
         return 0.0
 
 

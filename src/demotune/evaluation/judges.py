@@ -252,11 +252,11 @@ def _imported(name: str) -> ModuleType:
             f"there is no module {name} in {Path.cwd()} or among the installed packages; run the command in the folder "
             f"of {name.partition('.')[0]}.py, or correct the name in --judge"
         ) from error
-    except Exception as error:  # whatever the user's module raises
+    except (Exception, SystemExit) as error:  # whatever the user's module raises
         raise DemotuneError(f"judge module {name} cannot be imported: {shown_error(error)}; mend it") from error
 
 
-def shown_error(error: Exception) -> str:
+def shown_error(error: BaseException) -> str:
     """Kind of an error and the first line of what it says."""
     return f"{type(error).__name__}: {error}".partition("\n")[0][:200]
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from demotune.evaluation.comparison_table import ComparisonTable
@@ -52,17 +51,17 @@ def show_comparison(table: ComparisonTable) -> None:
 
 
 def _quality(table: ComparisonTable) -> Table:
-    title = escape(f"on {table.rows}; 95% intervals; p corrected (Holm)")
+    title = f"on {table.rows}; 95% intervals; p corrected (Holm)"
     shown = Table(title=title, title_justify="left", box=box.SIMPLE)
     shown.add_column("")
     shown.add_column("runs", justify="right")
     for name, unit in table.units.items():
         shown.add_column(f"{name}, {unit}", justify="right")
-        shown.add_column(escape(f"less {table.baseline}"), justify="right")
+        shown.add_column(f"less {table.baseline}", justify="right")
         shown.add_column("p", justify="right")
     shown.add_column("rank", justify="right")
     for line in table.lines:
-        cells = [escape(line.setting), str(len(line.runs) or "")]
+        cells = [line.setting, str(len(line.runs) or "")]
         for name, interval in line.qualities.items():
             difference = next(
                 (
@@ -89,7 +88,7 @@ def _cost(table: ComparisonTable) -> Table:
             counts = ["-" if count is None else f"{count:,}" for count in (cost.trained_tokens, cost.forward_tokens)]
             work = "-" if cost.flops is None else f"{cost.flops / 1e15:.3g}"
             shown.add_row(
-                escape(line.setting),
+                line.setting,
                 str(cost.steps),
                 *counts,
                 work,
@@ -107,14 +106,14 @@ def _measures(record: dict[str, Any]) -> Table:
     table = Table(title=f"{rows} rows, 95% intervals over prompts", title_justify="left", box=box.SIMPLE)
     table.add_column("")
     for name in columns:
-        table.add_column(escape(name), justify="right")
+        table.add_column(name, justify="right")
     lines: dict[str, dict[str, str]] = {}
     for row in record["measures"]:
         by = f" by {row['judge']}" if row["judge"] else ""
         line = lines.setdefault(f"{row['measure']}{by}, {row['unit']}", {})
         line[row["model"] or THE_JUDGE] = _number(row)
     for what, line in lines.items():
-        table.add_row(escape(what), *(line.get(name, "") for name in columns))
+        table.add_row(what, *(line.get(name, "") for name in columns))
     return table
 
 
@@ -122,7 +121,7 @@ def _tasks(tasks: Mapping[str, TaskScores]) -> Table:
     table = Table(title="benchmark tasks, with standard errors", title_justify="left", box=box.SIMPLE)
     table.add_column("")
     for name in tasks:
-        table.add_column(escape(name), justify="right")
+        table.add_column(name, justify="right")
     lines: dict[str, dict[str, str]] = {}
     for name, scores in tasks.items():
         for result in scores.headline:
@@ -132,7 +131,7 @@ def _tasks(tasks: Mapping[str, TaskScores]) -> Table:
         if scores.average is not None:
             lines.setdefault("average", {})[name] = f"{scores.average:.3f}"
     for what, line in lines.items():
-        table.add_row(escape(what), *(line.get(name, "") for name in tasks))
+        table.add_row(what, *(line.get(name, "") for name in tasks))
     return table
 
 
@@ -144,8 +143,8 @@ def _comparisons(record: dict[str, Any]) -> Table:
     for row in record["comparisons"]:
         by = f" by {row['judge']}" if row["judge"] else ""
         table.add_row(
-            escape(f"{row['measure']}{by}"),
-            escape(row["baseline"]),
+            f"{row['measure']}{by}",
+            row["baseline"],
             _number(row | {"value": row["difference"]}),
             *("-" if row[name] is None else f"{row[name]:.2g}" for name in TOLD),
         )

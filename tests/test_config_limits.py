@@ -1,0 +1,156 @@
+"""Values that no run could honour: absurd numbers in every field, and YAML that is no plain list of fields."""
+
+import itertools
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+from demotune.config import CONFIGS, IRFTConfig, SFTConfig
+from demotune.config_files import build_config, field_types, from_fields
+from demotune.errors import DemotuneError
+from demotune.evaluation.config import EvaluationConfig
+from demotune.field_limits import LARGEST
+from demotune.loggers import _PACKAGES, refuse_unknown_loggers
+from demotune.training import training_arguments
+from demotune.yaml_fields import MOST_BYTES, read_yaml_file
+
+CLASSES: list[type[Any]] = [*CONFIGS.values(), EvaluationConfig]
+GIVEN: dict[str, object] = {"model": "some/model", "data": ["rows.jsonl"], "output": "runs/one"}
+ODD: list[object] = [
+    10**12, 10**308, 10**400, -(10**400), 10**5000, -1, 0, 0.5, float("nan"), float("inf"), -float("inf"), 1e308,
+    "1e999", "nan", "", "x", "x" * 10**5, [], {}, [[]], ["", "a"], {"a": 1}, [10**5000], [float("nan")], None, True,
+    False, b"x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("config_class", CLASSES)
+def test_every_number_has_a_largest_value(config_class: type[Any]) -> None:
+    numbers = {
+        name for name, kind in field_types(config_class).items() if any(word in str(kind) for word in ("int", "float"))
+        and "Literal" not in str(kind)
+    }  # fmt: skip
+    assert numbers >= {"seed", "max_rows"}
+    assert numbers <= LARGEST.keys()
+
+
+@pytest.mark.parametrize("config_class", CLASSES)
+def test_an_odd_value_is_refused_by_the_name_of_its_field_or_kept(config_class: type[Any]) -> None:
+    for name in field_types(config_class):
+        for value in ODD:
+            try:
+                kept = getattr(from_fields(config_class, {**GIVEN, name: value}), name)
+            except DemotuneError as refusal:
+                named = "judge" if name.startswith("judge") else name  # an address without a model names the other
+                assert named in str(refusal), (name, value)
+                assert len(str(refusal)) < 1000, (name, value)
+            else:
+                numbers = [number for number in (kept if isinstance(kept, tuple) else (kept,)) if name in LARGEST]
+                assert all(number is None or abs(number) <= LARGEST[name] for number in numbers), (name, value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("steps_per_stage", 10**12, "steps_per_stage must be at most 1000000000, got 1000000000000; give a smaller"),
+        ("beta", 1e308, "beta must be at most 1000000, got 1e+308; give a smaller number"),
+        ("beta", 10**400, "beta must be float, got an integer of 1329 bits (int); give one"),
+        ("seed", -1, "seed must be at least 0, got -1; give a larger number"),
+        ("max_rows", 10**5000, "max_rows must be at most 1000000000, got an integer of 16610 bits; give a smaller"),
+        ("report_to", ["", "wandb"], "report_to holds an empty text; leave it out"),
+    ],
+    ids=lambda value: value[:20] if isinstance(value, str) else type(value).__name__,
+)
+def test_absurd_values_say_what_is_wrong(field: str, value: object, message: str) -> None:
+    with pytest.raises(DemotuneError) as refusal:
+        from_fields(IRFTConfig, {**GIVEN, field: value})
+    assert str(refusal.value).startswith(message)
+
+
+def test_a_number_of_python_that_is_none_is_refused_by_name() -> None:
+    with pytest.raises(DemotuneError, match=r"beta must be a number, got 'x' \(str\); give a number"):
+        IRFTConfig(output="x", beta="x")  # type: ignore[arg-type]
+
+
+def test_largest_values_are_allowed() -> None:
+    config = from_fields(IRFTConfig, {**GIVEN, "save_steps": 10**9, "seed": 2**32 - 1, "learning_rate": 1000})
+    assert (config.save_steps, config.seed, config.learning_rate) == (10**9, 2**32 - 1, 1000.0)
+
+
+# YAML ----------------------------------------------------------------------------------------------------------------
+
+BOMB = "a: &a [x, x, x, x]\n" + "".join(
+    f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}]\n" for a, b in itertools.pairwise("abcdefghi")
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (BOMB, "line 1 has an anchor (& or *); write the value out"),
+        ("beta: *x", "line 1 has an anchor"),
+        ("a: 1\nbeta: !!python/object/apply:os.system [ls]", "line 2 has the tag 'tag:yaml.org,2002:python/object"),
+        ("beta: !!float x", "line 1 has the tag"),
+        ("beta: 1\nseed: 2\nbeta: 3", "gives 'beta' twice, in lines 1 and 3; keep the one that you mean"),
+        ("beta: " + "9" * 100_000, "line 1 has a number of 100000 digits; write a smaller one"),
+        ("seed: 0x" + "f" * 100_000, "line 1 has a number of 100002 digits"),
+        ("data: " + "[" * 9, "line 1 is nested more than 8 levels deep"),
+        ("data: " + "[" * 100_000, "is not valid YAML"),
+        ("- " * 50_000, "line 1 is nested more than 8 levels deep"),
+        ("? [a]\n: 1", "line 1: the name of a field is no text; write name: value"),
+        ("beta: 1\n---\nbeta: 2", "is not valid YAML: expected a single document"),
+        ("beta: \x1b[2J", "is not valid YAML: unacceptable character #x001b"),
+        (b"beta: \xe9", "is not UTF-8 (byte 6); save it as UTF-8"),
+        ("beta: 0.1".encode("utf-16"), "is not UTF-8 (byte 0); save it as UTF-8"),
+        (b"#" * (MOST_BYTES + 1), "has more than 1 MiB"),
+        ("stages: 2024-01-02", "stages must be int, got '2024-01-02' (str)"),
+        ("stages: 2024-13-45", "stages must be int, got '2024-13-45' (str)"),
+        ("method: [irft]", "is a config for ['irft'], which is no method; write method: irft"),
+    ],
+    ids=lambda value: repr(value[:20]),
+)
+def test_yaml_that_no_config_needs_is_refused_at_once(content: str | bytes, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    started = time.monotonic()
+    with pytest.raises(DemotuneError) as refusal:
+        build_config("irft", str(file), GIVEN)
+    assert time.monotonic() - started < 1
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_values_of_yaml(tmp_path: Path) -> None:
+    """A date is the text that it is written as; what only looks like a number is text."""
+    file = tmp_path / "mine.yaml"
+    text = "a: 2024-01-02\nb: yes\nc: ~\nd: 1_0\ne: .inf\nf: [1, two, 3.5]\ng: 0x_\nh: '1'\ni: =\n"
+    file.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert read_yaml_file(file) == {
+        "a": "2024-01-02", "b": True, "c": None, "d": 10, "e": float("inf"), "f": [1, "two", 3.5], "g": "0x_", "h": "1",
+        "i": "=",
+    }  # fmt: skip
+
+
+def test_a_folder_of_a_thousand_files_fits(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    names = [f"/data/some/long/folder/of/shards/part-{number:05d}.jsonl" for number in range(1000)]
+    file.write_text("data:\n" + "".join(f"- {name}\n" for name in names))
+    assert read_yaml_file(file) == {"data": names}
+
+
+# Loggers -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [(), ("none",), ("all",)])
+def test_none_and_all_are_no_packages(names: tuple[str, ...]) -> None:
+    refuse_unknown_loggers(names)
+    arguments = training_arguments(SFTConfig(output="x", report_to=names), Path("x"), steps=1, seed=1)
+    assert isinstance(arguments.report_to, list)
+    assert names == ("all",) or arguments.report_to == []
+
+
+def test_the_loggers_are_those_of_transformers() -> None:
+    """Except kubeflow, which transformers adds by itself where it runs."""
+    assert _PACKAGES.keys() == INTEGRATION_TO_CALLBACK.keys() - {"kubeflow"}

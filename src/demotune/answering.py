@@ -15,6 +15,7 @@ from demotune.progress import say, track, warn
 from demotune.records import Completion, Message, Response
 from demotune.rendering import Renderer, RenderError
 from demotune.rewards import Reward, as_completion, checked_length
+from demotune.run_folder import begun_template
 from demotune.sampling import SamplingOptions, sample_responses
 
 
@@ -61,6 +62,7 @@ def answer(
             "give a --temperature above 0 and no --top-k 1"
         )
     folder = resolve_model(model)
+    template = begun_template(folder) if template is None else template
     renderer = Renderer(load_tokenizer(folder), template, generation_stop_ids(folder))
     longest = longest_input(folder)
     rendered = [_render(renderer, number, prompt, longest) for number, prompt in enumerate(prompts, start=1)]

@@ -69,6 +69,7 @@ def answer(
     options = SamplingOptions(
         max_new_tokens=max_new_tokens,
         stop_ids=renderer.stop_ids,
+        vocabulary=renderer.vocabulary,
         max_length=longest,
         temperature=temperature,
         top_p=top_p,

@@ -90,7 +90,8 @@ def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, holder: Path, folder: 
     ids = set(tokenizer.get_vocab().values()) - images  # which stand for what a language model is never given
     if rows is not None and max(ids, default=0) >= rows:
         raise DemotuneError(
-            f"the tokenizer in {holder} has {max(ids) + 1} tokens and the embedding of {folder} has {rows} rows; give the tokenizer that the model was trained with, or enlarge the model once: "
+            f"the tokenizer in {holder} has {max(ids) + 1} tokens and the embedding of {folder} has {rows} rows; "
+            "give the tokenizer that the model was trained with, or enlarge the model once: "
             f"model.resize_token_embeddings({max(ids) + 1}), then model.save_pretrained(FOLDER)"
         )
 

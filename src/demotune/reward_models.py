@@ -161,10 +161,7 @@ def load_reward_model(
         if isinstance(share, PeftModel):
             base = _with_head(weight_sharing_base(share), _adapter_padding(folder))
         else:
-            policy = load_policy(
-                resolve_base(folder), dtype=dtype, attn_implementation=attn_implementation, device=device
-            )
-            base = _with_head(merged(policy), _adapter_padding(folder))
+            base = _load_base(folder, dtype=dtype, attn_implementation=attn_implementation, device=device)
         model: RewardModel = load_adapter_on(base, folder, trainable=True)
     else:
         check_labels(folder)
@@ -177,6 +174,16 @@ def load_reward_model(
         model = plain
     switch_off_dropout(model)
     return cast(RewardModel, on_device(cast(nn.Module, model), folder, device))
+
+
+def _load_base(adapter: Path, *, dtype: str, attn_implementation: str | None, device: torch.device) -> PreTrainedModel:
+    """What a reward's adapter is put on: a classifier as it is, a language model under a head of zeros."""
+    folder, pad_id = resolve_base(adapter), _adapter_padding(adapter)
+    load = load_reward_model if is_reward_model(folder) else load_policy
+    base = load(folder, dtype=dtype, attn_implementation=attn_implementation, device=device)
+    if not is_reward_model(folder):
+        return _with_head(merged(base), pad_id)
+    return cast(PreTrainedModel, with_padding(base, pad_id))
 
 
 def is_reward_model(folder: Path) -> bool:
@@ -201,7 +208,9 @@ def check_reward_start(folder: Path) -> None:
     """
     if not is_reward_model(folder):
         check_policy(folder)
-    elif not is_adapter(folder):
+    elif is_adapter(folder):
+        check_reward_start(resolve_base(folder))
+    else:
         check_labels(folder)
         check_weights(AutoModelForSequenceClassification, folder, CLASSIFIER, num_labels=1)
 

@@ -70,11 +70,11 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
     Raises DemotuneError where there is none, and where it has tokens for which the model has no embedding.
     """
-    holder = tokenizer_folder(folder)
+    holder, rows = tokenizer_folder(folder), embedding_rows(folder)
     fix = "save the model's tokenizer into that folder with tokenizer.save_pretrained(FOLDER)"
     with reading(holder, "a tokenizer", fix):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(holder, trust_remote_code=False)
-    _check_vocabulary(tokenizer, holder, folder)
+    _check_vocabulary(tokenizer, rows, holder, folder)
     return tokenizer
 
 
@@ -84,8 +84,7 @@ def tokenizer_folder(folder: Path) -> Path:
     return folder if own else resolve_base(folder)
 
 
-def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, holder: Path, folder: Path) -> None:
-    rows = embedding_rows(folder)
+def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int | None, holder: Path, folder: Path) -> None:
     images = {getattr(tokenizer, f"{kind}_token_id", None) for kind in ("image", "audio", "video")}
     ids = set(tokenizer.get_vocab().values()) - images  # which stand for what a language model is never given
     if rows is not None and max(ids, default=0) >= rows:
@@ -253,9 +252,7 @@ def resolve_base(adapter_folder: Path) -> Path:
     file = adapter_folder / ADAPTER_CONFIG
     named = read_object(file).get("base_model_name_or_path")
     if not named or not isinstance(named, str):
-        raise DemotuneError(
-            f"{file} says base_model_name_or_path {named!r}; write the base model's folder or hub id there"
-        )
+        raise DemotuneError(f"{file} names no base model ({named!r}); write its folder or hub id there")
     if (Path(named) / ADAPTER_CONFIG).is_file():
         raise DemotuneError(
             f"the adapter in {adapter_folder} was trained on {named}, which is an adapter too; merge {named} into its "

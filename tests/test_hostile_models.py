@@ -9,10 +9,11 @@ from hostile_models import ADAPTERS, POLICIES, REWARDS, config, faulty, save_ada
 from tiny import save_tiny, tiny_model, tiny_tokenizer, write_rows
 from transformers import AutoModelForCausalLM
 
-from demotune import RFTConfig, SFTConfig, load_reward, run
+from demotune import IRFTConfig, RFTConfig, SFTConfig, load_reward, run
 from demotune.answering import answer
 from demotune.data import as_prompt
 from demotune.errors import DemotuneError
+from demotune.files import read_rows
 from demotune.machine import is_lack_of_memory
 from demotune.model_files import reading
 from demotune.models import check_policy, load_policy, load_tokenizer, resolve_model
@@ -153,6 +154,23 @@ def test_the_base_gets_as_many_rows_as_its_adapter_has(tied: bool, tmp_path: Pat
     ids = torch.tensor([[5, 288, 9]])
     with torch.no_grad():
         assert torch.equal(load(tmp_path / "adapter")(ids).logits, adapted.eval()(ids).logits)
+
+
+def test_a_padded_vocabulary_is_no_fault_and_its_padding_is_never_written(place: Path, tmp_path: Path) -> None:
+    """Forty rows more than tokens, of which each is likelier than any token."""
+    model = tiny_model()
+    rows = torch.cat([model.get_input_embeddings().weight, 100 * torch.randn(40, 16)])
+    model.resize_token_embeddings(320)
+    model.get_input_embeddings().weight.data = model.lm_head.weight.data = rows.detach()
+    folder = tmp_path / "padded"
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    assert answers(folder) == answers(place / "start")  # greedy: the likeliest tokens are those of the smaller model
+    fields: dict[str, Any] = {"max_length": 128, "stages": 1, "steps_per_stage": 1, "max_new_tokens": 8, "bf16": False}
+    data = (str(place / "rows.jsonl"),)
+    done = run(IRFTConfig(model=str(folder), data=data, output=str(tmp_path / "run"), **fields))
+    samples = read_rows(done.run_folder / "stages" / "00" / "samples.jsonl.gz")
+    assert all(max(row["sample_ids"]) < 280 for row in samples)
 
 
 # Runs as models ------------------------------------------------------------------------------------------------------

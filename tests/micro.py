@@ -40,10 +40,10 @@ Architecture = Literal["llama", "neox", "gpt2"]
 ARCHITECTURES: tuple[Architecture, ...] = ("llama", "neox", "gpt2")
 
 
-def letter_tokenizer() -> PreTrainedTokenizerFast:
-    """Text of LETTERS to one id per character; nothing is added."""
-    vocabulary = {"<pad>": PAD, "</s>": END} | {letter: 2 + n for n, letter in enumerate(LETTERS)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="</s>"))
+def letter_tokenizer(vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
+    """Text of the first LETTERS to one id per character; nothing is added."""
+    ids = {"<pad>": PAD, "</s>": END} | {letter: 2 + n for n, letter in enumerate(LETTERS[: vocabulary - 2])}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="</s>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>")

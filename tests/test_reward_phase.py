@@ -625,7 +625,7 @@ def test_centring_is_part_of_what_the_judge_sees(place: Path) -> None:
 def save_scalar_reward(folder: Path, *, vocabulary: int = 12) -> Path:
     """A sequence classifier with one label and random weights."""
     reward = with_random_head(reward_from_policy(tiny_lm(seed=5, vocabulary=vocabulary), 0))
-    save_reward_model(reward, letter_tokenizer(), RewardFacts("logistic", None, TEMPLATE), folder, "")
+    save_reward_model(reward, letter_tokenizer(vocabulary), RewardFacts("logistic", None, TEMPLATE), folder, "")
     return folder
 
 
@@ -647,7 +647,7 @@ def test_a_named_reward_is_where_the_reward_starts(place: Path) -> None:
 
 def test_a_named_language_model_gets_a_head_of_zeros(place: Path) -> None:
     other = tiny_lm(seed=6, vocabulary=12)
-    save_policy(other, letter_tokenizer(), place / "other-lm")
+    save_policy(other, letter_tokenizer(12), place / "other-lm")
     fields = {"reward_model": str(place / "other-lm"), "reward_steps": 1, "reward_learning_rate": 1e-12, "stages": 1}
     folder = run(config(place, "from-lm", **fields)).run_folder
     assert judgements(folder, 0)[0]["eval_loss"] == pytest.approx(LOG_2, abs=1e-6)
@@ -664,7 +664,7 @@ def test_a_named_model_under_lora_is_published_as_it_was_trained(kind: str, plac
         named = save_scalar_reward(place / "named-for-lora")
     else:
         named = place / "lm-for-lora"
-        save_policy(tiny_lm(seed=6, vocabulary=12), letter_tokenizer(), named)
+        save_policy(tiny_lm(seed=6, vocabulary=12), letter_tokenizer(12), named)
     fields = {"use_peft": True, "reward_model": str(named), "reward_learning_rate": 1e-3}
     folder = run(config(place, f"lora-{kind}", **fields)).run_folder
     for stage in (0, 1):
@@ -695,7 +695,7 @@ def two_labels(folder: Path) -> Path:
     model = reward_from_policy(tiny_lm(vocabulary=12), 0)
     model.config.num_labels = 2
     model.score = nn.Linear(16, 2, bias=False)
-    save_policy(cast(Any, model), letter_tokenizer(), folder)
+    save_policy(cast(Any, model), letter_tokenizer(12), folder)
     return folder
 
 

@@ -205,6 +205,9 @@ def test_an_implicit_reward_needs_one_vocabulary_and_a_beta(tmp_path: Path) -> N
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens(["four"])
     tokenizer.save_pretrained(other)
+    model = tiny_model()
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(other)
     with pytest.raises(DemotuneError, match="has another vocabulary than"):
         ImplicitReward(policy, other, 0.1)
 

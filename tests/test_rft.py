@@ -69,7 +69,7 @@ FIELDS: dict[str, Any] = {
 
 def make_world(folder: Path) -> Path:
     """A random policy of which about two thirds of the samples end by themselves, and 24 demonstrations."""
-    save_policy(tiny_lm(seed=0, vocabulary=12), letter_tokenizer(), folder / "start")
+    save_policy(tiny_lm(seed=0, vocabulary=12), letter_tokenizer(12), folder / "start")
     rng = random.Random(0)
     prompts = sorted({word(rng, 1, 5) for _ in range(40)})[:24]
     rows = [{"prompt": prompt, "completion": word(rng, 1, 4)} for prompt in prompts]
@@ -467,7 +467,7 @@ def save_adapter(place: Path) -> Path:
         for name, weight in policy.named_parameters():
             if "lora_B" in name:
                 weight.normal_(std=0.3)
-    save_policy(cast(PeftModel, policy), letter_tokenizer(), place / "start-adapter")
+    save_policy(cast(PeftModel, policy), letter_tokenizer(12), place / "start-adapter")
     return place / "start-adapter"
 
 

@@ -60,7 +60,7 @@ def rewards(reward_folder: Path, prompt: str) -> Tensor:
 
 def make_world(folder: Path, seed: int) -> None:
     """A random policy, and a random reward in [0, 1] that differs a lot between responses."""
-    tokenizer = letter_tokenizer()
+    tokenizer = letter_tokenizer(LETTERS + 2)
     policy = tiny_lm(seed=seed, vocabulary=LETTERS + 2)
     save_policy(policy, tokenizer, folder / "policy")
     reward = reward_from_policy(tiny_lm(seed=seed + 100, vocabulary=LETTERS + 2), padding_id(tokenizer, [END]))

@@ -4,6 +4,7 @@ import itertools
 import math
 import random
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from demotune.attention import ATTENTION, register_attention
+from demotune.logprobs import naive_response_logps
 from demotune.records import Response
 from demotune.sampling import SamplingOptions, choose_tokens, sample_responses
 from demotune.sampling.naive import plan_batches
@@ -25,7 +27,7 @@ register_attention()
 NO_STOP: frozenset[int] = frozenset({10**6})
 
 
-def options(limit: int = 8, stop: frozenset[int] = frozenset({END}), **more: float) -> SamplingOptions:
+def options(limit: int = 8, stop: frozenset[int] = frozenset({END}), **more: Any) -> SamplingOptions:
     return SamplingOptions(max_new_tokens=limit, stop_ids=stop, **more)
 
 
@@ -306,3 +308,48 @@ def test_batches_hold_each_row_once_and_the_longest_prompts_first() -> None:
     assert plan_batches(prompts, 2) == [(1, 3), (4, 0), (2,)]
     assert plan_batches(prompts, 9) == [(1, 3, 4, 0, 2)]
     assert plan_batches([], 2) == []
+
+
+# A padded vocabulary: more embedding rows than tokens ----------------------------------------------------------------
+
+TOKENS = frozenset(range(50)) - {7}
+"""Of 60 rows; id 7 is a hole."""
+
+
+def test_a_token_of_four_by_hand() -> None:
+    """Probabilities 0.1, 0.5 (no token), 0.3, 0.1 (no token): 1/4 and 3/4 of what can be drawn."""
+    logits = torch.tensor([[0.1, 0.5, 0.3, 0.1]]).log().repeat(4, 1)
+    uniforms = torch.tensor([0.0, 0.24, 0.26, 0.999], dtype=torch.float64)
+    drawn = choose_tokens(logits, uniforms, options(vocabulary=frozenset({0, 2, 9})))
+    assert [token for token, _ in drawn] == [0, 0, 2, 2]
+    assert [logp for _, logp in drawn] == pytest.approx([math.log(0.1)] * 2 + [math.log(0.3)] * 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("more", [{"temperature": 0.0}, {"top_k": 1}, {"top_p": 0.1}, {"temperature": 0.01}])
+def test_the_likeliest_token_is_the_likeliest_that_there_is(more: dict[str, float]) -> None:
+    logits = torch.tensor([[1.0, 9.0, 3.0, 8.0]])
+    [(token, _)] = choose_tokens(
+        logits, torch.tensor([0.5], dtype=torch.float64), options(vocabulary=frozenset({0, 2}), **more)
+    )
+    assert token == 2
+
+
+@pytest.mark.parametrize(("architecture", "attention"), [("llama", ATTENTION), ("gpt2", "eager")])
+def test_ids_without_a_token_are_never_drawn(architecture: Architecture, attention: str) -> None:
+    """Both samplers; the log-probabilities are those of training, in which such ids have their share."""
+    model, prompts = tiny_lm(architecture, attention=attention), prompts_of(8, 30, 50)
+    free = sample(model, prompts, list(range(30)), 5, options(6, NO_STOP))
+    assert any(not TOKENS.issuperset(response.ids) for response in free)
+    drawn = sample(model, prompts, list(range(30)), 5, options(6, NO_STOP, vocabulary=TOKENS))
+    assert all(TOKENS.issuperset(response.ids) for response in drawn)
+    for prompt, response in zip(prompts, drawn, strict=True):
+        assert response.logps is not None
+        assert response.logps == pytest.approx(naive_response_logps(model, prompt, response.ids).tolist(), abs=1e-5)
+
+
+def test_a_vocabulary_without_holes_changes_no_bit() -> None:
+    model, prompts = tiny_lm(attention=ATTENTION), prompts_of(8, 20)
+    whole = options(6, NO_STOP, vocabulary=frozenset(range(70)))
+    assert sample(model, prompts, list(range(20)), 5, whole) == sample(
+        model, prompts, list(range(20)), 5, options(6, NO_STOP)
+    )

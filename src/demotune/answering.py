@@ -14,6 +14,7 @@ from demotune.progress import say, track, warn
 from demotune.records import NO_CONTEXT, Completion, Context, Message, Response
 from demotune.rendering import Renderer, RenderError
 from demotune.rewards import Reward, as_completion, checked_length
+from demotune.run_folder import begun_template
 from demotune.sampling import SamplingOptions, sample_responses
 
 
@@ -69,6 +70,7 @@ def answer(
             "give a --temperature above 0 and no --top-k 1"
         )
     folder = resolve_model(model)
+    template = begun_template(folder) if template is None else template
     renderer = Renderer(load_tokenizer(folder), template, generation_stop_ids(folder))
     longest = longest_input(folder)
     rendered = [_render(renderer, number, prompt, longest) for number, prompt in enumerate(prompts, start=1)]
@@ -77,6 +79,7 @@ def answer(
     options = SamplingOptions(
         max_new_tokens=max_new_tokens,
         stop_ids=renderer.stop_ids,
+        vocabulary=renderer.vocabulary,
         max_length=longest,
         temperature=temperature,
         top_p=top_p,

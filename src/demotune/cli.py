@@ -160,7 +160,9 @@ def resume(run_folder: Annotated[Path, typer.Argument(help="Folder of an interru
 
 @app.command()
 def sample(
-    model: Annotated[str, typer.Option(help="Model: run's model folder, hub id, or GGUF file.")],
+    model: Annotated[
+        str, typer.Option(help="The model: a run folder, a model or adapter folder, a hub id, or a GGUF file.")
+    ],
     prompt: Annotated[list[str] | None, typer.Option(help="A prompt; repeat for several.")] = None,
     prompts: Annotated[
         Path | None, typer.Option(help="File of prompts: .txt with one a line, or data with prompt or messages.")
@@ -170,7 +172,10 @@ def sample(
     temperature: Annotated[float, typer.Option(help="0 is greedy, 1 samples the policy as it is.", min=0)] = 1.0,
     top_p: Annotated[float, typer.Option(help="Sample from the smallest set with this probability; 1 is off.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Sample from the k likeliest tokens; 0 is off.", min=0)] = 0,
-    template: Annotated[str | None, typer.Option(help="Prompt template with {prompt}, as in training.")] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(help="Prompt template with {prompt}. Not given: that of the model's run, else its chat template."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same responses.")] = 42,
     batch_size: Annotated[int, typer.Option(help="Prompts sampled together.", min=1)] = 32,
     dtype: DtypeOption = "float32",

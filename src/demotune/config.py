@@ -30,7 +30,7 @@ class RunConfig:
     required: ClassVar[frozenset[str]] = frozenset({"model", "data", "output"})
 
     model: str = ""
-    """Start model: a hub id, a folder with safetensors (a model or a LoRA adapter), or a GGUF file."""
+    """Start model: a hub id, a folder with safetensors (a model or a LoRA adapter), a finished run, or a GGUF file."""
     data: tuple[str, ...] = ()
     """Demonstrations: file (JSONL, JSON, CSV, Parquet, any of them gzipped), folder, or hub id; repeat for several."""
     output: str = ""
@@ -287,7 +287,7 @@ class RFTConfig(RunConfig):
     """Most responses written at a time on one device; fewer where memory is short."""
 
     reward_model: str | None = None
-    """Where the reward starts: a model of the same vocabulary. Not given: the policy's weights."""
+    """Where the reward starts: a model of the same vocabulary, or a run of rft. Not given: the policy's weights."""
     reward_learning_rate: float = 2e-5
     """Peak learning rate of the reward in each stage; with LoRA ten times as much is usual."""
     reward_epochs: float = 2.0

@@ -8,12 +8,11 @@ from demotune.config import SFTConfig, as_dict
 from demotune.config_files import field_types, from_fields
 from demotune.errors import DemotuneError
 from demotune.evaluation.finished_runs import CONTROL, FinishedRun, read_run
-from demotune.evaluation.lineage import begun_config
 from demotune.files import read_rows
 from demotune.models import content_hash, resolve_model
 from demotune.pipeline import resume, run
 from demotune.progress import say
-from demotune.run_folder import RunFolder
+from demotune.run_folder import RunFolder, begun_config
 
 
 def train_controls(folders: Sequence[Path]) -> list[Path]:

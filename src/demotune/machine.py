@@ -13,6 +13,8 @@ from demotune.processes import process_count, this_device
 from demotune.progress import GIB
 
 PACKAGES = ("demotune", "torch", "transformers", "accelerate", "peft", "datasets", "gguf", "safetensors", "trl")
+LACKS = ("not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What torch says in an ordinary RuntimeError when memory lacks."""
 
 
 def package_versions() -> dict[str, str]:
@@ -50,6 +52,11 @@ def has_fast_bf16(device: torch.device) -> bool:
         return False
     flags = cpuinfo.read_text().split()
     return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that the device or the machine has no memory left."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(lack in str(error) for lack in LACKS)
 
 
 def command_line() -> str:

@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import json
 import math
 import os
 from contextlib import suppress
@@ -13,26 +12,34 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
-from safetensors import safe_open
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from demotune.adapter_files import adapter_rows, load_adapter_on
 from demotune.attention import ATTENTION, carries_layouts, register_attention
 from demotune.errors import DemotuneError
 from demotune.files import publish_folder
+from demotune.gguf_models import convert_gguf
+from demotune.model_files import (
+    ADAPTER_CONFIG,
+    check_files,
+    check_weights,
+    first_line,
+    is_adapter,
+    load_whole,
+    read_config,
+    read_object,
+    reading,
+    tensor_shapes,
+)
 from demotune.profiling import timed
+from demotune.run_folder import RunFolder
 
 Policy = PreTrainedModel | PeftModel
-ADAPTER_CONFIG = "adapter_config.json"
 HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "tekken.json")
+LANGUAGE_MODEL = "a causal language model"
 
 
 def cache_folder() -> Path:
@@ -42,31 +49,67 @@ def cache_folder() -> Path:
 
 
 def resolve_model(source: str) -> Path:
-    """The local folder of a model: a folder as it is, a GGUF file converted once, a hub id downloaded once.
+    """The local folder of a model: a folder as it is, a finished run's model, a GGUF file or a hub id fetched once.
 
-    Raises DemotuneError when nothing is found there, or when it holds no safetensors.
+    Raises DemotuneError when nothing is found there, for an unfinished run, and for a folder that is not whole.
     """
     path = Path(source).expanduser()
     if path.is_file() and path.suffix == ".gguf":
-        return _convert_gguf(path)
-    folder = path if path.is_dir() else _download(source)
-    if not any(folder.glob("*.safetensors")):
-        raise DemotuneError(
-            f"{source} holds no safetensors file; convert it once with "
-            "AutoModelForCausalLM.from_pretrained(...).save_pretrained(FOLDER) and give that folder"
-        )
+        hide_library_bars()
+        return convert_gguf(path, cache_folder())
+    if path.is_file():
+        raise DemotuneError(f"{source} is a file; give the folder that holds the model, or a GGUF file")
+    run = RunFolder(path)
+    folder = run.finished_model() if run.holds_run else path if path.is_dir() else _download(source)
+    check_files(folder, source)
     return folder.resolve()
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer beside the model. Raises DemotuneError where there is none."""
-    try:
-        return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder))
-    except (OSError, ValueError) as error:
+    """The tokenizer of a model: the one beside it, for an adapter without one its base's.
+
+    Raises DemotuneError where there is none, and where it has tokens for which the model has no embedding.
+    """
+    holder, rows = tokenizer_folder(folder), embedding_rows(folder)
+    fix = "save the model's tokenizer into that folder with tokenizer.save_pretrained(FOLDER)"
+    with reading(holder, "a tokenizer", fix):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(holder, trust_remote_code=False)
+    _check_vocabulary(tokenizer, rows, holder, folder)
+    return tokenizer
+
+
+def tokenizer_folder(folder: Path) -> Path:
+    """Where a model's tokenizer lies: beside it, or beside the base of an adapter that has none."""
+    own = not is_adapter(folder) or any(file for pattern in TOKENIZER_FILES for file in folder.glob(pattern))
+    return folder if own else resolve_base(folder)
+
+
+def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int | None, holder: Path, folder: Path) -> None:
+    images = {getattr(tokenizer, f"{kind}_token_id", None) for kind in ("image", "audio", "video")}
+    ids = set(tokenizer.get_vocab().values()) - images  # which stand for what a language model is never given
+    if rows is not None and max(ids, default=0) >= rows:
         raise DemotuneError(
-            f"{folder} has no tokenizer that transformers can load ({first_line(error)}); "
-            "save the model's tokenizer into that folder with tokenizer.save_pretrained(FOLDER)"
-        ) from error
+            f"the tokenizer in {holder} has {max(ids) + 1} tokens and the embedding of {folder} has {rows} rows; "
+            "give the tokenizer that the model was trained with, or enlarge the model once: "
+            f"model.resize_token_embeddings({max(ids) + 1}), then model.save_pretrained(FOLDER)"
+        )
+
+
+def embedding_rows(folder: Path) -> int | None:
+    """Tokens for which a model has an embedding; None where its config names no number."""
+    if is_adapter(folder):
+        return adapter_rows(folder) or embedding_rows(resolve_base(folder))
+    rows = getattr(read_config(folder).get_text_config(), "vocab_size", None)
+    return rows if isinstance(rows, int) else None
+
+
+def check_policy(folder: Path) -> None:
+    """Raise DemotuneError unless a causal language model lies in `folder`, every weight of it; none is read."""
+    hide_library_bars()
+    base = check_weights(AutoModelForCausalLM, resolve_base(folder) if is_adapter(folder) else folder, LANGUAGE_MODEL)
+    if is_adapter(folder):
+        with torch.random.fork_rng(range(torch.cuda.device_count())):  # an adapter starts with random numbers
+            load_adapter_on(base, folder)
 
 
 def load_policy(folder: Path, *, dtype: str, attn_implementation: str | None, device: torch.device) -> Policy:
@@ -79,54 +122,49 @@ def load_policy(folder: Path, *, dtype: str, attn_implementation: str | None, de
     """
     hide_library_bars()
     model: Policy
-    if (folder / ADAPTER_CONFIG).is_file():
+    if is_adapter(folder):
         base = load_policy(resolve_base(folder), dtype=dtype, attn_implementation=attn_implementation, device=device)
-        model = PeftModel.from_pretrained(base, folder, is_trainable=True)
+        model = load_adapter_on(cast(PreTrainedModel, base), folder, trainable=True)
     else:
-        try:
-            plain = with_attention(AutoModelForCausalLM, folder, dtype, attn_implementation)
-        except (OSError, ValueError, ImportError) as error:
-            raise DemotuneError(f"cannot load {folder} as a causal language model: {first_line(error)}") from error
-        train_every_embedding(plain)
-        model = plain
+        model = with_attention(AutoModelForCausalLM, folder, dtype, attn_implementation, what=LANGUAGE_MODEL)
+        train_every_embedding(model)
     switch_off_dropout(model)
-    return cast(Policy, cast(nn.Module, model).to(device))
+    return cast(Policy, on_device(cast(nn.Module, model), folder, device))
 
 
 def with_attention(
-    auto_class: Any, folder: Path, dtype: str, attn_implementation: str | None, **settings: Any
+    auto_class: Any, folder: Path, dtype: str, attn_implementation: str | None, *, what: str, **settings: Any
 ) -> PreTrainedModel:
-    """What `auto_class` loads from safetensors, with the attention that is asked for.
+    """What `auto_class` loads from safetensors, every weight of it, with the attention that is asked for.
 
     None is our own (see `attention`) where the architecture carries it, else transformers' choice, which needs padding.
     """
+    check_weights(auto_class, folder, what, **settings)
     register_attention()
-    settings |= {"dtype": getattr(torch, dtype), "use_safetensors": True}
-    if attn_implementation is None:
-        with suppress(ValueError):  # some architectures refuse any attention but a few
-            model: PreTrainedModel = auto_class.from_pretrained(folder, attn_implementation=ATTENTION, **settings)
-            if carries_layouts(model):
-                return model
-    return cast(
-        PreTrainedModel, auto_class.from_pretrained(folder, attn_implementation=attn_implementation, **settings)
-    )
+    settings["dtype"] = getattr(torch, dtype)
+    with reading(folder, what, "copy or save the folder again; it may also need another --attn-implementation"):
+        if attn_implementation is None:
+            with suppress(ValueError):  # some architectures refuse any attention but a few
+                model = load_whole(auto_class, folder, attn_implementation=ATTENTION, **settings)
+                if carries_layouts(model):
+                    return model
+        return load_whole(auto_class, folder, attn_implementation=attn_implementation, **settings)
 
 
-def load_adapter_on(base: PreTrainedModel, folder: Path) -> PeftModel:
-    """The adapter in `folder` on a base model that is in memory already."""
-    return PeftModel.from_pretrained(base, folder)
-
-
-def is_adapter(folder: Path) -> bool:
-    return (folder / ADAPTER_CONFIG).is_file()
+def on_device(model: nn.Module, folder: Path, device: torch.device) -> nn.Module:
+    """The model where it computes. Raises DemotuneError where the device has not the memory for it."""
+    with reading(folder, f"a model on {device}"):
+        return model.to(device)
 
 
 def longest_input(folder: Path) -> int | None:
     """Most positions the model has, in tokens; None where it has no limit or names none."""
     if is_adapter(folder):
         return longest_input(resolve_base(folder))
-    limit = getattr(AutoConfig.from_pretrained(folder).get_text_config(), "max_position_embeddings", None)
-    return int(limit) if limit else None
+    limit = getattr(read_config(folder).get_text_config(), "max_position_embeddings", None)
+    if limit is not None and (not isinstance(limit, int) or limit < 0):
+        raise DemotuneError(f"{folder / 'config.json'} says max_position_embeddings {limit!r}; write the number it has")
+    return limit or None
 
 
 def attach_adapter(policy: Policy, adapter: PeftConfig, seed: int) -> PeftModel:
@@ -192,10 +230,8 @@ def content_hash(folder: Path) -> str:
 
 def parameter_count(folder: Path) -> int:
     """Numbers in a model's safetensors files; of an adapter, with those of its base."""
-    count = 0
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    shapes = [shape for file in folder.glob("*.safetensors") for shape in tensor_shapes(file).values()]
+    count = sum(map(math.prod, shapes))
     return count + parameter_count(resolve_base(folder)) if is_adapter(folder) else count
 
 
@@ -203,16 +239,32 @@ def generation_stop_ids(folder: Path) -> tuple[int, ...]:
     """End tokens that the model's generation config names, beside the tokenizer's own."""
     if is_adapter(folder):
         return generation_stop_ids(resolve_base(folder))
-    if not (folder / "generation_config.json").is_file():
-        return ()
-    named = GenerationConfig.from_pretrained(folder).eos_token_id
-    return () if named is None else tuple(named) if isinstance(named, list) else (named,)
+    file = folder / "generation_config.json"
+    named = read_object(file).get("eos_token_id") if file.is_file() else None
+    ids = named if isinstance(named, list) else [] if named is None else [named]
+    if not all(isinstance(token, int) for token in ids):
+        raise DemotuneError(f"{file} says eos_token_id {named!r}; write a token id there, or a list of them")
+    return tuple(ids)
 
 
 def resolve_base(adapter_folder: Path) -> Path:
-    """The folder of the model that an adapter was trained on."""
-    config = json.loads((adapter_folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    return resolve_model(str(config["base_model_name_or_path"]))
+    """The folder of the model that an adapter was trained on. Raises DemotuneError that names the adapter."""
+    file = adapter_folder / ADAPTER_CONFIG
+    named = read_object(file).get("base_model_name_or_path")
+    if not named or not isinstance(named, str):
+        raise DemotuneError(f"{file} names no base model ({named!r}); write its folder or hub id there")
+    if (Path(named) / ADAPTER_CONFIG).is_file():
+        raise DemotuneError(
+            f"the adapter in {adapter_folder} was trained on {named}, which is an adapter too; merge {named} into its "
+            "base model first"
+        )
+    try:
+        return resolve_model(named)
+    except DemotuneError as error:
+        raise DemotuneError(
+            f"the adapter in {adapter_folder} was trained on {named}, and there: {error}; or write where its base lies "
+            f"as base_model_name_or_path into {file}"
+        ) from error
 
 
 def _download(source: str) -> Path:
@@ -223,29 +275,6 @@ def _download(source: str) -> Path:
             f"model {source!r} is no folder or GGUF file here, and the hub did not give it: {first_line(error)}; "
             "check the path or the hub id, or give a folder that holds the model"
         ) from error
-
-
-def _convert_gguf(file: Path) -> Path:
-    """GGUF -> an ordinary float32 folder in the cache, named by the file's content."""
-    with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    folder = cache_folder() / "models" / f"{file.stem}-{digest[:12]}"
-    if folder.is_dir():
-        return folder
-    hide_library_bars()
-    try:
-        loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    except (OSError, ValueError, ImportError) as error:
-        raise DemotuneError(f"cannot read {file} as GGUF: {first_line(error)}") from error
-    # The loaded model is marked as quantised and refuses to be saved; its weights are plain float32.
-    config = loaded.config
-    del config.quantization_config
-    model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    model.load_state_dict(loaded.state_dict())
-    model.generation_config = loaded.generation_config
-    save_policy(model, tokenizer, folder)
-    return folder
 
 
 def train_every_embedding(model: PreTrainedModel) -> None:
@@ -266,8 +295,3 @@ def switch_off_dropout(model: nn.Module) -> None:
 def hide_library_bars() -> None:
     """Progress is ours to show."""
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def first_line(error: Exception) -> str:
-    """What a library says went wrong, without its page of advice."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

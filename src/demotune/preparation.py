@@ -15,10 +15,10 @@ from demotune.files import file_hash
 from demotune.intake import Intake, prepare, write_quarantine
 from demotune.loggers import refuse_unknown_loggers
 from demotune.machine import has_fast_bf16
+from demotune.model_files import first_line, is_adapter
 from demotune.models import (
-    first_line,
+    check_policy,
     generation_stop_ids,
-    is_adapter,
     load_tokenizer,
     longest_input,
     lora_config,
@@ -27,6 +27,7 @@ from demotune.models import (
 from demotune.processes import main_process, process_state, this_device, wait_for_everyone
 from demotune.progress import say
 from demotune.rendering import Renderer, RenderError
+from demotune.reward_models import check_reward_start, resolve_reward
 from demotune.run_folder import RunFolder
 from demotune.setup import Setup
 from demotune.training import training_arguments
@@ -41,6 +42,9 @@ def prepare_run(config: AnyConfig, folder: RunFolder, callbacks: Sequence[Traine
     say(f"demotune {config.method}: {config.model} on {', '.join(config.data)} -> {folder.root}")
     with process_state().main_process_first():  # one process downloads or converts
         start_model = resolve_model(config.model)
+    check_policy(start_model)
+    if isinstance(config, RFTConfig) and config.reward_model is not None:
+        check_reward_start(resolve_reward(config.reward_model))
     limit = longest_input(start_model)
     if limit is not None and config.max_length > limit:
         raise DemotuneError(

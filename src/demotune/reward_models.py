@@ -6,7 +6,7 @@ the end-of-turn token, which many tokenizers make it; `padding_id` chooses anoth
 """
 
 import copy
-import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,22 +17,25 @@ import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
+from demotune.adapter_files import load_adapter_on
 from demotune.attention import bare, carries_layouts
 from demotune.errors import DemotuneError
 from demotune.files import publish_folder, write_json
 from demotune.logprobs import packed_arguments
+from demotune.model_files import ADAPTER_CONFIG, check_weights, is_adapter, read_config, read_object, reading
 from demotune.models import (
     Policy,
     attach_adapter,
-    first_line,
+    check_policy,
     hide_library_bars,
-    is_adapter,
     load_policy,
     load_tokenizer,
     merged,
+    on_device,
     resolve_base,
+    resolve_model,
     save_weights,
     switch_off_dropout,
     train_every_embedding,
@@ -41,8 +44,10 @@ from demotune.models import (
 )
 from demotune.packing import Batch, is_packed, pack
 from demotune.records import Completion
+from demotune.run_folder import RunFolder
 
 RewardModel = PreTrainedModel | PeftModel
+CLASSIFIER = "a sequence classifier with one label"
 FACTS = "reward.json"
 _LAYER = re.compile(r"\.(?:layers|layer|h|blocks)\.(\d+)\.")
 _EMBEDDING = re.compile(r"\.(?:\w*embed\w*|wte|wpe)\.")
@@ -156,44 +161,64 @@ def load_reward_model(
         if isinstance(share, PeftModel):
             base = _with_head(weight_sharing_base(share), _adapter_padding(folder))
         else:
-            policy = load_policy(
-                resolve_base(folder), dtype=dtype, attn_implementation=attn_implementation, device=device
-            )
-            base = _with_head(merged(policy), _adapter_padding(folder))
-        try:
-            model: RewardModel = PeftModel.from_pretrained(base, folder, is_trainable=True)
-        except RuntimeError as error:  # a head of another size, or another base
-            raise DemotuneError(
-                f"the adapter in {folder} does not fit its base under a head of one number ({first_line(error)}); "
-                "give an adapter that was trained with one label"
-            ) from error
+            base = _load_base(folder, dtype=dtype, attn_implementation=attn_implementation, device=device)
+        model: RewardModel = load_adapter_on(base, folder, trainable=True)
     else:
         check_labels(folder)
-        try:
-            plain = with_attention(AutoModelForSequenceClassification, folder, dtype, attn_implementation, num_labels=1)
-        except (OSError, ValueError, ImportError) as error:
-            raise DemotuneError(f"cannot load {folder} as a reward model: {first_line(error)}") from error
+        plain = with_attention(
+            AutoModelForSequenceClassification, folder, dtype, attn_implementation, what=CLASSIFIER, num_labels=1
+        )
         train_every_embedding(plain)
         if isinstance(getattr(plain, "score", None), nn.Linear):
             plain.score = _ExactHead.of(cast(nn.Linear, plain.score))
         model = plain
     switch_off_dropout(model)
-    return cast(RewardModel, cast(nn.Module, model).to(device))
+    return cast(RewardModel, on_device(cast(nn.Module, model), folder, device))
+
+
+def _load_base(adapter: Path, *, dtype: str, attn_implementation: str | None, device: torch.device) -> PreTrainedModel:
+    """What a reward's adapter is put on: a classifier as it is, a language model under a head of zeros."""
+    folder, pad_id = resolve_base(adapter), _adapter_padding(adapter)
+    load = load_reward_model if is_reward_model(folder) else load_policy
+    base = load(folder, dtype=dtype, attn_implementation=attn_implementation, device=device)
+    if not is_reward_model(folder):
+        return _with_head(merged(base), pad_id)
+    return cast(PreTrainedModel, with_padding(base, pad_id))
 
 
 def is_reward_model(folder: Path) -> bool:
     """Whether a folder holds a sequence classifier (a reward) rather than a language model."""
     if is_adapter(folder):
-        return bool(PeftConfig.from_pretrained(str(folder)).task_type == "SEQ_CLS")
-    architectures = AutoConfig.from_pretrained(folder).architectures or []
-    return any(name.endswith("ForSequenceClassification") for name in architectures)
+        return bool(read_object(folder / ADAPTER_CONFIG).get("task_type") == "SEQ_CLS")
+    architectures = read_config(folder).architectures or []
+    return any(str(name).endswith("ForSequenceClassification") for name in architectures)
 
 
 def check_labels(folder: Path) -> None:
     """Raise DemotuneError for a sequence classifier with another number of labels than one."""
-    labels = AutoConfig.from_pretrained(folder).num_labels
+    labels = read_config(folder).num_labels
     if is_reward_model(folder) and labels != 1:
         raise DemotuneError(f"{folder} has {labels} labels; a reward has one number: give a model with one label")
+
+
+def check_reward_start(folder: Path) -> None:
+    """Raise DemotuneError unless a reward can start from `folder`: from a classifier or a language model, whole ones.
+
+    No weight is read. How an adapter fits under a head shows when it is loaded.
+    """
+    if not is_reward_model(folder):
+        check_policy(folder)
+    elif is_adapter(folder):
+        check_reward_start(resolve_base(folder))
+    else:
+        check_labels(folder)
+        check_weights(AutoModelForSequenceClassification, folder, CLASSIFIER, num_labels=1)
+
+
+def resolve_reward(source: str) -> Path:
+    """The folder of a reward model; of a run that learned one, that reward."""
+    run = RunFolder(Path(source))
+    return resolve_model(str(run.reward) if run.holds_run and run.reward.is_dir() else source)
 
 
 def with_padding(model: RewardModel, pad_id: int) -> RewardModel:
@@ -243,7 +268,13 @@ def read_facts(folder: Path) -> RewardFacts:
     file = folder / FACTS
     if not file.is_file():
         return RewardFacts(link="unknown", bound=None, template=None)
-    return RewardFacts(**json.loads(file.read_text(encoding="utf-8")))
+    with reading(file, "the facts of a reward", "train the reward again, or copy its folder again"):
+        facts = RewardFacts(**read_object(file))
+        if facts.bound is not None and not (math.isfinite(facts.bound) and facts.bound > 0):
+            raise ValueError(f"bound must be a number > 0, got {facts.bound}")
+        if not isinstance(facts.template, str | None):
+            raise ValueError(f"template must be a text, got {facts.template!r}")
+    return facts
 
 
 def _with_head(lm: PreTrainedModel, pad_id: int) -> PreTrainedModel:

@@ -15,11 +15,10 @@ import torch
 from demotune.config import RFTConfig, SFTConfig
 from demotune.errors import DemotuneError
 from demotune.machine import has_fast_bf16
+from demotune.model_files import is_adapter
 from demotune.models import (
     content_hash,
-    first_line,
     generation_stop_ids,
-    is_adapter,
     load_policy,
     load_tokenizer,
     longest_input,
@@ -180,7 +179,7 @@ def load_reward(
     Raises DemotuneError for an unfinished run, an SFT run (it learns no reward), and anything else that is no reward.
     """
     run = RunFolder(Path(source))
-    if not (run.config.exists() or run.manifest.exists()):
+    if not run.holds_run:
         return ScalarReward(source, template=template, dtype=dtype, bf16=bf16)
     if not run.finished:
         raise DemotuneError(f"{source} is an unfinished run; finish it with: demotune resume {source}")
@@ -232,14 +231,7 @@ def _precision(bf16: bool | None) -> bool:
 
 def _check_classifier(source: str, folder: Path) -> None:
     """Refuse what has no number for each response, and say what to give instead."""
-    try:
-        classifier = is_reward_model(folder)
-    except (OSError, ValueError) as error:
-        raise DemotuneError(
-            f"{source} is no model that transformers knows ({first_line(error)}); give a run folder of rft, irft or "
-            "spin, or a sequence classifier with one label"
-        ) from error
-    if not classifier:
+    if not is_reward_model(folder):
         run = RunFolder(Path(source).resolve().parent)
         of_run = run.config.exists() and run.model == Path(source).resolve()
         what = f"the run folder, {Path(source).parent}," if of_run else "the run folder of an irft or spin run"

@@ -60,8 +60,21 @@ class RunFolder:
         return load_config(self.config)
 
     @property
+    def holds_run(self) -> bool:
+        """Whether a run was begun here, finished or not."""
+        return self.config.exists() or self.manifest.exists()
+
+    @property
     def finished(self) -> bool:
         return self.summary.exists()
+
+    def finished_model(self) -> Path:
+        """The model that the run made. Raises DemotuneError where the run is not finished."""
+        if not self.finished:
+            raise DemotuneError(
+                f"{self.root} is an unfinished run, it has no model yet; finish it with: demotune resume {self.root}"
+            )
+        return self.model
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -96,3 +109,23 @@ class RunFolder:
                 f"{self.root} is not empty and holds no run (found {', '.join(strangers[:3])}); "
                 "choose a new or empty folder with --output"
             )
+
+
+def run_of(model: Path) -> Path | None:
+    """The run folder that is `model` or holds it: RUN, RUN/model, RUN/stages/NN/model."""
+    if not model.exists():
+        return None
+    folders = (model.resolve(), *model.resolve().parents[:3])
+    return next((folder for folder in folders if (folder / "manifest.json").is_file()), None)
+
+
+def begun_config(run: Path) -> dict[str, Any]:
+    """The config that a run began with, automatic values filled in."""
+    config: dict[str, Any] = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["config"]
+    return config
+
+
+def begun_template(model: Path) -> str | None:
+    """The prompt template of the run that made a model; None where no run made it, or one with the chat template."""
+    run = run_of(model)
+    return None if run is None else begun_config(run)["template"]

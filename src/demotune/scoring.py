@@ -5,12 +5,16 @@ by up to 0.2 nats with the batch that it stands in; scored and trained alike, th
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
+from demotune.errors import DemotuneError
 from demotune.logprobs import autocast, sequence_logps
 from demotune.losses import bounded
+from demotune.machine import is_lack_of_memory
+from demotune.model_files import first_line
 from demotune.objectives import pack_sides, packed_tokens, pair_sides
 from demotune.packing import Batch, cut_to_budget
 from demotune.records import Completion, Pair, RenderedDemonstration, Side
@@ -42,7 +46,8 @@ def score_pairs(
         scores: list[tuple[float, float]] = []
         for part in cut_to_budget(pairs, packed_tokens, budget):
             sides = pair_sides(part)
-            computed = iter(_logps(model, [side for side in sides if side not in known], bf16=bf16))
+            with _enough_memory(len(sides), "--per-device-train-batch-size, --tokens-per-microbatch"):
+                computed = iter(_logps(model, [side for side in sides if side not in known], bf16=bf16))
             logps = [known[side] if side in known else next(computed) for side in sides]
             scores += zip(logps[: len(part)], logps[len(part) :], strict=True)
         advance(len(pairs))
@@ -116,9 +121,24 @@ def _in_batches(
     scores: dict[int, float] = {}
     for start in range(0, len(order), batch_size):
         unit = order[start : start + batch_size]
-        scores |= zip(unit, score([completions[number] for number in unit]), strict=True)
+        with _enough_memory(len(unit), "--batch-size (in training --per-device-train-batch-size)"):
+            scores |= zip(unit, score([completions[number] for number in unit]), strict=True)
         advance(len(unit))
     return [scores[number] for number in range(len(completions))]
+
+
+@contextmanager
+def _enough_memory(count: int, flags: str) -> Iterator[None]:
+    """A lack of memory inside is one DemotuneError that says what to lower."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_lack_of_memory(error):
+            raise
+        raise DemotuneError(
+            f"there is not enough memory to score {count} responses together ({first_line(error)}); lower {flags} or "
+            "--max-length, or take a smaller model"
+        ) from error
 
 
 def to_device(model: nn.Module, batch: Batch) -> Batch:

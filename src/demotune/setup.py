@@ -10,7 +10,8 @@ from peft import PeftConfig
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from demotune.config import AnyConfig
-from demotune.models import Policy, attach_adapter, content_hash, is_adapter, load_policy, merged
+from demotune.model_files import is_adapter
+from demotune.models import Policy, attach_adapter, content_hash, load_policy, merged
 from demotune.processes import this_device
 from demotune.profiling import timed
 from demotune.records import RenderedDemonstration

@@ -14,7 +14,8 @@ from demotune.config import RFTConfig
 from demotune.estimation.forecast import Estimate, compare_with_facts, show_comparison
 from demotune.files import link_or_copy, read_rows, write_json, write_rows
 from demotune.heldout import interval_text, nll_per_token
-from demotune.models import Policy, is_adapter, load_policy, load_tokenizer, merged, save_policy
+from demotune.model_files import is_adapter
+from demotune.models import Policy, load_policy, load_tokenizer, merged, save_policy
 from demotune.phases.heldout_files import rows_before
 from demotune.phases.reward import REWARD, REWARD_METRICS
 from demotune.phases.train import METRICS

@@ -8,10 +8,10 @@ from typing import cast
 import torch
 from peft import PeftConfig
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from demotune.errors import DemotuneError
-from demotune.models import attach_adapter, first_line, is_adapter, parameter_count, resolve_base
+from demotune.model_files import is_adapter, read_config, reading
+from demotune.models import LANGUAGE_MODEL, attach_adapter, parameter_count, resolve_base
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +80,9 @@ def read_shape(folder: Path, adapter: PeftConfig | None) -> ModelShape:
 
 
 def _empty_model(folder: Path) -> PreTrainedModel:
-    try:
-        config = AutoConfig.from_pretrained(folder)
+    config = read_config(folder)
+    with reading(folder, LANGUAGE_MODEL):
         return cast(PreTrainedModel, AutoModelForCausalLM.from_config(config))  # type: ignore[no-untyped-call]
-    except (OSError, ValueError, ImportError) as error:
-        raise DemotuneError(f"cannot load {folder} as a causal language model: {first_line(error)}") from error
 
 
 def _body(model: PreTrainedModel) -> int:

@@ -20,8 +20,9 @@ from typing import Protocol, SupportsFloat
 from demotune.data.files import file_rows
 from demotune.data.rows import RawRow
 from demotune.errors import DemotuneError
-from demotune.evaluation.lineage import begun_config, runs_behind
+from demotune.evaluation.lineage import runs_behind
 from demotune.records import Message
+from demotune.run_folder import begun_config
 
 Advance = Callable[[int], object]
 

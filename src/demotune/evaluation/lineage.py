@@ -3,13 +3,12 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from demotune.data import load_demonstrations
 from demotune.errors import DemotuneError
 from demotune.files import read_rows
 from demotune.records import Demonstration
-from demotune.run_folder import RunFolder
+from demotune.run_folder import RunFolder, begun_config, run_of
 
 
 def runs_behind(model: Path) -> Iterator[Path]:
@@ -20,20 +19,6 @@ def runs_behind(model: Path) -> Iterator[Path]:
         yield run
         seen.add(run)
         run = run_of(Path(begun_config(run)["model"]))
-
-
-def run_of(model: Path) -> Path | None:
-    """The run folder that is `model` or holds it: RUN, RUN/model, RUN/stages/NN/model."""
-    if not model.exists():
-        return None
-    folders = (model.resolve(), *model.resolve().parents[:3])
-    return next((folder for folder in folders if (folder / "manifest.json").is_file()), None)
-
-
-def begun_config(run: Path) -> dict[str, Any]:
-    """The config that a run began with, automatic values filled in."""
-    config: dict[str, Any] = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["config"]
-    return config
 
 
 def trained_prompts(run: Path) -> frozenset[str] | None:

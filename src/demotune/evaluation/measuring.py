@@ -163,7 +163,8 @@ class _Lazy:
         self._subject, self._dtype = subject, config.dtype
         self._policy: Policy | None = None
         self.bf16 = bool(config.bf16)
-        self.name, self.longest, self.stop_ids = subject.name, subject.longest, subject.renderer.stop_ids
+        self.name, self.longest = subject.name, subject.longest
+        self.stop_ids, self.vocabulary = subject.renderer.stop_ids, subject.renderer.vocabulary
 
     @property
     def policy(self) -> Policy:
@@ -223,6 +224,7 @@ def _draw(lazy: _Lazy, view: Sequence[RenderedRow], config: EvaluationConfig) ->
         max_new_tokens=config.max_new_tokens,
         max_length=lazy.longest,
         stop_ids=lazy.stop_ids,
+        vocabulary=lazy.vocabulary,
         temperature=config.temperature,
         bf16=lazy.bf16,
     )

@@ -9,11 +9,11 @@ from typing import Literal
 
 from demotune.errors import DemotuneError
 from demotune.evaluation.config import EvaluationConfig
-from demotune.evaluation.lineage import begun_config, run_of, runs_behind, trained_prompts
+from demotune.evaluation.lineage import runs_behind, trained_prompts
 from demotune.models import content_hash, generation_stop_ids, load_tokenizer, longest_input, resolve_model
 from demotune.records import NO_CONTEXT, Context, Message
 from demotune.rendering import Renderer, RenderError, content_key
-from demotune.run_folder import RunFolder
+from demotune.run_folder import begun_config, begun_template
 
 Role = Literal["model", "baseline"]
 
@@ -74,23 +74,9 @@ def short_names(sources: Sequence[str]) -> list[str]:
     return [source if counts[name] > 1 else name for source, name in zip(sources, short, strict=True)]
 
 
-def model_folder(source: str) -> Path:
-    """The model of a finished run, or the model itself. Raises DemotuneError where a run is not finished."""
-    run = RunFolder(Path(source))
-    if not (run.manifest.exists() or run.config.exists()):
-        return resolve_model(source)
-    if not run.finished:
-        raise DemotuneError(
-            f"{source} is an unfinished run, it has no model yet; finish it with: demotune resume {source}"
-        )
-    return run.model
-
-
 def _subject(source: str, name: str, role: Role, config: EvaluationConfig) -> Subject:
-    folder = model_folder(source)
-    template = config.template
-    if template is None and (run := run_of(folder)):
-        template = begun_config(run)["template"]
+    folder = resolve_model(source)
+    template = begun_template(folder) if config.template is None else config.template
     return Subject(name, role, folder, Renderer(load_tokenizer(folder), template, generation_stop_ids(folder)))
 
 

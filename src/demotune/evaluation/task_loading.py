@@ -13,7 +13,8 @@ import datasets
 
 from demotune.errors import DemotuneError
 from demotune.evaluation.task_data import SUBJECT_FOLDERS, TaskFiles, harness_index, single_tasks, write_task_files
-from demotune.models import first_line, hide_library_bars
+from demotune.model_files import first_line
+from demotune.models import hide_library_bars
 
 
 class NoTaskDataError(DemotuneError):

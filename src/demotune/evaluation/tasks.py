@@ -18,7 +18,8 @@ from demotune.errors import DemotuneError
 from demotune.evaluation.task_data import check_task_names
 from demotune.evaluation.task_loading import LoadedTasks, item_texts, load_tasks
 from demotune.files import write_json, write_rows
-from demotune.models import first_line, is_adapter, resolve_base
+from demotune.model_files import is_adapter, reading
+from demotune.models import check_policy, resolve_base, tokenizer_folder
 from demotune.processes import process_count, this_device
 from demotune.progress import say, warn
 
@@ -212,21 +213,17 @@ def _load_model(folder: Path, options: TaskOptions) -> Any:
 
     adapter = folder if is_adapter(folder) else None
     base = resolve_base(folder) if adapter else folder
-    if is_adapter(base):
-        raise DemotuneError(f"{folder} is an adapter on the adapter {base}; merge {base} into its base model first")
-    has_tokenizer = (folder / "tokenizer_config.json").is_file()
-    try:
+    check_policy(folder)
+    with reading(folder, "a model of the harness"):
         model = HFLM(
             pretrained=str(base),
             peft=None if adapter is None else str(adapter),
-            tokenizer=str(folder if has_tokenizer else base),
+            tokenizer=str(tokenizer_folder(folder)),
             device=str(this_device()),
             dtype=options.dtype,
             batch_size=options.batch_size,
             use_safetensors=True,
         )
-    except (OSError, ValueError, ImportError) as error:
-        raise DemotuneError(f"the harness cannot load {folder}: {first_line(error)}") from error
     tokenizer: PreTrainedTokenizerBase = model.tokenizer
     if options.apply_chat_template and not tokenizer.chat_template:
         raise DemotuneError(f"the tokenizer of {folder} has no chat template to apply; leave the chat template off")

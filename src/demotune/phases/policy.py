@@ -6,9 +6,11 @@ from typing import Any, cast
 
 from peft import PeftModel
 
+from demotune.adapter_files import load_adapter_on
 from demotune.callbacks import Checkpoints, WriteMetrics, quiet
 from demotune.config import RFTConfig
-from demotune.models import Policy, is_adapter, load_adapter_on, save_policy, weight_sharing_base
+from demotune.model_files import is_adapter
+from demotune.models import Policy, save_policy, weight_sharing_base
 from demotune.objectives import PolicyObjective
 from demotune.phases.reward import reward_function
 from demotune.phases.rollouts import Rollouts, forward_tokens, read_batches

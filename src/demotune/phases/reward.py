@@ -15,7 +15,7 @@ from demotune.errors import DemotuneError
 from demotune.files import write_rows
 from demotune.heldout import PairCheck, check_pairs, count_wins
 from demotune.losses import loss_at_reference, reward_loss
-from demotune.models import load_tokenizer, merged, resolve_model
+from demotune.models import load_tokenizer, merged
 from demotune.objectives import RewardObjective
 from demotune.phases.pairs import sampled_pairs
 from demotune.phases.stage import Stage, Work, chunks, pair_tokens, with_reward
@@ -31,6 +31,7 @@ from demotune.reward_models import (
     freeze_lower_layers,
     is_reward_model,
     padding_id,
+    resolve_reward,
     reward_from_policy,
     save_reward_model,
     tokenizer_for,
@@ -150,7 +151,7 @@ def _start_reward(stage: Stage) -> RewardModel:
         if setup.adapter is None:
             stage.free_policy()  # its weights are the reward's now
         return reward
-    folder = resolve_model(config.reward_model)
+    folder = resolve_reward(config.reward_model)
     if load_tokenizer(folder).get_vocab() != setup.tokenizer.get_vocab():
         raise DemotuneError(
             f"reward_model {config.reward_model} has another vocabulary than {config.model}: it cannot read the "
@@ -181,7 +182,7 @@ def _train(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) -> tupl
     objective = RewardObjective(
         config.reward_link, config.reward_bound, config.center_rewards_coefficient, reward_padding(setup)
     )
-    named = config.reward_model is not None and is_reward_model(resolve_model(config.reward_model))
+    named = config.reward_model is not None and is_reward_model(resolve_reward(config.reward_model))
     at_start = AtStart("reward loss", loss_at_reference(config.reward_link), 1e-6)
     keep = KeepBest(config.reward_eval_steps, config.reward_patience, partial(_publish, stage, reward, len(pairs)))
     checkpoints = stage.folder / "reward-checkpoints"

@@ -155,6 +155,7 @@ def sampling_options(setup: Setup) -> SamplingOptions:
         max_new_tokens=longest or max(len(row.demo.ids) for row in setup.train),
         max_length=config.max_length,
         stop_ids=setup.renderer.stop_ids,
+        vocabulary=setup.renderer.vocabulary,
         bf16=setup.bf16,
         **truncation,
     )

@@ -35,6 +35,8 @@ class Renderer:
     """The tokenizer's BOS token, where it has one."""
     description: str
     """One line for the screen: which template is used and which token ends a turn."""
+    vocabulary: frozenset[int]
+    """All ids that stand for a token."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, template: str | None = None, extra_stop_ids: Iterable[int] = ()
@@ -51,6 +53,7 @@ class Renderer:
         self.description = self._writer.description
         self.end_id = self._writer.end_id
         self.bos_id = tokenizer.bos_token_id
+        self.vocabulary = frozenset(tokenizer.get_vocab().values())
         self.stop_ids = frozenset({self.end_id, *stop_ids})
         # A prompt may hold no control token at all. A response may hold those that neither end a turn nor mark a
         # role: tool calls are written with some.

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -23,7 +24,8 @@ Drawn = tuple[int, float | None]
 class SamplingOptions:
     """How to draw. Temperature 0 is greedy; top_p 1 and top_k 0 are off; `stop_ids` end a response.
 
-    A response is cut off at `max_new_tokens`, or where prompt and response together reach `max_length`.
+    A response is cut off at `max_new_tokens`, or where prompt and response together reach `max_length`. Of models with
+    more embedding rows than tokens (a padded vocabulary), only ids of `vocabulary` are drawn; None: all of them.
     """
 
     max_new_tokens: int
@@ -33,6 +35,7 @@ class SamplingOptions:
     top_p: float = 1.0
     top_k: int = 0
     bf16: bool = False
+    vocabulary: frozenset[int] | None = None
 
     @property
     def tells_logps(self) -> bool:
@@ -53,6 +56,13 @@ class SamplingOptions:
         return max(min(self.max_new_tokens, (self.max_length or sys.maxsize) - prompt_length), 1)
 
 
+@lru_cache(maxsize=4)
+def _ids_without_token(vocabulary: frozenset[int] | None, size: int, device: torch.device) -> Tensor | None:
+    """Of ids 0 to size - 1 those that are not in the vocabulary, (U,); None where all are."""
+    unused = [] if vocabulary is None else [token for token in range(size) if token not in vocabulary]
+    return torch.tensor(unused, device=device) if unused else None
+
+
 def uniform_stream(seed: int, row: int, count: int) -> np.ndarray:
     """The first `count` numbers in [0, 1) of the stream of (seed, row)."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, row]))).random(count)
@@ -66,16 +76,28 @@ def choose_tokens(logits: Tensor, uniforms: Tensor, options: SamplingOptions) ->
     words are added up first, then, in float64, the blocks, and the words of the block that was met. That is one pass
     over the vocabulary, where a multinomial draw needs several. Raises DemotuneError for probabilities that are not
     finite.
+
+    A log-probability is the policy's own, as training computes it: the share of ids without a token counts in it.
     """
-    if options.temperature == 0:
-        return [(token, None) for token in logits.argmax(dim=-1).tolist()]
     tells = options.tells_logps and logits.dtype == torch.float32
-    logits = logits.float()
+    unused = _ids_without_token(options.vocabulary, logits.shape[-1], logits.device)
+    drawable = logits if unused is None else logits.index_fill(-1, unused, -torch.inf)
+    if options.temperature == 0:
+        return [(token, None) for token in drawable.argmax(dim=-1).tolist()]
+    drawable = drawable.float()
     if options.temperature != 1:
-        logits = logits / options.temperature
-    tokens, logps = _invert(_truncate(logits, options).softmax(dim=-1), uniforms.to(logits.device).double())
+        drawable = drawable / options.temperature
+    tokens, logps = _invert(_truncate(drawable, options).softmax(dim=-1), uniforms.to(logits.device).double())
+    if tells and unused is not None:
+        logps = logps - _shut_out(logits[:, unused], drawable)
     told = logps.tolist() if tells else [None] * len(tokens)
     return list(zip(tokens.tolist(), told, strict=True))
+
+
+def _shut_out(unused: Tensor, drawable: Tensor) -> Tensor:
+    """log(all probability / probability that can be drawn), (B,), from logits (B, U) and (B, V)."""
+    ratio = unused.double().logsumexp(dim=-1) - drawable.double().logsumexp(dim=-1)
+    return ratio.exp().log1p()
 
 
 def _invert(probabilities: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,12 +8,7 @@ from demotune.errors import DemotuneError
 
 SHARE = 0.8
 """Of free memory that the cache may fill; the rest is for what a step computes."""
-LACKS = ("not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 GIB = 2**30
-
-
-def is_lack_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or any(lack in str(error) for lack in LACKS)
 
 
 def free_bytes(device: torch.device) -> int:

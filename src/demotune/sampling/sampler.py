@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from demotune.attention import Layout, bare, carries_layouts, layout_arguments
 from demotune.logprobs import autocast
+from demotune.machine import is_lack_of_memory
 from demotune.packing import shared_tokens
 from demotune.records import Response
 from demotune.sampling.adapters import ready_to_sample
 from demotune.sampling.cache import Cache, Decoding, PrefixFill, PromptFill, ShapeFinder
 from demotune.sampling.choosing import Drawn, SamplingOptions, choose_tokens, uniform_stream
-from demotune.sampling.memory import is_lack_of_memory, slots_that_fit, too_large
+from demotune.sampling.memory import slots_that_fit, too_large
 from demotune.sampling.naive import draw_in_batches
 
 SHORTEST_PREFIX = 8

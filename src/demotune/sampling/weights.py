@@ -12,7 +12,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from demotune.sampling.memory import SHARE, free_bytes, is_lack_of_memory
+from demotune.machine import is_lack_of_memory
+from demotune.sampling.memory import SHARE, free_bytes
 
 
 @contextmanager

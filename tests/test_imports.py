@@ -13,7 +13,7 @@ FLOORS = [
     {"files", "losses", "advantages", "values", "logprobs", "machine", "data", "rendering", "reward_card"},
     {"config_files", "models", "sampling", "heldout", "intake"},
     {"reward_models", "gate"},
-    {"objectives", "run_folder", "callbacks"},
+    {"objectives", "run_folder", "callbacks", "schedule"},
     {"scoring"},
     {"setup", "training", "rewards"},
     {"phases"},

@@ -20,6 +20,7 @@ from demotune.processes import main_process, process_state, this_device, wait_fo
 from demotune.progress import say
 from demotune.rendering import Renderer, RenderError
 from demotune.run_folder import RunFolder
+from demotune.schedule import learning_rates
 from demotune.setup import Setup
 from demotune.training import training_arguments
 
@@ -90,7 +91,7 @@ def _check_early(config: AnyConfig) -> None:
     for logger in config.report_to:
         if find_spec(logger) is None:
             raise DemotuneError(f"report_to names {logger}, which is not installed; pip install {logger}")
-    training_arguments(config, Path(config.output), steps=1, seed=config.seed)
+    learning_rates(training_arguments(config, Path(config.output), steps=1, seed=config.seed), steps=1)
 
 
 def _filled_in(config: AnyConfig, intake: Intake) -> AnyConfig:

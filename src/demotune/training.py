@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
@@ -31,6 +31,7 @@ from demotune.packing import Batch, cut_to_budget
 from demotune.processes import this_device
 from demotune.profiling import span
 from demotune.progress import peak_memory_gib, track
+from demotune.schedule import THAT_WORK, learning_rates
 
 CARRIED = "carried-optimizer.pt"
 
@@ -240,14 +241,14 @@ class PhaseTrainer(Trainer):
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
-        if self._carry is None:
-            return super().create_scheduler(num_training_steps, optimizer)
-        scheduler = super().create_scheduler(self._carry.total_steps, optimizer)
-        if self._carry.previous is not None:
+        steps = self._carry.total_steps if self._carry else num_training_steps
+        scheduler = LambdaLR(cast(Any, optimizer or self.optimizer), learning_rates(self.args, steps))
+        if self._carry is not None and self._carry.previous is not None:
             scheduler.load_state_dict(torch.load(self._carry.previous, weights_only=True)["scheduler"])
             # Making a scheduler set the optimizer to the rate of its first step; loading one does not undo that.
             for group, rate in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
                 group["lr"] = rate
+        self.lr_scheduler = scheduler
         return scheduler
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
@@ -344,6 +345,7 @@ def training_arguments(config: AnyConfig, checkpoints: Path, steps: int, seed: i
             ddp_find_unused_parameters=False,
         )
     except ValueError as error:
-        raise DemotuneError(f"transformers refuses a training setting: {error}") from error
+        fix = f"; {THAT_WORK}" if "lr_scheduler_type" in str(error) else ""
+        raise DemotuneError(f"transformers refuses a training setting: {error}{fix}") from error
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for several processes, never for DataParallel
     return arguments

@@ -13,16 +13,15 @@ import pytest
 from demotune.errors import DemotuneError
 from demotune.files import (
     UNFINISHED,
-    Journal,
     file_hash,
     link_or_copy,
     publish_file,
     publish_folder,
-    read_journal,
     read_rows,
     write_json,
     write_rows,
 )
+from demotune.journals import Journal, read_journal
 from demotune.run_folder import RunFolder
 
 

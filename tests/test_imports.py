@@ -8,12 +8,12 @@ import demotune
 PACKAGE = Path(demotune.__file__).parent
 
 FLOORS = [
-    {"errors", "allocator", "records", "processes", "profiling", "statistics", "diversity"},
+    {"errors", "interrupts", "allocator", "records", "processes", "profiling", "statistics", "diversity"},
     {"config", "progress", "attention", "packing"},
     {"files", "losses", "advantages", "values", "logprobs", "machine", "data", "rendering", "reward_card"},
-    {"config_files", "models", "sampling", "heldout", "intake"},
+    {"config_files", "journals", "models", "sampling", "heldout", "intake"},
     {"reward_models", "gate"},
-    {"objectives", "run_folder", "callbacks", "schedule"},
+    {"objectives", "run_folder", "callbacks", "schedule", "smaller_passes"},
     {"scoring"},
     {"setup", "training", "rewards"},
     {"phases"},

@@ -17,7 +17,8 @@ from tiny import save_tiny, write_rows
 from transformers import Trainer
 
 from demotune import DemotuneError, IRFTConfig, SFTConfig, resume, run, scoring
-from demotune.files import read_journal, read_rows
+from demotune.files import read_rows
+from demotune.journals import read_journal
 from demotune.phases import sample
 from demotune.phases.stage import PhaseJournal
 from demotune.sampling import sample_responses

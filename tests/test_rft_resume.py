@@ -1,6 +1,5 @@
 """RFT killed in its sample, reward and policy phases and resumed equals uninterrupted, bit for bit."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from tiny import save_tiny, write_rows
 from transformers import Trainer
 
 from demotune import DemotuneError, RFTConfig, resume, run
-from demotune.files import read_journal, read_rows
+from demotune.files import read_rows
+from demotune.journals import Journal, read_journal
 from demotune.phases import rollouts, sample
 from demotune.phases.stage import PhaseJournal
 from demotune.sampling import sample_responses
@@ -179,7 +179,8 @@ def test_a_batch_killed_while_it_is_drawn_is_drawn_as_a_whole(
     [journal] = (place / name / "stages" / "00").glob("policy-0-*.partial.jsonl")
     if not with_logps:
         rows = [{name: value for name, value in row.items() if name != "logps"} for row in read_journal(journal)]
-        journal.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        journal.unlink()
+        Journal(journal).append(rows)
     asked: list[list[int]] = []
 
     def noting(model: object, prompts: object, streams: Sequence[int], *more: object, **named: object) -> object:

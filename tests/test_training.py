@@ -29,7 +29,7 @@ from demotune import IRFTConfig, run
 from demotune.attention import ATTENTION, register_attention
 from demotune.callbacks import WHOLE, Checkpoints, WriteMetrics, latest_checkpoint
 from demotune.errors import DemotuneError
-from demotune.files import read_rows
+from demotune.files import read_rows, seal
 from demotune.logprobs import naive_response_logps
 from demotune.losses import Link, loss_at_reference
 from demotune.models import load_policy
@@ -471,7 +471,7 @@ def test_only_whole_checkpoints_count_and_others_go(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "model.safetensors").touch()
         if whole:
-            (folder / WHOLE).touch()
+            seal(folder / WHOLE, folder.iterdir())
     assert latest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")  # by number, not by name
     assert not (tmp_path / "checkpoint-100").exists()
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-5", "checkpoint-10", "checkpoint-9"}

@@ -23,7 +23,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from demotune.errors import DemotuneError
 from demotune.evaluation.judges import Advance, Contest, Verdict, identical, refuse_silence, shown_error
-from demotune.files import Journal, read_journal
+from demotune.journals import Journal, read_journal
 
 Order = Literal["first shown first", "second shown first"]
 

@@ -1,0 +1,41 @@
+"""Signals that ask a run to stop: Ctrl-C, SIGTERM (a scheduler, a shutdown), SIGHUP (the terminal was closed)."""
+
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+Handler = Callable[[int, FrameType | None], None]
+
+
+@contextmanager
+def handled(numbers: Iterable[int], handler: Handler) -> Iterator[None]:
+    """Let `handler` answer these signals; SIGHUP not where it is ignored, which is what nohup does."""
+    previous = {}
+    for number in numbers:
+        if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+            continue
+        try:
+            previous[number] = signal.signal(number, handler)
+        except ValueError:  # not the main thread: leave signals to whoever runs us
+            break
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
+@contextmanager
+def stopping_like_ctrl_c() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the code under it as Ctrl-C does, once: what follows them is left in peace."""
+    asked = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if not asked:
+            asked = True
+            raise KeyboardInterrupt
+
+    with handled((signal.SIGTERM, signal.SIGHUP), stop):
+        yield

@@ -247,6 +247,40 @@ run(load_config(__import__("pathlib").Path(sys.argv[1])))
 """
 
 
+IN_A_TERMINAL_THAT_CLOSES = """
+import os, pty, sys, time
+from pathlib import Path
+child, terminal = pty.fork()
+if child == 0:
+    os.execv(sys.executable, [sys.executable, "-c", sys.argv[1], sys.argv[2]])
+metrics, end = Path(sys.argv[3]), time.monotonic() + 90
+while not metrics.exists() or not metrics.read_bytes():
+    os.read(terminal, 4096)
+    assert time.monotonic() < end
+os.close(terminal)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) % 256)
+"""
+
+
+def test_a_terminal_that_closes_costs_nothing(place: Path, uninterrupted: Path) -> None:
+    """The kernel sends SIGHUP, and every later write to the terminal fails; the checkpoint is written all the same."""
+    from demotune.config_files import save_config
+
+    torch.set_num_threads(1)
+    folder = place / "closed"
+    save_config(config(place, "closed"), place / "closed.yaml")
+    metrics = folder / "stages" / "00" / "metrics.jsonl"
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_TERMINAL_THAT_CLOSES, SLOW_RUN, str(place / "closed.yaml"), str(metrics)],
+        check=False,
+    )
+    assert [path.name for path in folder.glob("stages/00/checkpoints/*")]
+    assert done.returncode != 0
+    assert not (folder / "stages" / "01").exists()
+    resume(folder)
+    assert_equal_runs(folder, uninterrupted)
+
+
 def test_kill_9_of_a_real_process(place: Path, uninterrupted: Path) -> None:
     """SIGKILL while stage 1 trains; while the process lives its folder is refused to others."""
     from demotune.config_files import save_config

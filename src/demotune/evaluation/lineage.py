@@ -1,13 +1,12 @@
 """Where a model comes from: the run that made it, the run behind that run's start model, and what they trained on."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from demotune.data import load_demonstrations
 from demotune.errors import DemotuneError
-from demotune.files import read_rows
+from demotune.files import read_json, read_rows
 from demotune.records import Demonstration
 from demotune.run_folder import RunFolder
 
@@ -32,7 +31,7 @@ def run_of(model: Path) -> Path | None:
 
 def begun_config(run: Path) -> dict[str, Any]:
     """The config that a run began with, automatic values filled in."""
-    config: dict[str, Any] = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["config"]
+    config: dict[str, Any] = read_json(run / "manifest.json")["config"]
     return config
 
 
@@ -51,7 +50,7 @@ def training_texts(model: Path) -> tuple[list[Demonstration], list[str]]:
     gone: list[str] = []
     seen: set[tuple[str, ...]] = set()
     for run in runs_behind(model):
-        begun = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+        begun = read_json(run / "manifest.json")
         config = begun["config"]
         for source in config["data"]:
             reading = (source, str(config["columns"]), str(config["every_turn"]), str(begun["data"].get(source)))

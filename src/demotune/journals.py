@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from demotune.files import write_rows
-from demotune.progress import warn
 
 CHECKSUM = "checksum"
 """The last field of a line."""
@@ -25,6 +24,8 @@ class Journal:
         if file.exists():
             rows, count = _checked_lines(file)
             if count:
+                from demotune.progress import warn  # noqa: PLC0415 (it needs torch, which judging does without)
+
                 warn(f"{file}: {count} damaged line{'s' if count > 1 else ''} dropped; what stood there is made again")
             write_rows(file, map(_with_checksum, rows))
 

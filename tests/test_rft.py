@@ -124,7 +124,7 @@ def test_what_lies_in_the_folder(plain: RunResult) -> None:
         results = {"samples.jsonl.gz", "reward", "rewards.jsonl.gz", "rollouts", "model", "check.json", "state.json"}
         assert files == results | {"metrics.jsonl", "reward-metrics.jsonl", "heldout.jsonl.gz"} | start
         rollouts = {file.name for file in (root / "stages" / f"{stage:02d}" / "rollouts").iterdir()}
-        assert rollouts == {"0000.json", "0000.jsonl.gz", "0001.json", "0001.jsonl.gz"}
+        assert rollouts == {"0000.json", "0000.jsonl.gz", "0000.sealed", "0001.json", "0001.jsonl.gz", "0001.sealed"}
         start_phase = ["start"] if stage == 0 else []
         assert list(state_of(root, stage)) == ["sample", *start_phase, "reward", "policy", "check"]
     for part in ("model", "reward"):

@@ -52,7 +52,7 @@ from demotune.files import read_rows, write_json
 from demotune.machine import has_fast_bf16, package_versions
 from demotune.models import hide_library_bars
 from demotune.phases import sample as sample_room
-from demotune.phases.rollouts import ROLLOUTS
+from demotune.phases.rollout_files import ROLLOUTS
 from demotune.run_folder import RunFolder
 
 BETA = 0.05

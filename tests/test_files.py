@@ -13,16 +13,18 @@ import pytest
 from demotune.errors import DemotuneError
 from demotune.files import (
     UNFINISHED,
-    Journal,
     file_hash,
+    first_damaged,
+    folder_hash,
     link_or_copy,
     publish_file,
     publish_folder,
-    read_journal,
     read_rows,
+    seal,
     write_json,
     write_rows,
 )
+from demotune.journals import Journal, read_journal
 from demotune.run_folder import RunFolder
 
 
@@ -170,6 +172,74 @@ def test_a_journal_holds_any_text_in_one_line(tmp_path: Path) -> None:
     Journal(tmp_path / "j").append(AWKWARD)
     assert read_journal(tmp_path / "j") == AWKWARD
     assert len((tmp_path / "j").read_bytes().split(b"\n")) == len(AWKWARD) + 1
+
+
+def test_a_changed_line_is_dropped_with_a_word_and_the_others_stay(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A token id, the checksum itself, a field's name, what stands before the line: none of them goes unseen."""
+    file = tmp_path / "sampled.partial.jsonl"
+    rows = [{"row": number, "ids": [10 + number, 7]} for number in range(3)]
+    Journal(file).append(rows)
+    whole = file.read_bytes()
+    second = whole.split(b"\n")[1]
+    checksum = json.loads(second)["checksum"].encode()
+    assert len(checksum) == 8
+    for old, new in ((b"[11, 7]", b"[91, 7]"), (checksum, b"x" + checksum[1:]), (b'"ids"', b'"idz"'), (b"{", b"[")):
+        file.write_bytes(whole.replace(second, second.replace(old, new, 1)))
+        assert read_journal(file) == [rows[0], rows[2]]
+        Journal(file).append([rows[1]])
+        assert f"{file.name}: 1 damaged line dropped" in capsys.readouterr().out
+        assert read_journal(file) == [rows[0], rows[2], rows[1]]
+        Journal(file)
+        assert capsys.readouterr().out == ""
+
+
+# Damage --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_seal_names_the_first_file_that_is_not_what_it_was(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    for name in ("a", "inner/b"):
+        (tmp_path / name).write_bytes(b"abc")
+    mark = tmp_path / "whole"
+    seal(mark, [tmp_path / "a", tmp_path / "inner" / "b"])
+    abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert json.loads(mark.read_text()) == {"a": abc, "inner/b": abc}
+    assert first_damaged(mark) is None
+    (tmp_path / "inner" / "b").write_bytes(b"abd")
+    assert first_damaged(mark) == tmp_path / "inner" / "b"
+    (tmp_path / "a").unlink()
+    assert first_damaged(mark) == tmp_path / "a"
+    for content in (b"", b"{}", b'{"a": '):
+        mark.write_bytes(content)
+        assert first_damaged(mark) == mark
+    assert first_damaged(tmp_path / "never") == tmp_path / "never"
+
+
+def test_the_hash_of_a_folder_is_of_names_and_bytes(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "a").write_bytes(b"abc")
+    before = folder_hash(tmp_path)
+    assert folder_hash(tmp_path) == before
+    (tmp_path / "inner" / "a").rename(tmp_path / "inner" / "b")
+    renamed = folder_hash(tmp_path)
+    (tmp_path / "inner" / "b").write_bytes(b"abd")
+    assert len({before, renamed, folder_hash(tmp_path)}) == 3
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
+def test_torn_damaged_and_missing_rows_are_one_error_that_names_the_file(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    write_rows(file, AWKWARD)
+    whole = file.read_bytes()
+    for content in (whole[: len(whole) // 2], b"\xff" + whole[1:], whole[:20] + b"\xff\xff" + whole[22:]):
+        file.write_bytes(content)
+        with pytest.raises(DemotuneError, match=f"{file} cannot be read .*; restore it from a copy"):
+            read_rows(file)
+    file.unlink()
+    with pytest.raises(DemotuneError, match=f"{file} cannot be read"):
+        read_rows(file)
 
 
 # The run folder ------------------------------------------------------------------------------------------------------

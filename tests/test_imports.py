@@ -8,15 +8,15 @@ import demotune
 PACKAGE = Path(demotune.__file__).parent
 
 FLOORS = [
-    {"errors", "screen", "allocator", "records", "processes", "profiling", "statistics", "diversity"},
+    {"errors", "interrupts", "screen", "allocator", "records", "processes", "profiling", "statistics", "diversity"},
     {"field_limits", "messages", "loggers", "yaml_fields"},
     {"config", "progress", "attention", "packing"},
     {"files", "losses", "advantages", "values", "logprobs", "machine", "data", "rendering", "reward_card"},
-    {"config_files", "model_files", "sampling", "heldout", "intake"},
+    {"config_files", "journals", "model_files", "sampling", "heldout", "intake"},
     {"run_folder", "adapter_files", "gguf_models"},
     {"models"},
     {"reward_models", "gate"},
-    {"objectives", "callbacks"},
+    {"objectives", "callbacks", "schedule", "smaller_passes"},
     {"scoring"},
     {"setup", "training", "rewards"},
     {"phases"},

@@ -35,7 +35,8 @@ from demotune.evaluation.judges import (
     reward_verdicts,
     selecting_rewards,
 )
-from demotune.files import read_journal, write_json, write_rows
+from demotune.files import write_json, write_rows
+from demotune.journals import read_journal
 from demotune.models import content_hash
 
 SECRET = "sk-this-is-never-written"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,10 @@ from tiny import save_tiny, write_rows
 from transformers import Trainer
 
 from demotune import DemotuneError, IRFTConfig, SFTConfig, resume, run, scoring
-from demotune.files import read_journal, read_rows
+from demotune.callbacks import StopOnSignal
+from demotune.files import read_rows
+from demotune.interrupts import stopping_like_ctrl_c
+from demotune.journals import read_journal
 from demotune.phases import sample
 from demotune.phases.stage import PhaseJournal
 from demotune.sampling import sample_responses
@@ -164,21 +168,67 @@ def test_sft_resumes_too(place: Path) -> None:
     assert (found / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
 
 
-def test_ctrl_c_writes_a_checkpoint_and_leaves_a_resumable_run(place: Path, uninterrupted: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_signal_writes_a_checkpoint_and_leaves_a_resumable_run(
+    number: signal.Signals, place: Path, uninterrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sent twice, as a closing terminal does; only a second Ctrl-C would stop at once."""
+    name, times = f"stopped-by-{number.name}", 1 if number == signal.SIGINT else 2
+    before = signal.getsignal(number)
     compute_loss = PhaseTrainer.compute_loss
 
     def interrupting(self: PhaseTrainer, *arguments: object, **named: object) -> torch.Tensor:
         if self.state.global_step == 0:
-            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(times):
+                os.kill(os.getpid(), number)
         return compute_loss(self, *arguments, **named)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PhaseTrainer, "compute_loss", interrupting)
         with pytest.raises(Interrupted):
-            run(config(place, "ctrl-c"))
-    assert (place / "ctrl-c" / "stages" / "00" / "checkpoints" / "checkpoint-1").is_dir()
-    resume(place / "ctrl-c")
-    assert_equal_runs(place / "ctrl-c", uninterrupted)
+            run(config(place, name))
+    assert (place / name / "stages" / "00" / "checkpoints" / "checkpoint-1").is_dir()
+    shown = capsys.readouterr().out
+    assert shown.count("stopping: this step is finished first") == 1
+    assert f"stopped; what is done is kept: continue with demotune resume {place / name}" in shown.replace("\n", "")
+    assert signal.getsignal(number) == before
+    resume(place / name)
+    assert_equal_runs(place / name, uninterrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_signal_while_samples_are_drawn_ends_like_ctrl_c(
+    number: signal.Signals, place: Path, uninterrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"drawing-{number.name}"
+
+    def interrupted(*arguments: object, **named: object) -> Iterator[object]:
+        for count, drawn in enumerate(sample_responses(*arguments, **named)):
+            if count == 3:
+                os.kill(os.getpid(), number)
+                os.kill(os.getpid(), number)
+            yield drawn
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample, "sample_responses", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(config(place, name))
+    assert "stopped; what is done is kept: continue with demotune resume" in capsys.readouterr().out
+    [journal] = (place / name / "stages" / "00").glob("sample-*.partial.jsonl")
+    assert len(read_journal(journal)) >= 3
+    resume(place / name)
+    assert_equal_runs(place / name, uninterrupted)
+
+
+def test_a_run_under_nohup_outlives_its_terminal() -> None:
+    """nohup ignores SIGHUP; what is ignored stays ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopping_like_ctrl_c(), StopOnSignal() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 SLOW_RUN = """
@@ -195,6 +245,40 @@ import torch
 torch.set_num_threads(1)
 run(load_config(__import__("pathlib").Path(sys.argv[1])))
 """
+
+
+IN_A_TERMINAL_THAT_CLOSES = """
+import os, pty, sys, time
+from pathlib import Path
+child, terminal = pty.fork()
+if child == 0:
+    os.execv(sys.executable, [sys.executable, "-c", sys.argv[1], sys.argv[2]])
+metrics, end = Path(sys.argv[3]), time.monotonic() + 90
+while not metrics.exists() or not metrics.read_bytes():
+    os.read(terminal, 4096)
+    assert time.monotonic() < end
+os.close(terminal)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) % 256)
+"""
+
+
+def test_a_terminal_that_closes_costs_nothing(place: Path, uninterrupted: Path) -> None:
+    """The kernel sends SIGHUP, and every later write to the terminal fails; the checkpoint is written all the same."""
+    from demotune.config_files import save_config
+
+    torch.set_num_threads(1)
+    folder = place / "closed"
+    save_config(config(place, "closed"), place / "closed.yaml")
+    metrics = folder / "stages" / "00" / "metrics.jsonl"
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_TERMINAL_THAT_CLOSES, SLOW_RUN, str(place / "closed.yaml"), str(metrics)],
+        check=False,
+    )
+    assert [path.name for path in folder.glob("stages/00/checkpoints/*")]
+    assert done.returncode != 0
+    assert not (folder / "stages" / "01").exists()
+    resume(folder)
+    assert_equal_runs(folder, uninterrupted)
 
 
 def test_kill_9_of_a_real_process(place: Path, uninterrupted: Path) -> None:
@@ -247,6 +331,98 @@ def test_changed_data_model_or_outputs_are_refused(place: Path, tmp_path: Path) 
         resume(folder)
     samples.write_bytes(kept)
     assert resume(folder).model_folder.is_dir()
+
+
+# Damage --------------------------------------------------------------------------------------------------------------
+
+
+def _flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_damaged_carried_optimizer_is_made_again(
+    place: Path, uninterrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed in stage 1; what stage 0 left for it is damaged, so stage 0 trains again. A finished run needs none."""
+    folder, name = place / "carried", "carried-optimizer.pt"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "training_step", _die_at_call(Trainer.training_step, 4))
+        with pytest.raises(Killed):
+            run(config(place, "carried"))
+    assert (folder / "stages" / "01" / "scores.jsonl.gz").exists()
+    _flip(folder / "stages" / "00" / name)
+    resume(folder)
+    assert f"{name} is damaged; stage 0 is trained again" in capsys.readouterr().out.replace("\n", "")
+    assert_equal_runs(folder, uninterrupted)
+    for stage in ("00", "01"):
+        _flip(folder / "stages" / stage / name)
+    resume(folder)
+    assert "is damaged" not in capsys.readouterr().out
+    assert_equal_runs(folder, uninterrupted)
+
+
+def test_a_changed_token_in_a_journal_of_samples_is_drawn_again(
+    place: Path, uninterrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample, "ROWS_KEPT_TOGETHER", 4)
+        patch.setattr(sample, "SECONDS_UNKEPT", 99.0)
+        patch.setattr(PhaseJournal, "append", _die_at_call(PhaseJournal.append, 3))
+        with pytest.raises(Killed):
+            run(config(place, "changed-token"))
+    [journal] = (place / "changed-token" / "stages" / "00").glob("sample-*.partial.jsonl")
+    first = json.loads(journal.read_text().splitlines()[0])["ids"]
+    journal.write_text(journal.read_text().replace(json.dumps(first), json.dumps([first[0] ^ 1, *first[1:]]), 1))
+    resume(place / "changed-token")
+    assert "1 damaged line dropped; what stood there is made again" in capsys.readouterr().out
+    assert_equal_runs(place / "changed-token", uninterrupted)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("manifest.json", r"manifest\.json cannot be read"),
+        ("run.yaml", r"run\.yaml"),
+        ("rows.jsonl.gz", r"rows\.jsonl\.gz, written when the run began, is (changed|missing)"),
+        ("stages/00/state.json", r"stages/00/state\.json (cannot be read|is missing)"),
+        ("stages/01/state.json", r"stages/01/state\.json (cannot be read|is missing)"),
+        ("stages/00/check.json", r"check\.json, written by the check phase, is (changed|missing)"),
+        ("stages/00/metrics.jsonl", r"metrics\.jsonl, written by the train phase, is (changed|missing)"),
+        ("stages/00/start.jsonl.gz", r"start\.jsonl\.gz, written by the start phase, is (changed|missing)"),
+    ],
+)
+def test_torn_and_missing_files_of_a_run_are_named(
+    name: str, message: str, place: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted, folder)
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[: len(whole) // 2])
+    text = (folder / "run.yaml").read_text()
+    with pytest.raises(DemotuneError, match=message):
+        resume(folder)
+    if name in ("manifest.json", "run.yaml"):
+        return  # a folder without these holds no run
+    (folder / name).unlink()
+    with pytest.raises(DemotuneError, match=message):
+        resume(folder)
+    assert (folder / "run.yaml").read_text() == text
+
+
+def test_a_manifest_and_a_state_without_their_fields_are_named(uninterrupted: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted, folder)
+    manifest, state = folder / "manifest.json", folder / "stages" / "00" / "state.json"
+    whole = manifest.read_text()
+    manifest.write_text(whole.replace('"versions"', '"versionz"'))
+    with pytest.raises(DemotuneError, match=r"manifest\.json cannot be read \(it lacks versions\)"):
+        resume(folder)
+    manifest.write_text(whole)
+    state.write_text(state.read_text().replace('"outputs"', '"outputz"', 1))
+    with pytest.raises(DemotuneError, match=r"state\.json cannot be read \(it names no outputs of the sample phase"):
+        resume(folder)
 
 
 def test_a_batch_torn_inside_its_lines_is_done_again(place: Path, uninterrupted: Path) -> None:

@@ -124,7 +124,7 @@ def test_what_lies_in_the_folder(plain: RunResult) -> None:
         results = {"samples.jsonl.gz", "reward", "rewards.jsonl.gz", "rollouts", "model", "check.json", "state.json"}
         assert files == results | {"metrics.jsonl", "reward-metrics.jsonl", "heldout.jsonl.gz"} | start
         rollouts = {file.name for file in (root / "stages" / f"{stage:02d}" / "rollouts").iterdir()}
-        assert rollouts == {"0000.json", "0000.jsonl.gz", "0001.json", "0001.jsonl.gz"}
+        assert rollouts == {"0000.json", "0000.jsonl.gz", "0000.sealed", "0001.json", "0001.jsonl.gz", "0001.sealed"}
         start_phase = ["start"] if stage == 0 else []
         assert list(state_of(root, stage)) == ["sample", *start_phase, "reward", "policy", "check"]
     for part in ("model", "reward"):
@@ -702,6 +702,8 @@ def test_a_flag_of_another_method_is_named(arguments: list[str], expected: str) 
 def test_two_processes_give_one_model_and_the_same_one_again(place: Path) -> None:
     """Two processes share drawing, scoring and steps; all six files of rollouts are those of a single process."""
     even = {"per_device_train_batch_size": 2, "num_generations": 4, "stages": 1, "reward_eval_steps": 1}
+    # Adam blows rounding up to its rate; after two passes, an even number of micro-batches, no step is short of one.
+    even |= {"optim": "sgd", "learning_rate": 0.1, "reward_learning_rate": 0.1, "reward_epochs": 2.0}
     script = place / "twice.py"
     lines = [f"app({['rft', *flags(place, name, **even)]!r}, standalone_mode=False)" for name in ("two", "twice")]
     script.write_text("\n".join(["from demotune.cli import app", *lines]), encoding="utf-8")

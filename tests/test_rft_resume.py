@@ -1,6 +1,6 @@
 """RFT killed in its sample, reward and policy phases and resumed equals uninterrupted, bit for bit."""
 
-import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from tiny import save_tiny, write_rows
 from transformers import Trainer
 
 from demotune import DemotuneError, RFTConfig, resume, run
-from demotune.files import read_journal, read_rows
+from demotune.callbacks import Checkpoints
+from demotune.files import read_rows
+from demotune.journals import Journal, read_journal
 from demotune.phases import rollouts, sample
 from demotune.phases.stage import PhaseJournal
 from demotune.sampling import sample_responses
@@ -179,7 +181,8 @@ def test_a_batch_killed_while_it_is_drawn_is_drawn_as_a_whole(
     [journal] = (place / name / "stages" / "00").glob("policy-0-*.partial.jsonl")
     if not with_logps:
         rows = [{name: value for name, value in row.items() if name != "logps"} for row in read_journal(journal)]
-        journal.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        journal.unlink()
+        Journal(journal).append(rows)
     asked: list[list[int]] = []
 
     def noting(model: object, prompts: object, streams: Sequence[int], *more: object, **named: object) -> object:
@@ -208,6 +211,39 @@ def test_the_reference_stays_the_initial_policy(place: Path, uninterrupted: Path
                 assert row["logps"] != pytest.approx(row["ref_logps"], abs=1e-3)
             state = (folder / "stages" / stage / "state.json").read_text()
             assert f'"reference": "{content_hash(place / "start")}"' in state
+
+
+@pytest.mark.parametrize("damaged", ["0000.jsonl.gz", "0000.json", "0001.sealed", "values-0001.safetensors"])
+def test_a_damaged_batch_of_unfinished_policy_steps_begins_them_anew(
+    damaged: str, place: Path, uninterrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed in the second batch, a checkpoint after its first step; two steps a batch."""
+    name = f"damaged-{damaged}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PhaseTrainer, "compute_loss", _die_in_policy_step(PhaseTrainer.compute_loss, 3))
+        patch.setattr("demotune.phases.policy.Checkpoints", lambda _: Checkpoints(3))
+        with pytest.raises(Killed):
+            run(config(place, name))
+    stage = place / name / "stages" / "00"
+    assert [path.name for path in stage.glob("policy-checkpoints/*")] == ["checkpoint-3"]
+    file = stage / "rollouts" / damaged
+    if file.suffix == ".sealed":
+        file.unlink()
+    else:
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    resume(place / name)
+    assert f"{damaged} is damaged; the policy steps of stage 0 begin anew" in capsys.readouterr().out
+    assert_equal_runs(place / name, uninterrupted)
+
+
+def test_damaged_rollouts_of_finished_policy_steps_are_refused(uninterrupted: Path, tmp_path: Path) -> None:
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    file = tmp_path / "run" / "stages" / "00" / "rollouts" / "0001.jsonl.gz"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    with pytest.raises(DemotuneError, match=r"rollouts, written by the policy phase, is changed"):
+        resume(tmp_path / "run")
 
 
 def test_a_changed_reward_is_refused(place: Path) -> None:

@@ -29,7 +29,7 @@ from demotune import IRFTConfig, run
 from demotune.attention import ATTENTION, register_attention
 from demotune.callbacks import WHOLE, Checkpoints, WriteMetrics, latest_checkpoint
 from demotune.errors import DemotuneError
-from demotune.files import read_rows
+from demotune.files import read_rows, seal
 from demotune.logprobs import naive_response_logps
 from demotune.losses import Link, loss_at_reference
 from demotune.models import load_policy
@@ -471,7 +471,7 @@ def test_only_whole_checkpoints_count_and_others_go(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "model.safetensors").touch()
         if whole:
-            (folder / WHOLE).touch()
+            seal(folder / WHOLE, folder.iterdir())
     assert latest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")  # by number, not by name
     assert not (tmp_path / "checkpoint-100").exists()
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-5", "checkpoint-10", "checkpoint-9"}
@@ -511,6 +511,58 @@ def test_a_killed_phase_goes_on_from_its_checkpoint_to_the_same_parameters(tmp_p
     assert trainer.state.global_step == 4
     assert [record["loss"] for record in found] == pytest.approx([record["loss"] for record in expected], abs=1e-6)
     assert largest_difference(parameters(resumed), parameters(whole)) < 1e-7
+
+
+@pytest.mark.parametrize(
+    "damaged", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", WHOLE, None]
+)
+def test_a_damaged_checkpoint_is_dropped_and_the_one_before_is_used(
+    damaged: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Six steps, checkpoints after two and four, death in the sixth; one bit of the later one flips: 1e-7.
+
+    None: both checkpoints lack a file, so the phase begins anew.
+    """
+    microbatches = cut(off_policy_pairs(13, 12), [2] * 6)
+    whole, killed, resumed = tiny_lm(), tiny_lm(), tiny_lm()
+    train(whole, PAIRS, microbatches, tmp_path / "whole", **ADAM)
+    with pytest.raises(KilledError):
+        train(killed, PAIRS, microbatches, tmp_path / "run", callbacks=[Checkpoints(2), DiesAfter(5)], **ADAM)
+    two, four = (tmp_path / "run" / "checkpoints" / f"checkpoint-{step}" for step in (2, 4))
+    if damaged is None:
+        (two / "optimizer.pt").unlink()
+        (four / "scheduler.pt").unlink()
+        first = 1
+    else:
+        content = bytearray((four / damaged).read_bytes())
+        content[len(content) // 2] ^= 1
+        (four / damaged).write_bytes(content)
+        first = 3
+    steps = _CountSteps()
+    _, history = train(resumed, PAIRS, microbatches, tmp_path / "run", callbacks=[Checkpoints(2), steps], **ADAM)
+    assert steps.made == list(range(first, 7))
+    assert [record["step"] for record in history] == [1, 2, 3, 4, 5, 6]
+    assert largest_difference(parameters(resumed), parameters(whole)) < 1e-7
+    shown = capsys.readouterr().out
+    assert shown.count("is damaged; training goes on from before this checkpoint") == (2 if damaged is None else 1)
+    assert damaged in (None, WHOLE) or damaged in shown
+
+
+class _CountSteps(TrainerCallback):
+    def __init__(self) -> None:
+        self.made: list[int] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.made.append(state.global_step)
+
+
+def test_no_record_says_a_mean_loss_over_what_only_some_steps_made(tmp_path: Path) -> None:
+    """The Trainer divides the losses since a resume by steps that it counts otherwise; what is said is each step's."""
+    file = tmp_path / "metrics.jsonl"
+    rows = cut(random_demonstrations(0, 4), [2, 2])
+    trainer, _ = train(tiny_lm(), SFTObjective(), rows, tmp_path, callbacks=[WriteMetrics(file)])
+    assert [set(row) & {"train_loss", "loss"} for row in read_rows(file)] == [{"loss"}, {"loss"}]
+    assert not any("train_loss" in record for record in trainer.state.log_history)
 
 
 def test_the_tokenizer_of_these_tests_is_one_token_per_letter() -> None:

@@ -11,10 +11,11 @@ from typing import Any, cast
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from demotune.files import flush_to_disk, write_rows
+from demotune.files import first_damaged, flush_to_disk, seal, write_rows
+from demotune.interrupts import handled
 from demotune.processes import any_process, main_process, wait_for_everyone
 from demotune.profiling import Kind, current_profile
-from demotune.progress import Tracker, say
+from demotune.progress import Tracker, say, warn
 
 WHOLE = "checkpoint-is-whole"
 
@@ -34,9 +35,13 @@ class WriteMetrics(TrainerCallback):
             with self._file.open("a", encoding="utf-8") as opened:
                 opened.write(json.dumps(state.log_history[-1]) + "\n")
 
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            flush_to_disk(self._file)
+
 
 class Checkpoints(TrainerCallback):
-    """Asks for a checkpoint every `every` steps, and marks it once it is whole."""
+    """Asks for a checkpoint every `every` steps, and seals it once it is whole."""
 
     def __init__(self, every: int) -> None:
         self._every = every
@@ -47,12 +52,13 @@ class Checkpoints(TrainerCallback):
             control.should_log = True  # a gradient that is not finite shows before the checkpoint is written
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        wait_for_everyone()  # each process writes files of its own
         if state.is_world_process_zero:
             checkpoint = Path(cast(str, args.output_dir)) / f"checkpoint-{state.global_step}"
-            for file in checkpoint.iterdir():
+            files = [file for file in checkpoint.rglob("*") if file.is_file()]
+            for file in files:
                 flush_to_disk(file)
-            (checkpoint / WHOLE).touch()
-            flush_to_disk(checkpoint)
+            seal(checkpoint / WHOLE, files)
 
 
 class RecordLastStep(TrainerCallback):
@@ -89,7 +95,11 @@ class TimeSteps(TrainerCallback):
     """Spans of a profile inside gradient steps. "backward" is what is left of them beside "forward"."""
 
     def __init__(self) -> None:
-        self._depth = 0
+        self._depth: int | None = None
+        """Where the open span stands; None while none is open."""
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._leave()  # what an attempt that ran out of memory left open
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._enter("backward")
@@ -110,34 +120,31 @@ class TimeSteps(TrainerCallback):
             self._depth = profile.enter(kind)
 
     def _leave(self) -> None:
-        if profile := current_profile():
+        if self._depth is not None and (profile := current_profile()):
             profile.leave(self._depth)
+        self._depth = None
 
 
 class StopOnSignal(TrainerCallback):
-    """Ctrl-C or SIGTERM: finish the step, write a checkpoint, stop. A second Ctrl-C stops at once."""
+    """Ctrl-C, SIGTERM or SIGHUP: finish the step, write a checkpoint, stop. A second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
         self.requested = False
-        self._previous: dict[int, Any] = {}
+        self._handlers = handled({signal.SIGINT, signal.SIGTERM, signal.SIGHUP}, self._request)
 
     def __enter__(self) -> "StopOnSignal":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._previous[number] = signal.signal(number, self._request)
-            except ValueError:  # not the main thread: leave signals to whoever runs us
-                break
+        self._handlers.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+    def __exit__(self, *error: Any) -> None:
+        self._handlers.__exit__(*error)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.requested = True
-        say("stopping: this step is finished first, then a checkpoint written; once more to stop at once")
+        if not self.requested:  # a closing terminal sends SIGHUP twice, its own and the shell's
+            self.requested = True
+            say("stopping: this step is finished first, then a checkpoint written; Ctrl-C once more stops at once")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.requested = any_process(self.requested)  # all stop at the same step
@@ -200,14 +207,21 @@ def _last_gain(judged: Sequence[dict[str, Any]]) -> int:
 
 
 def latest_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint; those that a killed process left unfinished are removed."""
+    """The newest whole checkpoint; newer ones that are unfinished or damaged are removed."""
     if main_process():
-        for checkpoint in folder.glob("checkpoint-*"):
-            if not (checkpoint / WHOLE).exists():
-                shutil.rmtree(checkpoint, ignore_errors=True)
+        for checkpoint in _newest_first(folder):
+            if (checkpoint / WHOLE).exists():
+                damaged = first_damaged(checkpoint / WHOLE)
+                if damaged is None:
+                    break
+                warn(f"{damaged} is damaged; training goes on from before this checkpoint")
+            shutil.rmtree(checkpoint, ignore_errors=True)
     wait_for_everyone()
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
-    return str(found[-1]) if found else None
+    return next(map(str, _newest_first(folder)), None)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True)
 
 
 def quiet(trainer: Trainer) -> None:

@@ -73,7 +73,7 @@ class RunConfig:
     lr_scheduler_type: str = "linear"
     """Learning-rate schedule, by its transformers name: linear, cosine, constant_with_warmup, ..."""
     warmup_steps: float = 0.1
-    """Warm-up: a number of steps, or below 1 a share of all steps."""
+    """Warm-up: a number of steps, or below 1 a share of all steps; none where a stage has fewer than ten."""
     weight_decay: float = 0.0
     """Weight decay."""
     max_grad_norm: float = 1.0
@@ -143,6 +143,7 @@ class RunConfig:
         ):
             value = getattr(self, name)
             _require(value > 0, f"{name} must be > 0, got {value}", f"set {name} in the YAML file or with its flag")
+        _require(0 <= self.seed < 2**32, f"seed must be 0 to {2**32 - 1}, got {self.seed}", "42 is usual")
         _require(self.max_length >= 2, f"max_length must be at least 2 tokens, got {self.max_length}", "1024 is usual")
         _require(
             self.max_rows is None or self.max_rows > 0, f"max_rows must be > 0, got {self.max_rows}", "or leave out"

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,10 +56,15 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DemotuneError(f"{file} cannot be read ({error}); write the folder again") from None
+        raise damaged(file, str(error)) from None
     if not isinstance(found, dict):
-        raise DemotuneError(f"{file} holds {type(found).__name__}, not fields; write the folder again")
+        raise damaged(file, f"it holds {type(found).__name__}, not fields")
     return found
+
+
+def damaged(file: Path, why: str) -> DemotuneError:
+    """What to raise for a file of ours that cannot be what was written."""
+    return DemotuneError(f"{file} cannot be read ({why}); restore it from a copy, or write its folder again")
 
 
 def write_rows(file: Path, rows: Iterable[Mapping[str, object]]) -> None:
@@ -69,38 +75,45 @@ def write_rows(file: Path, rows: Iterable[Mapping[str, object]]) -> None:
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """Rows written by `write_rows`."""
-    data = file.read_bytes()
-    text = (gzip.decompress(data) if file.suffix == ".gz" else data).decode()
-    return [json.loads(line) for line in text.split("\n") if line]  # text may hold other line separators
+    """Rows written by `write_rows`. Raises DemotuneError where the file is missing or damaged."""
+    try:
+        data = file.read_bytes()
+        text = (gzip.decompress(data) if file.suffix == ".gz" else data).decode()
+        return [json.loads(line) for line in text.split("\n") if line]  # text may hold other line separators
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise damaged(file, str(error)) from None
 
 
-class Journal:
-    """A file that grows by whole lines while a phase runs; what a killed process left torn is cut off."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        if file.exists():
-            write_rows(file, read_journal(file))
-
-    def append(self, rows: Iterable[Mapping[str, object]]) -> None:
-        """Add rows and wait until they are on disk."""
-        with self._file.open("ab") as opened:
-            opened.write("".join(json.dumps(row) + "\n" for row in rows).encode())
-            opened.flush()
-            os.fsync(opened.fileno())
+def seal(mark: Path, files: Iterable[Path]) -> None:
+    """State, in a file beside or above them, that these files are whole: their hashes."""
+    write_json(mark, {file.relative_to(mark.parent).as_posix(): file_hash(file) for file in sorted(files)})
 
 
-def read_journal(file: Path) -> list[dict[str, Any]]:
-    """The whole lines of a journal; a last line without its end is not there yet."""
-    lines = file.read_bytes().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith(b"\n")]
+def first_damaged(mark: Path) -> Path | None:
+    """The first file that is not what its seal says; the seal itself where that cannot be read."""
+    try:
+        hashes = read_json(mark)
+    except DemotuneError:
+        return mark
+    for name, expected in hashes.items():
+        file = mark.parent / name
+        if not file.is_file() or file_hash(file) != expected:
+            return file
+    return None if hashes else mark
 
 
 def file_hash(file: Path) -> str:
     """sha256 of a file's bytes."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def folder_hash(folder: Path) -> str:
+    """sha256 over the names and bytes of all files in a folder."""
+    digest = hashlib.sha256()
+    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+        digest.update(f"{file.relative_to(folder).as_posix()}\n{file_hash(file)}\n".encode())
+    return digest.hexdigest()
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -3,19 +3,29 @@
 import datetime
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from demotune.config import as_dict
+from demotune.config import as_dict, stage_count
 from demotune.config_files import save_config
 from demotune.errors import DemotuneError
-from demotune.files import file_hash, write_json, write_rows
+from demotune.files import UNFINISHED, damaged, file_hash, read_json, write_json, write_rows
 from demotune.machine import command_line, hardware, package_versions
-from demotune.models import content_hash, parameter_count
+from demotune.models import parameter_count
+from demotune.phases.heldout_files import START
+from demotune.phases.pairs import SAMPLES
+from demotune.phases.stage import PARTIAL, output_hash
 from demotune.processes import main_process, process_count, wait_for_everyone
 from demotune.progress import warn
 from demotune.rendering import content_key
+from demotune.run_folder import RunFolder
 from demotune.setup import Setup
+from demotune.training import CARRIED
+
+ROW_NAMES = "rows_file"
+"""Name of the hash of rows.jsonl.gz."""
 
 
 def write_manifest(setup: Setup) -> None:
@@ -29,6 +39,7 @@ def write_manifest(setup: Setup) -> None:
             "versions": package_versions(),
             "hardware": hardware(),
             "parameters": parameter_count(setup.start_model),
+            ROW_NAMES: file_hash(setup.folder.rows),
         }
         write_json(setup.folder.manifest, about | identity(setup))
     wait_for_everyone()
@@ -54,7 +65,7 @@ def _row_names(setup: Setup) -> Iterator[dict[str, object]]:
 
 def check_unchanged(setup: Setup) -> None:
     """Raise DemotuneError, with the difference, unless a resumed run is the run that was begun."""
-    begun = json.loads(setup.folder.manifest.read_text(encoding="utf-8"))
+    begun = _read_manifest(setup.folder)
     now = json.loads(json.dumps(identity(setup)))
     changes = [
         *_differences("config", begun["config"], now["config"]),
@@ -70,24 +81,85 @@ def check_unchanged(setup: Setup) -> None:
             + "\n  ".join(changes)
             + "\nundo the change, or start a new run with another --output"
         )
+    # Runs of earlier versions did not state the hash of this file.
+    if begun.get(ROW_NAMES) not in (None, _hash_of(setup.folder.rows)):
+        raise _not_what_was_written(setup.folder.rows, "when the run began")
     _check_outputs(setup)
     for package, version in package_versions().items():
         if begun["versions"].get(package) != version:
             warn(f"{package} was {begun['versions'].get(package)} when this run began and is {version} now")
 
 
+def _read_manifest(folder: RunFolder) -> dict[str, Any]:
+    found = read_json(folder.manifest)
+    lacks = [name for name in ("config", "data", "processes", "model", "rows", "versions") if name not in found]
+    if lacks:
+        raise damaged(folder.manifest, f"it lacks {', '.join(lacks)}")
+    return found
+
+
 def _check_outputs(setup: Setup) -> None:
     """Each finished phase's files must be what they were when it finished."""
-    for state_file in sorted(setup.folder.root.glob("stages/*/state.json")):
-        for phase, record in json.loads(state_file.read_text(encoding="utf-8")).items():
+    for folder in sorted(setup.folder.root.glob("stages/*/")):
+        number, state_file = int(folder.name), folder / "state.json"
+        if not state_file.exists():
+            _refuse_lost_state(folder)
+        for phase, record in setup.folder.stage_state(number).items():
+            if not isinstance(record, dict) or not isinstance(record.get("outputs"), dict):
+                raise damaged(state_file, f"it names no outputs of the {phase} phase")
             for name, expected in record["outputs"].items():
-                path = state_file.parent / name
-                found = content_hash(path) if path.is_dir() else file_hash(path) if path.exists() else "missing"
-                if found != expected:
-                    raise DemotuneError(
-                        f"{path}, written by the {phase} phase, is {'missing' if found == 'missing' else 'changed'}; "
-                        "restore it, or start a new run with another --output"
-                    )
+                if _hash_of(folder / name) == expected:
+                    continue
+                if name != CARRIED:
+                    raise _not_what_was_written(folder / name, f"by the {phase} phase")
+                if _carried_is_needed(setup, number):
+                    return _train_again(setup, number)
+    return None
+
+
+def _refuse_lost_state(folder: Path) -> None:
+    """A stage without a state has at most its first phase's journals and output, published just before the state."""
+    first = {SAMPLES, START}
+    found = [file.name for file in folder.iterdir() if not file.name.endswith((PARTIAL, UNFINISHED))]
+    if lost := sorted(set(found) - first):
+        raise DemotuneError(
+            f"{folder / 'state.json'} is missing, though the stage has {', '.join(lost[:3])}; restore it, or start a "
+            "new run with another --output"
+        )
+
+
+def _hash_of(path: Path) -> str:
+    """The hash of an output; words where it has none."""
+    if not path.exists():
+        return "missing"
+    try:
+        return output_hash(path)
+    except (ValueError, KeyError):  # an adapter's config that names no base any more
+        return "unreadable"
+
+
+def _not_what_was_written(path: Path, when: str) -> DemotuneError:
+    return DemotuneError(
+        f"{path}, written {when}, is {'changed' if path.exists() else 'missing'}; restore it, or start a new run with "
+        "another --output"
+    )
+
+
+def _carried_is_needed(setup: Setup, number: int) -> bool:
+    """Whether a stage that is still to be trained takes up the optimizer that stage `number` left."""
+    if setup.folder.finished or number + 1 == stage_count(setup.config):
+        return False
+    return "train" not in setup.folder.stage_state(number + 1)
+
+
+def _train_again(setup: Setup, number: int) -> None:
+    """Undo a stage's training, and what came after: an optimizer cannot be had without the steps that made it."""
+    warn(f"{setup.folder.stage(number) / CARRIED} is damaged; stage {number} is trained again")
+    wait_for_everyone()  # all have read the state before it changes
+    if main_process():
+        shutil.rmtree(setup.folder.stage(number + 1), ignore_errors=True)
+        setup.folder.forget(number, ("train", "check"))
+    wait_for_everyone()
 
 
 def _differences(what: str, begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

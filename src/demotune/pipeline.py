@@ -14,6 +14,7 @@ from demotune.config import AnyConfig, stage_count
 from demotune.estimation.fitting import fit_to_memory
 from demotune.estimation.forecast import estimate_here, say_forecast
 from demotune.estimation.shares import show_profile
+from demotune.interrupts import stopping_like_ctrl_c
 from demotune.manifest import check_unchanged, write_manifest
 from demotune.methods import run_stage, stopped_by_gate
 from demotune.objects import keep_objects
@@ -44,7 +45,7 @@ def run(
     callbacks for every training phase. Raises DemotuneError for anything the user can mend.
     """
     folder = RunFolder(Path(config.output))
-    with _held(folder):
+    with _held(folder), stopping_like_ctrl_c():
         if main_process():
             folder.refuse_if_taken()
         config = keep_objects(
@@ -68,7 +69,7 @@ def resume(folder: str | Path, *, callbacks: Sequence[TrainerCallback] = ()) -> 
     """
     run_folder = RunFolder(Path(folder))
     config = run_folder.read_config()
-    with _held(run_folder):
+    with _held(run_folder), stopping_like_ctrl_c():
         setup = prepare_run(config, run_folder, (*callbacks, TimeSteps()))
         check_unchanged(setup)
         return _finish(setup, resumed=True)

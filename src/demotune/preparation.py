@@ -29,6 +29,7 @@ from demotune.progress import say
 from demotune.rendering import Renderer, RenderError
 from demotune.reward_models import check_reward_start, resolve_reward
 from demotune.run_folder import RunFolder
+from demotune.schedule import learning_rates
 from demotune.setup import Setup
 from demotune.training import training_arguments
 
@@ -103,6 +104,7 @@ def _check_early(config: AnyConfig) -> None:
     """What would otherwise fail only after samples were drawn: names that transformers and the loggers must know."""
     refuse_unknown_loggers(config.report_to)
     arguments = training_arguments(config, Path(config.output), steps=1, seed=config.seed)
+    learning_rates(arguments, steps=1)
     try:
         Trainer.get_optimizer_cls_and_kwargs(arguments)
     except Exception as error:  # a library that is missing, or modules and models that only other trainers can name

@@ -4,7 +4,6 @@ A reward compares responses to one prompt. Its zero and its scale mean nothing, 
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 
 from demotune.config import RFTConfig, SFTConfig
 from demotune.errors import DemotuneError
+from demotune.files import read_json
 from demotune.machine import has_fast_bf16
 from demotune.model_files import is_adapter
 from demotune.models import (
@@ -245,7 +245,7 @@ def _check_classifier(source: str, folder: Path) -> None:
 
 def _check_reference(run: RunFolder, reference: str) -> None:
     """The start model must be the one that the run began with: a folder may have been moved or written anew."""
-    begun = json.loads(run.manifest.read_text(encoding="utf-8"))["model"]
+    begun = read_json(run.manifest)["model"]
     try:
         found = content_hash(resolve_model(reference))
     except DemotuneError as error:

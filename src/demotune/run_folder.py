@@ -1,9 +1,8 @@
 """The run folder: its rooms, its lock, what is done and what comes next."""
 
 import fcntl
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from demotune.config import AnyConfig
 from demotune.config_files import load_config
 from demotune.errors import DemotuneError
-from demotune.files import UNFINISHED, write_json
+from demotune.files import UNFINISHED, read_json, write_json
 
 
 class RunFolder:
@@ -36,7 +35,7 @@ class RunFolder:
     def stage_state(self, number: int) -> dict[str, Any]:
         """What a stage has finished: phase name -> record of its inputs and outputs."""
         file = self.stage(number) / "state.json"
-        return dict(json.loads(file.read_text())) if file.exists() else {}
+        return read_json(file) if file.exists() else {}
 
     @property
     def finished_stages(self) -> list[int]:
@@ -46,12 +45,19 @@ class RunFolder:
 
     def stage_check(self, number: int) -> dict[str, Any]:
         """What a finished stage measured on held-out rows; empty without such rows."""
-        return dict(json.loads((self.stage(number) / "check.json").read_text(encoding="utf-8")))
+        return read_json(self.stage(number) / "check.json")
 
     def mark_done(self, number: int, phase: str, record: Mapping[str, object]) -> None:
         """State that `phase` of a stage is finished, after its output was published."""
         state = self.stage_state(number)
         write_json(self.stage(number) / "state.json", state | {phase: dict(record)})
+
+    def forget(self, number: int, phases: Container[str]) -> None:
+        """State that these phases of a stage are not done, so that they are done again."""
+        state = self.stage_state(number)
+        write_json(
+            self.stage(number) / "state.json", {phase: record for phase, record in state.items() if phase not in phases}
+        )
 
     def read_config(self) -> AnyConfig:
         """The config of the run that this folder holds. Raises DemotuneError where it holds none."""
@@ -121,7 +127,7 @@ def run_of(model: Path) -> Path | None:
 
 def begun_config(run: Path) -> dict[str, Any]:
     """The config that a run began with, automatic values filled in."""
-    config: dict[str, Any] = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["config"]
+    config: dict[str, Any] = read_json(run / "manifest.json")["config"]
     return config
 
 

@@ -1,6 +1,5 @@
 """The end of a run: the model published, metrics in one file, and a summary that a newcomer understands."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from demotune.config import RFTConfig
 from demotune.estimation.forecast import Estimate, compare_with_facts, show_comparison
-from demotune.files import link_or_copy, read_rows, write_json, write_rows
+from demotune.files import link_or_copy, read_json, read_rows, write_json, write_rows
 from demotune.heldout import interval_text, nll_per_token
 from demotune.model_files import is_adapter
 from demotune.models import Policy, load_policy, load_tokenizer, merged, save_policy
@@ -56,7 +55,7 @@ class RunResult:
 
 def read_result(folder: RunFolder) -> RunResult:
     """The result of a run that has finished."""
-    kept = json.loads(folder.summary.read_text(encoding="utf-8"))
+    kept = read_json(folder.summary)
     return RunResult(
         run_folder=folder.root,
         model_folder=folder.model,

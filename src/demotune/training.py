@@ -11,13 +11,14 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
@@ -31,6 +32,8 @@ from demotune.packing import Batch, cut_to_budget
 from demotune.processes import this_device
 from demotune.profiling import span
 from demotune.progress import peak_memory_gib, track
+from demotune.schedule import THAT_WORK, learning_rates
+from demotune.smaller_passes import one_pass
 
 CARRIED = "carried-optimizer.pt"
 
@@ -59,6 +62,15 @@ class Carry:
 
     previous: Path | None
     total_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one forward and backward pass takes; `tokens` as the budget counts them."""
+
+    batch: Batch
+    tokens: int
+    records: int
 
 
 class Interrupted(KeyboardInterrupt):
@@ -141,7 +153,7 @@ class PhaseTrainer(Trainer):
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
-    ) -> tuple[list[list[Batch]], Tensor]:
+    ) -> tuple[list[list[Part]], Tensor]:
         """The micro-batches of one optimizer step, looked up only now: accelerate's loader reads one step ahead.
 
         So micro-batches that are sampled from the policy are sampled after its last update.
@@ -150,34 +162,36 @@ class PhaseTrainer(Trainer):
         batches = [self._parts(self._microbatches[number]) for number in numbers]
         return batches, self._get_num_items_in_batch(batches, device)
 
-    def _parts(self, records: Sequence[Any]) -> list[Batch]:
-        """The batches of one micro-batch: one, or several where it has more tokens than the budget."""
+    def _parts(self, records: Sequence[Any]) -> list[Part]:
+        """The passes of one micro-batch: one, or several where it has more tokens than the budget."""
         parts = cut_to_budget(records, self._objective.tokens, self._budget)
-        return [self._objective.collate(part) for part in parts]
+        return [
+            Part(self._objective.collate(part), sum(map(self._objective.tokens, part)), len(part)) for part in parts
+        ]
 
     def training_step(  # type: ignore[override]
-        self, model: nn.Module, inputs: list[Batch], num_items_in_batch: Tensor | int | None = None
+        self, model: nn.Module, inputs: list[Part], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         """Forward and backward of a micro-batch, part by part; gradients add up to those of the whole."""
-        *others, last = inputs
         loss = torch.zeros((), device=self.args.device)
-        for part in others:
-            with self.accelerator.no_sync(model):
-                loss += super().training_step(model, part, num_items_in_batch)
-        return loss + super().training_step(model, last, num_items_in_batch)
+        for part in inputs:
+            synchronised = nullcontext() if part is inputs[-1] else self.accelerator.no_sync(model)
+            with synchronised, one_pass(part.tokens, part.records):
+                loss += super().training_step(model, part.batch, num_items_in_batch)
+        return loss
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted here: `demotune estimate` and the comparisons work it out from tokens."""
         return 0
 
-    def _get_num_items_in_batch(self, batch_samples: list[list[Batch]], device: torch.device) -> Tensor:
+    def _get_num_items_in_batch(self, batch_samples: list[list[Part]], device: torch.device) -> Tensor:
         """Items (pairs or tokens) of the whole optimizer step, over all micro-batches and processes."""
-        items = torch.stack([part["items"] for parts in batch_samples for part in parts]).sum().to(device)
+        items = torch.stack([part.batch["items"] for parts in batch_samples for part in parts]).sum().to(device)
         return cast(Tensor, self.accelerator.gather(items)).sum()
 
-    def _track_num_input_tokens(self, inputs: list[Batch]) -> None:
+    def _track_num_input_tokens(self, inputs: list[Part]) -> None:
         """Tokens of prompts and responses, where each response has a prompt of its own; computed prompts are fewer."""
-        tokens = torch.stack([part["tokens"] for part in inputs]).sum().to(self.args.device)
+        tokens = torch.stack([part.batch["tokens"] for part in inputs]).sum().to(self.args.device)
         self.state.num_input_tokens_seen += int(cast(Tensor, self.accelerator.gather(tokens)).sum())
 
     def compute_loss(
@@ -205,6 +219,8 @@ class PhaseTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the objective's metrics, averaged over the items since the last record, under TRL's names."""
+        if "train_loss" in logs:
+            return  # the Trainer's last record: of a resumed phase it counts losses and times since the resume only
         if self._values and "loss" in logs:
             logs |= self._facts()
             logs |= {name: self._mean_over_processes(values) for name, values in self._values.items()}
@@ -240,14 +256,14 @@ class PhaseTrainer(Trainer):
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
-        if self._carry is None:
-            return super().create_scheduler(num_training_steps, optimizer)
-        scheduler = super().create_scheduler(self._carry.total_steps, optimizer)
-        if self._carry.previous is not None:
+        steps = self._carry.total_steps if self._carry else num_training_steps
+        scheduler = LambdaLR(cast(Any, optimizer or self.optimizer), learning_rates(self.args, steps))
+        if self._carry is not None and self._carry.previous is not None:
             scheduler.load_state_dict(torch.load(self._carry.previous, weights_only=True)["scheduler"])
             # Making a scheduler set the optimizer to the rate of its first step; loading one does not undo that.
             for group, rate in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
                 group["lr"] = rate
+        self.lr_scheduler = scheduler
         return scheduler
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
@@ -300,7 +316,7 @@ def check_start(found: float, start: AtStart) -> None:
 def train_phase(trainer: PhaseTrainer, *, what: str, total_steps: int, checkpoints: Path) -> list[dict[str, Any]]:
     """Run or continue a training phase; returns its metric records.
 
-    Raises Interrupted after Ctrl-C or SIGTERM, unless the last step was made: then `trainer.stop_requested` is set.
+    Raises Interrupted at the user's request, unless the last step was made: then `trainer.stop_requested` is set.
     """
     with track(what, total_steps, "steps") as tracker, StopOnSignal() as stop:
         trainer.add_callback(ShowProgress(tracker))
@@ -344,6 +360,7 @@ def training_arguments(config: AnyConfig, checkpoints: Path, steps: int, seed: i
             ddp_find_unused_parameters=False,
         )
     except ValueError as error:
-        raise DemotuneError(f"transformers refuses a training setting: {error}") from error
+        fix = f"; {THAT_WORK}" if "lr_scheduler_type" in str(error) else ""
+        raise DemotuneError(f"transformers refuses a training setting: {error}{fix}") from error
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for several processes, never for DataParallel
     return arguments

@@ -8,7 +8,7 @@ from typing import Any
 
 from demotune.errors import DemotuneError
 from demotune.evaluation.costs import Cost, cost_of
-from demotune.files import read_rows
+from demotune.files import read_json, read_rows
 from demotune.run_folder import RunFolder
 
 CONTROL = "-control-sft"
@@ -63,8 +63,8 @@ def read_run(folder: Path) -> FinishedRun:
         raise DemotuneError(f"{folder} holds no run; name the folder that a run wrote with --output")
     if not run.finished:
         raise DemotuneError(f"{folder} is an unfinished run; finish it with: demotune resume {folder}")
-    manifest = json.loads(run.manifest.read_text(encoding="utf-8"))
-    summary = json.loads(run.summary.read_text(encoding="utf-8"))
+    manifest = read_json(run.manifest)
+    summary = read_json(run.summary)
     stages = tuple(stage["phases"] for stage in summary["stages"])
     return FinishedRun(
         folder=folder,
@@ -104,7 +104,7 @@ def _setting(run: FinishedRun) -> dict[str, Any]:
     """What runs of one setting share. Controls of one setting are one: their batches differ a little by seed."""
     original = RunFolder(run.folder.with_name(run.folder.name.removesuffix(CONTROL)))
     if run.folder.name.endswith(CONTROL) and original.manifest.is_file():
-        manifest = json.loads(original.manifest.read_text(encoding="utf-8"))
+        manifest = read_json(original.manifest)
         return {CONTROL_OF: _fields(manifest["config"], manifest["model"])}
     return _fields(run.config, run.start_hash)
 

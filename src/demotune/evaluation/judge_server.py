@@ -24,7 +24,7 @@ from urllib.request import Request
 from demotune.errors import DemotuneError
 from demotune.evaluation.bounded_http import Deadline
 from demotune.evaluation.judges import Advance, Contest, Verdict, identical, refuse_silence, shown_error
-from demotune.files import Journal, read_journal
+from demotune.journals import Journal, read_journal
 
 Order = Literal["first shown first", "second shown first"]
 

@@ -1,12 +1,11 @@
 """Where a model comes from: the run that made it, the run behind that run's start model, and what they trained on."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from demotune.data import load_demonstrations
 from demotune.errors import DemotuneError
-from demotune.files import read_rows
+from demotune.files import read_json, read_rows
 from demotune.records import Demonstration
 from demotune.run_folder import RunFolder, begun_config, run_of
 
@@ -36,7 +35,7 @@ def training_texts(model: Path) -> tuple[list[Demonstration], list[str]]:
     gone: list[str] = []
     seen: set[tuple[str, ...]] = set()
     for run in runs_behind(model):
-        begun = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+        begun = read_json(run / "manifest.json")
         config = begun["config"]
         for source in config["data"]:
             reading = (source, str(config["columns"]), str(config["every_turn"]), str(begun["data"].get(source)))

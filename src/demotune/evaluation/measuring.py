@@ -18,7 +18,7 @@ from demotune.errors import DemotuneError
 from demotune.evaluation.config import EvaluationConfig
 from demotune.evaluation.rows import EvalSet, RenderedRow
 from demotune.evaluation.subjects import Subject
-from demotune.files import write_json
+from demotune.files import read_json, write_json
 from demotune.machine import has_fast_bf16
 from demotune.models import Policy, load_policy
 from demotune.processes import this_device
@@ -79,8 +79,7 @@ class Parts:
             rows = make()
             took = {"seconds": round(time.monotonic() - started, 1), "peak_memory_gib": round(peak_memory_gib(), 2)}
             write_json(file, {"rows": rows} | took)
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return found
+        return read_json(file)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,22 +2,24 @@
 
 import dataclasses
 import time
+from functools import partial
 from typing import Any, cast
 
 from peft import PeftModel
 
 from demotune.adapter_files import load_adapter_on
 from demotune.callbacks import Checkpoints, WriteMetrics, quiet
-from demotune.config import RFTConfig
 from demotune.model_files import is_adapter
 from demotune.models import Policy, save_policy, weight_sharing_base
 from demotune.objectives import PolicyObjective
 from demotune.phases.reward import reward_function
-from demotune.phases.rollouts import Rollouts, forward_tokens, read_batches
+from demotune.phases.rollout_files import ROLLOUTS, drop_damaged, read_batches
+from demotune.phases.rollouts import Rollouts, forward_tokens
 from demotune.phases.stage import Stage, Work, stage_slice, with_reward
 from demotune.phases.train import METRICS, average_of_last
 from demotune.processes import main_process, process_count, wait_for_everyone
 from demotune.progress import warn
+from demotune.smaller_passes import in_smaller_passes
 from demotune.training import AtStart, Interrupted, PhaseTrainer, train_phase, training_arguments
 
 
@@ -51,21 +53,10 @@ def policy_phase(stage: Stage) -> None:
     if stage.done("policy"):
         return
     started = time.monotonic()
-    setup, config = stage.setup, with_reward(stage.setup)
-    limits = _limits(stage)
-    policy = stage.start_policy
-    rollouts = Rollouts(
-        stage,
-        policy=policy,
-        reference=_reference(stage),
-        reward_of=reward_function(stage),
-        prompts=[*(row.prompt_ids for row in stage_slice(setup, stage.number)), *setup.prompts],
-        check=lambda facts: guard(facts, limits),
-    )
-    trained = _train(stage, policy, rollouts, config)
+    setup = stage.setup
+    trained = in_smaller_passes(partial(_train, stage), setup.config.tokens_per_microbatch, stage.free_policy)
     if main_process():
-        save_policy(policy, setup.tokenizer, stage.model_folder)
-    del policy, rollouts
+        save_policy(stage.start_policy, setup.tokenizer, stage.model_folder)  # trained in place
     stage.free_policy()
     wait_for_everyone()
     batches = read_batches(stage)
@@ -74,7 +65,7 @@ def policy_phase(stage: Stage) -> None:
     stage.mark(
         "policy",
         started,
-        [stage.model_folder],
+        [stage.model_folder, stage.folder / METRICS, stage.folder / ROLLOUTS],
         Work(forward=forward_tokens(stage), trained=trained.tokens),
         reference=setup.start_hash,
         steps=trained.steps,
@@ -141,19 +132,30 @@ def _reference(stage: Stage) -> Policy:
     return reference.requires_grad_(False)
 
 
-def _train(stage: Stage, policy: Policy, rollouts: Rollouts, config: RFTConfig) -> _Trained:
+def _train(stage: Stage, budget: int | None) -> _Trained:
+    setup, config, limits = stage.setup, with_reward(stage.setup), _limits(stage)
+    rollouts = Rollouts(
+        stage,
+        policy=stage.start_policy,
+        reference=_reference(stage),
+        reward_of=reward_function(stage),
+        prompts=[*(row.prompt_ids for row in stage_slice(setup, stage.number)), *setup.prompts],
+        check=lambda facts: guard(facts, limits),
+        budget=budget,
+    )
     layout, checkpoints = rollouts.layout, stage.folder / "policy-checkpoints"
+    drop_damaged(stage, checkpoints, layout.iterations * layout.mini_batches)
     arguments = dataclasses.replace(config, gradient_accumulation_steps=layout.microbatches // process_count())
     trainer = PhaseTrainer(
-        model=policy,
+        model=stage.start_policy,
         args=training_arguments(arguments, checkpoints, layout.steps, stage.seed("policy")),
         objective=PolicyObjective(config.epsilon, "sequence" if config.advantage == "rloo" else "token"),
         microbatches=rollouts,
-        tokenizer=stage.setup.tokenizer,
+        tokenizer=setup.tokenizer,
         at_start=AtStart("|log| of the probability ratio", 0.0, 1e-2),
-        callbacks=[WriteMetrics(stage.folder / METRICS), Checkpoints(config.save_steps), *stage.setup.callbacks],
+        callbacks=[WriteMetrics(stage.folder / METRICS), Checkpoints(config.save_steps), *setup.callbacks],
         facts=lambda: rollouts.facts,
-        budget=config.tokens_per_microbatch,
+        budget=budget,
     )
     quiet(trainer)
     stopped = None

@@ -40,6 +40,7 @@ from demotune.reward_models import (
 )
 from demotune.scoring import score_completions
 from demotune.setup import Setup
+from demotune.smaller_passes import in_smaller_passes
 from demotune.training import AtStart, Interrupted, PhaseTrainer, plan_microbatches, train_phase, training_arguments
 
 REWARD, REWARDS, REWARD_METRICS = "reward", "rewards.jsonl.gz", "reward-metrics.jsonl"
@@ -55,7 +56,9 @@ def reward_phase(stage: Stage) -> None:
         return
     started = time.monotonic()
     pairs, heldout = usable_pairs(stage)
-    history, tokens, stop_requested = _train(stage, pairs, heldout)
+    history, tokens, stop_requested = in_smaller_passes(
+        partial(_train, stage, pairs, heldout), stage.setup.config.tokens_per_microbatch, stage.free_policy
+    )
     taken = [record for record in history if "loss" in record]
     rewards = _score_all(stage)
     if main_process():
@@ -65,7 +68,7 @@ def reward_phase(stage: Stage) -> None:
     stage.mark(
         "reward",
         started,
-        [stage.folder / REWARD, stage.folder / REWARDS],
+        [stage.folder / REWARD, stage.folder / REWARDS, stage.folder / REWARD_METRICS],
         Work(forward=_forward_tokens(stage, history, heldout), trained=tokens),
         steps=max((record["step"] for record in history), default=0),
         kept_step=best_judgement(history)["step"] if heldout else max(record["step"] for record in history),
@@ -166,7 +169,9 @@ def _start_reward(stage: Stage) -> RewardModel:
     return with_padding(reward, reward_padding(setup))
 
 
-def _train(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) -> tuple[list[dict[str, Any]], int, bool]:
+def _train(
+    stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair], budget: int | None
+) -> tuple[list[dict[str, Any]], int, bool]:
     """Returns (records of training and judging, tokens trained on, whether the user asked to stop)."""
     setup, config = stage.setup, with_reward(stage.setup)
     plan = plan_microbatches(
@@ -205,7 +210,7 @@ def _train(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) -> tupl
             *setup.callbacks,
         ],
         rates={} if named else {"score": HEAD_RATE / reward.config.get_text_config().hidden_size},
-        budget=config.tokens_per_microbatch,
+        budget=budget,
         judge=partial(_judge, reward, objective, heldout, config.per_device_train_batch_size, setup.bf16),
     )
     keep.judge = trainer.evaluate

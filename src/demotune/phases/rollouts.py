@@ -6,10 +6,9 @@ very micro-batches that are trained.
 """
 
 import itertools
-import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +21,21 @@ from demotune.advantages import (
 )
 from demotune.config import RFTConfig
 from demotune.errors import DemotuneError
-from demotune.files import publish_file, read_rows, write_json, write_rows
+from demotune.files import publish_file, read_rows, seal
 from demotune.logprobs import autocast, response_logps, response_states
 from demotune.models import Policy
 from demotune.packing import cut_to_budget, pack
 from demotune.phases.on_policy import Numbers, OnPolicyBatch
+from demotune.phases.rollout_files import ROLLOUTS, SEAL, BatchFiles
 from demotune.phases.sample import draw_with, tells_logps
 from demotune.phases.stage import Stage, share_of_this_process, with_reward
 from demotune.processes import main_process, process_count, this_device, wait_for_everyone
 from demotune.profiling import timed
-from demotune.records import Completion, Response, Rollout
+from demotune.records import Completion, Rollout
 from demotune.scoring import to_device
+from demotune.smaller_passes import one_pass
 from demotune.values import ValueSums, explained_variance, predict
 
-ROLLOUTS = "rollouts"
 ADAPTATION = 0.1
 """How fast beta follows the KL: at most this share of 0.2 in either direction per batch (arXiv 1909.08593, 2.2)."""
 
@@ -103,10 +103,15 @@ class Rollouts(Sequence[list[Rollout]]):
         reward_of: Callable[[Sequence[Completion]], list[float]],
         prompts: Sequence[tuple[int, ...]],
         check: Callable[[dict[str, float]], None],
+        budget: int | None,
     ) -> None:
-        """`check` sees the facts of each batch before its first update, and may raise to end the policy steps."""
+        """`check` sees the facts of each batch before its first update, and may raise to end the policy steps.
+
+        `budget` is the most tokens that are scored together.
+        """
         self._stage, self._config = stage, with_reward(stage.setup)
         self._policy, self._reference, self._reward_of, self._check = policy, reference, reward_of, check
+        self._budget = budget
         self.layout = Layout.of(self._config, len(prompts))
         self._prompts = _in_passes(
             prompts, self.layout.batches * self._config.prompts_per_batch, stage.seed("policy-prompts")
@@ -129,8 +134,8 @@ class Rollouts(Sequence[list[Rollout]]):
 
     def _open(self, number: int) -> None:
         """Make batch `number` the one at hand: from its files, or drawn and scored by the policy as it is now."""
-        files = _Files(self._folder, number)
-        if not files.rows.exists():
+        files = BatchFiles(self._folder, number)
+        if not files.seal.exists():
             self._make(number, files)
         self._rows, self.facts = files.read()
         self._check(self.facts)
@@ -143,7 +148,7 @@ class Rollouts(Sequence[list[Rollout]]):
     def _units(self, number: int) -> list[list[list[int]]]:
         return self.layout.units(self._stage.seed(f"policy-microbatches-{number}"))
 
-    def _make(self, number: int, files: "_Files") -> None:
+    def _make(self, number: int, files: BatchFiles) -> None:
         config = self._config
         start = number * config.prompts_per_batch
         prompts = [
@@ -174,10 +179,10 @@ class Rollouts(Sequence[list[Rollout]]):
         numbers: list[tuple[int, Numbers]] = []
         with_states = self._config.advantage == "gae"
         for unit in share_of_this_process(units):
-            budget = self._config.tokens_per_microbatch
-            for part in cut_to_budget(unit, lambda row: _tokens(completions[row]), budget):
+            for part in cut_to_budget(unit, lambda row: _tokens(completions[row]), self._budget):
                 members = [completions[row] for row in part]
-                numbers += zip(part, self._numbers(members, with_states), strict=True)
+                with one_pass(sum(map(_tokens, members)), len(members)):
+                    numbers += zip(part, self._numbers(members, with_states), strict=True)
         return dict(gather_object(numbers)) if process_count() > 1 else dict(numbers)
 
     @timed("scoring")
@@ -205,7 +210,7 @@ class Rollouts(Sequence[list[Rollout]]):
         target = self._config.kl_target
         if target is None or number == 0:
             return self._config.beta
-        before = _Files(self._folder, number - 1).read_facts()
+        before = BatchFiles(self._folder, number - 1).read_facts()
         error = min(max(before["objective/kl"] / target - 1, -0.2), 0.2)
         return before["beta"] * (1 + ADAPTATION * error)
 
@@ -217,54 +222,22 @@ class Rollouts(Sequence[list[Rollout]]):
         shaped = batch.token_rewards(self._config, beta)
         returns = returns_to_go(shaped)[batch.mask]
         sums = ValueSums.of(batch.states, returns)
-        earlier = self._folder / f"values-{number - 1:04d}.safetensors"
-        before = ValueSums.load(earlier, batch.states.device) if number else sums
+        before = ValueSums.load(self._values_file(number - 1), batch.states.device) if number else sums
         predicted = predict(batch.states, before.head())
         if main_process():
-            with publish_file(self._folder / f"values-{number:04d}.safetensors") as unfinished:
+            with publish_file(self._values_file(number)) as unfinished:
                 (before.faded(sums) if number else sums).save(unfinished)
-            (self._folder / f"values-{number - 2:04d}.safetensors").unlink(missing_ok=True)
+            seal(self._values_file(number).with_suffix(SEAL), [self._values_file(number)])
+            for suffix in (SEAL, ".safetensors"):
+                self._values_file(number - 2).with_suffix(suffix).unlink(missing_ok=True)
         values = torch.zeros(batch.mask.shape, dtype=torch.float64).masked_scatter(batch.mask, predicted)
         return values, {
             "loss/value_avg": float(0.5 * (predicted - returns).square().mean()),
             "val/explained_variance": explained_variance(predicted, returns.double()),
         }
 
-
-class _Files:
-    """Where a batch lies. The rows come last: a batch whose rows are there is whole."""
-
-    def __init__(self, folder: Path, number: int) -> None:
-        self.rows, self._facts = folder / f"{number:04d}.jsonl.gz", folder / f"{number:04d}.json"
-
-    def write(self, rows: Sequence[Rollout], facts: dict[str, float], decode: Callable[[Sequence[int]], str]) -> None:
-        write_json(self._facts, facts)
-        texts = ({"prompt": decode(row.prompt_ids), "completion": decode(row.response.ids)} for row in rows)
-        write_rows(self.rows, (text | asdict(row) for text, row in zip(texts, rows, strict=True)))
-
-    def read(self) -> tuple[list[Rollout], dict[str, float]]:
-        rows = [
-            Rollout(
-                prompt_ids=tuple(row["prompt_ids"]),
-                response=Response(tuple(row["response"]["ids"]), row["response"]["finished"]),
-                logps=tuple(row["logps"]),
-                ref_logps=tuple(row["ref_logps"]),
-                reward=row["reward"],
-                advantages=tuple(row["advantages"]),
-            )
-            for row in read_rows(self.rows)
-        ]
-        return rows, self.read_facts()
-
-    def read_facts(self) -> dict[str, float]:
-        return dict(json.loads(self._facts.read_text(encoding="utf-8")))
-
-
-def read_batches(stage: Stage) -> list[dict[str, float]]:
-    """The facts of every batch that a stage has drawn, in order."""
-    folder = stage.folder / ROLLOUTS
-    numbers = range(len(list(folder.glob("*.jsonl.gz"))))
-    return [_Files(folder, number).read_facts() for number in numbers]
+    def _values_file(self, number: int) -> Path:
+        return self._folder / f"values-{number:04d}.safetensors"
 
 
 def forward_tokens(stage: Stage) -> int:

@@ -12,7 +12,8 @@ from typing import Any
 
 from demotune.config import IRFTConfig, PairwiseConfig, RFTConfig, SFTConfig, SPINConfig, StagedConfig
 from demotune.errors import DemotuneError
-from demotune.files import Journal, file_hash, read_journal
+from demotune.files import file_hash, folder_hash
+from demotune.journals import Journal, read_journal
 from demotune.models import Policy, content_hash
 from demotune.processes import main_process, process_state, wait_for_everyone
 from demotune.progress import peak_memory_gib
@@ -48,7 +49,7 @@ class Stage:
         if main_process():
             record = {
                 "policy": self.policy_hash,
-                "outputs": {path.name: content_hash(path) if path.is_dir() else file_hash(path) for path in outputs},
+                "outputs": {path.name: output_hash(path) for path in outputs},
                 "seconds": round(time.monotonic() - started, 1),
                 "peak_memory_gib": round(peak_memory_gib(), 2),
                 "forward_tokens": work.forward,
@@ -148,11 +149,23 @@ def pair_tokens(pairs: Iterable[Pair], known: Container[Side] = ()) -> int:
     return sum(len(prompt) + len(response) for prompt, response in sides)
 
 
+def output_hash(path: Path) -> str:
+    """What a phase's output is recognised by: a model by its content, a file or another folder by its bytes."""
+    if not path.is_dir():
+        return file_hash(path)
+    is_model = (path / "config.json").exists() or (path / "adapter_config.json").exists()
+    return content_hash(path) if is_model else folder_hash(path)
+
+
 class PhaseJournal:
     """What the processes of a phase have finished so far, row by row; it outlives a killed run."""
 
     def __init__(self, stage: Stage, name: str) -> None:
         self._stage, self._name = stage, name
+        if main_process():
+            for file in self._files():
+                Journal(file)  # cuts off what is torn or damaged, of all processes, and says so
+        wait_for_everyone()
         self.done = self.read()
         self._own = Journal(stage.folder / f"{name}-{process_state().process_index}{PARTIAL}")
         wait_for_everyone()  # nobody writes before everybody has read the same

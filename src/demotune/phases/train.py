@@ -12,6 +12,7 @@ from demotune.objectives import Objective, PairObjective, SFTObjective
 from demotune.phases.pairs import pair_plan, reference_is_start, scored_pairs, steps_of_all_stages
 from demotune.phases.stage import Stage, Work, pairwise
 from demotune.processes import main_process, process_count, wait_for_everyone
+from demotune.smaller_passes import in_smaller_passes
 from demotune.training import (
     CARRIED,
     AtStart,
@@ -70,21 +71,24 @@ def _train(
     """Train `stage.start_policy` through the plan, or go on from the last whole checkpoint, and publish the result."""
     started = time.monotonic()
     setup, checkpoints = stage.setup, stage.folder / "checkpoints"
-    callbacks = [WriteMetrics(stage.folder / METRICS), Checkpoints(setup.config.save_steps), *setup.callbacks]
-    trainer = PhaseTrainer(
-        model=stage.start_policy,
-        args=training_arguments(setup.config, checkpoints, plan.steps, stage.seed("train")),
-        objective=objective,
-        microbatches=[[records[number] for number in plan.units[unit]] for unit in plan.order],
-        tokenizer=setup.tokenizer,
-        at_start=at_start,
-        carry=carry,
-        callbacks=callbacks,
-        budget=setup.config.tokens_per_microbatch,
-    )
-    quiet(trainer)
-    what = "train" if isinstance(setup.config, SFTConfig) else f"stage {stage.number}: train"
-    history = train_phase(trainer, what=what, total_steps=plan.steps, checkpoints=checkpoints)
+
+    def attempt(budget: int | None) -> tuple[PhaseTrainer, list[dict[str, Any]]]:
+        trainer = PhaseTrainer(
+            model=stage.start_policy,
+            args=training_arguments(setup.config, checkpoints, plan.steps, stage.seed("train")),
+            objective=objective,
+            microbatches=[[records[number] for number in plan.units[unit]] for unit in plan.order],
+            tokenizer=setup.tokenizer,
+            at_start=at_start,
+            carry=carry,
+            callbacks=[WriteMetrics(stage.folder / METRICS), Checkpoints(setup.config.save_steps), *setup.callbacks],
+            budget=budget,
+        )
+        quiet(trainer)
+        what = "train" if isinstance(setup.config, SFTConfig) else f"stage {stage.number}: train"
+        return trainer, train_phase(trainer, what=what, total_steps=plan.steps, checkpoints=checkpoints)
+
+    trainer, history = in_smaller_passes(attempt, setup.config.tokens_per_microbatch, stage.free_policy)
     if main_process():
         save_policy(stage.start_policy, setup.tokenizer, stage.model_folder)
         if carry is not None:
@@ -93,8 +97,9 @@ def _train(
     del trainer
     stage.free_policy()
     wait_for_everyone()
+    outputs = [stage.model_folder, stage.folder / METRICS, *([stage.folder / CARRIED] if carry else [])]
     work = Work(trained=tokens)
-    stage.mark("train", started, [stage.model_folder], work, steps=plan.steps, end=average_of_last(history))
+    stage.mark("train", started, outputs, work, steps=plan.steps, end=average_of_last(history))
     if stop_requested:
         raise Interrupted
 

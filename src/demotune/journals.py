@@ -1,0 +1,64 @@
+"""Files that grow while work goes on, so that a killed process loses little of it."""
+
+import json
+import os
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from demotune.files import write_rows
+
+CHECKSUM = "checksum"
+"""The last field of a line."""
+
+
+class Journal:
+    """A file that grows by whole lines while a phase runs; torn and damaged lines are cut off, the latter with a word.
+
+    Each line is a row with a checksum as its last field.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        if file.exists():
+            rows, count = _checked_lines(file)
+            if count:
+                from demotune.progress import warn  # noqa: PLC0415 (it needs torch, which judging does without)
+
+                warn(f"{file}: {count} damaged line{'s' if count > 1 else ''} dropped; what stood there is made again")
+            write_rows(file, map(_with_checksum, rows))
+
+    def append(self, rows: Iterable[Mapping[str, object]]) -> None:
+        """Add rows and wait until they are on disk."""
+        with self._file.open("ab") as opened:
+            opened.write("".join(json.dumps(_with_checksum(row)) + "\n" for row in rows).encode())
+            opened.flush()
+            os.fsync(opened.fileno())
+
+
+def read_journal(file: Path) -> list[dict[str, Any]]:
+    """The rows of a journal's whole lines; a last line without its end, or a damaged one, is not there."""
+    return _checked_lines(file)[0]
+
+
+def _checked_lines(file: Path) -> tuple[list[dict[str, Any]], int]:
+    """(rows, how many whole lines are not what was written)."""
+    lines = [line for line in file.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    rows = [row for line in lines if (row := _checked_row(line)) is not None]
+    return rows, len(lines) - len(rows)
+
+
+def _checked_row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(row, dict):
+        return None
+    expected = row.pop(CHECKSUM, None)
+    return row if _with_checksum(row)[CHECKSUM] == expected else None
+
+
+def _with_checksum(row: Mapping[str, object]) -> dict[str, object]:
+    return {**row, CHECKSUM: f"{zlib.crc32(json.dumps(row).encode()):08x}"}

@@ -195,8 +195,8 @@ SHARED_MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"weight_decay": -0.1}, "weight_decay must be >= 0, got -0.1"),
     ({"max_grad_norm": -1.0}, "max_grad_norm must be >= 0, got -1.0"),
     ({"merge_adapter": True}, "merge_adapter needs use_peft"),
-    ({"seed": -1}, "seed must be 0 to 4294967295, got -1"),
-    ({"seed": 2**32}, "seed must be 0 to 4294967295, got 4294967296"),
+    ({"seed": -1}, "seed must be at least 0, got -1"),
+    ({"seed": 2**32}, "seed must be at most 4294967295, got 4294967296"),
 ]
 STAGED_MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"beta": 0.0}, "beta must be > 0, got 0.0"),

@@ -650,6 +650,10 @@ def call(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
+NAMED = ("--model=org/model", "--data=org/rows", "--output=x")
+"""Nothing is looked for before the fields are checked."""
+
+
 def flags(place: Path, name: str, **fields: Any) -> list[str]:
     values = {"model": place / "start", "data": place / "rows.jsonl", "output": place / name, **FIELDS, **fields}
     return ["--no-bf16", *(f"--{key.replace('_', '-')}={value}" for key, value in values.items() if key != "bf16")]
@@ -688,7 +692,7 @@ def test_the_command_line_runs_the_same(plain: RunResult, place: Path) -> None:
         (["rft", "--num-generation", "2"], "rft has no field num_generation; did you mean num_generations?"),
         (["irft", "--reward-bound", "1"], "reward_bound is a field of rft, which irft does not use"),
         (["spin", "--prompts", "x.txt"], "prompts is a field of rft, which spin does not use"),
-        (["rft", "--reward-link", "linear", "--output", "x"], "a linear reward_link without reward_bound has no opti"),
+        (["rft", *NAMED, "--reward-link", "linear"], "a linear reward_link without reward_bound has no opti"),
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
 )

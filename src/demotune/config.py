@@ -143,7 +143,6 @@ class RunConfig:
         ):
             value = getattr(self, name)
             _require(value > 0, f"{name} must be > 0, got {value}", f"set {name} in the YAML file or with its flag")
-        _require(0 <= self.seed < 2**32, f"seed must be 0 to {2**32 - 1}, got {self.seed}", "42 is usual")
         _require(self.max_length >= 2, f"max_length must be at least 2 tokens, got {self.max_length}", "1024 is usual")
         _require(
             self.max_rows is None or self.max_rows > 0, f"max_rows must be > 0, got {self.max_rows}", "or leave out"

@@ -18,6 +18,8 @@ from typing import Any
 from demotune.errors import DemotuneError
 
 UNFINISHED = ".unfinished"
+CHECKSUM = "checksum"
+"""The last field of a record that can be checked."""
 
 
 @contextmanager
@@ -51,14 +53,27 @@ def write_json(file: Path, value: object) -> None:
         unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def write_record(file: Path, fields: Mapping[str, object]) -> None:
+    """A JSON object with a checksum, which `read_json` looks at: for what a run later goes by."""
+    write_json(file, with_checksum(json.loads(json.dumps(fields))))
+
+
+def with_checksum(fields: Mapping[str, object]) -> dict[str, object]:
+    """JSON fields and, as the last one, a checksum of the others."""
+    return {**fields, CHECKSUM: f"{zlib.crc32(json.dumps(fields).encode()):08x}"}
+
+
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object in a file. Raises DemotuneError where it is not one."""
+    """A JSON object in a file, without its checksum. Raises DemotuneError where it is not what was written."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise damaged(file, str(error)) from None
     if not isinstance(found, dict):
         raise damaged(file, f"it holds {type(found).__name__}, not fields")
+    checksum = found.pop(CHECKSUM, None)
+    if checksum is not None and with_checksum(found)[CHECKSUM] != checksum:
+        raise damaged(file, "it has changed since it was written")
     return found
 
 

@@ -2,15 +2,11 @@
 
 import json
 import os
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from demotune.files import write_rows
-
-CHECKSUM = "checksum"
-"""The last field of a line."""
+from demotune.files import CHECKSUM, with_checksum, write_rows
 
 
 class Journal:
@@ -27,12 +23,12 @@ class Journal:
                 from demotune.progress import warn  # noqa: PLC0415 (it needs torch, which judging does without)
 
                 warn(f"{file}: {count} damaged line{'s' if count > 1 else ''} dropped; what stood there is made again")
-            write_rows(file, map(_with_checksum, rows))
+            write_rows(file, map(with_checksum, rows))
 
     def append(self, rows: Iterable[Mapping[str, object]]) -> None:
         """Add rows and wait until they are on disk."""
         with self._file.open("ab") as opened:
-            opened.write("".join(json.dumps(_with_checksum(row)) + "\n" for row in rows).encode())
+            opened.write("".join(json.dumps(with_checksum(row)) + "\n" for row in rows).encode())
             opened.flush()
             os.fsync(opened.fileno())
 
@@ -57,8 +53,4 @@ def _checked_row(line: bytes) -> dict[str, Any] | None:
     if not isinstance(row, dict):
         return None
     expected = row.pop(CHECKSUM, None)
-    return row if _with_checksum(row)[CHECKSUM] == expected else None
-
-
-def _with_checksum(row: Mapping[str, object]) -> dict[str, object]:
-    return {**row, CHECKSUM: f"{zlib.crc32(json.dumps(row).encode()):08x}"}
+    return row if with_checksum(row)[CHECKSUM] == expected else None

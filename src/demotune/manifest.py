@@ -11,7 +11,7 @@ from typing import Any
 from demotune.config import as_dict, stage_count
 from demotune.config_files import save_config
 from demotune.errors import DemotuneError
-from demotune.files import UNFINISHED, damaged, file_hash, read_json, write_json, write_rows
+from demotune.files import UNFINISHED, damaged, file_hash, read_json, write_record, write_rows
 from demotune.machine import command_line, hardware, package_versions
 from demotune.models import parameter_count
 from demotune.phases.heldout_files import START
@@ -41,7 +41,7 @@ def write_manifest(setup: Setup) -> None:
             "parameters": parameter_count(setup.start_model),
             ROW_NAMES: file_hash(setup.folder.rows),
         }
-        write_json(setup.folder.manifest, about | identity(setup))
+        write_record(setup.folder.manifest, about | identity(setup))
     wait_for_everyone()
 
 
@@ -81,8 +81,7 @@ def check_unchanged(setup: Setup) -> None:
             + "\n  ".join(changes)
             + "\nundo the change, or start a new run with another --output"
         )
-    # Runs of earlier versions did not state the hash of this file.
-    if begun.get(ROW_NAMES) not in (None, _hash_of(setup.folder.rows)):
+    if begun[ROW_NAMES] != _hash_of(setup.folder.rows):
         raise _not_what_was_written(setup.folder.rows, "when the run began")
     _check_outputs(setup)
     for package, version in package_versions().items():
@@ -92,7 +91,8 @@ def check_unchanged(setup: Setup) -> None:
 
 def _read_manifest(folder: RunFolder) -> dict[str, Any]:
     found = read_json(folder.manifest)
-    lacks = [name for name in ("config", "data", "processes", "model", "rows", "versions") if name not in found]
+    expected = ("config", "data", "processes", "model", "rows", ROW_NAMES, "versions")
+    lacks = [name for name in expected if name not in found]
     if lacks:
         raise damaged(folder.manifest, f"it lacks {', '.join(lacks)}")
     return found

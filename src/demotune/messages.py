@@ -45,6 +45,7 @@ _BY_ERRNO = {
     errno.ENOMEM: ("memory is used up", "close other programs"),
 }
 _SYSTEM_ERROR = re.compile(r"os error (\d+)")  # as libraries written in Rust say it: safetensors, tokenizers
+_TORCH_WRITES = re.compile(r"PytorchStreamWriter|file write failed|inline_container\.cc:\d+\] \. unexpected pos")
 _NO_MEMORY = re.compile(r"out of memory|allocate memory|not enough memory|bad_alloc", re.IGNORECASE)
 _TORN = (EOFError, gzip.BadGzipFile, json.JSONDecodeError, pickle.UnpicklingError, UnicodeDecodeError, zlib.error)
 _NETWORK = {"httpx", "requests", "urllib3", "huggingface_hub"}
@@ -116,7 +117,7 @@ def _of_the_system(error: Exception) -> str | None:
 def _system_number(error: Exception) -> int | None:
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
         return error.errno
-    if "PytorchStreamWriter" in str(error) or "file write failed" in str(error):
+    if _TORCH_WRITES.search(str(error)):
         return errno.ENOSPC  # torch does not say why; a full disk is nearly always it
     found = _SYSTEM_ERROR.search(str(error))
     return int(found[1]) if found else None

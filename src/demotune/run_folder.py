@@ -10,7 +10,7 @@ from typing import Any
 from demotune.config import AnyConfig
 from demotune.config_files import load_config
 from demotune.errors import DemotuneError
-from demotune.files import UNFINISHED, read_json, write_json
+from demotune.files import UNFINISHED, read_json, write_record
 
 
 class RunFolder:
@@ -50,12 +50,12 @@ class RunFolder:
     def mark_done(self, number: int, phase: str, record: Mapping[str, object]) -> None:
         """State that `phase` of a stage is finished, after its output was published."""
         state = self.stage_state(number)
-        write_json(self.stage(number) / "state.json", state | {phase: dict(record)})
+        write_record(self.stage(number) / "state.json", state | {phase: dict(record)})
 
     def forget(self, number: int, phases: Container[str]) -> None:
         """State that these phases of a stage are not done, so that they are done again."""
         state = self.stage_state(number)
-        write_json(
+        write_record(
             self.stage(number) / "state.json", {phase: record for phase, record in state.items() if phase not in phases}
         )
 

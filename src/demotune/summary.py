@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from demotune.config import RFTConfig
 from demotune.estimation.forecast import Estimate, compare_with_facts, show_comparison
-from demotune.files import link_or_copy, read_json, read_rows, write_json, write_rows
+from demotune.files import link_or_copy, read_json, read_rows, write_record, write_rows
 from demotune.heldout import interval_text, nll_per_token
 from demotune.model_files import is_adapter
 from demotune.models import Policy, load_policy, load_tokenizer, merged, save_policy
@@ -92,7 +92,7 @@ def publish_result(setup: Setup, estimate: Estimate | None = None, profile: Prof
         if setup.config.merge_adapter:
             save_policy(merged(setup.load(best / "model")), setup.tokenizer, setup.folder.merged_model)
         write_rows(setup.folder.metrics, _all_metrics(setup, count))
-        write_json(
+        write_record(
             setup.folder.summary,
             {name: str(value) if isinstance(value, Path) else value for name, value in asdict(result).items()},
         )

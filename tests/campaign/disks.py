@@ -47,7 +47,7 @@ def _filled(place: Path, setting: str, number: int, seed: int) -> str | None:
         ended = demotune(start, folder)
         if ended.code != 1 or ended.fault():
             return f"on a full disk: exit {ended.code}, {ended.fault() or ended.last_lines()}"
-        if "No space left" not in ended.output or "free" not in ended.output:
+        if "the disk is full" not in ended.output or "free some space" not in ended.output:
             return f"the message does not say that the disk is full: {ended.last_lines()}"
         subprocess.run(["mount", "-o", f"remount,size={LARGE}", str(folder)], check=True)
         ended = finish(folder, start)

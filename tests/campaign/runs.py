@@ -33,9 +33,11 @@ SETTINGS: dict[str, list[str]] = {
 }
 """Every method and every phase: with adapters, carried optimizers, pairs of the stage before, a value head."""
 
+# Times stand in the metrics, so their hashes among a phase's outputs differ, too; the metrics themselves are compared.
 _VOLATILE = {
     "seconds", "peak_memory_gib", "tokens_per_second", "created", "command", "hardware", "versions", "estimate",
-    "profile", "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos",
+    "profile", "checksum", "metrics.jsonl", "reward-metrics.jsonl", "train_runtime", "train_samples_per_second",
+    "train_steps_per_second", "total_flos",
 }  # fmt: skip
 _NOT_COMPARED = {".lock", "report.html", "card.json", "shortcuts.json", "README.md", "training_args.bin"}
 """The page and what is made for it are written anew from the other files; a card names the day."""

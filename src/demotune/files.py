@@ -93,6 +93,8 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     """Rows written by `write_rows`. Raises DemotuneError where the file is missing or damaged."""
     try:
         data = file.read_bytes()
+        if file.suffix == ".gz" and not data:
+            raise EOFError("it is empty")
         text = (gzip.decompress(data) if file.suffix == ".gz" else data).decode()
         return [json.loads(line) for line in text.split("\n") if line]  # text may hold other line separators
     except (OSError, EOFError, ValueError, zlib.error) as error:

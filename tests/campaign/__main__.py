@@ -1,6 +1,7 @@
 """`make campaign`: run the trials, print the table; exit 1 where one is wrong."""
 
 import argparse
+import gc
 import sys
 import tempfile
 from pathlib import Path
@@ -48,6 +49,8 @@ def main() -> int:
     elif given.disks:
         console.print("this process may not mount disks: no trial of full disks")
     console.print(f"{len(trials):,} trials in {place}")
+    gc.collect()
+    gc.freeze()  # a run collects garbage after each phase: not through everything that was imported
     return 1 if show(run_trials(trials, place, given.workers), console) else 0
 
 

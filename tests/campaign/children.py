@@ -45,19 +45,20 @@ def demotune(
     *,
     kill_after: float | None = None,
     before: Callable[[], None] = lambda: None,
-    deadline: float = DEADLINE,
+    page: bool = True,
 ) -> Ended:
     """`demotune ARGUMENTS` in `folder`; killed with SIGKILL after `kill_after` seconds, if it still runs then.
 
-    `before` runs in the child first: it may set limits or traps.
+    `before` runs in the child first: it may set limits or traps. Without `page` a run writes no report at its end,
+    which takes as long as the run itself.
     """
     folder.mkdir(parents=True, exist_ok=True)
     log = folder.with_name(folder.name + ".log")
     started = time.monotonic()
     child = os.fork()
     if child == 0:
-        _become(arguments, folder, log, before)
-    limit = deadline if kill_after is None else kill_after
+        _become(arguments, folder, log, before, page)
+    limit = DEADLINE if kill_after is None else kill_after
     code = _wait(child, started + limit)
     hung = code is None and kill_after is None
     if code is None:
@@ -67,7 +68,7 @@ def demotune(
     return Ended(-signal.SIGKILL if code is None else code, output, time.monotonic() - started, hung)
 
 
-def _become(arguments: Sequence[str], folder: Path, log: Path, before: Callable[[], None]) -> None:
+def _become(arguments: Sequence[str], folder: Path, log: Path, before: Callable[[], None], page: bool) -> None:
     """Be the command: never returns."""
     code = 70
     try:
@@ -77,7 +78,7 @@ def _become(arguments: Sequence[str], folder: Path, log: Path, before: Callable[
         sys.stdout, sys.stderr = (os.fdopen(os.dup(stream), "w", buffering=1) for stream in (1, 2))
         os.chdir(folder)
         before()
-        code = _run(arguments)
+        code = _run(arguments, page)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -86,9 +87,12 @@ def _become(arguments: Sequence[str], folder: Path, log: Path, before: Callable[
         os._exit(code)
 
 
-def _run(arguments: Sequence[str]) -> int:
+def _run(arguments: Sequence[str], page: bool) -> int:
     import demotune.cli
+    import demotune.pipeline
 
+    if not page:
+        demotune.pipeline.conclude = lambda _: None
     sys.argv = ["demotune", *arguments]
     try:
         demotune.cli.main()

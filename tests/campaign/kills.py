@@ -11,6 +11,8 @@ from campaign.children import Ended, demotune
 from campaign.runs import SETTINGS, command, differences, prepare
 from campaign.trials import Trial
 
+SHARE_WITH_PAGE = 0.25
+
 
 def kill_trials(place: Path, count: int, seed: int, settings: tuple[str, ...] = tuple(SETTINGS)) -> Iterator[Trial]:
     """`count` trials, spread evenly over the settings; half die after a time, half where a file becomes durable."""
@@ -35,10 +37,10 @@ def uninterrupted(place: Path, setting: str) -> tuple[Path, float, int]:
     return folder / "run", float(seconds), int(moments)
 
 
-def finish(folder: Path, start: list[str]) -> Ended:
+def finish(folder: Path, start: list[str], page: bool = True) -> Ended:
     """Go on with a run as a user would: resume, or the same command again where it never got to be a run."""
     begun = (folder / "run" / "manifest.json").exists()
-    return demotune(["resume", "run"] if begun else start, folder)
+    return demotune(["resume", "run"] if begun else start, folder, page=page)
 
 
 def _killed(place: Path, setting: str, number: int, seed: int) -> str | None:
@@ -46,17 +48,18 @@ def _killed(place: Path, setting: str, number: int, seed: int) -> str | None:
     expected, seconds, moments = uninterrupted(place, setting)
     folder = place / f"kill-{setting}-{number}"
     start = command(setting, place)
+    page = rng.random() < SHARE_WITH_PAGE
     for _ in range(rng.choice((1, 1, 2))):
         begun = (folder / "run" / "manifest.json").exists()
         arguments = ["resume", "run"] if begun else start
         if rng.random() < 0.5:
-            ended = demotune(arguments, folder, kill_after=rng.uniform(0, seconds))
+            ended = demotune(arguments, folder, kill_after=rng.uniform(0, seconds), page=page)
         else:
             moment = rng.randint(1, moments)
-            ended = demotune(arguments, folder, before=lambda n=moment: die_at(n))
+            ended = demotune(arguments, folder, before=lambda n=moment: die_at(n), page=page)
         if ended.code not in (0, -signal.SIGKILL):
             return f"before the kill: {ended.fault() or ended.last_lines()}"
-    ended = finish(folder, start)
+    ended = finish(folder, start, page)
     if ended.code != 0:
         return f"resume: exit {ended.code}: {ended.last_lines()}"
     wrong = differences(folder / "run", expected)

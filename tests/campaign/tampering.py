@@ -50,7 +50,7 @@ def _check(place: Path, setting: str, folder: Path, state: str, name: str, damag
         if not DAMAGES[damage](scene / "run" / name, rng):
             shutil.rmtree(scene)
             return None  # nothing to change in such a file
-        useless = ("carried-optimizer.pt",) if state == "finished" else ()  # no stage will go on with it
+        useless = ("01/carried-optimizer.pt", *(["00/carried-optimizer.pt"] if state == "finished" else []))
         wrong = _resumed(scene, expected, useless)
         if state == "finished":
             shutil.rmtree(scene / "run")
@@ -65,8 +65,8 @@ def _check(place: Path, setting: str, folder: Path, state: str, name: str, damag
 
 
 def _resumed(scene: Path, expected: Path, useless: tuple[str, ...]) -> str | None:
-    """Refused with one message, or gone on to the same result, files with `useless` names left aside."""
-    ended = demotune(["resume", "run"], scene)
+    """Refused with one message, or gone on to the same result; carried optimizers that no stage needs do not count."""
+    ended = demotune(["resume", "run"], scene, page=False)
     if fault := ended.fault():
         return f"resume: {fault}"
     if ended.code != 0:

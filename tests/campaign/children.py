@@ -1,5 +1,6 @@
 """Commands of demotune in forked children: what a user types, without the seconds that imports take."""
 
+import faulthandler
 import os
 import signal
 import sys
@@ -54,6 +55,7 @@ def demotune(
     """
     folder.mkdir(parents=True, exist_ok=True)
     log = folder.with_name(folder.name + ".log")
+    log.touch()  # a child may be killed before it opens it
     started = time.monotonic()
     child = os.fork()
     if child == 0:
@@ -77,6 +79,7 @@ def _become(arguments: Sequence[str], folder: Path, log: Path, before: Callable[
             os.dup2(target, stream)
         sys.stdout, sys.stderr = (os.fdopen(os.dup(stream), "w", buffering=1) for stream in (1, 2))
         os.chdir(folder)
+        faulthandler.dump_traceback_later(DEADLINE - 5)  # where a child hangs stands in its log
         before()
         code = _run(arguments, page)
     except BaseException:

@@ -185,8 +185,8 @@ def test_a_source_is_introduced_with_its_columns_and_what_was_understood_how(tmp
     path = write(tmp_path, {"id": 1, "messages": turns, "tools": [TOOL], "score": 3, "images": []})
     assert load_demonstrations([path]).notes == (
         f"read {path}: messages (last assistant turn); columns used: messages, tools; not used: id, score",
-        f"{path}: roles read as: developer → system (1 turns)",
-        f"{path}: turn keys not used: name (1 turns)",
+        f"{path}: roles read as: developer → system (1×)",
+        f"{path}: turn keys not used: name (1×)",
         f"{path}: assistant turns of weight 0 that are context only: 1",
     )
 

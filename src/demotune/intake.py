@@ -133,15 +133,16 @@ def _fit(row: RenderedDemonstration, config: AnyConfig, bos_id: int | None) -> R
     if config.overlong == "truncate-prompt":
         # A model has hardly seen a text without its first token, so that one stays.
         first = prompt_ids[:1] if prompt_ids[0] == bos_id else ()
-        room = config.max_length - len(response.ids) - len(first)
-        prompt_ids = first + prompt_ids[-room:] if room > 0 else ()
+        left = config.max_length - len(response.ids) - len(first)
+        prompt_ids = first + prompt_ids[-left:] if left > 0 else ()
     elif config.overlong == "truncate-response":
-        room = config.max_length - len(prompt_ids)
-        response = Response(response.ids[: max(room, 0)], finished=False)
+        left = config.max_length - len(prompt_ids)
+        response = Response(response.ids[: max(left, 0)], finished=False)
     if not prompt_ids or not response.ids or len(prompt_ids) + len(response.ids) > config.max_length:
         lengths = f"{len(row.prompt_ids)} prompt + {len(row.demo.ids)} response tokens"
         raise RenderError("over-long", f"{lengths}, max_length is {config.max_length}")
-    return replace(row, prompt_ids=prompt_ids, demo=response, key=content_key(prompt_ids, response.ids))
+    key = content_key(prompt_ids, response.ids)
+    return replace(row, prompt_ids=prompt_ids, demo=response, key=key, served_ids=row.question)
 
 
 def _place(prompt_ids: Sequence[int]) -> float:

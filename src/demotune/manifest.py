@@ -57,10 +57,10 @@ def identity(setup: Setup) -> dict[str, Any]:
 
 
 def _row_names(setup: Setup) -> Iterator[dict[str, object]]:
-    """Each row by its key and the key of its prompt: which rows a model was trained on, without the rows themselves."""
+    """Each row by its key and the key of its question: which rows a model was trained on, without their texts."""
     for heldout, rows in ((False, setup.train), (True, setup.heldout)):
         for row in rows:
-            yield {"key": row.key, "prompt": content_key(row.prompt_ids, ()), "heldout": heldout}
+            yield {"key": row.key, "prompt": content_key(row.question, ()), "heldout": heldout}
 
 
 def check_unchanged(setup: Setup) -> None:

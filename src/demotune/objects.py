@@ -11,6 +11,7 @@ from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel
 
 from demotune.config import AnyConfig
+from demotune.data.tables import without_nulls
 from demotune.errors import DemotuneError
 from demotune.files import publish_file, publish_folder
 from demotune.models import load_tokenizer, resolve_model
@@ -84,7 +85,7 @@ def _keep_rows(dataset: Any, file: Path) -> None:
     if not isinstance(dataset, Iterable):
         raise DemotuneError(f"a dataset must be a datasets.Dataset or a list of rows, got {type(dataset).__name__}")
     try:
-        rows = list(dataset)
+        rows = list(map(without_nulls, dataset) if hasattr(dataset, "features") else dataset)
     except Exception as error:  # whatever a dataset raises while it decodes pictures and sounds
         problem = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise DemotuneError(

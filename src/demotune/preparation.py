@@ -83,7 +83,7 @@ def _further_prompts(config: AnyConfig, renderer: Renderer, intake: Intake) -> t
     """RFT's prompts without demonstrations, each once; none that is held out, has a demonstration or is too long."""
     if not isinstance(config, RFTConfig):
         return ()
-    known = {row.prompt_ids for row in (*intake.train, *intake.heldout)}
+    known = {row.question for row in (*intake.train, *intake.heldout)}
     found: dict[tuple[int, ...], None] = {}
     for name in config.prompts:
         for where, prompt in read_prompt_file(Path(name)):

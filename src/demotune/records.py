@@ -74,8 +74,8 @@ class RenderedDemonstration:
     key: str
     """Content hash of prompt and response ids: the name of this row in every file of a run."""
     served_ids: tuple[int, ...] = ()
-    """The prompt as serving sends it, where `prompt_ids` are another one, as in rows without reasoning for a model that
-    reasons; else empty."""
+    """The prompt as serving sends it, where `prompt_ids` are another one: cut to fit, or without reasoning for a model
+    that reasons; else empty."""
 
     @property
     def question(self) -> tuple[int, ...]:

@@ -4,11 +4,14 @@ import faulthandler
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from tqdm import tqdm
 
 DEADLINE = 120.0
 """Seconds after which a child is taken to hang."""
@@ -79,6 +82,7 @@ def _become(arguments: Sequence[str], folder: Path, log: Path, before: Callable[
             os.dup2(target, stream)
         sys.stdout, sys.stderr = (os.fdopen(os.dup(stream), "w", buffering=1) for stream in (1, 2))
         os.chdir(folder)
+        tqdm.set_lock(threading.RLock())  # its own is shared with all children: one killed inside it would hang them
         faulthandler.dump_traceback_later(DEADLINE - 5)  # where a child hangs stands in its log
         before()
         code = _run(arguments, page)

@@ -8,7 +8,7 @@ from typing import Any
 from tiny import save_tiny, write_rows
 
 SMALL = [
-    "--max-length=128", "--per-device-train-batch-size=4", "--no-bf16", "--learning-rate=0.001", "--save-steps=2",
+    "--max-length=128", "--per-device-train-batch-size=4", "--no-bf16", "--learning-rate=0.001", "--save-steps=1",
     "--max-rows=16",
 ]  # fmt: skip
 STAGED = [*SMALL, "--max-new-tokens=8", "--sample-batch-size=5"]

@@ -12,12 +12,14 @@ from campaign.runs import command, differences, prepare
 from campaign.trials import Trial
 
 SETTINGS = ("irft-carry", "rft")
+DIES_AT = {"irft-carry": 0.66, "rft": 0.76}
+"""Share of the moments at which files settle after which the unfinished run dies."""
 READERS = (["report", "run"], ["compare", "run"], ["score", "--reward=run", "--data={data}"])
 """What reads a finished run beside resume; only asked for a message instead of a traceback."""
 
 
 def tampering_trials(place: Path, seed: int, share: float = 1.0) -> Iterator[Trial]:
-    """Each file of a finished and of two unfinished runs, each damage; of these a random share."""
+    """Each file of a finished and of an unfinished run, each damage; of these a random share."""
     prepare(place)
     rng = random.Random(f"tampering {seed}")
     for setting in SETTINGS:
@@ -31,14 +33,15 @@ def tampering_trials(place: Path, seed: int, share: float = 1.0) -> Iterator[Tri
 
 
 def _folders(place: Path, setting: str) -> Iterator[tuple[str, Path]]:
-    """A finished run; runs that died after the first checkpoint of each kind, and late in the second half."""
+    """A finished run, and one that died in the training of its last stage, behind a checkpoint."""
     whole, _, moments = uninterrupted(place, setting)
     yield "finished", whole
-    for state, share in (("early", 0.4), ("late", 0.8)):
-        folder = place / "unfinished" / f"{setting}-{state}"
-        if not folder.exists():
-            demotune(command(setting, place), folder, before=lambda n=int(moments * share): die_at(n))
-        yield f"unfinished, {state}", folder / "run"
+    folder = place / "unfinished" / setting
+    if not folder.exists():
+        demotune(command(setting, place), folder, before=lambda: die_at(int(DIES_AT[setting] * moments)))
+    if not list(folder.glob("run/stages/01/*checkpoints/checkpoint-*")):
+        raise RuntimeError(f"the unfinished run of {setting} has no checkpoint: choose another share of its moments")
+    yield "unfinished", folder / "run"
 
 
 def _check(place: Path, setting: str, folder: Path, state: str, name: str, damage: str) -> Callable[[], str | None]:

@@ -43,8 +43,8 @@ class Account:
     def _remarks(self) -> list[str]:
         items: dict[str, list[str]] = {}
         for (heading, item), count in self.remarks.items():
-            items.setdefault(heading, []).append(f"{item} ({count} turns)" if item else str(count))
-        return [f"{heading}: {', '.join(found)}" for heading, found in items.items()]
+            items.setdefault(heading, []).append(f"{item} ({count}×)" if item else str(count))
+        return [f"{heading}: {_names(found)}" for heading, found in items.items()]
 
 
 def _names(names: list[str]) -> str:

@@ -64,7 +64,9 @@ def with_columns_beside(
         return exchanges
     context, start, earlier = read_context(beside, columns, remarks)
     found = [replace(one, prompt=with_start(one.prompt, start, earlier), context=context) for one in exchanges]
-    if thought := one_thought([(name, columns.get(name)) for name in beside.reasoning], "the row"):
+    if thought := one_thought([(name, columns.get(name)) for name in beside.reasoning], "the row", remarks):
+        if not found[-1].ends_row:
+            raise RowError("turn weight", "the row has a thought of its last turn, which has weight 0")
         if found[-1].reasoning not in ("", thought):
             raise RowError("two thoughts", "the response has a thought of its own and a column has another")
         found[-1] = replace(found[-1], reasoning=thought)

@@ -17,6 +17,8 @@ _DELIMITERS = (",", ";", "\t", "|")
 _LINES_TO_DETECT_FROM = 200
 _DECLARED = re.compile(r"sep=(.)\r?\n")
 """What Excel understands as a first line."""
+_OBJECTS = re.compile(r"\[\s*\{")
+_MESSAGES = re.compile(r'\[\s*\{\s*"(role|content|from|value)"')
 _PYTHON_MESSAGES = re.compile(r"\[\{'(role|content|from|value)'")
 
 
@@ -80,14 +82,19 @@ def _row(header: Sequence[str], cells: Sequence[str], source: str) -> RawRow | B
 
 
 def _cell(cell: str) -> object:
-    """A cell is text, unless it is JSON for a list of objects: the only way to keep messages in CSV."""
+    """A cell is text, unless it is JSON for a list of messages, which have no other way into CSV."""
     if _PYTHON_MESSAGES.match(cell):
         raise RowError("wrong type", "messages are written as Python shows them; write them with json.dumps")
-    if not cell.startswith('[{"'):
+    if not _OBJECTS.match(cell):
         return cell
     try:
-        return parse_json(cell)
+        value = parse_json(cell)
     except KeyTwiceError as error:
-        raise RowError("key given twice", str(error)) from None
-    except (ValueError, RecursionError):
-        return cell
+        value, refusal = None, RowError("key given twice", str(error))
+    except (ValueError, RecursionError) as error:
+        value, refusal = None, RowError("broken JSON", f"messages that are not JSON ({error})")
+    if isinstance(value, list):
+        return value if all(isinstance(item, dict) and item.keys() & {"role", "from"} for item in value) else cell
+    if _MESSAGES.match(cell):
+        raise refusal
+    return cell

@@ -30,6 +30,7 @@ _FIXES = {
     ".zst": f"{_PACKED} (zstd -d)", ".xz": f"{_PACKED} (unxz)", ".bz2": f"{_PACKED} (bunzip2)", ".lz4": _PACKED,
     ".arrow": "give the folder that datasets' save_to_disk wrote, or export it with to_parquet",
     ".feather": "export it with pandas.read_feather, then to_parquet",
+    ".pq": "rename it to .parquet", ".jsonlines": "rename it to .jsonl", ".jl": "rename it to .jsonl",
     ".txt": "write each row as JSON with a prompt and a completion, one a line, to a .jsonl file",
 }  # fmt: skip
 

@@ -94,7 +94,12 @@ def _files_below(folder: Path) -> Iterator[Path]:
     def give_up(error: OSError) -> None:
         raise error
 
-    for root, folders, names in os.walk(folder, onerror=give_up):
+    seen = set()
+    for root, folders, names in os.walk(folder, onerror=give_up, followlinks=True):
+        if (real := Path(root).resolve()) in seen:  # a link back
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
         found = (Path(root, name) for name in names if not name.startswith("."))
         yield from (path for path in found if path.is_file())

@@ -53,14 +53,14 @@ def arrow_rows(batches: Iterator[Any], label: str, wanted: list[str], unread: tu
 def _values(column: Any) -> list[object]:
     """A value for each row, a refusal in place of those that Python cannot hold."""
     try:
-        return [_without_nulls(value) for value in column.to_pylist()]
+        return [without_nulls(value) for value in column.to_pylist()]
     except Exception:  # whatever pyarrow raises for dates out of range, time zones, texts that are not UTF-8
         return [_value(column[index]) for index in range(len(column))]
 
 
 def _value(scalar: Any) -> object:
     try:
-        return _without_nulls(scalar.as_py())
+        return without_nulls(scalar.as_py())
     except UnicodeDecodeError as error:
         return RowError("invalid UTF-8", f"byte 0x{error.object[error.start]:02x} at position {error.start} of a text")
     except Exception as error:  # as above
@@ -68,10 +68,10 @@ def _value(scalar: Any) -> object:
         return RowError("unreadable value", f"a value of the type {scalar.type} cannot be read ({problem})")
 
 
-def _without_nulls(value: object) -> object:
+def without_nulls(value: object) -> object:
     """Arrow gives every object the keys of all others, as null: those that are null are not there."""
     if isinstance(value, list):
-        return [_without_nulls(item) for item in value]
+        return [without_nulls(item) for item in value]
     if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
     return value

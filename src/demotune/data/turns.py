@@ -24,7 +24,8 @@ MEDIA_NAMES = ("image", "images", "audio", "audios", "video", "videos", "files",
 _WEIGHT_KEYS = ("weight", "train", "training", "loss")
 _TEXT_KEYS = frozenset({"role", "content", "from", "value"})
 _MEANT_KEYS = frozenset({*_TOOL_KEYS, *THOUGHT_NAMES, *MEDIA_NAMES, *_WEIGHT_KEYS})
-_TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
+_TEXT_PARTS = ("text", "input_text", "output_text")
+_SWITCHES = ("on", "off", "true", "false", "yes", "no", "none")
 _SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 
 Remarks = Counter[tuple[str, str]]
@@ -58,6 +59,8 @@ class Exchange:
     response: str
     reasoning: str = ""
     context: Context = NO_CONTEXT
+    ends_row: bool = field(default=True, compare=False)
+    """False where turns of weight 0 follow the response in its row."""
 
 
 def checked_text(value: object, place: str) -> str:
@@ -88,7 +91,7 @@ def _checked_turn(item: object, place: str, remarks: Remarks) -> Turn:
     content = _content(item.get(content_key), f"the {content_key} of {place}")
     if not more:
         return Turn(role, content)
-    thought = one_thought([(name, more.get(name)) for name in THOUGHT_NAMES], place)
+    thought = one_thought([(name, more.get(name)) for name in THOUGHT_NAMES], place, remarks)
     if thought and role != "assistant":
         raise RowError("wrong type", f"{place} is by the {role} and has a thought; only assistant turns have one")
     for key in more.keys() - _MEANT_KEYS:
@@ -140,9 +143,15 @@ def _part(part: object, place: str) -> str:
     return checked_text(part["text"], place)
 
 
-def one_thought(found: Sequence[tuple[str, object]], place: str) -> str:
-    """The one text among values under several names; null and empty ones are absent. Refuses two that differ."""
+def one_thought(found: Sequence[tuple[str, object]], place: str, remarks: Remarks) -> str:
+    """The one text among values under several names; null and empty ones are absent. Refuses two that differ.
+
+    Some datasets have a switch of this name, on or off, which is no thought.
+    """
     thoughts = {name: checked_text(value, f"{name} of {place}") for name, value in found if value not in (None, "", [])}
+    for name in [name for name, text in thoughts.items() if text.strip().lower() in _SWITCHES]:
+        del thoughts[name]
+        remarks["on or off where a thought is expected, not used", name] += 1
     if len(set(thoughts.values())) > 1:
         raise RowError("two thoughts", f"{place} has {' and '.join(thoughts)}, which differ")
     thought = next(iter(thoughts.values()), "")
@@ -172,12 +181,13 @@ def transcript_turns(text: str) -> Turns:
     )
 
 
-def one_exchange(prompt: Turns, target: Turn) -> Exchange:
+def one_exchange(prompt: Turns, target: Turn, ends_row: bool = True) -> Exchange:
     """Prompt and response, checked: the prompt must end with a user turn, and neither may be blank."""
     check_prompt(prompt)
     if not target.content.strip():
         raise RowError("empty response", f"the response is {shown(target.content)}")
-    return Exchange(tuple(turn.message() for turn in prompt), target.content, target.reasoning)
+    messages = tuple(turn.message() for turn in prompt)
+    return Exchange(messages, target.content, target.reasoning, ends_row=ends_row)
 
 
 def check_prompt(prompt: Turns) -> None:
@@ -202,7 +212,7 @@ def last_exchange(turns: Turns, remarks: Remarks, start: int = 0) -> Exchange:
     if not ends:
         raise RowError("no turn to learn", "every assistant turn has weight 0")
     _count_weights(turns, ends[-1], remarks)
-    return one_exchange(turns[: ends[-1]], turns[ends[-1]])
+    return one_exchange(turns[: ends[-1]], turns[ends[-1]], ends_row=ends[-1] + 1 == len(turns))
 
 
 def every_exchange(turns: Turns, remarks: Remarks) -> list[Exchange]:
@@ -218,7 +228,7 @@ def every_exchange(turns: Turns, remarks: Remarks) -> list[Exchange]:
     if not ends:
         raise RowError("no turn to learn", "every assistant turn after a user turn has weight 0")
     _count_weights(turns, ends[-1], remarks)
-    return [one_exchange(turns[:end], turns[end]) for end in ends]
+    return [one_exchange(turns[:end], turns[end], ends_row=end + 1 == len(turns)) for end in ends]
 
 
 def _count_weights(turns: Turns, end: int, remarks: Remarks) -> None:

@@ -215,9 +215,10 @@ def latest_checkpoint(folder: Path) -> str | None:
                 if damaged is None:
                     break
                 warn(f"{damaged} is damaged; training goes on from before this checkpoint")
+            (checkpoint / WHOLE).unlink(missing_ok=True)  # without it, what cannot be removed does not count
             shutil.rmtree(checkpoint, ignore_errors=True)
     wait_for_everyone()
-    return next(map(str, _newest_first(folder)), None)
+    return next((str(checkpoint) for checkpoint in _newest_first(folder) if (checkpoint / WHOLE).exists()), None)
 
 
 def _newest_first(folder: Path) -> list[Path]:

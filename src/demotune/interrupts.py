@@ -1,11 +1,16 @@
 """Signals that ask a run to stop: Ctrl-C, SIGTERM (a scheduler, a shutdown), SIGHUP (the terminal was closed)."""
 
+import math
 import os
 import signal
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+
+SECONDS_TOGETHER = 3.0
+"""Signals that follow each other this closely are one."""
 
 Handler = Callable[[int, FrameType | None], None]
 
@@ -46,13 +51,13 @@ def _leave_lost_terminal() -> None:
 
 @contextmanager
 def stopping_like_ctrl_c() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the code under it as Ctrl-C does, once: what follows them is left in peace."""
-    asked = False
+    """SIGTERM and SIGHUP end the code under it as Ctrl-C does; those that a closing terminal repeats are one."""
+    last = -math.inf
 
     def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if not asked:
-            asked = True
+        nonlocal last
+        before, last = last, time.monotonic()
+        if last - before > SECONDS_TOGETHER:
             raise KeyboardInterrupt
 
     with handled((signal.SIGTERM, signal.SIGHUP), stop):

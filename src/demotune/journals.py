@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from demotune.files import CHECKSUM, with_checksum, write_rows
+from demotune.files import CHECKSUM, publish_file, with_checksum
 
 
 class Journal:
@@ -19,16 +19,18 @@ class Journal:
         self._file = file
         if file.exists():
             rows, count = _checked_lines(file)
+            if _as_lines(rows) != file.read_bytes():
+                with publish_file(file) as unfinished:
+                    unfinished.write_bytes(_as_lines(rows))
             if count:
                 from demotune.progress import warn  # noqa: PLC0415 (it needs torch, which judging does without)
 
                 warn(f"{file}: {count} damaged line{'s' if count > 1 else ''} dropped; what stood there is made again")
-            write_rows(file, map(with_checksum, rows))
 
     def append(self, rows: Iterable[Mapping[str, object]]) -> None:
         """Add rows and wait until they are on disk."""
         with self._file.open("ab") as opened:
-            opened.write("".join(json.dumps(with_checksum(row)) + "\n" for row in rows).encode())
+            opened.write(_as_lines(rows))
             opened.flush()
             os.fsync(opened.fileno())
 
@@ -36,6 +38,10 @@ class Journal:
 def read_journal(file: Path) -> list[dict[str, Any]]:
     """The rows of a journal's whole lines; a last line without its end, or a damaged one, is not there."""
     return _checked_lines(file)[0]
+
+
+def _as_lines(rows: Iterable[Mapping[str, object]]) -> bytes:
+    return "".join(json.dumps(with_checksum(row)) + "\n" for row in rows).encode()
 
 
 def _checked_lines(file: Path) -> tuple[list[dict[str, Any]], int]:

@@ -4,6 +4,7 @@ Weights come from safetensors only: nothing here or above reads a pickle or runs
 """
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,13 @@ CONFIGS = ("config.json", "generation_config.json", "tokenizer_config.json", "mo
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 NAMED = 3
 """So many of the weights that are wrong are named; the others are counted."""
+LONGEST_CAUSE = 300
+"""Characters of what a library says."""
+BESIDE_THE_MODEL = re.compile(
+    r"(inv_freq|cos_cached|sin_cached|masked_bias|causal_mask|attn\.bias|attention\.bias)$|^v_head\.|\.mtp_layers\.|^mtp\."
+)
+"""Weights that folders hold and a language model does without: masks and angles that old versions saved, the value
+head of a PPO run, layers that predict further tokens."""
 AGAIN = "copy the folder again from where it came from, or save the model again with save_pretrained(FOLDER)"
 
 
@@ -41,6 +49,8 @@ def reading(path: Path, what: str, fix: str = AGAIN) -> Iterator[None]:
                 f"there is not enough memory to load {path} ({first_line(error)}); free some, hold the weights in half "
                 "the memory with --dtype bfloat16, or take a smaller model"
             ) from error
+        if isinstance(error, ImportError):
+            fix = "install what it asks for"
         raise DemotuneError(f"cannot read {path} as {what}: {_cause(error)}; {fix}") from error
 
 
@@ -50,9 +60,9 @@ def first_line(error: BaseException) -> str:
 
 
 def _cause(error: Exception) -> str:
-    """The first paragraph of what a library says, two lines at most; with the kind of error where that is the news."""
+    """The beginning of what a library says, two lines at most; with the kind of error where that is the news."""
     lines = str(error).strip().partition("\n\n")[0].splitlines()[:2]
-    said = " ".join(line.strip() for line in lines)
+    said = " ".join(line.strip() for line in lines)[:LONGEST_CAUSE]
     if isinstance(error, OSError | ValueError | ImportError) and said:
         return said
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
@@ -111,10 +121,15 @@ def check_weights(auto_class: Any, folder: Path, what: str, **settings: Any) -> 
     config = read_config(folder)
     _check_depth(config, folder)
     with reading(folder, what):
-        if hasattr(config, "quantization_config"):  # packed weights have other shapes until they are loaded
+        if is_quantized(folder):  # packed weights have other shapes until they are loaded
             with torch.device("meta"):
                 return cast(PreTrainedModel, auto_class.from_config(config, trust_remote_code=False))
         return load_whole(auto_class, folder, device_map="meta", **settings)
+
+
+def is_quantized(folder: Path) -> bool:
+    """Whether the weights are packed; False of an adapter, whatever its base is."""
+    return not is_adapter(folder) and hasattr(read_config(folder), "quantization_config")
 
 
 def load_whole(auto_class: Any, folder: Path, **settings: Any) -> PreTrainedModel:
@@ -124,7 +139,8 @@ def load_whole(auto_class: Any, folder: Path, **settings: Any) -> PreTrainedMode
     """
     settings |= {"use_safetensors": True, "trust_remote_code": False, "ignore_mismatched_sizes": True}
     model, found = auto_class.from_pretrained(folder, output_loading_info=True, **settings)
-    refuse_other_weights(folder, found["missing_keys"], found["unexpected_keys"], found["mismatched_keys"])
+    unexpected = {name for name in found["unexpected_keys"] if not BESIDE_THE_MODEL.search(name)}
+    refuse_other_weights(folder, found["missing_keys"], unexpected, found["mismatched_keys"])
     return cast(PreTrainedModel, model)
 
 

@@ -144,7 +144,7 @@ def with_attention(
     settings["dtype"] = getattr(torch, dtype)
     with reading(folder, what, "copy or save the folder again; it may also need another --attn-implementation"):
         if attn_implementation is None:
-            with suppress(ValueError):  # some architectures refuse any attention but a few
+            with suppress(ValueError, KeyError):  # some architectures refuse any attention but a few
                 model = load_whole(auto_class, folder, attn_implementation=ATTENTION, **settings)
                 if carries_layouts(model):
                     return model

@@ -15,7 +15,7 @@ from demotune.files import file_hash
 from demotune.intake import Intake, prepare, write_quarantine
 from demotune.loggers import refuse_unknown_loggers
 from demotune.machine import has_fast_bf16
-from demotune.model_files import first_line, is_adapter
+from demotune.model_files import first_line, is_adapter, is_quantized
 from demotune.models import (
     check_policy,
     generation_stop_ids,
@@ -43,9 +43,15 @@ def prepare_run(config: AnyConfig, folder: RunFolder, callbacks: Sequence[Traine
     say(f"demotune {config.method}: {config.model} on {', '.join(config.data)} -> {folder.root}")
     with process_state().main_process_first():  # one process downloads or converts
         start_model = resolve_model(config.model)
+        reward_start = config.reward_model if isinstance(config, RFTConfig) else None
+        reward_folder = None if reward_start is None else resolve_reward(reward_start)
     check_policy(start_model)
-    if isinstance(config, RFTConfig) and config.reward_model is not None:
-        check_reward_start(resolve_reward(config.reward_model))
+    if is_quantized(start_model) and not config.use_peft:
+        raise DemotuneError(
+            f"{config.model} is quantized, so its weights cannot be trained; train an adapter on it with --use-peft"
+        )
+    if reward_folder is not None:
+        check_reward_start(reward_folder)
     limit = longest_input(start_model)
     if limit is not None and config.max_length > limit:
         raise DemotuneError(

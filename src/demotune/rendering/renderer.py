@@ -11,7 +11,7 @@ from demotune.records import NO_CONTEXT, Context, Demonstration, Message, Render
 from demotune.rendering.chat import ChatTemplate
 from demotune.rendering.plain import PlainTemplate
 from demotune.rendering.thoughts import split_thought
-from demotune.rendering.tokens import encode, special_tokens
+from demotune.rendering.tokens import encode, ids_of_tokens, special_tokens
 from demotune.rendering.written import RenderError, Writer
 
 
@@ -53,8 +53,8 @@ class Renderer:
         self.description = self._writer.description
         self.end_id = self._writer.end_id
         self.bos_id = tokenizer.bos_token_id
-        self.vocabulary = frozenset(tokenizer.get_vocab().values())
         self.stop_ids = frozenset({self.end_id, *stop_ids})
+        self.vocabulary = ids_of_tokens(tokenizer) | self.stop_ids
         # A prompt may hold no control token at all. A response may hold those that neither end a turn nor mark a
         # role: tool calls are written with some.
         markers = self._specials.keys() & encode(tokenizer, self._writer.probe)

@@ -35,3 +35,10 @@ def end_token(
             found = next((token_id for token_id in run if token_id in stop_ids), run[-1])
             return found, tokens[found]
     return None
+
+
+def ids_of_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """All ids that stand for a token."""
+    ids = frozenset(tokenizer.get_vocab().values())
+    # Some tokenizers spell several tokens alike, single bytes among them; then the table has one id of each spelling.
+    return ids if len(ids) >= tokenizer.vocab_size else ids | frozenset(range(tokenizer.vocab_size))

@@ -15,7 +15,7 @@ SETTINGS = ("irft-carry", "rft")
 DIES_AT = {"irft-carry": 0.66, "rft": 0.76}
 """Share of the moments at which files settle after which the unfinished run dies."""
 READERS = (["report", "run"], ["compare", "run"], ["score", "--reward=run", "--data={data}"])
-"""What reads a finished run beside resume; only asked for a message instead of a traceback."""
+"""What reads a finished run beside resume, one of them a trial; only asked for a message instead of a traceback."""
 
 
 def tampering_trials(place: Path, seed: int, share: float = 1.0) -> Iterator[Trial]:
@@ -59,7 +59,7 @@ def _check(place: Path, setting: str, folder: Path, state: str, name: str, damag
             shutil.rmtree(scene / "run")
             shutil.copytree(folder, scene / "run")
             DAMAGES[damage](scene / "run" / name, random.Random(str(scene.name)))
-            wrong = wrong or _read(scene, place)
+            wrong = wrong or _read(scene, place, rng)
         if wrong is None:
             shutil.rmtree(scene)
         return wrong
@@ -78,12 +78,11 @@ def _resumed(scene: Path, expected: Path, useless: tuple[str, ...]) -> str | Non
     return f"another result: {'; '.join(wrong[:3])}" if wrong else None
 
 
-def _read(scene: Path, place: Path) -> str | None:
-    for reader in READERS:
-        arguments = [part.format(data=place / "rows.jsonl") for part in reader]
-        if fault := demotune(arguments, scene).fault():
-            return f"{reader[0]}: {fault}"
-    return None
+def _read(scene: Path, place: Path, rng: random.Random) -> str | None:
+    reader = rng.choice(READERS)
+    arguments = [part.format(data=place / "rows.jsonl") for part in reader]
+    fault = demotune(arguments, scene).fault()
+    return fault and f"{reader[0]}: {fault}"
 
 
 def _flip(file: Path, rng: random.Random) -> bool:

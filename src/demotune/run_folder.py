@@ -10,7 +10,7 @@ from typing import Any
 from demotune.config import AnyConfig
 from demotune.config_files import load_config
 from demotune.errors import DemotuneError
-from demotune.files import UNFINISHED, read_json, write_record
+from demotune.files import UNFINISHED, damaged, read_json, write_record
 
 
 class RunFolder:
@@ -123,6 +123,16 @@ def run_of(model: Path) -> Path | None:
         return None
     folders = (model.resolve(), *model.resolve().parents[:3])
     return next((folder for folder in folders if (folder / "manifest.json").is_file()), None)
+
+
+@contextmanager
+def written_by_a_run(root: Path) -> Iterator[None]:
+    """Code that reads a run's files: where they lack something, or do not fit together, that is one DemotuneError."""
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        problem = f"its files do not fit together: {type(error).__name__}: {error}"
+        raise damaged(root, problem) from error
 
 
 def begun_config(run: Path) -> dict[str, Any]:

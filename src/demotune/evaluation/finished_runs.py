@@ -9,7 +9,7 @@ from typing import Any
 from demotune.errors import DemotuneError
 from demotune.evaluation.costs import Cost, cost_of
 from demotune.files import read_json, read_rows
-from demotune.run_folder import RunFolder
+from demotune.run_folder import RunFolder, written_by_a_run
 
 CONTROL = "-control-sft"
 """RUN-control-sft is the folder of the SFT run that is the control of RUN (`demotune.control`)."""
@@ -63,18 +63,19 @@ def read_run(folder: Path) -> FinishedRun:
         raise DemotuneError(f"{folder} holds no run; name the folder that a run wrote with --output")
     if not run.finished:
         raise DemotuneError(f"{folder} is an unfinished run; finish it with: demotune resume {folder}")
-    manifest = read_json(run.manifest)
-    summary = read_json(run.summary)
-    stages = tuple(stage["phases"] for stage in summary["stages"])
-    return FinishedRun(
-        folder=folder,
-        method=manifest["config"]["method"],
-        config=manifest["config"],
-        start_hash=manifest["model"],
-        cost=cost_of(manifest, stages),
-        best_stage=summary.get("best_stage", len(stages) - 1),
-        stages=stages,
-    )
+    with written_by_a_run(folder):
+        manifest = read_json(run.manifest)
+        summary = read_json(run.summary)
+        stages = tuple(stage["phases"] for stage in summary["stages"])
+        return FinishedRun(
+            folder=folder,
+            method=manifest["config"]["method"],
+            config=manifest["config"],
+            start_hash=manifest["model"],
+            cost=cost_of(manifest, stages),
+            best_stage=summary.get("best_stage", len(stages) - 1),
+            stages=stages,
+        )
 
 
 def group(runs: Sequence[FinishedRun]) -> list[Setting]:

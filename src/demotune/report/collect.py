@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from demotune.errors import DemotuneError
 from demotune.files import read_json, read_rows
 from demotune.heldout import HeldoutRow
 from demotune.phases.heldout_files import HELDOUT, START, read_heldout
-from demotune.run_folder import RunFolder
+from demotune.run_folder import RunFolder, written_by_a_run
+from demotune.yaml_fields import read_yaml_file
 
 MEASURING = ("start", "check")
 """Phases that only measure; what a run costs leaves them out."""
@@ -151,19 +150,27 @@ def read_run(root: Path, name: str | None = None) -> Run:
     folder = RunFolder(root)
     if not folder.manifest.exists():
         raise DemotuneError(f"{root} is not a run folder (no manifest.json); name a folder that a training run wrote")
-    manifest = read_json(folder.manifest)
+    with written_by_a_run(root):
+        return _read_run(folder, name or root.resolve().name)
+
+
+def _read_run(folder: RunFolder, name: str) -> Run:
+    root, manifest = folder.root, read_json(folder.manifest)
     stages = tuple(_read_stage(folder, number) for number in folder.finished_stages)
     if not stages:
         raise DemotuneError(
             f"{root} has not finished a stage, so there is nothing to report; continue it with: demotune resume {root}"
         )
     summary = read_json(folder.summary) if folder.finished else {}
-    config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+    config = read_yaml_file(folder.config)
     best = summary.get("best_stage")
     if best is None and config.get("gate") != "off":
         best = max((stage.number for stage in stages if stage.check.get("gate", {}).get("best")), default=None)
+    result_stage = stages[-1].number if best is None else int(best)
+    if result_stage not in {stage.number for stage in stages}:
+        raise LookupError(f"stage {result_stage} is the best one, and it is not finished")
     return Run(
-        name=name or root.resolve().name,
+        name=name,
         folder=root,
         method=str(config["method"]),
         config=config,
@@ -172,7 +179,7 @@ def read_run(root: Path, name: str | None = None) -> Run:
         start_nll_per_token=_start_nll(folder, summary),
         start=_read_heldout(folder.stage(0) / START),
         stages=stages,
-        result_stage=stages[-1].number if best is None else int(best),
+        result_stage=result_stage,
         quarantine=tuple(
             Refused(str(row["source"]), str(row["reason"]), str(row["detail"])) for row in _rows(folder.quarantine)
         ),

@@ -92,6 +92,13 @@ _MARKS = re.compile(
 )
 
 
+def with_plain_tags(name: str) -> PreTrainedTokenizerFast:
+    """A family whose tags of thoughts are ordinary text for its tokenizer, as in most published models."""
+    full = family(name)
+    marks = tuple(mark for mark in full.extra_special_tokens if mark not in {"<think>", "</think>"})
+    return tokenizer_of(full.chat_template, marks, bos=full.bos_token, eos=full.eos_token)
+
+
 def family(
     name: str, *, bos: str | None = "<BOS>", eos: str = "<EOS>", metaspace: bool = False
 ) -> PreTrainedTokenizerFast:

@@ -1,6 +1,5 @@
 """`demotune compare`: settings and seeds from hand-made run folders with known numbers, and on rows that are given."""
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ from demotune.evaluation.config import EvaluationConfig
 from demotune.evaluation.costs import flops
 from demotune.evaluation.finished_runs import group, read_run
 from demotune.evaluation.show import show_comparison
-from demotune.files import write_json, write_rows
+from demotune.files import read_json, write_json, write_rows
 from demotune.report.comparison import comparison_of
 
 LIKELIHOOD = "log-likelihood of demonstrations"
@@ -397,7 +396,7 @@ def test_on_data_the_start_model_must_be_there_as_it_was(runs: Path, tmp_path: P
         (run / name).parent.mkdir(exist_ok=True)
         (run / name).write_bytes((runs / "irft-1" / name).read_bytes())
     (run / "model").symlink_to(runs / "irft-1" / "model")
-    manifest = json.loads((run / "manifest.json").read_text())
+    manifest = read_json(run / "manifest.json")
     write_json(run / "manifest.json", manifest | {"model": "c" * 64})
     with pytest.raises(DemotuneError, match=r"start is not the model that .*run started from any more; put it back"):
         compare([run], on=on)

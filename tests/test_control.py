@@ -13,7 +13,7 @@ from tiny_runs import tiny_runs
 from demotune import DemotuneError, control
 from demotune.control import control_of, train_controls
 from demotune.evaluation.finished_runs import FinishedRun, read_run
-from demotune.files import read_rows, write_json
+from demotune.files import read_json, read_rows, write_json
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_sft_runs_have_none(runs: Path) -> None:
 def test_the_control_of_another_run_is_not_taken(irft: Path, trained: tuple[FinishedRun, FinishedRun]) -> None:
     """The run was made anew, with another learning rate, and its old control is still there."""
     shutil.copytree(trained[1].folder, irft.with_name("irft-control-sft"), symlinks=True)
-    manifest = json.loads((irft / "manifest.json").read_text())
+    manifest = read_json(irft / "manifest.json")
     manifest["config"]["learning_rate"] = 3e-3
     write_json(irft / "manifest.json", manifest)
     with pytest.raises(DemotuneError, match=r"irft-control-sft holds another run .*\(output, learning_rate differ\)"):
@@ -119,7 +119,7 @@ def test_the_control_of_another_run_is_not_taken(irft: Path, trained: tuple[Fini
 
 
 def test_another_start_model_is_refused(irft: Path) -> None:
-    manifest = json.loads((irft / "manifest.json").read_text())
+    manifest = read_json(irft / "manifest.json")
     write_json(irft / "manifest.json", manifest | {"model": "c" * 64})
     with pytest.raises(DemotuneError, match=r"start is not the model that .*irft started from; put it back"):
         train_controls([irft])

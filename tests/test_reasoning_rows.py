@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from chats import assistant, family, user
+from chats import assistant, family, user, with_plain_tags
 from test_ranking import Counting
 
 from demotune.answering import Asked, completions_for
@@ -59,6 +59,38 @@ def test_reward_reads_the_very_ids_that_were_drawn_in_either_form() -> None:
         (read,) = completions_for(Counting([], renderer=renderer), renderer, [Asked(PROMPT, ids)], [drawn])
         assert read is not None
         assert (read.prompt_ids, read.response) == (ids, drawn)
+
+
+@pytest.mark.parametrize("name", ["gptoss", "muse_glimmer", "gemma4_v5", "qwen3_5_think", "deepseek_v31"])
+def test_reward_of_another_vocabulary_reads_thought_and_answer(name: str) -> None:
+    policy, reward = Renderer(family(name)), Counting([], renderer=Renderer(family("qwen3")))
+    thought = policy.render(Demonstration(PROMPT, "A1", "", "Hm."))
+    plain = policy.render(Demonstration(PROMPT, "A1", ""))
+    asked = [Asked(PROMPT, thought.prompt_ids), Asked(PROMPT, plain.prompt_ids)]
+    read = completions_for(reward, policy, asked, [thought.demo, plain.demo])
+    rows = [reward.renderer.render(Demonstration(PROMPT, "A1", "", reasoning)) for reasoning in ("Hm.", "")]
+    assert [(one.prompt_ids, one.response) for one in read if one] == [(row.prompt_ids, row.demo) for row in rows]
+
+
+def test_thought_whose_opening_tag_is_in_the_prompt_is_one_for_the_reward_too() -> None:
+    tokenizer = with_plain_tags("deepseekv3")
+    policy, reward = Renderer(tokenizer), Counting([], renderer=Renderer(with_plain_tags("qwen3")))
+    drawn = policy.render(Demonstration(PROMPT, "A1", "", "Hm."))
+    assert policy.decode(drawn.demo.ids) == "Hm.\n</think>\n\nA1"
+    (read,) = completions_for(reward, policy, [Asked(PROMPT, drawn.prompt_ids)], [drawn.demo])
+    row = reward.renderer.render(Demonstration(PROMPT, "A1", "", "Hm."))
+    assert read is not None
+    assert (read.prompt_ids, read.response) == (row.prompt_ids, row.demo)
+
+
+def test_prompt_of_several_responses_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    renderer, compared = Renderer(family("qwen3")), []
+    forms = renderer.prompt_forms
+    monkeypatch.setattr(renderer, "prompt_forms", lambda *given: compared.append(given) or forms(*given))
+    row = renderer.render(Demonstration(PROMPT, "A1", ""))
+    asked = [Asked(PROMPT, row.prompt_ids), Asked((user("Q2"),), renderer.prompt_ids((user("Q2"),)))] * 4
+    assert len(completions_for(Counting([], renderer=renderer), renderer, asked, [row.demo] * 8)) == 8
+    assert len(compared) == 2
 
 
 DEMONSTRATION = Demonstration(PROMPT, "A1", "rows.jsonl:1", "Hm.", TOOLS)

@@ -85,6 +85,26 @@ def test_template_that_writes_some_of_the_tools_is_refused() -> None:
     assert refusal(renderer, with_context(Context(tools=(FORECAST, other)))) == "tools not written"
 
 
+@pytest.mark.parametrize(
+    ("written", "document"),
+    [
+        ("{{ d.title }} {{ d.text }}", {"title": "T", "contents": "the facts"}),
+        ("{{ d.title }}", {"title": "Birds", "text": "The swift sleeps in the air."}),
+    ],
+)
+def test_document_whose_longest_text_is_not_written_is_refused(written: str, document: Mapping[str, object]) -> None:
+    tokenizer = tokenizer_of("{% for d in documents or [] %}" + written + "{% endfor %}" + ZEPHYR)
+    renderer = Renderer(tokenizer)
+    assert renderer.render(ask("Q1"))
+    assert refusal(renderer, with_context(Context(documents=(document,)))) == "documents not written"
+
+
+def test_document_may_be_written_as_json() -> None:
+    tokenizer = tokenizer_of("{{ documents | tojson if documents else '' }}" + ZEPHYR)
+    row = Renderer(tokenizer).render(with_context(Context(documents=({"title": "T", "text": 'So "a\nb" é'},))))
+    assert 'So \\"a\\nb\\" é' in tokenizer.decode(row.prompt_ids)
+
+
 def smuggling(text: str) -> Mapping[str, object]:
     return {"type": "function", "function": {"name": "forecast", "description": text}}
 

@@ -361,11 +361,17 @@ def test_every_turn(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, golden in GOLDENS.items() if golden.thought is not None])
-@pytest.mark.parametrize("response", ["<think>\nHm.\n</think>\n\nA1", "<think>Hm.</think>A1", "Hm.\n</think>\n\nA1"])
+@pytest.mark.parametrize("response", ["<think>\nHm.\n</think>\n\nA1", "<think>Hm.</think>A1"])
 def test_thought_in_the_text_is_the_thought_of_the_field(name: str, response: str) -> None:
     renderer = Renderer(family(name))
     assert renderer.render(demo(user("Q1"), response=response)) == renderer.render(THOUGHT)
     assert renderer.render(demo(user("Q1"), response="<think>\n\n</think>\n\nA1")) == renderer.render(ALONE)
+
+
+@pytest.mark.parametrize("name", ["qwen3_5_think", "nemotron_3_nano", "deepseekv3", "deepseek_v31"])
+def test_prompt_that_opens_a_thought_lets_the_closing_tag_end_it(name: str) -> None:
+    renderer = Renderer(family(name))
+    assert renderer.render(demo(user("Q1"), response="Hm.\n</think>\n\nA1")) == renderer.render(THOUGHT)
 
 
 @pytest.mark.parametrize("name", ["qwen2_5", "mistral_v3", "gemma3", "llama3", "phi3", "cohere"])

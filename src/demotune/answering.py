@@ -163,8 +163,9 @@ def completions_for(
     The very ids that were drawn where the reward has the policy's vocabulary and writes these prompts alike; otherwise
     the text, written anew by the reward's own renderer.
     """
+    distinct = {id(one): one for one in asked}.values()  # the responses to one prompt share what was asked
     alike = reward.renderer.reads_ids_of(renderer) and all(
-        one.ids in _prompt_forms(reward.renderer, one) for one in asked
+        one.ids in _prompt_forms(reward.renderer, one) for one in distinct
     )
     found: list[Completion | None] = []
     refusals: list[str] = []
@@ -173,7 +174,7 @@ def completions_for(
             if alike:
                 found.append(checked_length(reward, Completion(one.ids, response)))
             else:
-                text = renderer.decode(response.ids)
+                text = renderer.decode_for_another(one.ids, response.ids)
                 found.append(as_completion(reward, one.prompt, text, context=one.context, finished=response.finished))
         except RenderError as error:
             refusals.append(str(error))

@@ -1,5 +1,6 @@
 """The tokenizer's own chat template."""
 
+import json
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -8,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from demotune.records import Context, Demonstration, Message
 from demotune.rendering.forms import QUESTION, Form, find_forms, prompt_of, write_prompt
 from demotune.rendering.program import FIXED_DATE, TemplateProgram, unusable
-from demotune.rendering.thoughts import CLOSE, split_thought
+from demotune.rendering.thoughts import CLOSE, OPEN, split_thought
 from demotune.rendering.tokens import end_token
 from demotune.rendering.written import (
     ANSWER,
@@ -27,6 +28,8 @@ _SYSTEM_MERGED = "the chat template has no system turn, so the system text stand
 _NO_GENERATION_PROMPT = (
     "; it has no generation prompt, so prompts end where it starts an assistant's text, which serving does not send"
 )
+
+_READ_AS_THOUGHT = "the chat template takes what stands before </think> in this text for reasoning"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,8 @@ class ChatTemplate:
         self._serving, self._without, self._with = forms.serving, forms.without_reasoning, forms.with_reasoning
         if self._with is not None and self._with.start == "generation prompt":
             self.probe += self._program.write(answered(QUESTION, ANSWER, THOUGHT), settings=self._with.settings)
+        self.opens_thought = self._with is not None and self._ends_open(self._with)
+        self.marks = forms.marks
         self._remarks_without = self._unlike_serving(self._without, "without")
         self._remarks_with = self._unlike_serving(self._with, "with") if self._with is not None else ()
         self._merges_system = prompt_of(self._program, ({"role": "system", "content": PROBE}, *QUESTION)) is None
@@ -99,10 +104,12 @@ class ChatTemplate:
             response = self._continue(form, messages, prompt, reply, demonstration.context)
         if not _in_order((thought, answer), response):
             raise RenderError("response changed", "the chat template drops part of this response, reasoning perhaps")
+        if _made_a_thought(answer, without_spaces(prompt + response)):
+            raise RenderError("response changed", _READ_AS_THOUGHT)
         if demonstration.reasoning and self._with is None:
             remarks = (*dict.fromkeys((*remarks, REASONING_LEFT_OUT)),)
         unlike = self._remarks_with if thought else self._remarks_without
-        served = self._prompt(self._serving, messages, demonstration.context) if unlike else ""
+        served = write_prompt(self._program, self._serving, messages, demonstration.context) if unlike else ""
         return Written(prompt, response, (*remarks, *unlike), served)
 
     def _find_end(
@@ -137,7 +144,7 @@ class ChatTemplate:
         if self._with is None:
             return "", demonstration.response
         given = demonstration.reasoning.strip()
-        thought, answer = split_thought(demonstration.response)
+        thought, answer = split_thought(demonstration.response, opened=self.opens_thought)
         if given and thought and given != thought:
             raise RenderError("reasoning twice", "the row has reasoning in its field, and other in its response")
         if (given or thought) and not answer.strip():
@@ -153,13 +160,18 @@ class ChatTemplate:
             content = message["content"] if message["role"] != "assistant" else split_thought(message["content"])[1]
             if without_spaces(content) not in visible:
                 raise RenderError("message lost", f"the chat template does not write the {message['role']} message")
+            if _made_a_thought(content, visible):
+                raise RenderError("message lost", _READ_AS_THOUGHT)
         for name in ("tools", "documents"):
             if getattr(context, name):
                 without = write_prompt(self._program, form, messages, replace(context, **{name: ()}))
-                if text == without or (name == "tools" and not all(_name(tool) in text for tool in context.tools)):
+                if text == without or not _holds(text, context, name):
                     fix = f"use a model whose template takes them, or remove the {name} from the row"
                     raise RenderError(f"{name} not written", f"the chat template does not write the {name}; {fix}")
         return text
+
+    def _ends_open(self, form: Form) -> bool:
+        return write_prompt(self._program, form, QUESTION).rstrip().endswith(OPEN)
 
     def _continue(self, form: Form, messages: Sequence[Message], prompt: str, reply: Message, context: Context) -> str:
         """What the template writes for the reply after the prompt.
@@ -223,6 +235,26 @@ def _in_order(parts: Sequence[str], text: str) -> bool:
         if not found:
             return False
     return True
+
+
+def _made_a_thought(text: str, visible: str) -> bool:
+    """Whether a template put what only mentions </think> behind a <think> of its own."""
+    return CLOSE in text and OPEN + without_spaces(text) in visible
+
+
+def _holds(text: str, context: Context, name: str) -> bool:
+    """Whether the text holds the name of every tool, or of every document its longest text."""
+    if name == "tools":
+        return all(_name(tool) in text for tool in context.tools)
+    visible = without_spaces(text)
+    return all(_holds_document(visible, document) for document in context.documents)
+
+
+def _holds_document(visible: str, document: Mapping[str, object]) -> bool:
+    longest = max((value for value in document.values() if isinstance(value, str)), key=len, default="")
+    # Templates write documents as JSON, too.
+    as_json = (json.dumps(longest, ensure_ascii=ascii_only)[1:-1] for ascii_only in (False, True))
+    return any(without_spaces(written) in visible for written in (longest, *as_json))
 
 
 def _name(tool: Mapping[str, object]) -> str:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from demotune.records import NO_CONTEXT, Context, Message
+from demotune.rendering.marks import Marks
 from demotune.rendering.program import Settings, TemplateProgram
-from demotune.rendering.thoughts import OPEN
+from demotune.rendering.thoughts import CLOSE, OPEN
 from demotune.rendering.written import ANSWER, OTHER_ANSWER, PROBE, THOUGHT, RenderError, answered
 
 SWITCHES = ("enable_thinking", "thinking")
@@ -29,6 +30,8 @@ class Form:
     """Where prompts end: with the template's generation prompt, which its written turn continues; with what it writes
     before an assistant's text; with a generation prompt that opens a thought, which none of its written turns has."""
     settings: Settings = field(default_factory=dict)
+    head: str = ""
+    """What the model writes between the prompt and the answer; rows with reasoning have THOUGHT in it."""
 
     @property
     def switches(self) -> str:
@@ -45,6 +48,12 @@ class Forms:
     without_reasoning: Form
     with_reasoning: Form | None
     """None where the template does not write reasoning."""
+
+    @property
+    def marks(self) -> Marks:
+        head = self.with_reasoning.head if self.with_reasoning is not None else ""
+        thought, _, between = head.partition(THOUGHT)
+        return Marks(self.without_reasoning.head, thought.strip(), between.strip())
 
 
 def find_forms(program: TemplateProgram) -> Forms | None:
@@ -97,8 +106,9 @@ def _without_reasoning(program: TemplateProgram, candidates: Sequence[Settings])
     heads = [(settings, _head(program, settings)) for settings in candidates]
     continuing = [(settings, head) for settings, head in heads if head is not None]
     if continuing and not _says_nothing(program):
-        bare = [settings for settings, head in continuing if not head.strip()]
-        return Form(settings=bare[0] if bare else continuing[0][0])
+        bare = [(settings, head) for settings, head in continuing if not head.strip()]
+        settings, head = bare[0] if bare else continuing[0]
+        return Form(settings=settings, head=head)
     written, other = (program.write(answered(QUESTION, answer)) for answer in (ANSWER, OTHER_ANSWER))
     head, _, tail = written.rpartition(ANSWER)
     return Form("turn") if other == head + OTHER_ANSWER + tail else None
@@ -107,11 +117,12 @@ def _without_reasoning(program: TemplateProgram, candidates: Sequence[Settings])
 def _with_reasoning(program: TemplateProgram, candidates: Sequence[Settings]) -> Form | None:
     """As the template writes it; else, where its generation prompt opens a thought, behind that."""
     for settings in candidates:
-        if THOUGHT in (_head(program, settings, THOUGHT) or ""):
-            return Form(settings=settings)
+        head = _head(program, settings, THOUGHT) or ""
+        if THOUGHT in head:
+            return Form(settings=settings, head=head)
     for settings in candidates:
         if (prompt_of(program, QUESTION, settings) or "").rstrip().endswith(OPEN):
-            return Form("open thought", settings)
+            return Form("open thought", settings, THOUGHT + CLOSE)
     return None
 
 

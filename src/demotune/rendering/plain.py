@@ -6,12 +6,16 @@ from transformers import PreTrainedTokenizerBase
 
 from demotune.errors import DemotuneError
 from demotune.records import Context, Demonstration, Message
+from demotune.rendering.marks import Marks
 from demotune.rendering.tokens import encode
 from demotune.rendering.written import ANSWER, OWN_TEMPLATE, PROBE, REASONING_LEFT_OUT, RenderError, Written
 
 
 class PlainTemplate:
     """A template with {prompt} in it, closed by the EOS token."""
+
+    opens_thought = False
+    marks = Marks()
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str) -> None:
         if template.count("{prompt}") != 1:

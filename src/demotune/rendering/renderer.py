@@ -9,10 +9,14 @@ from transformers import PreTrainedTokenizerBase
 
 from demotune.records import NO_CONTEXT, Context, Demonstration, Message, RenderedDemonstration, Response
 from demotune.rendering.chat import ChatTemplate
+from demotune.rendering.marks import Unmarker
 from demotune.rendering.plain import PlainTemplate
-from demotune.rendering.thoughts import split_thought
+from demotune.rendering.thoughts import CLOSE, OPEN, split_thought
 from demotune.rendering.tokens import encode, ids_of_tokens, special_tokens
 from demotune.rendering.written import RenderError, Writer
+
+_TAG_TOKENS = 16
+"""More tokens than <think> and the white space behind it have."""
 
 
 class Renderer:
@@ -49,6 +53,8 @@ class Renderer:
             if template is None
             else PlainTemplate(tokenizer, template)
         )
+        self._unmarker = Unmarker(self._writer.marks, self._specials.values())
+        self._line_break = encode(tokenizer, "\n")
         self._remarks: Counter[str] = Counter()
         self.description = self._writer.description
         self.end_id = self._writer.end_id
@@ -79,7 +85,7 @@ class Renderer:
     def render(self, demonstration: Demonstration) -> RenderedDemonstration:
         """Ids of prompt and response; the response ends with `end_id`. Raises RenderError."""
         self._refuse_control_tokens_in_prompt(demonstration.prompt, demonstration.context)
-        for text in (demonstration.reasoning, *self._pieces(demonstration.response)):
+        for text in (demonstration.reasoning, *self._pieces(demonstration.response, self._writer.opens_thought)):
             self._refuse_control_tokens(text, self._forbidden_in_response, "response")
         written = self._writer.write(demonstration)
         prompt_ids = self._ids_of_prompt(written.prompt)
@@ -104,8 +110,27 @@ class Renderer:
         return self.end_id == other.end_id and self._tokenizer.get_vocab() == other._tokenizer.get_vocab()
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text for people to read, special tokens dropped. Never tokenise it again."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        """Text for people to read, special tokens dropped. Never tokenise it again.
+
+        A thought in marks of special tokens is written <think>…</think>, as other models write theirs.
+        """
+        if self._unmarker.is_needed:
+            return self._unmarker.text(self._text(ids, skip_special_tokens=False))
+        return self._text(ids, skip_special_tokens=True)
+
+    def decode_for_another(self, prompt_ids: Sequence[int], ids: Sequence[int]) -> str:
+        """The text that another renderer is to write: a thought has its opening tag, be it in the prompt here."""
+        text = self.decode(ids)
+        prompt_end = self._text(prompt_ids[-_TAG_TOKENS:], skip_special_tokens=False).rstrip()
+        opened = CLOSE in text and not text.lstrip().startswith(OPEN) and prompt_end.endswith(OPEN)
+        return f"{OPEN}\n{text}" if opened else text
+
+    def _text(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        return str(
+            self._tokenizer.decode(
+                list(ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+            )
+        )
 
     def _ids_of_prompt(self, text: str) -> tuple[int, ...]:
         ids = self._writer.prefix_ids + encode(self._tokenizer, text)
@@ -122,9 +147,9 @@ class Renderer:
         for text in texts:
             self._refuse_control_tokens(text, self._specials.keys(), "prompt")
 
-    def _pieces(self, text: str) -> tuple[str, ...]:
+    def _pieces(self, text: str, opened: bool = False) -> tuple[str, ...]:
         """An assistant's text without the tags of a thought that it begins with, which may be special tokens."""
-        thought, answer = split_thought(text)
+        thought, answer = split_thought(text, opened=opened)
         return (thought, answer) if thought or answer != text else (text,)
 
     def _refuse_control_tokens(self, content: str, forbidden: Iterable[int], where: str) -> None:
@@ -140,7 +165,7 @@ class Renderer:
         Tokenised on its own, a text gets a space in front from SentencePiece tokenizers. So it is tokenised behind
         the prompt where that leaves the prompt's ids alone, else behind a line break, and only then on its own.
         """
-        for before, before_ids in ((prompt_text, prompt_ids), ("\n", encode(self._tokenizer, "\n"))):
+        for before, before_ids in ((prompt_text, prompt_ids), ("\n", self._line_break)):
             ids = encode(self._tokenizer, before + text)
             if ids[: len(before_ids)] == before_ids:
                 return ids[len(before_ids) :]

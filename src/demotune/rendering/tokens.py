@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
     """Ids of the text; no BOS or EOS token is added."""
-    return tuple(tokenizer.encode(text, add_special_tokens=False, verbose=False))
+    return tuple(tokenizer.encode(text, add_special_tokens=False, verbose=False)) if text else ()
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:

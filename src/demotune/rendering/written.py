@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from demotune.records import Context, Demonstration, Message
+from demotune.rendering.marks import Marks
 
 PROBE, ANSWER, OTHER_ANSWER, THOUGHT = "DemotuneProbe", "DemotuneAnswer", "DemotuneReply", "DemotuneThought"
 """Texts that no template holds, to see where a template puts a user's, an assistant's, and what was thought before."""
@@ -44,6 +45,10 @@ class Writer(Protocol):
     """A rendered example conversation, to see which tokens mark roles and turns."""
     prefix_ids: tuple[int, ...]
     """Ids in front of every prompt that are not part of its text."""
+    opens_thought: bool
+    """Whether prompts of rows with reasoning end with <think>, so that a response may hold the closing tag alone."""
+    marks: Marks
+    """What is written around the thought and the answer of a response."""
 
     def ask(self, prompt: Sequence[Message], context: Context) -> Written:
         """The prompt as serving sends it."""

@@ -280,3 +280,30 @@ def test_rows_as_select_writes_them_are_read_with_all_that_they_carry(tmp_path):
     (found,) = load(tmp_path, row).demonstrations
     assert found.prompt == tuple(row["prompt"])
     assert (found.response, found.reasoning, found.context) == ("d", "D", Context((TOOL,), (PAGE,)))
+
+
+@pytest.mark.parametrize("value", ["on", "off", " True "])
+def test_a_switch_where_a_thought_is_expected_is_no_thought(tmp_path, value):
+    loaded = load(tmp_path, {**PLAIN, "reasoning": value})
+    assert [row.reasoning for row in loaded.demonstrations] == [""]
+    assert any("on or off where a thought is expected, not used: reasoning (1×)" in note for note in loaded.notes)
+
+
+def test_a_thought_of_the_last_turn_is_not_given_to_an_earlier_one(tmp_path):
+    turns = [user("1+1?"), assistant("2"), user("2+2?"), assistant("5", weight=0)]
+    loaded = load(tmp_path, {"messages": turns, "reasoning": "Two and two are five."})
+    assert [(row.reason, row.detail) for row in loaded.bad_rows] == [
+        ("turn weight", "the row has a thought of its last turn, which has weight 0")
+    ]
+
+
+@pytest.mark.parametrize("named", ["system=completion", "system=prompt", "reasoning=completion"])
+def test_a_column_that_is_read_as_text_cannot_be_named_as_something_else(tmp_path, named):
+    with pytest.raises(DemotuneError, match=f"--columns {named} names a column that is read as prompt and completion"):
+        load(tmp_path, PLAIN, columns=named)
+
+
+def test_the_type_of_a_part_may_be_anything_and_only_text_is_read(tmp_path):
+    parts = [{"type": ["x"], "text": "2+2?"}]
+    loaded = load(tmp_path, {"messages": [{"role": "user", "content": parts}, assistant("4")]}, {"messages": []})
+    assert loaded.bad_rows[0].reason == "non-text content"

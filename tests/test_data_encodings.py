@@ -318,7 +318,7 @@ def test_a_name_that_no_disk_takes_and_a_folder_that_may_not_be_listed(tmp_path,
     (tmp_path / "inner").mkdir()
     (tmp_path / "a.jsonl").write_text(JSONL)
 
-    def walk(folder, onerror):
+    def walk(folder, onerror, followlinks):
         onerror(PermissionError(errno.EACCES, "Permission denied", str(folder)))
         return []
 
@@ -390,3 +390,25 @@ def test_damage_to_a_parquet_file_gives_good_rows_bad_rows_or_one_error(tmp_path
             load_demonstrations([str(path)])
         except DemotuneError as error:
             assert str(path) in str(error)
+
+
+def test_messages_in_csv_are_messages_and_other_lists_are_text(tmp_path):
+    """With a space after the bracket, too; a list of objects that are no messages is an answer."""
+    messages = json.dumps([{"role": "user", "content": "Hi"}]).replace("[{", "[ {")
+    cells = [messages, json.dumps([{"name": "Ann"}])]
+    path = tmp_path / "rows.csv"
+    quoted = ['"' + cell.replace('"', '""') + '"' for cell in cells]
+    path.write_text("prompt,completion\n" + ",".join(quoted) + "\n")
+    (row,) = load_demonstrations([str(path)]).demonstrations
+    assert row.prompt == ({"role": "user", "content": "Hi"},)
+    assert row.response == '[{"name": "Ann"}]'
+
+
+def test_linked_folders_are_read_once(tmp_path):
+    real, folder = tmp_path / "real", tmp_path / "data"
+    real.mkdir()
+    folder.mkdir()
+    (real / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    (folder / "link").symlink_to(real)
+    (folder / "back").symlink_to(folder)
+    assert [row.response for row in load_demonstrations([str(folder)]).demonstrations] == ["b"]

@@ -19,9 +19,11 @@ from demotune.files import (
     link_or_copy,
     publish_file,
     publish_folder,
+    read_json,
     read_rows,
     seal,
     write_json,
+    write_record,
     write_rows,
 )
 from demotune.journals import Journal, read_journal
@@ -328,3 +330,19 @@ def test_phases_are_done_one_by_one_and_stay_done(tmp_path: Path) -> None:
     assert list(folder.stage_state(0)) == ["sample", "score"]
     assert folder.stage_state(1) == {}
     assert folder.stage(1) == tmp_path / "stages" / "01"
+
+
+def test_a_record_that_changed_is_found(tmp_path: Path) -> None:
+    file = tmp_path / "state.json"
+    write_record(file, {"steps": 12, "of": ("a", "b")})
+    assert read_json(file) == {"steps": 12, "of": ["a", "b"]}
+    file.write_text(file.read_text().replace("12", "13"))
+    with pytest.raises(DemotuneError, match=r"state\.json cannot be read \(it has changed since it was written\)"):
+        read_json(file)
+
+
+def test_an_emptied_gz_file_is_damaged(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl.gz"
+    file.write_bytes(b"")
+    with pytest.raises(DemotuneError, match=r"rows\.jsonl\.gz cannot be read \(it is empty\)"):
+        read_rows(file)

@@ -1,11 +1,14 @@
 """Damaged, foreign and mismatched model folders: one error that names the folder and the cause, never a traceback."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hostile_models import ADAPTERS, POLICIES, REWARDS, config, faulty, save_adapter, save_reward
+from safetensors.torch import load_file, save_file
 from tiny import save_tiny, tiny_model, tiny_tokenizer, write_rows
 from transformers import AutoModelForCausalLM
 
@@ -216,3 +219,23 @@ def test_scoring_that_memory_lacks_for_says_what_to_lower(monkeypatch: pytest.Mo
     rows = [Completion((5, 6), Response((7,), finished=False))] * 3
     with pytest.raises(DemotuneError, match=r"score 3 responses together \(CUDA out of memory.*lower --batch-size"):
         score_logps(model, rows, batch_size=4, bf16=False)
+
+
+def test_masks_and_value_heads_that_other_programs_saved_are_no_fault(place: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(place / "start", folder)
+    tensors = load_file(folder / "model.safetensors")
+    more = ("model.layers.0.self_attn.rotary_emb.inv_freq", "transformer.h.0.attn.masked_bias", "v_head.summary.weight")
+    save_file(tensors | {name: torch.zeros(2) for name in more}, folder / "model.safetensors", {"format": "pt"})
+    found = load(folder).state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+
+def test_a_quantized_model_is_not_trained_in_full(place: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(place / "start", folder)
+    fields = json.loads((folder / "config.json").read_text())
+    packed = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    (folder / "config.json").write_text(json.dumps(fields | packed))
+    with pytest.raises(DemotuneError, match=r"is quantized, so its weights cannot be trained.*--use-peft"):
+        sft(place, folder, tmp_path / "run")

@@ -314,3 +314,17 @@ def test_seed_decides_the_mixture(tmp_path: Path) -> None:
         for seed in (0, 0, 1)
     ]
     assert mixtures[0] == mixtures[1] != mixtures[2]
+
+
+def test_a_cut_prompt_keeps_its_question(tmp_path: Path) -> None:
+    """A question with answers of three lengths is cut in three ways, and stays one: all or none of it is held out."""
+    answers = [(f"n{number}", f"n{number} n200", f"n{number} n201 n202") for number in range(12)]
+    rows = [(f"n100 n101 n102 n{number}", answer) for number in range(12) for answer in answers[number]]
+    source = write(tmp_path / "rows.jsonl", rows)
+    cut = config(source, max_length=5, overlong="truncate-prompt", max_bad_share=1.0, eval_share=0.3)
+    intake = prepare(cut, renderer())
+    assert len(intake.train) + len(intake.heldout) == 36
+    assert intake.heldout
+    asked = {row.question for row in intake.heldout}
+    assert asked.isdisjoint(row.question for row in intake.train)
+    assert {len(question) for question in asked} == {4}

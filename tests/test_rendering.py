@@ -404,7 +404,7 @@ def test_templates_that_cannot_be_used_say_what_to_do(template: str | None, prob
     with pytest.raises(DemotuneError) as caught:
         Renderer(tokenizer_of(template))
     assert problem in str(caught.value)
-    assert '--template "### Instruction: {prompt}\\n\\n### Response: "' in str(caught.value)
+    assert r"--template $'### Instruction: {prompt}\n\n### Response: '" in str(caught.value)
 
 
 def test_plain_template_needs_an_eos_token() -> None:

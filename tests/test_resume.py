@@ -19,7 +19,7 @@ from transformers import Trainer
 
 from demotune import DemotuneError, IRFTConfig, SFTConfig, resume, run, scoring
 from demotune.callbacks import StopOnSignal
-from demotune.files import read_rows
+from demotune.files import read_json, read_rows, write_json
 from demotune.interrupts import stopping_like_ctrl_c
 from demotune.journals import read_journal
 from demotune.phases import sample
@@ -415,12 +415,15 @@ def test_a_manifest_and_a_state_without_their_fields_are_named(uninterrupted: Pa
     folder = tmp_path / "run"
     shutil.copytree(uninterrupted, folder)
     manifest, state = folder / "manifest.json", folder / "stages" / "00" / "state.json"
-    whole = manifest.read_text()
+    whole, fields = manifest.read_text(), read_json(manifest)
     manifest.write_text(whole.replace('"versions"', '"versionz"'))
+    with pytest.raises(DemotuneError, match=r"manifest\.json cannot be read \(it has changed since it was written\)"):
+        resume(folder)
+    write_json(manifest, {name: value for name, value in fields.items() if name != "versions"})
     with pytest.raises(DemotuneError, match=r"manifest\.json cannot be read \(it lacks versions\)"):
         resume(folder)
     manifest.write_text(whole)
-    state.write_text(state.read_text().replace('"outputs"', '"outputz"', 1))
+    write_json(state, {phase: {**record, "outputs": 3} for phase, record in read_json(state).items()})
     with pytest.raises(DemotuneError, match=r"state\.json cannot be read \(it names no outputs of the sample phase"):
         resume(folder)
 

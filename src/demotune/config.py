@@ -128,7 +128,7 @@ class RunConfig:
             _require(
                 self.template.count("{prompt}") == 1,
                 f"template must contain {{prompt}} once, got {shown(self.template)}",
-                r'write for example "### Instruction: {prompt}\n\n### Response: "',
+                r"write for example --template $'### Instruction: {prompt}\n\n### Response: '",
             )
         _require(0 <= self.max_bad_share <= 1, f"max_bad_share must be 0 to 1, got {self.max_bad_share}", "0.05 is 5%")
         for name in (

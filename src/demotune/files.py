@@ -79,7 +79,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def damaged(file: Path, why: str) -> DemotuneError:
     """What to raise for a file of ours that cannot be what was written."""
-    return DemotuneError(f"{file} cannot be read ({why}); restore it from a copy, or write its folder again")
+    return DemotuneError(f"{file} cannot be read ({why}); restore it from a copy, or make its folder anew")
 
 
 def write_rows(file: Path, rows: Iterable[Mapping[str, object]]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from demotune.config import AnyConfig, RFTConfig
-from demotune.data import as_prompt, read_prompt_file, refuse_missing_source
+from demotune.data import as_prompt, parse_columns, read_prompt_file, refuse_missing_source
 from demotune.errors import DemotuneError
 from demotune.evaluation.config import EvaluationConfig
 from demotune.loggers import refuse_unknown_loggers
@@ -14,6 +14,7 @@ from demotune.records import Message
 def refuse_missing_inputs(config: AnyConfig) -> None:
     """Raise DemotuneError for a model, data, prompts or logger that a run names and that cannot be there."""
     refuse_unknown_loggers(config.report_to)
+    parse_columns(config.columns)
     refuse_missing_data((*config.data, *config.eval_data))
     models = [config.model]
     if isinstance(config, RFTConfig):

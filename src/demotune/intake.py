@@ -12,6 +12,7 @@ from demotune.config import AnyConfig
 from demotune.data import BadRow, LoadedData, load_demonstrations
 from demotune.errors import DemotuneError
 from demotune.files import write_rows
+from demotune.progress import say
 from demotune.records import RenderedDemonstration, Response
 from demotune.rendering import Renderer, RenderError, content_key
 
@@ -205,10 +206,17 @@ def _check_bad_share(
         write_quarantine(bad_rows, quarantine_path)
         where = f"each is named in {quarantine_path}"
     looked_at = round(len(bad_rows) / share)  # fewer than were read where max_rows ended the rendering early
+    fixes = ["mend the data"]
+    if share < 1:
+        fixes.append("accept more with --max-bad-share")
+    if any(row.reason == "over-long" for row in bad_rows):
+        fixes.append("give over-long rows a larger --max-length, or cut them with --overlong truncate-prompt")
+    for note in (note for part in parts for note in part.loaded.notes):
+        say(f"  {note}")
     raise DemotuneError(
         f"{len(bad_rows)} of {_count(looked_at, 'row')} read are bad ({share:.1%}, max_bad_share is "
-        f"{config.max_bad_share:.1%}): {reasons(bad_rows)}; {where}. Mend the data, or accept more with "
-        "--max-bad-share; over-long rows fit with a larger --max-length or are cut with --overlong truncate-prompt"
+        f"{config.max_bad_share:.1%}): {reasons(bad_rows)}; {where}. The first is {bad_rows[0].source}: "
+        f"{bad_rows[0].detail}. Fix: {'; or '.join(fixes)}"
     )
 
 

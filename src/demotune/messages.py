@@ -64,20 +64,24 @@ def errors_as_messages(run: Path | None = None) -> Iterator[None]:
         _drop_unwritten_output()
         raise typer.Exit(CLOSED_PIPE) from None
     except Exception as error:
-        _drop_unwritten_output()
+        unwritten = _drop_unwritten_output()
         if os.environ.get(DEBUG):
             typer.echo(printable(traceback.format_exc()), err=True, nl=False)
         message, code = explain(error, run)
+        if unwritten is not None and isinstance(error, OSError):
+            message = f"what is shown cannot be written to standard output: {_BY_ERRNO.get(unwritten, ('', ''))[0]}"
         typer.echo(printable(f"error: {message}"), err=True)
         raise typer.Exit(code) from None
 
 
-def _drop_unwritten_output() -> None:
-    """Where standard output takes nothing more, the interpreter would complain once more at its end."""
+def _drop_unwritten_output() -> int | None:
+    """The number of the error where standard output takes nothing more; the interpreter would complain at its end."""
     try:
         sys.stdout.flush()
-    except OSError:
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return error.errno
+    return None
 
 
 def explain(error: Exception, run: Path | None = None) -> tuple[str, int]:

@@ -30,6 +30,10 @@ BESIDE_THE_MODEL = re.compile(
 )
 """Weights that folders hold and a language model does without: masks and angles that old versions saved, the value
 head of a PPO run, layers that predict further tokens."""
+AS_IT_WAS = (
+    "copy the folder again from where it came from, or mend config.json; saving it again with transformers would put "
+    "random numbers in the place of what is missing"
+)
 AGAIN = "copy the folder again from where it came from, or save the model again with save_pretrained(FOLDER)"
 
 
@@ -145,7 +149,7 @@ def load_whole(auto_class: Any, folder: Path, **settings: Any) -> PreTrainedMode
 
 
 def refuse_other_weights(
-    folder: Path, missing: set[str], unexpected: set[str], mismatched: set[tuple[str, Any, Any]], fix: str = AGAIN
+    folder: Path, missing: set[str], unexpected: set[str], mismatched: set[tuple[str, Any, Any]], fix: str = AS_IT_WAS
 ) -> None:
     """Raise DemotuneError where a model's files and its config do not name the same weights in the same shapes."""
     shapes = {f"{name} is {list(has)}, asked for {list(asked)}" for name, has, asked in mismatched}
@@ -167,5 +171,5 @@ def _check_depth(config: PretrainedConfig, folder: Path) -> None:
     if isinstance(layers, int) and layers > tensors:
         raise DemotuneError(
             f"the weights in {folder} are not those that its config asks for: {layers} layers, and there are "
-            f"{tensors} tensors; {AGAIN}"
+            f"{tensors} tensors; {AS_IT_WAS}"
         )

@@ -1,12 +1,16 @@
 """From a config to a prepared run: model found, tokenizer and renderer made, rows read, automatic values filled in."""
 
 import dataclasses
+import difflib
+import enum
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 from peft import PeftConfig
 from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import SchedulerType
+from transformers.training_args import OptimizerNames
 
 from demotune.config import AnyConfig, RFTConfig, SFTConfig
 from demotune.data import read_prompt_file
@@ -29,7 +33,7 @@ from demotune.progress import say
 from demotune.rendering import Renderer, RenderError
 from demotune.reward_models import check_reward_start, resolve_reward
 from demotune.run_folder import RunFolder
-from demotune.schedule import learning_rates
+from demotune.schedule import THAT_WORK, learning_rates
 from demotune.setup import Setup
 from demotune.training import training_arguments
 
@@ -109,6 +113,8 @@ def _hashes_of_prompts(config: AnyConfig) -> dict[str, str]:
 def _check_early(config: AnyConfig) -> None:
     """What would otherwise fail only after samples were drawn: names that transformers and the loggers must know."""
     refuse_unknown_loggers(config.report_to)
+    _check_name("optim", config.optim, OptimizerNames, "adamw_torch_fused, rmsprop, adafactor, sgd")
+    _check_name("lr_scheduler_type", config.lr_scheduler_type, SchedulerType, THAT_WORK)
     arguments = training_arguments(config, Path(config.output), steps=1, seed=config.seed)
     learning_rates(arguments, steps=1)
     try:
@@ -117,6 +123,14 @@ def _check_early(config: AnyConfig) -> None:
         raise DemotuneError(
             f"optim {config.optim} cannot be used here ({first_line(error)}); choose another, such as adamw_torch_fused"
         ) from error
+
+
+def _check_name(field: str, name: str, known: type[enum.Enum], usual: str) -> None:
+    names = [str(member.value) for member in known]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        advice = f"did you mean {near[0]}?" if near else f"take {usual}"
+        raise DemotuneError(f"{field} {name!r} is no name that transformers knows; {advice}")
 
 
 def _filled_in(config: AnyConfig, intake: Intake) -> AnyConfig:

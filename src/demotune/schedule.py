@@ -12,7 +12,7 @@ from demotune.errors import DemotuneError
 FEWEST_WITH_WARMUP = 10
 """Steps that a schedule must have for a warm-up: a tenth of fewer would be less than one step."""
 
-THAT_WORK = "take linear, cosine, cosine_with_restarts, polynomial, inverse_sqrt, constant or constant_with_warmup"
+THAT_WORK = "linear, cosine, cosine_with_restarts, polynomial, inverse_sqrt, constant or constant_with_warmup"
 
 Schedule = Callable[[int], float]
 """Step, from 0 -> share of the peak rate."""
@@ -47,5 +47,5 @@ def _transformers_schedule(name: SchedulerType, peak: float, warmup: int, steps:
     try:
         made = get_scheduler(name, optimizer=nothing, num_warmup_steps=warmup, num_training_steps=steps)
     except (TypeError, ValueError) as error:  # it asks for settings of its own, or for a higher rate
-        raise DemotuneError(f"lr_scheduler_type {name.value} cannot be used here ({error}); {THAT_WORK}") from None
+        raise DemotuneError(f"lr_scheduler_type {name.value} cannot be used here ({error}); take {THAT_WORK}") from None
     return cast(Schedule, made.lr_lambdas[0])

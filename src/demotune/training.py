@@ -360,7 +360,7 @@ def training_arguments(config: AnyConfig, checkpoints: Path, steps: int, seed: i
             ddp_find_unused_parameters=False,
         )
     except ValueError as error:
-        fix = f"; {THAT_WORK}" if "lr_scheduler_type" in str(error) else ""
+        fix = f"; take {THAT_WORK}" if "lr_scheduler_type" in str(error) else ""
         raise DemotuneError(f"transformers refuses a training setting: {error}{fix}") from error
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for several processes, never for DataParallel
     return arguments

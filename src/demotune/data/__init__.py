@@ -7,6 +7,7 @@ from demotune.data.loading import (
     load_demonstrations,
     load_preferences,
 )
+from demotune.data.naming import parse_columns
 from demotune.data.prompts import as_prompt, read_prompt_file
 from demotune.data.reading import refuse_missing_source
 from demotune.data.rows import BadRow, Reason
@@ -20,6 +21,7 @@ __all__ = [
     "as_prompt",
     "load_demonstrations",
     "load_preferences",
+    "parse_columns",
     "read_prompt_file",
     "refuse_missing_source",
 ]

@@ -53,16 +53,22 @@ def file_rows(path: Path, reads: Callable[[str], bool] = lambda _: True) -> Rows
     A row that cannot be read becomes a `BadRow`. Blank lines are no rows. Raises DemotuneError when the file as a
     whole cannot be read, or when its suffix is not known.
     """
+    refuse_other_suffix(path)
+    kind = _kind(path)
+    reader = partial(parquet_rows, reads=reads) if kind == ".parquet" else _TEXT_READERS[kind]
+    with opened(path) as stream:
+        yield from reader(stream, str(path))
+
+
+def refuse_other_suffix(path: Path) -> None:
+    """Raise DemotuneError for a file whose name is not that of a format which is read."""
     kind = _kind(path)
     if kind not in SUFFIXES:
         fix = _FIXES.get(kind, "convert it to one of these, for example JSONL with a prompt and a completion a line")
         raise DemotuneError(
-            f"{path} has the suffix {path.suffix!r}, which is not one of {', '.join(SUFFIXES)} (or these with .gz); "
-            + fix
+            f"{path} has {f'the suffix {path.suffix!r}' if path.suffix else 'no suffix'}, which is not one of "
+            f"{', '.join(SUFFIXES)} (or these with .gz); {fix}"
         )
-    reader = partial(parquet_rows, reads=reads) if kind == ".parquet" else _TEXT_READERS[kind]
-    with opened(path) as stream:
-        yield from reader(stream, str(path))
 
 
 def _kind(path: Path) -> str:

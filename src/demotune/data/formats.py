@@ -20,6 +20,7 @@ from demotune.data.turns import (
     one_exchange,
     transcript_turns,
 )
+from demotune.errors import DemotuneError
 
 _INPUTS = ("input", "context")
 """Columns with the text that an instruction or question is about."""
@@ -57,12 +58,20 @@ def choose_format(name: str, rows: Sequence[RawRow], columns: str | None, every_
     `columns` ("prompt=question,response=answer" or "messages=dialogue") there is only that one format. Raises
     DemotuneError when no row has the columns of any format.
     """
-    formats = _formats(parse_columns(columns), every_turn)
+    named = parse_columns(columns)
+    formats = _formats(named, every_turn)
     fitting = [sum(not _missing(format, row.columns) for row in rows) for format in formats]
     best = max(fitting)
     if best == 0:
         raise no_format_fits(name, rows, columns)
-    return formats[fitting.index(best)]
+    chosen = formats[fitting.index(best)]
+    text = {*chosen.needs, *(chosen.sides or ()), *chosen.inputs}
+    if twice := [f"{part}={column}" for part, column in named.items() if part in PARTS and column in text]:
+        raise DemotuneError(
+            f"{name}: --columns {twice[0]} names a column that is read as {chosen.name}; one column cannot be two of "
+            "them: name another, or say with prompt= and response= which columns hold the text"
+        )
+    return chosen
 
 
 def convert_row(format: Format, columns: Columns, remarks: Remarks) -> list[Exchange]:

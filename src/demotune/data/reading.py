@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from demotune.data.files import SUFFIXES, file_rows, is_data_file, is_other_file
+from demotune.data.files import SUFFIXES, file_rows, is_data_file, is_other_file, refuse_other_suffix
 from demotune.data.rows import Rows
 from demotune.data.streams import unreadable
 from demotune.data.tables import arrow_rows, divided
@@ -68,8 +68,10 @@ def _open(source: str, path: Path, reads: Callable[[str], bool]) -> OpenSource:
 
 
 def refuse_missing_source(source: str) -> None:
-    """Raise DemotuneError where a source is neither a path that exists nor possible as a hub dataset."""
+    """Raise DemotuneError where a source is no path that can be read, and not possible as a hub dataset either."""
     path = Path(source)
+    if path.is_file():
+        refuse_other_suffix(path)
     if not path.exists() and (is_data_file(path) or not _HUB_ID.fullmatch(source)):
         raise DemotuneError(
             f"{source} does not exist (looked for a file or folder in {Path.cwd()}); "

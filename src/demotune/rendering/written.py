@@ -10,7 +10,7 @@ from demotune.rendering.marks import Marks
 PROBE, ANSWER, OTHER_ANSWER, THOUGHT = "DemotuneProbe", "DemotuneAnswer", "DemotuneReply", "DemotuneThought"
 """Texts that no template holds, to see where a template puts a user's, an assistant's, and what was thought before."""
 
-OWN_TEMPLATE = r'give a prompt template, for example --template "### Instruction: {prompt}\n\n### Response: "'
+OWN_TEMPLATE = r"give a prompt template, for example --template $'### Instruction: {prompt}\n\n### Response: '"
 
 REASONING_LEFT_OUT = "the template does not write reasoning, so it is left out"
 

@@ -14,7 +14,7 @@ from tiny import save_tiny, tiny_model, tiny_tokenizer, write_rows
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from demotune import DemotuneError, IRFTConfig, RunResult, SFTConfig, SPINConfig, run
-from demotune.files import read_rows
+from demotune.files import read_json, read_rows
 from demotune.methods import pair_objective
 
 SMALL = {"max_length": 128, "per_device_train_batch_size": 4, "bf16": False, "learning_rate": 1e-3}
@@ -52,7 +52,7 @@ def test_sft_learns_and_publishes_a_model_that_transformers_loads(place: Path) -
 
 def test_stages_lie_in_files_and_chain(irft: RunResult) -> None:
     stages = irft.run_folder / "stages"
-    first, second = (json.loads((stages / f"{n:02d}" / "state.json").read_text()) for n in (0, 1))
+    first, second = (read_json(stages / f"{n:02d}" / "state.json") for n in (0, 1))
     assert list(first) == ["sample", "start", "score", "train", "check"]
     # The policy that stage 1 samples from is the model that stage 0 published.
     assert second["sample"]["policy"] == first["train"]["outputs"]["model"]

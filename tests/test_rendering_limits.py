@@ -50,7 +50,7 @@ def test_hostile_templates_end_soon_with_one_error(what: str, monkeypatch: pytes
     with pytest.raises(DemotuneError, match=problem) as caught:
         Renderer(tokenizer)
     assert time.monotonic() - begun < 5
-    assert '--template "### Instruction: {prompt}' in str(caught.value)
+    assert "--template $'### Instruction: {prompt}" in str(caught.value)
     assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 

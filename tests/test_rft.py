@@ -32,7 +32,7 @@ from demotune import (
     reward_models,
     run,
 )
-from demotune.files import read_rows
+from demotune.files import read_json, read_rows
 from demotune.heldout import wilson_interval
 from demotune.logprobs import naive_response_logps
 from demotune.models import attach_adapter, load_policy, lora_config, save_policy, weight_sharing_base
@@ -97,7 +97,7 @@ def plain(place: Path) -> RunResult:
 
 
 def state_of(folder: Path, stage: int) -> dict[str, Any]:
-    return dict(json.loads((folder / "stages" / f"{stage:02d}" / "state.json").read_text()))
+    return read_json(folder / "stages" / f"{stage:02d}" / "state.json")
 
 
 def read(folder: Path, stage: int, name: str) -> list[dict[str, Any]]:

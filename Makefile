@@ -8,7 +8,7 @@ help:
 	@echo "make quickstart   install into .venv, then SFT and IRFT of a small real model (see README)"
 	@echo "make test         install what tests need, run them all"
 	@echo "make check        lint, types, imports"
-	@echo "make campaign     some hours: kills, full disks, damaged files, wrong inputs (docs/reliability.md)"
+	@echo "make campaign     under an hour: kills, full disks, damaged files, wrong inputs (docs/reliability.md)"
 	@echo "make clean        remove .venv and caches; runs/ stays"
 
 quickstart: .venv/runtime

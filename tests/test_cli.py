@@ -85,7 +85,7 @@ def test_version() -> None:
         (["report", "gone"], "gone holds no run; name the folder that a run wrote"),
         (
             ["irft", "--optim", "adam", "--model", "m", "--data", "d/d", "--output", "x"],
-            "optim 'adam' is no name that transformers knows; did you mean",
+            "optim 'adam' is no name that transformers knows; take adamw_torch_fused, rmsprop, adafactor, sgd",
         ),
         (
             ["irft", "--optim", "galore_adamw", "--model", "m", "--data", "d/d", "--output", "x"],

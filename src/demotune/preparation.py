@@ -128,7 +128,7 @@ def _check_early(config: AnyConfig) -> None:
 def _check_name(field: str, name: str, known: type[enum.Enum], usual: str) -> None:
     names = [str(member.value) for member in known]
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
         advice = f"did you mean {near[0]}?" if near else f"take {usual}"
         raise DemotuneError(f"{field} {name!r} is no name that transformers knows; {advice}")
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import demotune
-from demotune.config import AnyConfig, IRFTConfig, RFTConfig, SFTConfig, as_dict
-from demotune.files import write_json
-from demotune.heldout import check_pairs
-from demotune.ranking import score_preferences
-from demotune.rewards import load_reward
-from demotune.run_folder import RunFolder
-from demotune.summary import read_result
+from demotune.common.files import write_json
+from demotune.config.methods import AnyConfig, IRFTConfig, RFTConfig, SFTConfig, as_dict
+from demotune.result import read_result
+from demotune.rewards.ranking import score_preferences
+from demotune.rewards.reward import load_reward
+from demotune.runs.folder import RunFolder
+from demotune.runs.heldout import check_pairs
 
 RESULTS = Path(__file__).parent / "results" / "alpaca.json"
 

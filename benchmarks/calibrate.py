@@ -14,9 +14,9 @@ from typing import Any, get_args
 
 import torch
 
-from demotune import profiling
-from demotune.config import CONFIGS
-from demotune.estimate import estimate
+from demotune.common import profiling
+from demotune.config.methods import CONFIGS
+from demotune.estimation.estimate import estimate
 from demotune.estimation.forecast import finished
 from demotune.pipeline import run
 

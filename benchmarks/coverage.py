@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from demotune.statistics import FEWEST, Interval, compare_paired, holm, mean_interval, ratio_interval
+from demotune.common.statistics import FEWEST, Interval, compare_paired, holm, mean_interval, ratio_interval
 
 Numbers = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], Numbers]

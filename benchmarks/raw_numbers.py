@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from demotune.files import read_json, read_rows, write_json, write_rows
+from demotune.common.files import read_json, read_rows, write_json, write_rows
 
 PATH = re.compile(r"(?<![\w./])/(?:[^\s\"':/,]+/)*([^\s\"':/,]+)")
 RECORDS = ("comparison.json", "evaluation.json", "shortcuts.json")

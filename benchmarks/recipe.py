@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from demotune import IRFTConfig, SFTConfig, run
-from demotune.summary import RunResult
+from demotune.result import RunResult
 
 TRAINING_ROWS = 100
 
@@ -64,7 +64,7 @@ def main() -> None:
 
 def split_rows(work: Path) -> tuple[str, str]:
     """Every fourth shipped row until 32 are validation, so that both parts hold the same kinds of rows."""
-    lines = (resources.files("demotune") / "shipped" / "support_train.jsonl").read_text().splitlines()
+    lines = (resources.files("demotune.cli") / "shipped" / "support_train.jsonl").read_text().splitlines()
     held = set(range(0, len(lines), 4))
     held = set(sorted(held)[: len(lines) - TRAINING_ROWS])
     work.mkdir(parents=True, exist_ok=True)

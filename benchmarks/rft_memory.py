@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from demotune import RFTConfig, run
-from demotune.models import content_hash
+from demotune.models.policy import content_hash
 
 MODES = ("shared", "copies")
 
@@ -22,8 +22,8 @@ MODES = ("shared", "copies")
 def one_run(model: str, data: str, output: str, mode: str) -> None:
     """An RFT run of one stage with few tokens; `copies` replaces weight sharing by deep copies."""
     if mode == "copies":
-        from demotune import reward_models  # noqa: PLC0415
-        from demotune.phases import policy  # noqa: PLC0415
+        from demotune.models.policy import reward as reward_models  # noqa: PLC0415
+        from demotune.training.phases import policy  # noqa: PLC0415
 
         for room in (reward_models, policy):
             room.weight_sharing_base = lambda model: copy.deepcopy(model).unload()  # type: ignore[attr-defined]

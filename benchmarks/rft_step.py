@@ -48,12 +48,12 @@ from transformers.utils import logging as transformers_logging
 
 import demotune
 from demotune import RFTConfig
-from demotune.files import read_rows, write_json
-from demotune.machine import has_fast_bf16, package_versions
-from demotune.models import hide_library_bars
-from demotune.phases import sample as sample_room
-from demotune.phases.rollout_files import ROLLOUTS
-from demotune.run_folder import RunFolder
+from demotune.common.files import read_rows, write_json
+from demotune.common.machine import has_fast_bf16, package_versions
+from demotune.models.policy import hide_library_bars
+from demotune.runs.folder import RunFolder
+from demotune.training.phases import sample as sample_room
+from demotune.training.phases.rollout_files import ROLLOUTS
 
 BETA = 0.05
 

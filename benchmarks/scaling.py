@@ -42,9 +42,9 @@ from speed.harness import (
 from speed.work import PHASES, Work, make_work
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, TrainerCallback
 
-from demotune.files import write_json
-from demotune.machine import package_versions
-from demotune.training import PhaseTrainer
+from demotune.common.files import write_json
+from demotune.common.machine import package_versions
+from demotune.training.trainer import PhaseTrainer
 
 ROWS = (64, 256, 1024)
 NEW_TOKENS = 8

@@ -38,8 +38,8 @@ from speed.harness import (
 )
 from speed.work import PHASES, Work, make_work
 
-from demotune.files import write_json
-from demotune.machine import has_fast_bf16, package_versions
+from demotune.common.files import write_json
+from demotune.common.machine import has_fast_bf16, package_versions
 
 STOP = 0
 """Any token serves as the end of uneven responses."""

@@ -12,8 +12,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny import tiny_model, tiny_tokenizer
 
-from demotune.models import load_policy
-from demotune.reward_models import RewardFacts, reward_from_policy, save_reward_model
+from demotune.models.policy import load_policy
+from demotune.models.reward import RewardFacts, reward_from_policy, save_reward_model
 
 Fault = Callable[[Path], object]
 TARGETS = ["q_proj", "v_proj"]

@@ -24,13 +24,13 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutput
 
-from demotune.callbacks import quiet
-from demotune.config import IRFTConfig
-from demotune.objectives import Objective
-from demotune.packing import Batch, aligned, pack
+from demotune.config.methods import IRFTConfig
+from demotune.models.packing import Batch, aligned, pack
+from demotune.models.scoring import score_pairs
 from demotune.records import Pair, RenderedDemonstration, Response, ScoredPair
-from demotune.scoring import score_pairs
-from demotune.training import AtStart, Carry, PhaseTrainer, train_phase, training_arguments
+from demotune.training.callbacks import quiet
+from demotune.training.objectives import Objective
+from demotune.training.trainer import AtStart, Carry, PhaseTrainer, train_phase, training_arguments
 
 PAD, END = 0, 1
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012345"

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from demotune.files import write_json, write_rows
+from demotune.common.files import write_json, write_rows
 
 START_LOGPS = (-10.0, -20.0, -30.0)
 TOKENS = (10, 10, 20)

@@ -12,7 +12,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from demotune.losses import Link, PairLoss, implicit_reward_loss
+from demotune.training.losses import Link, PairLoss, implicit_reward_loss
 
 
 @contextmanager

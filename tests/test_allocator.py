@@ -9,8 +9,8 @@ import pytest
 SIZE = 2**28
 IN_A_NEW_PROCESS = f"""
 import torch
-from demotune.allocator import keep_memory, kept_bytes
-from demotune.sampling.memory import free_bytes
+from demotune.common.allocator import keep_memory, kept_bytes
+from demotune.common.memory import free_bytes
 
 assert keep_memory()
 tensor = torch.ones({SIZE} // 4)

@@ -18,9 +18,8 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from demotune import attention
-from demotune.attention import ATTENTION, BlockCausal, carries_layouts, register_attention
-from demotune.models import with_attention
+from demotune.models.attention import ATTENTION, BlockCausal, carries_layouts, register_attention
+from demotune.models.policy import attention, with_attention
 
 register_attention()
 

@@ -14,9 +14,9 @@ from tiny import save_tiny, write_rows
 from typer.testing import CliRunner
 
 import demotune
-from demotune.cli import app
-from demotune.config import CONFIGS
-from demotune.config_files import field_types
+from demotune.cli.main import app
+from demotune.config.files import field_types
+from demotune.config.methods import CONFIGS
 
 SHOWS = {"NO_COLOR": "1", "TERM": "dumb"}
 

@@ -12,20 +12,20 @@ from test_evaluate import QUICK, call, evaluation, measure_of, rows_of, strict
 from tiny_runs import PREFERENCES, tiny_runs, write_json_lines, write_preferences
 
 from demotune import DemotuneError
+from demotune.common.files import read_json, write_json, write_rows
+from demotune.config.evaluation import EvaluationConfig
 from demotune.evaluation.compare import START, compare
-from demotune.evaluation.comparison_table import (
+from demotune.evaluation.show import show_comparison
+from demotune.report.comparison import comparison_of
+from demotune.runs.comparison import (
     ComparisonTable,
     Difference,
     Line,
     read_comparison,
     write_comparison,
 )
-from demotune.evaluation.config import EvaluationConfig
-from demotune.evaluation.costs import flops
-from demotune.evaluation.finished_runs import group, read_run
-from demotune.evaluation.show import show_comparison
-from demotune.files import read_json, write_json, write_rows
-from demotune.report.comparison import comparison_of
+from demotune.runs.costs import flops
+from demotune.runs.finished import group, read_run
 
 LIKELIHOOD = "log-likelihood of demonstrations"
 TOKENS = (2, 4, 3, 3, 8, 4)  # of six held-out rows: 24, 4 a row

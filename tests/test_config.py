@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from demotune.config import CONFIGS, AnyConfig, IRFTConfig, Method, RunConfig, SFTConfig, SPINConfig, as_dict
-from demotune.config_files import (
+from demotune.common.errors import DemotuneError
+from demotune.config.files import (
     build_config,
     field_help,
     field_types,
@@ -19,7 +19,7 @@ from demotune.config_files import (
     shipped_configs,
     unknown_field,
 )
-from demotune.errors import DemotuneError
+from demotune.config.methods import CONFIGS, AnyConfig, IRFTConfig, Method, RunConfig, SFTConfig, SPINConfig, as_dict
 
 METHODS: tuple[Method, ...] = ("sft", "spin", "irft")
 GIVEN: dict[str, object] = {"model": "some/model", "data": ["rows.jsonl"], "output": "runs/one"}

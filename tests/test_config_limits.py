@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from demotune.config import CONFIGS, IRFTConfig, SFTConfig
-from demotune.config_files import build_config, field_types, from_fields
-from demotune.errors import DemotuneError
-from demotune.evaluation.config import EvaluationConfig
-from demotune.field_limits import LARGEST
-from demotune.loggers import _PACKAGES, refuse_unknown_loggers
-from demotune.training import training_arguments
-from demotune.yaml_fields import MOST_BYTES, read_yaml_file
+from demotune.common.errors import DemotuneError
+from demotune.config.evaluation import EvaluationConfig
+from demotune.config.files import build_config, field_types, from_fields
+from demotune.config.limits import LARGEST
+from demotune.config.loggers import _PACKAGES, refuse_unknown_loggers
+from demotune.config.methods import CONFIGS, IRFTConfig, SFTConfig
+from demotune.config.yaml_fields import MOST_BYTES, read_yaml_file
+from demotune.training.trainer import training_arguments
 
 CLASSES: list[type[Any]] = [*CONFIGS.values(), EvaluationConfig]
 GIVEN: dict[str, object] = {"model": "some/model", "data": ["rows.jsonl"], "output": "runs/one"}

@@ -11,9 +11,9 @@ from test_evaluate import call
 from tiny_runs import tiny_runs
 
 from demotune import DemotuneError, control
-from demotune.control import control_of, train_controls
-from demotune.evaluation.finished_runs import FinishedRun, read_run
-from demotune.files import read_json, read_rows, write_json
+from demotune.cli.control import control_of, train_controls
+from demotune.common.files import read_json, read_rows, write_json
+from demotune.runs.finished import FinishedRun, read_run
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_an_unfinished_control_is_finished(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("demotune.methods.check_phase", stopped)
+        patch.setattr("demotune.training.methods.check_phase", stopped)
         with pytest.raises(KeyboardInterrupt):
             train_controls([irft])
     folder = irft.with_name("irft-control-sft")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from demotune.common.errors import DemotuneError
 from demotune.data import LoadedData, load_demonstrations, load_preferences
-from demotune.errors import DemotuneError
 from demotune.records import Context
 
 CASES = Path(__file__).parents[2] / "shared/cases"

@@ -12,8 +12,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from demotune.common.errors import DemotuneError
 from demotune.data import load_demonstrations, read_prompt_file, streams
-from demotune.errors import DemotuneError
 
 ROWS = [("Naïve?\r\nSay.", "Yes, “so”"), ("2+2?", "4")]
 JSONL = "".join(json.dumps({"prompt": p, "completion": c}, ensure_ascii=False) + "\n" for p, c in ROWS)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from demotune.common.errors import DemotuneError
 from demotune.data import LoadedData, load_demonstrations
-from demotune.errors import DemotuneError
 from demotune.records import Demonstration
 
 

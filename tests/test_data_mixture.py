@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from demotune.common.errors import DemotuneError
 from demotune.data import load_demonstrations
-from demotune.errors import DemotuneError
 
 
 @pytest.fixture

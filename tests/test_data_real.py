@@ -43,7 +43,7 @@ def test_multi_turn_dialogues_keep_their_turns():
 
 def test_shipped_demonstrations():
     for name, size in (("support_train.jsonl", 132), ("support_heldout.jsonl", None)):
-        path = files("demotune") / "shipped" / name
+        path = files("demotune.cli") / "shipped" / name
         loaded = load_demonstrations([str(path)])
         lines = sum(1 for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
         assert loaded.bad_rows == ()

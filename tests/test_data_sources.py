@@ -11,8 +11,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from demotune.common.errors import DemotuneError
 from demotune.data import load_demonstrations
-from demotune.errors import DemotuneError
 
 ROWS = [{"prompt": "2+2?", "completion": "4"}, {"prompt": "Naïve?\nSay.", "completion": "Yes, “so”"}]
 PAIRS = [("2+2?", "4"), ("Naïve?\nSay.", "Yes, “so”")]

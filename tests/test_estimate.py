@@ -16,24 +16,24 @@ from tiny_runs import RFT, tiny_runs
 from torch.utils.flop_counter import FlopCounterMode
 
 from demotune import DemotuneError, IRFTConfig, RFTConfig, RunResult, SFTConfig, resume, run
-from demotune import estimate as estimate_command
-from demotune.config import AnyConfig
+from demotune.common.profiling import Profile, profiled, span, timed
+from demotune.config.methods import AnyConfig
+from demotune.estimation import estimate as estimate_command
 from demotune.estimation import fitting, forecast
 from demotune.estimation.costs import Costs
 from demotune.estimation.forecast import Estimate, estimate_run
 from demotune.estimation.machines import DATASHEETS, Machine, machine_named, measure_machine
 from demotune.estimation.shapes import read_shape
 from demotune.estimation.work import PhaseWork, Tokens, plan_work
-from demotune.models import attach_adapter, lora_config
-from demotune.objectives import pair_batch
-from demotune.phases.stage import stage_slice
-from demotune.preparation import prepare_run
-from demotune.profiling import Profile, profiled, span, timed
+from demotune.models.policy import attach_adapter, lora_config
 from demotune.records import Pair, Response
-from demotune.run_folder import RunFolder
-from demotune.setup import Setup
-from demotune.summary import read_result
-from demotune.training import Interrupted, PhaseTrainer, plan_microbatches
+from demotune.result import read_result
+from demotune.runs.folder import RunFolder
+from demotune.training.objectives import pair_batch
+from demotune.training.phases.stage import stage_slice
+from demotune.training.preparation import prepare_run
+from demotune.training.setup import Setup
+from demotune.training.trainer import Interrupted, PhaseTrainer, plan_microbatches
 
 ROUND = Machine("round", "cpu", "float32", products=1e9, bandwidth=1e9, memory=2.0**34, measured=True)
 VOCABULARY = len(tiny_tokenizer())
@@ -418,7 +418,7 @@ def test_a_method_is_needed(arguments: list[str], place: Path) -> None:
 
 def test_spans_hold_their_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 1.0, 3.0, 6.0, 10.0, 11.0])
-    monkeypatch.setattr("demotune.profiling.clock", lambda: next(clock))
+    monkeypatch.setattr("demotune.common.profiling.clock", lambda: next(clock))
     with profiled(True) as profile, span("backward"), span("forward"):
         pass
     assert profile is not None

@@ -21,19 +21,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from typer.testing import CliRunner
 
 from demotune import DemotuneError, SFTConfig, run
-from demotune import rewards as rewards_module
-from demotune.cli import app
-from demotune.config_files import field_types
+from demotune.cli.main import app
+from demotune.common.files import read_rows
+from demotune.config.evaluation import EvaluationConfig
+from demotune.config.files import field_types
 from demotune.evaluation import evaluate as evaluate_module
 from demotune.evaluation import leaks, measuring
-from demotune.evaluation.config import EvaluationConfig
 from demotune.evaluation.evaluate import Evaluation, evaluate
 from demotune.evaluation.measuring import Logps, Measured
 from demotune.evaluation.quantities import quantities
-from demotune.evaluation.tasks import TaskOptions, TaskResult, TaskScores
-from demotune.files import read_rows
-from demotune.ranking import Choice, Reading, select
-from demotune.rewards import load_reward
+from demotune.evaluation.tasks.run import TaskOptions, TaskResult, TaskScores
+from demotune.rewards.ranking import Choice, Reading, select
+from demotune.rewards.reward import load_reward
+from demotune.rewards.reward import reward as rewards_module
 
 Model = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 QUICK: dict[str, Any] = {"max_new_tokens": 6, "bf16": False, "batch_size": 4, "sample_batch_size": 4}

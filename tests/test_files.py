@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from demotune.errors import DemotuneError
-from demotune.files import (
+from demotune.common.errors import DemotuneError
+from demotune.common.files import (
     UNFINISHED,
     file_hash,
     first_damaged,
@@ -26,8 +26,8 @@ from demotune.files import (
     write_record,
     write_rows,
 )
-from demotune.journals import Journal, read_journal
-from demotune.run_folder import RunFolder
+from demotune.common.journals import Journal, read_journal
+from demotune.runs.folder import RunFolder
 
 
 def names(folder: Path) -> set[str]:
@@ -100,7 +100,7 @@ def test_a_process_that_dies_while_writing_leaves_the_old_content(tmp_path: Path
         (target / "a.txt").write_text("old")
         inside = "(path / 'a.txt').write_text('hal')"
     code = (
-        "import os, sys; from pathlib import Path; from demotune.files import publish_file, publish_folder\n"
+        "import os, sys; from pathlib import Path; from demotune.common.files import publish_file, publish_folder\n"
         f"with publish_{kind}(Path(sys.argv[1])) as path:\n    {inside}\n    os._exit(9)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(target)], check=False).returncode == 9
@@ -247,7 +247,7 @@ def test_torn_damaged_and_missing_rows_are_one_error_that_names_the_file(tmp_pat
 # The run folder ------------------------------------------------------------------------------------------------------
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from demotune.run_folder import RunFolder\n"
+    "import sys, time; from pathlib import Path; from demotune.runs.folder import RunFolder\n"
     "with RunFolder(Path(sys.argv[1])).locked():\n    print('held', flush=True)\n    time.sleep(60)"
 )
 

@@ -10,13 +10,13 @@ from scipy import stats
 from tiny import save_tiny, write_rows
 
 from demotune import IRFTConfig, RunResult, SFTConfig, run
+from demotune.common.diversity import distinct, repetition
+from demotune.common.files import read_rows
 from demotune.conclusion import conclude
-from demotune.diversity import distinct, repetition
-from demotune.files import read_rows
-from demotune.gate import Gate, judge_stage
-from demotune.heldout import HeldoutRow, wilson_interval
-from demotune.phases import check as check_phase
 from demotune.records import Response
+from demotune.runs.gate import Gate, judge_stage
+from demotune.runs.heldout import HeldoutRow, wilson_interval
+from demotune.training.phases import check as check_phase
 
 SMALL: dict[str, Any] = {"per_device_train_batch_size": 4, "eval_share": 0.3, "max_length": 96, "bf16": False}
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from demotune.heldout import RewardCheck, check_reward, implicit_rewards, nll_per_token, wilson_interval
 from demotune.records import Pair, RenderedDemonstration, Response, ScoredPair
+from demotune.runs.heldout import RewardCheck, check_reward, implicit_rewards, nll_per_token, wilson_interval
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,15 @@ from tiny import save_tiny, tiny_model, tiny_tokenizer, write_rows
 from transformers import AutoModelForCausalLM
 
 from demotune import IRFTConfig, RFTConfig, SFTConfig, load_reward, run
-from demotune.answering import answer
+from demotune.common.errors import DemotuneError
+from demotune.common.files import read_rows
+from demotune.common.machine import is_lack_of_memory
 from demotune.data import as_prompt
-from demotune.errors import DemotuneError
-from demotune.files import read_rows
-from demotune.machine import is_lack_of_memory
-from demotune.model_files import reading
-from demotune.models import check_policy, load_policy, load_tokenizer, resolve_model
+from demotune.models.files import reading
+from demotune.models.policy import check_policy, load_policy, load_tokenizer, resolve_model
+from demotune.models.scoring import score_logps
 from demotune.records import Completion, Response
-from demotune.scoring import score_logps
+from demotune.rewards.answering import answer
 
 CPU = torch.device("cpu")
 

@@ -9,11 +9,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from demotune.config import SFTConfig
+from demotune.common.errors import DemotuneError
+from demotune.config.methods import SFTConfig
 from demotune.data import BadRow
-from demotune.errors import DemotuneError
-from demotune.intake import Intake, prepare, write_quarantine
-from demotune.rendering import Renderer, content_key
+from demotune.data.intake import Intake, prepare, write_quarantine
+from demotune.data.rendering import Renderer, content_key
 
 WORDS = [f"n{number}" for number in range(300)]
 
@@ -190,7 +190,7 @@ def test_ten_rows_hold_out_at_least_one(tmp_path: Path, count: int, share: float
 
 
 def test_something_stays_to_train_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("demotune.intake._place", lambda prompt_ids: prompt_ids[0] / 1000)  # all below one half
+    monkeypatch.setattr("demotune.data.intake._place", lambda prompt_ids: prompt_ids[0] / 1000)  # all below one half
     intake = prepare(config(hundred(tmp_path / "d.jsonl", 10), eval_share=0.5), renderer())
     assert prompts(intake.train) == [ids("n9")]
     assert len(intake.heldout) == 9

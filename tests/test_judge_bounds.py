@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from test_judges import Waits, completion, contest
 
-from demotune.errors import DemotuneError
-from demotune.evaluation.judge_server import ATTEMPTS, MOST_BYTES, ServerJudge
+from demotune.common.errors import DemotuneError
+from demotune.evaluation.judges.server import ATTEMPTS, MOST_BYTES, ServerJudge
 
 OK = b"HTTP/1.1 200 OK\r\n"
 GOOD = json.dumps(completion("[[A]]")[2]).encode()
@@ -172,7 +172,7 @@ def test_redirects_in_a_circle_are_an_error(serve: Callable[..., RawServer], tmp
 def test_what_a_server_says_commands_no_terminal(
     serve: Callable[..., RawServer], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from demotune.messages import errors_as_messages
+    from demotune.common.messages import errors_as_messages
 
     said = "\x1b[2J\x07\x9b\u202e".encode()
     server = serve(lambda connection: connection.sendall(b"HTTP/1.1 404 No\x1b[2J\r\n\r\n" + said))

@@ -15,8 +15,19 @@ from pathlib import Path
 
 import pytest
 
-from demotune.errors import DemotuneError
-from demotune.evaluation.judge_server import (
+from demotune.common.errors import DemotuneError
+from demotune.common.files import write_json, write_rows
+from demotune.common.journals import read_journal
+from demotune.evaluation.judges.judges import (
+    IDENTICAL,
+    Contest,
+    FunctionJudge,
+    Verdict,
+    conflict_note,
+    reward_verdicts,
+    selecting_rewards,
+)
+from demotune.evaluation.judges.server import (
     AGREED,
     ATTEMPTS,
     ORDER_DEPENDENT,
@@ -26,18 +37,7 @@ from demotune.evaluation.judge_server import (
     _retry_after,
     order_dependent_share,
 )
-from demotune.evaluation.judges import (
-    IDENTICAL,
-    Contest,
-    FunctionJudge,
-    Verdict,
-    conflict_note,
-    reward_verdicts,
-    selecting_rewards,
-)
-from demotune.files import write_json, write_rows
-from demotune.journals import read_journal
-from demotune.models import content_hash
+from demotune.models.policy import content_hash
 
 SECRET = "sk-this-is-never-written"
 
@@ -436,8 +436,8 @@ def test_a_killed_command_asks_only_what_is_missing(server: JudgeServer, tmp_pat
     code = """
 import sys
 from pathlib import Path
-from demotune.evaluation.judge_server import ServerJudge
-from demotune.evaluation.judges import Contest
+from demotune.evaluation.judges.server import ServerJudge
+from demotune.evaluation.judges.judges import Contest
 prompts = [({"role": "user", "content": f"Question {n}?"},) for n in range(6)]
 contests = [Contest(f"key{n}", prompt, "a" * n, "b" * 3, None) for n, prompt in enumerate(prompts)]
 judge = ServerJudge(url=sys.argv[1], model="judge", journal=Path(sys.argv[2]), concurrency=1)
@@ -493,7 +493,7 @@ def test_a_template_needs_its_places_and_markers(tmp_path: Path) -> None:
 
 
 def test_judging_needs_no_torch() -> None:
-    code = "import sys, demotune.evaluation.judge_server; print('torch' in sys.modules)"
+    code = "import sys, demotune.evaluation.judges.server; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import PreTrainedModel
 
-from demotune.logprobs import naive_response_logps, response_logps, sequence_logps
-from demotune.models import attach_adapter, lora_config, merged
-from demotune.packing import Batch, positions
+from demotune.models.logprobs import naive_response_logps, response_logps, sequence_logps
+from demotune.models.packing import Batch, positions
+from demotune.models.policy import attach_adapter, lora_config, merged
 
 # Float32: sums of at most 9 log-probabilities of up to some 10 nats.
 CLOSE = {"atol": 2e-5, "rtol": 0}

@@ -16,11 +16,11 @@ from rich.table import Table
 from safetensors.torch import load_file, save_file
 
 import demotune
-from demotune.answering import Answer, show_answers
-from demotune.errors import DemotuneError
-from demotune.messages import BUG, CLOSED_PIPE, USER_ERROR, explain
-from demotune.progress import console, say, track, warn
-from demotune.screen import Screen, Verbatim, printable
+from demotune.common.errors import DemotuneError
+from demotune.common.messages import BUG, CLOSED_PIPE, USER_ERROR, explain
+from demotune.common.progress import console, say, track, warn
+from demotune.common.screen import Screen, Verbatim, printable
+from demotune.rewards.answering import Answer, show_answers
 
 HOSTILE = "a\x1b[2Jb\x07c\x9bd\u202ee\rf\x00g\udc80h\u2028i"
 SHOWN = r"a\x1b[2Jb\x07c\x9bd\u202ee\rf\x00g\udc80h\u2028i"
@@ -196,8 +196,8 @@ def test_on_a_terminal_colours_are_ours_alone() -> None:
 
 TALKS = """
 import sys, typer
-from demotune.messages import errors_as_messages
-from demotune.screen import Screen, Verbatim
+from demotune.common.messages import errors_as_messages
+from demotune.common.screen import Screen, Verbatim
 app = typer.Typer()
 @app.command()
 def talk() -> None:
@@ -235,7 +235,7 @@ def test_output_that_cannot_be_written_is_an_error_with_one_line() -> None:
 def command(*arguments: str, folder: Path, **environment: str) -> tuple[int, str]:
     """A command in a process of its own, without torch: exit code and what it shows."""
     code = (
-        "import sys\nfrom demotune.cli import main\n"
+        "import sys\nfrom demotune.cli.main import main\n"
         "class Heavy:\n def find_spec(self, name, *_):\n"
         "  assert name not in ('torch', 'transformers', 'datasets'), name\n"
         "sys.meta_path.insert(0, Heavy())\nmain()"

@@ -10,8 +10,8 @@ import yaml
 from markdown_it import MarkdownIt
 from report_folders import FIVE, write_evaluation, write_run
 
-from demotune.errors import DemotuneError
-from demotune.files import write_json
+from demotune.common.errors import DemotuneError
+from demotune.common.files import write_json
 from demotune.report.model_card import model_card, public_command
 from demotune.report.public_names import looks_like_hub_id, without_paths
 

@@ -8,12 +8,12 @@ import torch
 from micro import END, Bigram, largest_difference, parameters, random_demonstrations, random_pairs, scored, tiny_lm
 from torch.testing import assert_close
 
-from demotune.config import IRFTConfig, SPINConfig
-from demotune.logprobs import naive_response_logps
-from demotune.losses import Link
-from demotune.methods import pair_objective
-from demotune.objectives import PairObjective, SFTObjective, pair_batch
+from demotune.config.methods import IRFTConfig, SPINConfig
+from demotune.models.logprobs import naive_response_logps
 from demotune.records import Pair, RenderedDemonstration, Response, ScoredPair
+from demotune.training.losses import Link
+from demotune.training.methods import pair_objective
+from demotune.training.objectives import PairObjective, SFTObjective, pair_batch
 
 BIT = log(2)
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from demotune.config import SFTConfig
+from demotune.common.errors import DemotuneError
+from demotune.config.methods import SFTConfig
 from demotune.data import LoadedData, load_demonstrations
-from demotune.errors import DemotuneError
-from demotune.objects import keep_objects
-from demotune.run_folder import RunFolder
+from demotune.runs.folder import RunFolder
+from demotune.training.objects import keep_objects
 
 GOOD = {"prompt": "2+2?", "completion": "4"}
 TURNS = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!", "reasoning_content": "Greet."}]

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
+from demotune.common.statistics import share_interval
 from demotune.evaluation.overlap import KINDS, Match, TextRow, find_overlap, text_rows, words_of
 from demotune.records import Demonstration
-from demotune.statistics import share_interval
 
 
 def words(first: int, count: int) -> str:

@@ -22,15 +22,15 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from demotune import logprobs, packing
-from demotune.attention import ATTENTION, carries_layouts, register_attention
-from demotune.logprobs import naive_response_logps, response_logps, response_states
-from demotune.models import attach_adapter, load_policy, lora_config
-from demotune.objectives import PairObjective
-from demotune.packing import aligned, cut_to_budget, pack, predictors
+from demotune.models import logprobs, packing
+from demotune.models.attention import ATTENTION, carries_layouts, register_attention
+from demotune.models.logprobs import naive_response_logps, response_logps, response_states
+from demotune.models.packing import aligned, cut_to_budget, pack, predictors
+from demotune.models.policy import attach_adapter, load_policy, lora_config
+from demotune.models.reward import head_scores, reward_batch, reward_from_policy, right_padded
+from demotune.models.scoring import score_pairs
 from demotune.records import Completion, Pair, Response, ScoredPair
-from demotune.reward_models import head_scores, reward_batch, reward_from_policy, right_padded
-from demotune.scoring import score_pairs
+from demotune.training.objectives import PairObjective
 
 Row = tuple[tuple[int, ...], tuple[int, ...]]
 ids = st.lists(st.integers(2, VOCABULARY - 1), min_size=1, max_size=9).map(tuple)

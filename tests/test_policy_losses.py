@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from demotune.advantages import (
+from demotune.training.advantages import (
     generalised,
     group_normalised,
     leave_one_out,
@@ -21,7 +21,7 @@ from demotune.advantages import (
     shaped_scores,
     token_rewards,
 )
-from demotune.losses import (
+from demotune.training.losses import (
     KLEstimator,
     PolicyLoss,
     RatioLevel,

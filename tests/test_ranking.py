@@ -13,12 +13,12 @@ from transformers import AutoTokenizer
 from trl.data_utils import apply_chat_template, is_conversational
 
 from demotune import DemotuneError, ImplicitReward, IRFTConfig, ScalarReward, SFTConfig, run
-from demotune.answering import BestOf, answer
 from demotune.data import load_demonstrations, load_preferences
-from demotune.heldout import wilson_interval
-from demotune.ranking import Choice, Reading, ScoredRow, score_preferences, score_rows, select_rows
+from demotune.data.rendering import Renderer
 from demotune.records import Completion, Demonstration
-from demotune.rendering import Renderer
+from demotune.rewards.answering import BestOf, answer
+from demotune.rewards.ranking import Choice, Reading, ScoredRow, score_preferences, score_rows, select_rows
+from demotune.runs.heldout import wilson_interval
 
 REAL = Path(__file__).parents[2] / "shared/data/alpaca_eval/test.jsonl.gz"
 
@@ -66,7 +66,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same numbers on machines with and without bfloat16."""
-    monkeypatch.setattr("demotune.rewards.has_fast_bf16", lambda _: False)
+    monkeypatch.setattr("demotune.rewards.reward.has_fast_bf16", lambda _: False)
 
 
 # Preference rows -----------------------------------------------------------------------------------------------------

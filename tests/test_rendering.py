@@ -6,9 +6,9 @@ import pytest
 from chats import ZEPHYR, ask, assistant, demo, system, tokenizer_of, user
 from transformers import PreTrainedTokenizerFast
 
-from demotune.errors import DemotuneError
+from demotune.common.errors import DemotuneError
+from demotune.data.rendering import Renderer, RenderError, content_key
 from demotune.records import Demonstration, Message
-from demotune.rendering import Renderer, RenderError, content_key
 
 CHATML = (
     "{% for message in messages %}"

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import pytest
 from chats import ZEPHYR, ask, assistant, demo, family, system, tokenizer_of, user
 
+from demotune.data.rendering import Renderer, RenderError
 from demotune.records import Context, Demonstration
-from demotune.rendering import Renderer, RenderError
 
 FORECAST = {"type": "function", "function": {"name": "forecast", "description": "Weather.", "parameters": {}}}
 TOOLS = Context(tools=(FORECAST,))

@@ -10,8 +10,8 @@ from chats import assistant, demo, family, system, user
 from transformers import PreTrainedTokenizerFast
 
 from demotune.data import load_demonstrations
+from demotune.data.rendering import Renderer
 from demotune.records import Demonstration
-from demotune.rendering import Renderer
 
 GPT_OSS = (
     "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\nKnowledge cutoff: 2024-06\n"

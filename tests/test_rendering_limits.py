@@ -8,9 +8,9 @@ import time
 import pytest
 from chats import ZEPHYR, tokenizer_of
 
-from demotune.errors import DemotuneError
+from demotune.common.errors import DemotuneError
+from demotune.data.rendering import Renderer, RenderError, limits
 from demotune.records import Message
-from demotune.rendering import Renderer, RenderError, limits
 
 FOREVER = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}"
 ENDS = "{% endfor %}{% endfor %}{% endfor %}"

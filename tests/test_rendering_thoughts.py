@@ -4,9 +4,9 @@ import pytest
 from chats import ask, assistant, demo, family, tokenizer_of, user, with_plain_tags
 from transformers import PreTrainedTokenizerBase
 
+from demotune.data.rendering import Renderer, RenderError
+from demotune.data.rendering.tokens import encode
 from demotune.records import Demonstration
-from demotune.rendering import Renderer, RenderError
-from demotune.rendering.tokens import encode
 
 THOUGHT = Demonstration((user("Q1"),), "4.", "rows.jsonl:1", reasoning="Hm.")
 MARKED = ["gptoss", "muse_glimmer", "gemma4_v5", "diffusion_gemma", "qwen3", "glm4moe", "lfm2_2_5", "deepseek_v31"]

@@ -12,21 +12,21 @@ from typing import Any
 import pytest
 from report_folders import FIVE, write_evaluation, write_run
 
-from demotune.errors import DemotuneError
-from demotune.files import read_json, write_json, write_rows
-from demotune.heldout import HeldoutRow
+from demotune.common.errors import DemotuneError
+from demotune.common.files import read_json, write_json, write_rows
 from demotune.records import Response
 from demotune.report import build_report
 from demotune.report.answer import against_baseline, answer_sentence, baseline_of, headline_comparison
+from demotune.report.charts.figures import histogram, label
 from demotune.report.collect import read_run, read_runs
 from demotune.report.evaluations import read_evaluation
-from demotune.report.figures import histogram, label
 from demotune.report.gains import gain_between, gain_of
 from demotune.report.limits import limits
 from demotune.report.page import script_json
 from demotune.report.samples import CHANGE, GAP, LENGTH, MARGIN, REWARD, collect_samples
 from demotune.report.tables import changed_settings, task_table
 from demotune.report.wording import duration, flops, interval, number
+from demotune.runs.heldout import HeldoutRow
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}"
 

@@ -18,14 +18,14 @@ from tiny import save_tiny, write_rows
 from transformers import Trainer
 
 from demotune import DemotuneError, IRFTConfig, SFTConfig, resume, run, scoring
-from demotune.callbacks import StopOnSignal
-from demotune.files import read_json, read_rows, write_json
-from demotune.interrupts import stopping_like_ctrl_c
-from demotune.journals import read_journal
-from demotune.phases import sample
-from demotune.phases.stage import PhaseJournal
+from demotune.common.files import read_json, read_rows, write_json
+from demotune.common.interrupts import stopping_like_ctrl_c
+from demotune.common.journals import read_journal
 from demotune.sampling import sample_responses
-from demotune.training import Interrupted, PhaseTrainer
+from demotune.training.callbacks import StopOnSignal
+from demotune.training.phases import sample
+from demotune.training.phases.stage import PhaseJournal
+from demotune.training.trainer import Interrupted, PhaseTrainer
 
 # Checkpoints inside each stage (every 2 of 3 steps), pairs of the last stage mixed in, a carried optimizer.
 FIELDS = {
@@ -233,9 +233,9 @@ def test_a_run_under_nohup_outlives_its_terminal() -> None:
 
 SLOW_RUN = """
 import sys, time
-from demotune.config_files import load_config
+from demotune.config.files import load_config
 from demotune.pipeline import run
-from demotune.training import PhaseTrainer
+from demotune.training.trainer import PhaseTrainer
 step = PhaseTrainer.training_step
 def slow(self, *arguments, **named):
     time.sleep(0.5)
@@ -264,7 +264,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) % 256)
 
 def test_a_terminal_that_closes_costs_nothing(place: Path, uninterrupted: Path) -> None:
     """The kernel sends SIGHUP, and every later write to the terminal fails; the checkpoint is written all the same."""
-    from demotune.config_files import save_config
+    from demotune.config.files import save_config
 
     torch.set_num_threads(1)
     folder = place / "closed"
@@ -283,7 +283,7 @@ def test_a_terminal_that_closes_costs_nothing(place: Path, uninterrupted: Path) 
 
 def test_kill_9_of_a_real_process(place: Path, uninterrupted: Path) -> None:
     """SIGKILL while stage 1 trains; while the process lives its folder is refused to others."""
-    from demotune.config_files import save_config
+    from demotune.config.files import save_config
 
     torch.set_num_threads(1)
     folder = place / "kill-9"
@@ -431,7 +431,7 @@ def test_a_manifest_and_a_state_without_their_fields_are_named(uninterrupted: Pa
 def test_a_batch_torn_inside_its_lines_is_done_again(place: Path, uninterrupted: Path) -> None:
     """The file system kept half of what was written: the batch's first rows are there, its last ones are not."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("demotune.phases.score.score_pairs", _die_at_call(scoring.score_pairs, 2))
+        patch.setattr("demotune.training.phases.score.score_pairs", _die_at_call(scoring.score_pairs, 2))
         with pytest.raises(Killed):
             run(config(place, "torn"))
     journal = place / "torn" / "stages" / "00" / "scored-0.partial.jsonl"
@@ -469,7 +469,7 @@ def test_journalled_responses_are_not_drawn_again(place: Path, uninterrupted: Pa
 
 def test_another_number_of_processes_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = _interrupted(place, "processes")
-    monkeypatch.setattr("demotune.manifest.process_count", lambda: 2)
+    monkeypatch.setattr("demotune.training.manifest.process_count", lambda: 2)
     with pytest.raises(DemotuneError, match="number of processes: 1 when it began, 2 now"):
         resume(folder)
 

@@ -8,7 +8,7 @@ import pytest
 from tiny import save_tiny, tiny_tokenizer, write_rows
 
 from demotune import RFTConfig, run
-from demotune.files import read_rows
+from demotune.common.files import read_rows
 
 
 def test_the_published_reward_is_the_one_that_was_judged(tmp_path: Path) -> None:

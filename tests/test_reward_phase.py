@@ -28,14 +28,9 @@ from transformers import (
 )
 
 from demotune import DemotuneError, RFTConfig, run
-from demotune.callbacks import KeepBest, best_judgement
-from demotune.files import read_rows
-from demotune.losses import reward_loss
-from demotune.models import attach_adapter, load_policy, lora_config, save_policy
-from demotune.objectives import RewardObjective
-from demotune.phases import reward as reward_phase
-from demotune.records import Completion, Pair, Response
-from demotune.reward_models import (
+from demotune.common.files import read_rows
+from demotune.models.policy import attach_adapter, load_policy, lora_config, save_policy
+from demotune.models.reward import (
     RewardFacts,
     RewardModel,
     freeze_lower_layers,
@@ -49,7 +44,12 @@ from demotune.reward_models import (
     right_padded,
     save_reward_model,
 )
-from demotune.scoring import score_completions
+from demotune.models.scoring import score_completions
+from demotune.records import Completion, Pair, Response
+from demotune.training.callbacks import KeepBest, best_judgement
+from demotune.training.losses import reward_loss
+from demotune.training.objectives import RewardObjective
+from demotune.training.phases import reward as reward_phase
 
 CPU = torch.device("cpu")
 LOG_2 = 0.6931471805599453

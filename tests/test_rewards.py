@@ -13,11 +13,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import demotune
 from demotune import DemotuneError, ImplicitReward, IRFTConfig, RFTConfig, ScalarReward, SFTConfig, load_reward, run
-from demotune.logprobs import naive_response_logps
+from demotune.data.rendering import Renderer, RenderError
+from demotune.models.logprobs import naive_response_logps
+from demotune.models.reward import RewardFacts, padding_id, reward_from_policy, save_reward_model
 from demotune.records import Completion
-from demotune.rendering import Renderer, RenderError
-from demotune.reward_models import RewardFacts, padding_id, reward_from_policy, save_reward_model
-from demotune.rewards import as_completion
+from demotune.rewards.reward import as_completion
 
 SMALL = {
     "max_length": 128,
@@ -68,7 +68,7 @@ def ask(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
 
 
-def completions(reward: demotune.rewards.Reward) -> list[Completion]:
+def completions(reward: demotune.rewards.reward.Reward) -> list[Completion]:
     return [as_completion(reward, ask(prompt), response) for prompt, response in TEXTS]
 
 

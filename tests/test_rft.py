@@ -27,21 +27,21 @@ from demotune import (
     RunResult,
     SFTConfig,
     SPINConfig,
-    cli,
     resume,
-    reward_models,
     run,
 )
-from demotune.files import read_json, read_rows
-from demotune.heldout import wilson_interval
-from demotune.logprobs import naive_response_logps
-from demotune.models import attach_adapter, load_policy, lora_config, save_policy, weight_sharing_base
-from demotune.phases import heldout_rows
-from demotune.phases import policy as policy_phase
-from demotune.phases.policy import Limits
+from demotune.cli import main as cli
+from demotune.common.files import read_json, read_rows
+from demotune.models import reward as reward_models
+from demotune.models.logprobs import naive_response_logps
+from demotune.models.policy import attach_adapter, load_policy, lora_config, save_policy, weight_sharing_base
 from demotune.records import Response
+from demotune.runs.heldout import wilson_interval
 from demotune.sampling import SamplingOptions, sample_responses
-from demotune.setup import derive_seed
+from demotune.training.phases import heldout_rows
+from demotune.training.phases import policy as policy_phase
+from demotune.training.phases.policy import Limits
+from demotune.training.setup import derive_seed
 
 LETTERS = "abcdefghij"  # with padding and end token, the twelve ids of these models
 TEMPLATE = "a{prompt}"
@@ -710,7 +710,7 @@ def test_two_processes_give_one_model_and_the_same_one_again(place: Path) -> Non
     even |= {"optim": "sgd", "learning_rate": 0.1, "reward_learning_rate": 0.1, "reward_epochs": 2.0}
     script = place / "twice.py"
     lines = [f"app({['rft', *flags(place, name, **even)]!r}, standalone_mode=False)" for name in ("two", "twice")]
-    script.write_text("\n".join(["from demotune.cli import app", *lines]), encoding="utf-8")
+    script.write_text("\n".join(["from demotune.cli.main import app", *lines]), encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29641"]
     source = str(Path(demotune.__file__).parents[1])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": source}

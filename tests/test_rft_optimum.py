@@ -14,11 +14,11 @@ from micro import END, align, letter_tokenizer, tiny_lm
 from torch import Tensor
 
 from demotune import RFTConfig, run
-from demotune.logprobs import sequence_logps
-from demotune.models import load_policy, save_policy
+from demotune.models.logprobs import sequence_logps
+from demotune.models.policy import load_policy, save_policy
+from demotune.models.reward import RewardFacts, load_reward_model, padding_id, reward_from_policy, save_reward_model
+from demotune.models.scoring import score_completions
 from demotune.records import Completion, Response
-from demotune.reward_models import RewardFacts, load_reward_model, padding_id, reward_from_policy, save_reward_model
-from demotune.scoring import score_completions
 
 LETTERS = 10  # of the vocabulary; with padding and end token the policy has twelve ids
 BETA = 0.15

@@ -20,10 +20,10 @@ from torch.testing import assert_close
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 from trl import GRPOConfig, GRPOTrainer, RewardConfig, RewardTrainer, RLOOConfig, RLOOTrainer
 
-from demotune.advantages import group_normalised, leave_one_out
-from demotune.logprobs import response_logps
-from demotune.losses import kl_estimate, policy_loss, reward_loss
-from demotune.packing import Batch
+from demotune.models.logprobs import response_logps
+from demotune.models.packing import Batch
+from demotune.training.advantages import group_normalised, leave_one_out
+from demotune.training.losses import kl_estimate, policy_loss, reward_loss
 
 PROMPTS, RESPONSES = 3, 4
 LONGEST = 6

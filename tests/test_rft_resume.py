@@ -13,13 +13,13 @@ from tiny import save_tiny, write_rows
 from transformers import Trainer
 
 from demotune import DemotuneError, RFTConfig, resume, run
-from demotune.callbacks import Checkpoints
-from demotune.files import read_rows
-from demotune.journals import Journal, read_journal
-from demotune.phases import rollouts, sample
-from demotune.phases.stage import PhaseJournal
+from demotune.common.files import read_rows
+from demotune.common.journals import Journal, read_journal
 from demotune.sampling import sample_responses
-from demotune.training import PhaseTrainer
+from demotune.training.callbacks import Checkpoints
+from demotune.training.phases import rollouts, sample
+from demotune.training.phases.stage import PhaseJournal
+from demotune.training.trainer import PhaseTrainer
 
 # Two stages; every phase has checkpoints and several batches; a value head, two passes over each batch.
 FIELDS: dict[str, Any] = {
@@ -198,8 +198,8 @@ def test_a_batch_killed_while_it_is_drawn_is_drawn_as_a_whole(
 
 def test_the_reference_stays_the_initial_policy(place: Path, uninterrupted: Path) -> None:
     """The last batch's reference log-probabilities are those of the start model, in both stages, also after a kill."""
-    from demotune.logprobs import naive_response_logps
-    from demotune.models import content_hash, load_policy
+    from demotune.models.logprobs import naive_response_logps
+    from demotune.models.policy import content_hash, load_policy
 
     start = load_policy(place / "start", dtype="float32", attn_implementation="eager", device=torch.device("cpu"))
     for folder in (uninterrupted, place / "kept-rollouts"):
@@ -221,7 +221,7 @@ def test_a_damaged_batch_of_unfinished_policy_steps_begins_them_anew(
     name = f"damaged-{damaged}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PhaseTrainer, "compute_loss", _die_in_policy_step(PhaseTrainer.compute_loss, 3))
-        patch.setattr("demotune.phases.policy.Checkpoints", lambda _: Checkpoints(3))
+        patch.setattr("demotune.training.phases.policy.Checkpoints", lambda _: Checkpoints(3))
         with pytest.raises(Killed):
             run(config(place, name))
     stage = place / name / "stages" / "00"

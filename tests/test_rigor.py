@@ -11,11 +11,11 @@ import pytest
 import yaml
 from report_folders import FIVE, write_run
 
-from demotune.config import IRFTConfig, as_dict
-from demotune.errors import DemotuneError
-from demotune.evaluation.config import EvaluationConfig
-from demotune.files import write_json, write_rows
-from demotune.report.rigor import FINDERS, NEVER, RigorAnswer, checklist, rigor_card, write_card
+from demotune.common.errors import DemotuneError
+from demotune.common.files import write_json, write_rows
+from demotune.config.evaluation import EvaluationConfig
+from demotune.config.methods import IRFTConfig, as_dict
+from demotune.report.rigor.card import FINDERS, NEVER, RigorAnswer, checklist, rigor_card, write_card
 
 REAL = Path(__file__).parents[2] / "shared/design/rigor_checklist.json"
 START, RESULT, OTHER, ROWS, TEST = ("".join([digit] * 64) for digit in "abcde")
@@ -394,5 +394,5 @@ def test_the_card_does_not_wait_for_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys, demotune.report.rigor, demotune.report.model_card; print('torch' in sys.modules)"
+    code = "import sys, demotune.report.rigor.card, demotune.report.model_card; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

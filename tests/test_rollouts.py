@@ -18,13 +18,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from demotune import DemotuneError, RFTConfig, run
-from demotune.files import read_rows
-from demotune.logprobs import naive_response_logps
-from demotune.objectives import PolicyObjective
-from demotune.phases import rollouts
-from demotune.phases.policy import Limits, PolicyStop, guard
-from demotune.phases.rollouts import Layout, Rollouts
-from demotune.values import ValueSums, explained_variance, predict
+from demotune.common.files import read_rows
+from demotune.models.logprobs import naive_response_logps
+from demotune.training.objectives import PolicyObjective
+from demotune.training.phases import rollouts
+from demotune.training.phases.policy import Limits, PolicyStop, guard
+from demotune.training.phases.rollouts import Layout, Rollouts
+from demotune.training.values import ValueSums, explained_variance, predict
 
 # How a batch becomes optimizer steps.
 

@@ -14,15 +14,15 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from demotune.attention import ATTENTION, carries_layouts, register_attention
-from demotune.errors import DemotuneError
-from demotune.logprobs import naive_response_logps
-from demotune.phases import sample as sample_phase
+from demotune.common.errors import DemotuneError
+from demotune.models.attention import ATTENTION, carries_layouts, register_attention
+from demotune.models.logprobs import naive_response_logps
 from demotune.records import Response
 from demotune.sampling import SamplingOptions, choose_tokens, memory, sample_responses, sampler
-from demotune.sampling.adapters import merged_adapters, ready_to_sample
-from demotune.sampling.cache import Cache, CacheShape, Decoding, PrefixFill, PromptFill
-from demotune.sampling.sampler import common_prefix
+from demotune.sampling.in_process.adapters import merged_adapters, ready_to_sample
+from demotune.sampling.in_process.cache import Cache, CacheShape, Decoding, PrefixFill, PromptFill
+from demotune.sampling.in_process.sampler import common_prefix
+from demotune.training.phases import sample as sample_phase
 
 register_attention()
 

@@ -16,11 +16,11 @@ from scipy import stats
 from torch import Tensor, nn
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from demotune.attention import ATTENTION, register_attention
-from demotune.logprobs import naive_response_logps
+from demotune.models.attention import ATTENTION, register_attention
+from demotune.models.logprobs import naive_response_logps
 from demotune.records import Response
 from demotune.sampling import SamplingOptions, choose_tokens, sample_responses
-from demotune.sampling.naive import plan_batches
+from demotune.sampling.in_process.naive import plan_batches
 
 register_attention()
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from demotune.sampling import weights
-from demotune.sampling.weights import reordered_weights
+from demotune.sampling.in_process.weights import reordered_weights
 
 
 @pytest.fixture

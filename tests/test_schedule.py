@@ -13,10 +13,10 @@ from tiny import save_tiny, write_rows
 from transformers import TrainerCallback
 
 from demotune import DemotuneError, IRFTConfig, RFTConfig, SFTConfig, run
-from demotune.config import AnyConfig
-from demotune.objectives import SFTObjective
-from demotune.schedule import learning_rates
-from demotune.training import training_arguments
+from demotune.config.methods import AnyConfig
+from demotune.training.objectives import SFTObjective
+from demotune.training.schedule import learning_rates
+from demotune.training.trainer import training_arguments
 
 
 def shares(steps: int, **fields: Any) -> list[float]:
@@ -97,7 +97,7 @@ def test_a_schedule_under_which_no_step_trains_is_refused(monkeypatch: pytest.Mo
     def nothing(*_: Any, optimizer: Any, **__: Any) -> Any:
         return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.0)
 
-    monkeypatch.setattr("demotune.schedule.get_scheduler", nothing)
+    monkeypatch.setattr("demotune.training.schedule.get_scheduler", nothing)
     with pytest.raises(DemotuneError, match="no step of 3 would have a learning rate above 0"):
         shares(3)
 

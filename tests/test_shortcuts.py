@@ -7,7 +7,9 @@ from statistics import fmean
 
 import pytest
 
-from demotune.errors import DemotuneError
+from demotune.common.errors import DemotuneError
+from demotune.common.files import write_rows
+from demotune.common.statistics import Interval, share_interval
 from demotune.evaluation.shortcuts import (
     SHORTCUTS,
     Shortcut,
@@ -16,9 +18,7 @@ from demotune.evaluation.shortcuts import (
     audit_shortcuts,
     judge_reward,
 )
-from demotune.files import write_rows
 from demotune.records import Pair, Response
-from demotune.statistics import Interval, share_interval
 
 STOP = 1
 

@@ -13,8 +13,8 @@ from tiny import save_tiny, write_rows
 from transformers import Trainer
 
 from demotune import DemotuneError, IRFTConfig, RFTConfig, RunResult, SFTConfig, resume, run
-from demotune.config import AnyConfig
-from demotune.smaller_passes import PassTooLarge, in_smaller_passes, one_pass
+from demotune.config.methods import AnyConfig
+from demotune.training.smaller_passes import PassTooLarge, in_smaller_passes, one_pass
 
 SMALL: dict[str, Any] = {"max_length": 64, "bf16": False, "learning_rate": 1e-3, "per_device_train_batch_size": 4}
 DRAWN: dict[str, Any] = {"stages": 1, "max_new_tokens": 4}
@@ -152,7 +152,7 @@ def test_halves_until_it_fits() -> None:
 
 
 def test_several_processes_are_not_left_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("demotune.smaller_passes.process_count", lambda: 2)
+    monkeypatch.setattr("demotune.training.smaller_passes.process_count", lambda: 2)
 
     def attempt(_: int | None) -> None:
         raise PassTooLarge(100, 4, "full")

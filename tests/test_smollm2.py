@@ -13,13 +13,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from demotune import IRFTConfig, RFTConfig, SFTConfig, load_reward, run
-from demotune.answering import answer
-from demotune.files import read_rows
-from demotune.machine import has_fast_bf16
-from demotune.models import load_tokenizer, resolve_model
-from demotune.quickstart import fetch_smollm2
+from demotune.cli.quickstart import fetch_smollm2
+from demotune.common.files import read_rows
+from demotune.common.machine import has_fast_bf16
+from demotune.models.policy import load_tokenizer, resolve_model
+from demotune.rewards.answering import answer
 
-SHIPPED = Path(__file__).parents[1] / "src" / "demotune" / "shipped"
+SHIPPED = Path(__file__).parents[1] / "src" / "demotune" / "cli" / "shipped"
 
 
 @pytest.fixture(scope="module")

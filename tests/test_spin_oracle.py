@@ -15,11 +15,11 @@ from micro import Architecture, largest_difference, parameters, random_pairs, sc
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from demotune.config import IRFTConfig, SPINConfig
-from demotune.losses import loss_at_reference
-from demotune.methods import pair_objective
+from demotune.config.methods import IRFTConfig, SPINConfig
 from demotune.records import Pair
-from demotune.training import AtStart, plan_microbatches
+from demotune.training.losses import loss_at_reference
+from demotune.training.methods import pair_objective
+from demotune.training.trainer import AtStart, plan_microbatches
 
 BETA, WARMUP, CLIP = 0.1, 2, 1.0
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 from statsmodels.stats.power import TTestPower
 
-from demotune.statistics import (
+from demotune.common.statistics import (
     Interval,
     compare_over_seeds,
     compare_paired,
@@ -24,8 +24,8 @@ from demotune.statistics import (
     ratio_interval,
     share_interval,
 )
-from demotune.statistics.comparisons import smallest_effect
-from demotune.statistics.intervals import Ratio
+from demotune.common.statistics.comparisons import smallest_effect
+from demotune.common.statistics.intervals import Ratio
 
 SKEWED = np.random.default_rng(5).exponential(size=30)
 GAINS = [20.611395835876465, 30.92187976837158, 40.821747660636902, 30.92189311981201, 30.91448116302490]
@@ -384,7 +384,7 @@ def test_numbers_that_cannot_be_used_are_named(call: Callable[[], object], named
 
 
 def test_importing_does_not_wait_for_statsmodels() -> None:
-    code = "import sys, demotune.statistics; print('statsmodels' in sys.modules)"
+    code = "import sys, demotune.common.statistics; print('statsmodels' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert found.strip() == "False"
 

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from demotune.statistics import (
+from demotune.common.statistics import (
     Comparison,
     Interval,
     compare_over_seeds,

@@ -19,10 +19,11 @@ from peft import LoraConfig, get_peft_model
 from tiny import save_tiny, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
-from demotune.errors import DemotuneError
-from demotune.evaluation.task_data import choose_splits, harness_index, single_tasks
-from demotune.evaluation.task_loading import load_tasks
-from demotune.evaluation.tasks import (
+from demotune.common.errors import DemotuneError
+from demotune.common.files import read_rows, write_rows
+from demotune.evaluation.tasks.data import choose_splits, harness_index, single_tasks
+from demotune.evaluation.tasks.loading import load_tasks
+from demotune.evaluation.tasks.run import (
     PRESETS,
     TaskOptions,
     TaskScores,
@@ -30,7 +31,6 @@ from demotune.evaluation.tasks import (
     task_documents,
     write_task_scores,
 )
-from demotune.files import read_rows, write_rows
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'demotune[tasks]'")
 
@@ -480,7 +480,7 @@ def test_subjects_without_rows_and_tasks_asked_for_twice(data, tmp_path):
 
 
 def test_no_harness(monkeypatch):
-    monkeypatch.setattr("demotune.evaluation.task_data.find_spec", lambda name: None)
+    monkeypatch.setattr("demotune.evaluation.tasks.data.find_spec", lambda name: None)
     with pytest.raises(DemotuneError, match=r"pip install 'demotune\[tasks\]'"):
         harness_index.__wrapped__()  # not what an earlier test left in its cache
 

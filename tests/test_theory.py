@@ -31,7 +31,7 @@ from tabular import (
 from torch import Tensor
 from torch.testing import assert_close
 
-from demotune.losses import Link, implicit_reward_loss, loss_at_reference, sft_loss
+from demotune.training.losses import Link, implicit_reward_loss, loss_at_reference, sft_loss
 
 LINKS: tuple[Link, ...] = ("logistic", "linear", "nce")
 PROBLEMS = pytest.mark.parametrize(

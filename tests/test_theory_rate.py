@@ -15,7 +15,7 @@ import torch
 from tabular import one_thread, random_problem
 from torch import Tensor
 
-from demotune.losses import Link, implicit_reward_loss
+from demotune.training.losses import Link, implicit_reward_loss
 
 PROBLEM_SEEDS = (0, 1, 2, 3)
 SCALES = (1.5, 4.0, 9.0)

@@ -12,7 +12,7 @@ from tabular import FiniteProblem, gradient, minimise, one_thread, optimal_polic
 from torch import Tensor
 from torch.testing import assert_close
 
-from demotune.losses import RewardLink, reward_loss
+from demotune.training.losses import RewardLink, reward_loss
 
 PROBLEMS = pytest.mark.parametrize(
     ("seed", "prompts", "responses", "beta"), [(0, 1, 2, 0.1), (1, 3, 4, 0.5), (2, 2, 3, 1.0), (3, 2, 5, 2.5)]

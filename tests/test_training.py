@@ -26,16 +26,16 @@ from tiny import save_tiny, write_rows
 from transformers import AutoModelForCausalLM, PreTrainedModel, TrainerCallback
 
 from demotune import IRFTConfig, run
-from demotune.attention import ATTENTION, register_attention
-from demotune.callbacks import WHOLE, Checkpoints, WriteMetrics, latest_checkpoint
-from demotune.errors import DemotuneError
-from demotune.files import read_rows, seal
-from demotune.logprobs import naive_response_logps
-from demotune.losses import Link, loss_at_reference
-from demotune.models import load_policy
-from demotune.objectives import Objective, PairObjective, SFTObjective
+from demotune.common.errors import DemotuneError
+from demotune.common.files import read_rows, seal
+from demotune.models.attention import ATTENTION, register_attention
+from demotune.models.logprobs import naive_response_logps
+from demotune.models.policy import load_policy
 from demotune.records import Pair, RenderedDemonstration, Response, ScoredPair
-from demotune.training import CARRIED, AtStart, Carry, check_start, plan_microbatches
+from demotune.training.callbacks import WHOLE, Checkpoints, WriteMetrics, latest_checkpoint
+from demotune.training.losses import Link, loss_at_reference
+from demotune.training.objectives import Objective, PairObjective, SFTObjective
+from demotune.training.trainer import CARRIED, AtStart, Carry, check_start, plan_microbatches
 
 PAIRS = PairObjective(beta=0.5, link="logistic", sft_weight=0.3)
 LOG2 = 0.6931471805599453

@@ -26,8 +26,8 @@ from micro import (
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from demotune.objectives import PairObjective, SFTObjective
 from demotune.records import Pair, RenderedDemonstration
+from demotune.training.objectives import PairObjective, SFTObjective
 
 BETA = 0.5
 COMMON: dict[str, Any] = {

@@ -12,12 +12,12 @@ from scipy.stats import rankdata
 from task import LONGEST_ANSWER, Part, bad_response, draw_prompts, gold_reward, good_response
 from transformers import PreTrainedTokenizerBase
 
-from demotune.models import Policy, load_policy, load_tokenizer
+from demotune.data.rendering import Renderer
+from demotune.models.policy import Policy, load_policy, load_tokenizer
+from demotune.models.reward import load_reward_model, padding_id, read_facts, with_padding
+from demotune.models.scoring import score_completions, score_demonstrations
 from demotune.records import Completion, Demonstration, RenderedDemonstration, Response
-from demotune.rendering import Renderer
-from demotune.reward_models import load_reward_model, padding_id, read_facts, with_padding
 from demotune.sampling import SamplingOptions, sample_responses
-from demotune.scoring import score_completions, score_demonstrations
 
 BATCH = 256
 

@@ -21,8 +21,8 @@ from measure import Questions, measure_policy, measure_reward
 from task import LONGEST_ANSWER, demonstrations, draw_prompts, pretrain
 
 import demotune
-from demotune.config import AnyConfig, IRFTConfig, RFTConfig, SFTConfig, SPINConfig, as_dict
-from demotune.files import read_rows
+from demotune.common.files import read_rows
+from demotune.config.methods import AnyConfig, IRFTConfig, RFTConfig, SFTConfig, SPINConfig, as_dict
 
 RESULTS = Path(__file__).parent.parent / "results"
 TUNING_SEED = 100

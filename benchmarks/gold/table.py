@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 from study import RESULTS, SETTINGS
 
-from demotune.files import read_rows
+from demotune.common.files import read_rows
 
 CONTROL = "sft-more"
 NAMES = {"sft": "SFT", "sft-more": "more SFT", "spin": "SPIN", "rft": "RFT", "rft-prompts": "RFT, more prompts"} | {

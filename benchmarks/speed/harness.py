@@ -209,7 +209,7 @@ def measure_ceiling(bf16: bool, seconds: float = 2.0) -> float:
 
 def machine() -> dict[str, str]:
     """Processor and what of it matrix products use; no names of this machine."""
-    from demotune.machine import hardware  # noqa: PLC0415 - a contestant's process need not import it
+    from demotune.common.machine import hardware  # noqa: PLC0415 - a contestant's process need not import it
 
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []

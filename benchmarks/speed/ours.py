@@ -15,17 +15,17 @@ from speed.work import Work
 
 import demotune
 from demotune import SPINConfig
-from demotune.allocator import keep_memory
-from demotune.callbacks import quiet
-from demotune.losses import loss_at_reference
-from demotune.models import Policy, attach_adapter, load_policy, load_tokenizer, lora_config
-from demotune.objectives import PairObjective
-from demotune.phases import sample as sample_room
-from demotune.processes import this_device
+from demotune.common.allocator import keep_memory
+from demotune.common.processes import this_device
+from demotune.models.policy import Policy, attach_adapter, load_policy, load_tokenizer, lora_config
+from demotune.models.scoring import score_pairs
 from demotune.records import Pair, Response, ScoredPair
 from demotune.sampling import SamplingOptions, sample_responses
-from demotune.scoring import score_pairs
-from demotune.training import AtStart, PhaseTrainer, plan_microbatches, train_phase, training_arguments
+from demotune.training.callbacks import quiet
+from demotune.training.losses import loss_at_reference
+from demotune.training.objectives import PairObjective
+from demotune.training.phases import sample as sample_room
+from demotune.training.trainer import AtStart, PhaseTrainer, plan_microbatches, train_phase, training_arguments
 
 CHECKPOINTS = Path("checkpoints")
 """In the worker's own folder; none is written."""

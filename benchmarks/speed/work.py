@@ -26,9 +26,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from demotune.data import load_demonstrations
-from demotune.models import generation_stop_ids, load_tokenizer, resolve_model
+from demotune.data.rendering import Renderer, RenderError
+from demotune.models.policy import generation_stop_ids, load_tokenizer, resolve_model
 from demotune.records import Demonstration, RenderedDemonstration
-from demotune.rendering import Renderer, RenderError
 
 GSM8K_COLUMNS = "prompt=question,response=answer"
 PHASES = ("sample", "score", "train")
@@ -147,7 +147,7 @@ def make_work(
     """
     folder = resolve_model(model)
     renderer = Renderer(load_tokenizer(folder), None, generation_stop_ids(folder))
-    shipped = str(resources.files("demotune") / "shipped" / "support_train.jsonl")
+    shipped = str(resources.files("demotune.cli") / "shipped" / "support_train.jsonl")
     loaded = load_demonstrations([data or shipped], columns=columns or (GSM8K_COLUMNS if data else None))
     low, high = prompt_tokens
     fitting: list[tuple[RenderedDemonstration, dict[str, str]]] = []

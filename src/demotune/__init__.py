@@ -18,22 +18,22 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from demotune.config import IRFTConfig, RFTConfig, SFTConfig, SPINConfig
-    from demotune.errors import DemotuneError
+    from demotune.common.errors import DemotuneError
+    from demotune.config.methods import IRFTConfig, RFTConfig, SFTConfig, SPINConfig
     from demotune.pipeline import resume, run
-    from demotune.rewards import ImplicitReward, ScalarReward, load_reward
-    from demotune.summary import RunResult
+    from demotune.result import RunResult
+    from demotune.rewards.reward import ImplicitReward, ScalarReward, load_reward
 
 _HOMES = {
-    "DemotuneError": "errors",
-    "IRFTConfig": "config",
-    "RFTConfig": "config",
-    "SFTConfig": "config",
-    "SPINConfig": "config",
-    "ImplicitReward": "rewards",
-    "RunResult": "summary",
-    "ScalarReward": "rewards",
-    "load_reward": "rewards",
+    "DemotuneError": "common.errors",
+    "IRFTConfig": "config.methods",
+    "RFTConfig": "config.methods",
+    "SFTConfig": "config.methods",
+    "SPINConfig": "config.methods",
+    "ImplicitReward": "rewards.reward",
+    "RunResult": "result",
+    "ScalarReward": "rewards.reward",
+    "load_reward": "rewards.reward",
     "resume": "pipeline",
     "run": "pipeline",
 }

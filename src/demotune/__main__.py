@@ -1,6 +1,6 @@
 """`python -m demotune`, and `accelerate launch -m demotune` for several processes."""
 
-from demotune.cli import main
+from demotune.cli.main import main
 
 if __name__ == "__main__":
     main()

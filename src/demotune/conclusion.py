@@ -5,19 +5,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from demotune.errors import DemotuneError
+from demotune.common.errors import DemotuneError
+from demotune.common.files import publish_file, write_json
+from demotune.common.progress import say
 from demotune.evaluation.compare import compare
-from demotune.evaluation.comparison_table import COMPARISON, ComparisonTable, read_comparison, write_comparison
 from demotune.evaluation.shortcuts import audit_run
-from demotune.files import publish_file, write_json
-from demotune.progress import say
 from demotune.report import build_report
 from demotune.report.answer import answer_sentence
 from demotune.report.collect import read_runs
 from demotune.report.comparison import comparison_of
 from demotune.report.evaluations import read_evaluation
 from demotune.report.model_card import model_card
-from demotune.report.rigor import rigor_card, write_card
+from demotune.report.rigor.card import rigor_card, write_card
+from demotune.runs.comparison import COMPARISON, ComparisonTable, read_comparison, write_comparison
 
 SHORTCUTS, CARD = "shortcuts.json", "card.json"
 

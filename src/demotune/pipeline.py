@@ -7,24 +7,24 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from demotune.allocator import keep_memory
-from demotune.callbacks import TimeSteps
+from demotune.common.allocator import keep_memory
+from demotune.common.interrupts import stopping_like_ctrl_c
+from demotune.common.processes import main_process, wait_for_everyone
+from demotune.common.profiling import profiled
+from demotune.common.progress import say
 from demotune.conclusion import conclude
-from demotune.config import AnyConfig, stage_count
+from demotune.config.methods import AnyConfig, stage_count
 from demotune.estimation.fitting import fit_to_memory
 from demotune.estimation.forecast import estimate_here, say_forecast
 from demotune.estimation.shares import show_profile
-from demotune.interrupts import stopping_like_ctrl_c
-from demotune.manifest import check_unchanged, write_manifest
-from demotune.methods import run_stage, stopped_by_gate
-from demotune.objects import keep_objects
-from demotune.preparation import prepare_run
-from demotune.processes import main_process, wait_for_everyone
-from demotune.profiling import profiled
-from demotune.progress import say
-from demotune.run_folder import RunFolder
-from demotune.setup import Setup
-from demotune.summary import RunResult, publish_result, show_result
+from demotune.result import RunResult, publish_result, show_result
+from demotune.runs.folder import RunFolder
+from demotune.training.callbacks import TimeSteps
+from demotune.training.manifest import check_unchanged, write_manifest
+from demotune.training.methods import run_stage, stopped_by_gate
+from demotune.training.objects import keep_objects
+from demotune.training.preparation import prepare_run
+from demotune.training.setup import Setup
 
 
 def run(

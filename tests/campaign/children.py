@@ -95,14 +95,14 @@ def _become(arguments: Sequence[str], folder: Path, log: Path, before: Callable[
 
 
 def _run(arguments: Sequence[str], page: bool) -> int:
-    import demotune.cli
+    import demotune.cli.main
     import demotune.pipeline
 
     if not page:
         demotune.pipeline.conclude = lambda _: None
     sys.argv = ["demotune", *arguments]
     try:
-        demotune.cli.main()
+        demotune.cli.main.main()
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     return 0

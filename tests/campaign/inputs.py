@@ -17,13 +17,13 @@ from tiny import tiny_tokenizer
 from typer.testing import CliRunner
 
 from campaign.trials import Trial
-from demotune.cli import app
-from demotune.config import CONFIGS, SFTConfig, as_dict
-from demotune.config_files import build_config, field_types
+from demotune.cli.main import app
+from demotune.common.errors import DemotuneError
+from demotune.config.files import build_config, field_types
+from demotune.config.methods import CONFIGS, SFTConfig, as_dict
 from demotune.data import load_demonstrations, load_preferences, read_prompt_file
-from demotune.errors import DemotuneError
-from demotune.intake import prepare
-from demotune.rendering import Renderer
+from demotune.data.intake import prepare
+from demotune.data.rendering import Renderer
 
 SECONDS = 20
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from campaign.trials import Trial
-from demotune.errors import DemotuneError
-from demotune.evaluation.judge_server import ServerJudge
-from demotune.evaluation.judges import Contest
+from demotune.common.errors import DemotuneError
+from demotune.evaluation.judges.judges import Contest
+from demotune.evaluation.judges.server import ServerJudge
 
 TIMEOUT = 1.0
 LONGEST = 20.0

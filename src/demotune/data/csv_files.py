@@ -8,10 +8,10 @@ from contextlib import suppress
 from io import BufferedReader
 from itertools import chain, islice
 
+from demotune.common.errors import DemotuneError
 from demotune.data.json_text import KeyTwiceError, parse_json
 from demotune.data.rows import BadRow, RawRow, RowError, Rows
 from demotune.data.streams import LARGEST_LINE, text_lines
-from demotune.errors import DemotuneError
 
 _DELIMITERS = (",", ";", "\t", "|")
 _LINES_TO_DETECT_FROM = 200

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from demotune.common.errors import DemotuneError
 from demotune.data.beside import PARTS, Beside, Columns, with_columns_beside
 from demotune.data.naming import no_format_fits, parse_columns
 from demotune.data.rows import RawRow, RowError, column_list
@@ -20,7 +21,6 @@ from demotune.data.turns import (
     one_exchange,
     transcript_turns,
 )
-from demotune.errors import DemotuneError
 
 _INPUTS = ("input", "context")
 """Columns with the text that an instruction or question is about."""

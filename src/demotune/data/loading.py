@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import TypeVar
 
+from demotune.common.errors import DemotuneError
 from demotune.data.account import Account
 from demotune.data.beside import PARTS
 from demotune.data.formats import (
@@ -24,7 +25,6 @@ from demotune.data.naming import parse_columns
 from demotune.data.reading import Table, open_source
 from demotune.data.rows import BadRow, RawRow, RowError, Rows, column_list
 from demotune.data.turns import Exchange, Remarks
-from demotune.errors import DemotuneError
 from demotune.records import Demonstration, Preference
 
 _ROWS_TO_DETECT_FROM = 20

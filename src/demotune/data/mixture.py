@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 from fractions import Fraction
 
-from demotune.errors import DemotuneError
+from demotune.common.errors import DemotuneError
 from demotune.records import Demonstration
 
 

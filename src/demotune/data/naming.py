@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from demotune.common.errors import DemotuneError
 from demotune.data.beside import PARTS
 from demotune.data.rows import RawRow, column_list
-from demotune.errors import DemotuneError
 
 _TEXT_PARTS = ("prompt", "response", "messages", "rejected")
 _PROMPT_LIKE = (

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from demotune.common.errors import DemotuneError
 from demotune.data.beside import Beside, Columns, read_context, with_start
 from demotune.data.files import file_rows, is_data_file
 from demotune.data.formats import instruction_text, prompt_turns
 from demotune.data.rows import BadRow, RawRow, RowError, invalid_utf8
 from demotune.data.streams import opened, text_lines, unreadable
 from demotune.data.turns import MEDIA_NAMES, Remarks, Turn, Turns, check_prompt, checked_text, checked_turns
-from demotune.errors import DemotuneError
 from demotune.records import NO_CONTEXT, Message
 
 _CONVERSATIONS = ("messages", "conversations")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from io import BufferedIOBase, BufferedReader, RawIOBase, TextIOWrapper
 from pathlib import Path
 
-from demotune.errors import DemotuneError
+from demotune.common.errors import DemotuneError
 
 LARGEST_LINE = 64 * 2**20
 """Bytes of one line, and characters of one CSV cell: longer ones are no rows but a file of another kind."""

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from io import BufferedReader
 from typing import Any
 
+from demotune.common.errors import DemotuneError
 from demotune.data.rows import BadRow, RawRow, RowError, Rows
-from demotune.errors import DemotuneError
 
 _BATCH_ROWS = 1024
 

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 from accelerate.utils import broadcast_object_list
 
-from demotune.config import AnyConfig
+from demotune.common.memory import free_bytes
+from demotune.common.processes import process_count, this_device
+from demotune.common.progress import say
+from demotune.config.methods import AnyConfig
 from demotune.estimation.forecast import Estimate, estimate_run
 from demotune.estimation.machines import nowhere
 from demotune.estimation.work import PhaseWork
-from demotune.processes import process_count, this_device
-from demotune.progress import say
-from demotune.sampling.memory import free_bytes
-from demotune.setup import Setup
+from demotune.training.setup import Setup
 
 SHARE = 0.9
 """Of free memory that a run may plan to fill; the estimate is no promise."""

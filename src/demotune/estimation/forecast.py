@@ -8,14 +8,14 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from demotune.common.processes import main_process, process_count
+from demotune.common.progress import GIB, console, minutes, say
 from demotune.estimation.costs import Costs
 from demotune.estimation.machines import Machine, measure_machine, nowhere, precision_of
 from demotune.estimation.shapes import read_shape
 from demotune.estimation.work import PhaseWork, plan_work
-from demotune.models import lora_config
-from demotune.processes import main_process, process_count
-from demotune.progress import GIB, console, minutes, say
-from demotune.setup import Setup
+from demotune.models.policy import lora_config
+from demotune.training.setup import Setup
 
 TINY = 1e12
 """Fewer operations than this take seconds wherever they run: nobody needs an estimate of them."""

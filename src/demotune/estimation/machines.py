@@ -8,10 +8,10 @@ from typing import Literal
 
 import torch
 
-from demotune.config import AnyConfig
-from demotune.errors import DemotuneError
-from demotune.processes import this_device
-from demotune.progress import GIB, total_memory_gib
+from demotune.common.errors import DemotuneError
+from demotune.common.processes import this_device
+from demotune.common.progress import GIB, total_memory_gib
+from demotune.config.methods import AnyConfig
 
 MachineKind = Literal["cpu", "cuda"]
 Precision = Literal["bfloat16", "float32"]

@@ -10,8 +10,8 @@ from peft import PeftConfig
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from demotune.model_files import is_adapter, read_config, reading
-from demotune.models import LANGUAGE_MODEL, attach_adapter, parameter_count, resolve_base
+from demotune.models.files import is_adapter, read_config, reading
+from demotune.models.policy import LANGUAGE_MODEL, attach_adapter, parameter_count, resolve_base
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ from typing import get_args
 from rich import box
 from rich.table import Table
 
+from demotune.common.profiling import Kind, Profile
+from demotune.common.progress import console, minutes, say
 from demotune.estimation.forecast import Estimate, States, finished
-from demotune.profiling import Kind, Profile
-from demotune.progress import console, minutes, say
 
 
 def show_profile(profile: Profile, estimate: Estimate, states: States, *, whole_run: bool) -> None:

@@ -9,16 +9,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from demotune.config import IRFTConfig, RFTConfig, SFTConfig, SPINConfig, stage_count
-from demotune.packing import shared_tokens
-from demotune.phases.pairs import reference_is_start
-from demotune.phases.rollouts import Layout
-from demotune.phases.sample import SFT_BATCH, sampling_options, tells_logps
-from demotune.phases.stage import chunks, stage_slice
-from demotune.processes import process_count
+from demotune.common.processes import process_count
+from demotune.config.methods import IRFTConfig, RFTConfig, SFTConfig, SPINConfig, stage_count
+from demotune.models.packing import shared_tokens
 from demotune.records import RenderedDemonstration
-from demotune.setup import Setup
-from demotune.training import MicrobatchPlan, plan_microbatches
+from demotune.training.phases.pairs import reference_is_start
+from demotune.training.phases.rollouts import Layout
+from demotune.training.phases.sample import SFT_BATCH, sampling_options, tells_logps
+from demotune.training.phases.stage import chunks, stage_slice
+from demotune.training.setup import Setup
+from demotune.training.trainer import MicrobatchPlan, plan_microbatches
 
 
 @dataclass(frozen=True, slots=True)

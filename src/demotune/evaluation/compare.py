@@ -6,16 +6,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from demotune.errors import DemotuneError
-from demotune.evaluation.comparison_table import ComparisonTable, Difference, Line
-from demotune.evaluation.config import EvaluationConfig
-from demotune.evaluation.costs import Cost
-from demotune.evaluation.finished_runs import CONTROL_OF, FinishedRun, Setting, group, read_run
+from demotune.common.errors import DemotuneError
+from demotune.common.statistics import Comparison, compare_over_seeds, holm, over_seeds, ranks
+from demotune.config.evaluation import EvaluationConfig
 from demotune.evaluation.measuring import Bench, Parts, fill_in, measure
 from demotune.evaluation.quantities import quantities
 from demotune.evaluation.rows import read_eval_set
 from demotune.evaluation.subjects import find_subjects
-from demotune.statistics import Comparison, compare_over_seeds, holm, over_seeds, ranks
+from demotune.runs.comparison import ComparisonTable, Difference, Line
+from demotune.runs.costs import Cost
+from demotune.runs.finished import CONTROL_OF, FinishedRun, Setting, group, read_run
 
 START = "start model"
 LIKELIHOOD = "log-likelihood of demonstrations"

@@ -8,21 +8,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from demotune.errors import DemotuneError
-from demotune.evaluation.config import EvaluationConfig
-from demotune.evaluation.judging import Judged, Panel, ask_judge, ask_rewards, find_judges
+from demotune.common.errors import DemotuneError
+from demotune.common.files import write_json, write_rows
+from demotune.common.machine import command_line, hardware, package_versions
+from demotune.common.progress import say
+from demotune.common.statistics import FEWEST, Comparison, compare_wins, holm
+from demotune.config.evaluation import EvaluationConfig
+from demotune.evaluation.judges.judging import Judged, Panel, ask_judge, ask_rewards, find_judges
 from demotune.evaluation.leaks import find_leaks
 from demotune.evaluation.measuring import Bench, Measured, Parts, fill_in, measure
 from demotune.evaluation.quantities import Quantity, answer_rewards, quantities, reward_quantities
 from demotune.evaluation.rows import EvalRow, EvalSet, read_eval_set
 from demotune.evaluation.show import show_evaluation
 from demotune.evaluation.subjects import Subject, find_subjects
-from demotune.evaluation.task_data import check_task_names
-from demotune.evaluation.tasks import PRESETS, TaskOptions, TaskScores, evaluate_tasks, write_task_scores
-from demotune.files import write_json, write_rows
-from demotune.machine import command_line, hardware, package_versions
-from demotune.progress import say
-from demotune.statistics import FEWEST, Comparison, compare_wins, holm
+from demotune.evaluation.tasks.data import check_task_names
+from demotune.evaluation.tasks.run import PRESETS, TaskOptions, TaskScores, evaluate_tasks, write_task_scores
 
 RESULT, ROWS, LEFT_OUT = "evaluation.json", "rows.jsonl.gz", "left-out.jsonl"
 WIN_RATE = "win rate"

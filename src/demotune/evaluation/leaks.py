@@ -5,12 +5,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from demotune.evaluation.config import EvaluationConfig
+from demotune.config.evaluation import EvaluationConfig
 from demotune.evaluation.lineage import runs_behind, training_texts
 from demotune.evaluation.overlap import Overlap, TextRow, find_overlap, text_rows
 from demotune.evaluation.rows import EvalRow
 from demotune.evaluation.subjects import Subject
-from demotune.evaluation.tasks import TaskOptions, task_documents
+from demotune.evaluation.tasks.run import TaskOptions, task_documents
 
 
 def find_leaks(config: EvaluationConfig, subjects: Sequence[Subject], rows: Sequence[EvalRow]) -> list[dict[str, Any]]:

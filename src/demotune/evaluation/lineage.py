@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from demotune.common.errors import DemotuneError
+from demotune.common.files import read_json, read_rows
 from demotune.data import load_demonstrations
-from demotune.errors import DemotuneError
-from demotune.files import read_json, read_rows
 from demotune.records import Demonstration
-from demotune.run_folder import RunFolder, begun_config, run_of
+from demotune.runs.folder import RunFolder, begun_config, run_of
 
 
 def runs_behind(model: Path) -> Iterator[Path]:

@@ -13,22 +13,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from demotune.answering import Asked, completions_for
-from demotune.errors import DemotuneError
-from demotune.evaluation.config import EvaluationConfig
+from demotune.common.errors import DemotuneError
+from demotune.common.files import read_json, write_json
+from demotune.common.machine import has_fast_bf16
+from demotune.common.processes import this_device
+from demotune.common.progress import peak_memory_gib, say, track
+from demotune.config.evaluation import EvaluationConfig
+from demotune.data.rendering import RenderError
 from demotune.evaluation.rows import EvalSet, RenderedRow
 from demotune.evaluation.subjects import Subject
-from demotune.files import read_json, write_json
-from demotune.machine import has_fast_bf16
-from demotune.models import Policy, load_policy
-from demotune.processes import this_device
-from demotune.progress import peak_memory_gib, say, track
+from demotune.models.policy import Policy, load_policy
+from demotune.models.scoring import score_logps
 from demotune.records import Completion, Demonstration, RenderedDemonstration, Response
-from demotune.rendering import RenderError
-from demotune.rewards import Reward, as_completion
+from demotune.rewards.answering import Asked, completions_for
+from demotune.rewards.reward import Reward, as_completion
 from demotune.sampling import SamplingOptions, sample_responses
-from demotune.scoring import score_logps
-from demotune.setup import free_memory
+from demotune.training.setup import free_memory
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ from typing import Literal, get_args
 
 from datasketch import MinHash, MinHashLSH
 
+from demotune.common.statistics import Interval, share_interval
 from demotune.records import Demonstration
-from demotune.statistics import Interval, share_interval
 
 Words = tuple[str, ...]
 Kind = Literal[

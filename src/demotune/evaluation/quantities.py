@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from demotune.diversity import distinct, repetition
-from demotune.evaluation.measuring import Answered, Earned, Logps, Measured
-from demotune.statistics import (
+from demotune.common.diversity import distinct, repetition
+from demotune.common.statistics import (
     Comparison,
     Interval,
     compare_paired,
@@ -14,6 +13,7 @@ from demotune.statistics import (
     ratio_interval,
     share_interval,
 )
+from demotune.evaluation.measuring import Answered, Earned, Logps, Measured
 
 LIKE_LENGTH = 0.75
 """Two responses are of like length when the shorter has at least this share of the longer one's tokens."""

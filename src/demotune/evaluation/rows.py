@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from demotune.common.errors import DemotuneError
+from demotune.common.progress import say, warn
+from demotune.config.evaluation import EvaluationConfig
 from demotune.data import BadRow, are_preferences, load_demonstrations, load_preferences
-from demotune.errors import DemotuneError
-from demotune.evaluation.config import EvaluationConfig
+from demotune.data.intake import reasons, write_quarantine
+from demotune.data.rendering import RenderError
 from demotune.evaluation.subjects import Subject
-from demotune.intake import reasons, write_quarantine
-from demotune.progress import say, warn
 from demotune.records import NO_CONTEXT, Context, Demonstration, Message, Preference, RenderedDemonstration
-from demotune.rendering import RenderError
 
 TRAINED_ON = "trained on"
 

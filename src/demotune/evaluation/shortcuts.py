@@ -27,10 +27,10 @@ from sklearn.feature_extraction import DictVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
-from demotune.errors import DemotuneError
-from demotune.files import read_rows
+from demotune.common.errors import DemotuneError
+from demotune.common.files import read_rows
+from demotune.common.statistics import Interval, share_interval
 from demotune.records import Pair, Response
-from demotune.statistics import Interval, share_interval
 
 Floats = NDArray[np.float64]
 Features = dict[str, float]

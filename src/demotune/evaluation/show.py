@@ -7,11 +7,11 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from demotune.evaluation.comparison_table import ComparisonTable
-from demotune.evaluation.finished_runs import CONTROL_OF
-from demotune.evaluation.tasks import TaskScores
-from demotune.heldout import interval_text
-from demotune.progress import console, minutes, say, warn
+from demotune.common.progress import console, minutes, say, warn
+from demotune.evaluation.tasks.run import TaskScores
+from demotune.runs.comparison import ComparisonTable
+from demotune.runs.finished import CONTROL_OF
+from demotune.runs.heldout import interval_text
 
 THE_JUDGE = "the reward itself"
 TOLD = ("p_corrected", "effect_size", "smallest_difference")

@@ -7,13 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from demotune.errors import DemotuneError
-from demotune.evaluation.config import EvaluationConfig
+from demotune.common.errors import DemotuneError
+from demotune.config.evaluation import EvaluationConfig
+from demotune.data.rendering import Renderer, RenderError, content_key
 from demotune.evaluation.lineage import runs_behind, trained_prompts
-from demotune.models import content_hash, generation_stop_ids, load_tokenizer, longest_input, resolve_model
+from demotune.models.policy import content_hash, generation_stop_ids, load_tokenizer, longest_input, resolve_model
 from demotune.records import NO_CONTEXT, Context, Message
-from demotune.rendering import Renderer, RenderError, content_key
-from demotune.run_folder import begun_config, begun_template
+from demotune.runs.folder import begun_config, begun_template
 
 Role = Literal["model", "baseline"]
 

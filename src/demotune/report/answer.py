@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
+from demotune.common.statistics import FEWEST, TOO_FEW
 from demotune.report.collect import Run
 from demotune.report.evaluations import Comparison, Evaluation
 from demotune.report.gains import Gain, gain_between, gain_of
 from demotune.report.wording import duration, flops, interval, likelihood, number, plural, share, share_interval
-from demotune.statistics import FEWEST, TOO_FEW
 
 NAMED_RUNS = 3
 """So many runs are named in the sentence; more stand in the table under it."""

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from demotune.errors import DemotuneError
-from demotune.files import read_json, read_rows
-from demotune.heldout import HeldoutRow
-from demotune.phases.heldout_files import HELDOUT, START, read_heldout
-from demotune.run_folder import RunFolder, written_by_a_run
-from demotune.yaml_fields import read_yaml_file
+from demotune.common.errors import DemotuneError
+from demotune.common.files import read_json, read_rows
+from demotune.config.yaml_fields import read_yaml_file
+from demotune.runs.folder import RunFolder, written_by_a_run
+from demotune.runs.heldout import HeldoutRow
+from demotune.runs.heldout_files import HELDOUT, START, read_heldout
 
 MEASURING = ("start", "check")
 """Phases that only measure; what a run costs leaves them out."""

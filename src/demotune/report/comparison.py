@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from demotune.evaluation.comparison_table import ComparisonTable, Difference, Line
-from demotune.evaluation.finished_runs import CONTROL_OF
-from demotune.progress import minutes
-from demotune.statistics import Comparison
+from demotune.common.progress import minutes
+from demotune.common.statistics import Comparison
+from demotune.runs.comparison import ComparisonTable, Difference, Line
+from demotune.runs.finished import CONTROL_OF
 
 
 @dataclass(frozen=True, slots=True)

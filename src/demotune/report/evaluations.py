@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from demotune.errors import DemotuneError
-from demotune.files import read_json, read_rows
+from demotune.common.errors import DemotuneError
+from demotune.common.files import read_json, read_rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from demotune.gate import Verdict, verdict_of
-from demotune.heldout import HeldoutRow
+from demotune.common.statistics import Interval, mean_interval, ratio_interval
 from demotune.report.collect import Run
-from demotune.statistics import Interval, mean_interval, ratio_interval
+from demotune.runs.gate import Verdict, verdict_of
+from demotune.runs.heldout import HeldoutRow
 
 
 @dataclass(frozen=True, slots=True)

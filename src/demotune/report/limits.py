@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
+from demotune.common.statistics import FEWEST
 from demotune.report.answer import baseline_of, headline_comparison
 from demotune.report.collect import Run
 from demotune.report.evaluations import Evaluation
 from demotune.report.gains import gain_of
 from demotune.report.wording import duration, number, plural
-from demotune.statistics import FEWEST
 
 NOT_A_SETTING = ("seed", "output", "run_name", "profile")
 SEEN_FOUR_TIMES_IN_FIVE = 2.8 / 1.96

@@ -11,10 +11,10 @@ from typing import Any, cast
 
 import yaml
 
-from demotune.config import CONFIGS, Method, RunConfig
-from demotune.config_files import field_types
-from demotune.errors import DemotuneError
-from demotune.files import read_json
+from demotune.common.errors import DemotuneError
+from demotune.common.files import read_json
+from demotune.config.files import field_types
+from demotune.config.methods import CONFIGS, Method, RunConfig
 from demotune.report.collect import Run, read_run
 from demotune.report.evaluations import Evaluation, read_evaluation
 from demotune.report.gains import gain_of

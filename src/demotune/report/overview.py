@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from demotune.report.answer import against_baseline
+from demotune.report.charts.figures import Table, table
 from demotune.report.collect import Run
-from demotune.report.figures import Table, table
 from demotune.report.gains import Gain, gain_of
 from demotune.report.wording import NOTHING, duration, flops, interval, memory, number, plural, share, share_interval
 

@@ -13,12 +13,12 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from demotune.errors import DemotuneError
-from demotune.files import publish_file
+from demotune.common.errors import DemotuneError
+from demotune.common.files import publish_file
 from demotune.report.answer import answer_sentence, verdict
+from demotune.report.charts.figures import GRID, INK, MUTED, PALETTE
 from demotune.report.collect import Run, read_runs
 from demotune.report.evaluations import Evaluation, read_evaluation
-from demotune.report.figures import GRID, INK, MUTED, PALETTE
 from demotune.report.limits import limits
 from demotune.report.overview import cards, overview, warnings
 from demotune.report.samples import Browser, collect_samples

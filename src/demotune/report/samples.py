@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from demotune.heldout import HeldoutRow
 from demotune.report.collect import Run, SampledRow
 from demotune.report.evaluations import Evaluation
+from demotune.runs.heldout import HeldoutRow
 
 MOST_ROWS = 500
 

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from demotune.report.charts.figures import Chart, Table, table
+from demotune.report.charts.heldout import cost_chart, heldout_chart, points_chart
+from demotune.report.charts.judging import gap_charts, win_charts
+from demotune.report.charts.training import curve_charts, timeline_charts
 from demotune.report.collect import Run
 from demotune.report.evaluations import Evaluation
-from demotune.report.figures import Chart, Table, table
-from demotune.report.heldout_charts import cost_chart, heldout_chart, points_chart
-from demotune.report.judging_charts import gap_charts, win_charts
 from demotune.report.tables import (
     all_settings,
     changed_settings,
@@ -20,7 +21,6 @@ from demotune.report.tables import (
     refused_rows,
     task_table,
 )
-from demotune.report.training_charts import curve_charts, timeline_charts
 from demotune.report.wording import plural
 
 AGAIN = "Runs made by this version write it; an older run has to be made again."

@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from demotune.config import CONFIGS, AnyConfig, Method
-from demotune.config_files import field_help
+from demotune.config.files import field_help
+from demotune.config.methods import CONFIGS, AnyConfig, Method
+from demotune.report.charts.figures import Table, table
 from demotune.report.collect import Run
 from demotune.report.evaluations import Comparison, Evaluation
-from demotune.report.figures import Table, table
 from demotune.report.wording import NOTHING, duration, interval, memory, number, share, share_interval
 
 MOST_REFUSED = 1000

@@ -2,7 +2,7 @@
 
 import math
 
-from demotune.statistics import TOO_FEW
+from demotune.common.statistics import TOO_FEW
 
 NOTHING = "–"
 

@@ -1,0 +1,100 @@
+"""The control of a comparison: SFT that goes on from the same start model for as many steps and tokens as a run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+from demotune.common.errors import DemotuneError
+from demotune.common.files import read_rows
+from demotune.common.progress import say
+from demotune.config.files import field_types, from_fields
+from demotune.config.methods import SFTConfig, as_dict
+from demotune.models.policy import content_hash, resolve_model
+from demotune.pipeline import resume, run
+from demotune.runs.finished import CONTROL, FinishedRun, read_run
+from demotune.runs.folder import RunFolder, begun_config
+
+
+def train_controls(folders: Sequence[Path]) -> list[Path]:
+    """One SFT run beside each run of another method, RUN-control-sft; what is there already is used or finished.
+
+    Raises DemotuneError where a run can have no control, and where the folder holds another run.
+    """
+    found = []
+    for finished in [finished for folder in folders if (finished := read_run(folder)).method != "sft"]:
+        config = control_of(finished)
+        target = RunFolder(Path(config.output))
+        if target.manifest.exists():
+            _check_same(config, target)
+        if target.finished:
+            say(f"{target.root} is there already")
+        elif target.manifest.exists():
+            resume(target.root)
+        else:
+            if content_hash(resolve_model(config.model)) != finished.start_hash:
+                raise DemotuneError(f"{config.model} is not the model that {finished.folder} started from; put it back")
+            run(config)
+        found.append(target.root)
+    return found
+
+
+def control_of(finished: FinishedRun) -> SFTConfig:
+    """SFT from the run's start model on its rows, at its learning rate and schedule, steps and tokens as in the run.
+
+    A step of SFT takes as many rows as it needs to see the tokens that a step of the run saw: about twice as many, for
+    a pair has two sides. What the run drew and scored without a gradient is not made up for. Raises DemotuneError for
+    a run of an older version, which did not count its tokens.
+    """
+    tokens, steps, rows = finished.cost.trained_tokens, finished.cost.steps, RunFolder(finished.folder).rows
+    if not tokens or not steps or not rows.exists():
+        raise DemotuneError(
+            f"{finished.folder} did not count its rows and tokens (an older version), so it has no control; run it "
+            "again with another --output"
+        )
+    size, accumulation = _batches(
+        sum(not row["heldout"] for row in read_rows(rows)),
+        tokens / steps / _mean_tokens(finished),
+        int(finished.config["per_device_train_batch_size"]),
+    )
+    shared = {name: value for name, value in finished.config.items() if name in field_types(SFTConfig)}
+    own = {
+        "output": f"{finished.folder}{CONTROL}",
+        "max_steps": steps,
+        "per_device_train_batch_size": size,
+        "gradient_accumulation_steps": accumulation,
+        "gate": "off",
+    }
+    return from_fields(SFTConfig, shared | own)
+
+
+def _batches(rows: int, per_step: float, largest: int) -> tuple[int, int]:
+    """(micro-batch size, micro-batches in a step) so that a step has `per_step` rows on average.
+
+    The largest size up to `largest` that comes within 5%, else the nearest. The last micro-batch of a pass may be
+    short: on average one has rows / ceil(rows / size).
+    """
+    choices = []
+    for size in range(min(largest, rows), 0, -1):
+        mean = rows / -(-rows // size)
+        accumulation = max(round(per_step / mean), 1)
+        choices.append((abs(accumulation * mean / per_step - 1), size, accumulation))
+    _, size, accumulation = next((choice for choice in choices if choice[0] <= 0.05), min(choices))
+    return size, accumulation
+
+
+def _mean_tokens(finished: FinishedRun) -> float:
+    """Of a training row, prompt and response."""
+    files = sorted(finished.folder.glob("stages/*/samples.jsonl.gz"))
+    rows = [row for file in files for row in read_rows(file) if not row["heldout"]]
+    return fmean(len(row["prompt_ids"]) + len(row["demo_ids"]) for row in rows)
+
+
+def _check_same(config: SFTConfig, target: RunFolder) -> None:
+    """Raise DemotuneError unless the folder holds the run that `config` asks for; unset fields were filled in."""
+    begun, wanted = begun_config(target.root), as_dict(config)
+    differing = [name for name, value in wanted.items() if value is not None and begun.get(name) != value]
+    if differing:
+        raise DemotuneError(
+            f"{target.root} holds another run than the control that is wanted ({', '.join(differing)} differ); move it "
+            "away or delete it"
+        )

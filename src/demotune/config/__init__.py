@@ -1,0 +1,1 @@
+"""Configs: fields, bounds, YAML files."""

@@ -1,0 +1,111 @@
+"""`demotune estimate`: memory, tokens, operations and time of a run, before it. Data are read as a run reads them."""
+
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+
+from demotune.common.progress import GIB, console, minutes, say, warn
+from demotune.config.methods import AnyConfig
+from demotune.estimation.forecast import Estimate, estimate_here, estimate_run, lighter
+from demotune.estimation.machines import Machine, check_name, machine_named, precision_of
+from demotune.estimation.work import PhaseWork
+from demotune.runs.folder import RunFolder
+from demotune.training.preparation import prepare_run
+from demotune.training.setup import Setup
+
+FULL = 0.95
+"""Share of a machine's memory above which a run is not promised to fit."""
+
+
+def estimate(config: AnyConfig, device: str | None) -> Estimate:
+    """Print what the run of `config` would cost here, or on a device of the table; returns it.
+
+    Raises DemotuneError as a run would, and for a device that is not in the table.
+    """
+    if device is not None:
+        check_name(device)  # before data are read
+    setup = _prepare(config)
+    if device is None:
+        found = estimate_here(setup)
+    else:
+        setup = dataclasses.replace(setup, config=_on_gpu(setup.config, config))
+        found = estimate_run(setup, machine_named(device, precision_of(setup.config)))
+    _show(found)
+    _say_whether_it_fits(found, setup)
+    return found
+
+
+def _prepare(config: AnyConfig) -> Setup:
+    """Prepare the run in a folder that nobody asked for; it stays when bad rows are named in it."""
+    folder = Path(tempfile.mkdtemp(prefix="demotune-estimate-"))
+    quarantine = RunFolder(folder).quarantine
+    try:
+        setup = prepare_run(config, RunFolder(folder), ())
+        quarantine.unlink(missing_ok=True)
+    finally:
+        if not quarantine.exists():
+            folder.rmdir()
+    return setup
+
+
+def _on_gpu(filled_in: AnyConfig, given: AnyConfig) -> AnyConfig:
+    """The automatic values of a GPU, in place of this machine's."""
+    return dataclasses.replace(
+        filled_in,
+        bf16=True if given.bf16 is None else given.bf16,
+        attn_implementation=given.attn_implementation or "sdpa",
+    )
+
+
+def _show(found: Estimate) -> None:
+    machine, costs = found.machine, found.costs
+    table = Table(title=f"estimate for {machine.name}", title_justify="left", box=box.SIMPLE)
+    for heading in ("", "drawn and scored", "trained on", "TFLOP", "time", "memory"):
+        table.add_column(heading, justify="right" if heading else "left")
+    several = found.work[-1].stage > 0
+
+    def row(name: str, works: Sequence[PhaseWork]) -> None:
+        table.add_row(
+            name,
+            f"{sum(work.forward_tokens for work in works):,.0f}",
+            f"{sum(work.trained_tokens for work in works):,.0f}",
+            f"{sum(map(found.flops_of, works)) / 1e12:,.1f}",
+            minutes(sum(map(found.seconds_of, works))),
+            f"{max(map(costs.memory, works)) / GIB:.1f} G",
+        )
+
+    for work in found.work:
+        row(f"stage {work.stage}: {work.name}" if several else work.name, [work])
+    row("in all", found.work)
+    console.print(table)
+    say(
+        "Tokens as a run counts them, each response with a prompt of its own; samples as long as demonstrations on "
+        "average; every step, also those that early stopping may spare. Start-up and the report page come on top."
+    )
+    say(_ceilings(machine))
+
+
+def _ceilings(machine: Machine) -> str:
+    numbers = (
+        f"{machine.products / 1e12:,.3g} TFLOP/s of {machine.precision} matrix products, "
+        f"{machine.bandwidth / 1e9:,.0f} GB/s, {machine.memory / GIB:,.0f} GiB"
+    )
+    if machine.measured:
+        return f"ceilings of this machine, measured just now: {numbers}"
+    return f"this is arithmetic, not a measurement: from the datasheet of {machine.name} ({numbers})"
+
+
+def _say_whether_it_fits(found: Estimate, setup: Setup) -> None:
+    room = FULL * found.machine.memory
+    needs, has = f"{found.memory / GIB:.1f} GiB", f"{found.machine.memory / GIB:.1f} GiB"
+    if found.memory <= room:
+        say(f"it fits: {needs} of {has}")
+        return
+    warn(f"it does not fit: it needs {needs}, {found.machine.name} has {has}")
+    for flags, other in lighter(setup, found.machine).items():
+        fits = "fits" if other.memory <= room else "still too much"
+        say(f"  with {flags}: {other.memory / GIB:.1f} GiB, {minutes(other.seconds)} ({fits})")

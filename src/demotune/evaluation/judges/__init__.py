@@ -1,0 +1,1 @@
+"""Judges of answers: a reward, a function, a server."""

@@ -1,0 +1,1 @@
+"""Models: policy and reward, attention, packing, log-probabilities."""

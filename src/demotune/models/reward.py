@@ -1,0 +1,316 @@
+"""Scalar reward models: a backbone with a head of one number, made from a policy or loaded, scored, saved.
+
+They are ordinary transformers sequence classifiers with one label, which read a prompt and a response and judge at
+the last token. transformers finds that token by its id: the rightmost one that is not padding. So padding must never be
+the end-of-turn token, which many tokenizers make it; `padding_id` chooses another.
+"""
+
+import copy
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+
+from demotune.common.errors import DemotuneError
+from demotune.common.files import publish_folder, write_json
+from demotune.models.adapters import load_adapter_on
+from demotune.models.attention import bare, carries_layouts
+from demotune.models.files import ADAPTER_CONFIG, check_weights, is_adapter, read_config, read_object, reading
+from demotune.models.logprobs import packed_arguments
+from demotune.models.packing import Batch, is_packed, pack
+from demotune.models.policy import (
+    Policy,
+    attach_adapter,
+    check_policy,
+    hide_library_bars,
+    load_policy,
+    load_tokenizer,
+    merged,
+    on_device,
+    resolve_base,
+    resolve_model,
+    save_weights,
+    switch_off_dropout,
+    train_every_embedding,
+    weight_sharing_base,
+    with_attention,
+)
+from demotune.records import Completion
+from demotune.runs.folder import RunFolder
+
+RewardModel = PreTrainedModel | PeftModel
+CLASSIFIER = "a sequence classifier with one label"
+FACTS = "reward.json"
+_LAYER = re.compile(r"\.(?:layers|layer|h|blocks)\.(\d+)\.")
+_EMBEDDING = re.compile(r"\.(?:\w*embed\w*|wte|wpe)\.")
+
+
+@dataclass(frozen=True, slots=True)
+class RewardFacts:
+    """What a reward folder must say beside its weights, kept in `reward.json`."""
+
+    link: str
+    bound: float | None
+    """R, when the reward is R * sigmoid(head); None when it is the head itself."""
+    template: str | None
+    """The prompt template it was trained with; None for the tokenizer's chat template."""
+
+
+class _ExactHead(nn.Linear):
+    """A linear head in its own precision under bfloat16 autocast, which would leave a reward three digits."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return super().forward(hidden.to(self.weight.dtype))
+
+    @staticmethod
+    def of(head: nn.Linear) -> "_ExactHead":
+        """The same weights as such a head."""
+        exact = _ExactHead(head.in_features, head.out_features, bias=head.bias is not None, device="meta")
+        exact.weight, exact.bias = head.weight, head.bias
+        return exact
+
+
+def padding_id(tokenizer: PreTrainedTokenizerBase, stop_ids: Iterable[int]) -> int:
+    """A token id to pad with that no finished response ends with."""
+    ends = set(stop_ids)
+    candidates = (tokenizer.pad_token_id, tokenizer.unk_token_id, *tokenizer.all_special_ids, *range(len(ends) + 1))
+    return int(next(token_id for token_id in candidates if token_id is not None and token_id not in ends))
+
+
+def reward_batch(completions: Sequence[Completion], pad_id: int) -> Batch:
+    """B prompts and responses, packed; `pad_id` () is what models without layouts are padded with."""
+    packed = pack([row.prompt_ids for row in completions], [row.response.ids for row in completions])
+    return packed | {"pad_id": torch.tensor(pad_id)}
+
+
+def right_padded(batch: Batch) -> Batch:
+    """The same rows with padding on the right, as classifiers read them: `input_ids`, `attention_mask` (B, T)."""
+    slots = torch.cat([batch["prompt_slots"][batch["prompt_of"]], batch["response_slots"]], dim=-1)
+    rows = [batch["input_ids"][0, row[row >= 0]] for row in slots]
+    lengths = torch.tensor([len(row) for row in rows], device=slots.device)
+    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=int(batch["pad_id"]))
+    columns = torch.arange(ids.shape[1], device=slots.device)
+    return {"input_ids": ids, "attention_mask": (columns < lengths.unsqueeze(-1)).long()}
+
+
+def head_scores(model: nn.Module, batch: Batch) -> Tensor:
+    """What the head says at each row's last token; (B,), float32. `batch` is packed or padded on the right."""
+    if is_packed(batch) and not _has_packed_head(model):
+        batch = right_padded(batch)
+    if not is_packed(batch):
+        logits: Tensor = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        return logits.squeeze(-1).float()
+    # transformers picks one token a row, and the pack is one row; what the head said of every token is listened to.
+    said: list[Tensor] = []
+    listening = cast(nn.Module, bare(model).score).register_forward_hook(lambda _, __, logits: said.append(logits))
+    try:
+        model(**packed_arguments(model, batch))
+    finally:
+        listening.remove()
+    return said[0][0, _last_tokens(batch), 0].float()
+
+
+def _last_tokens(batch: Batch) -> Tensor:
+    """(B,) places in the pack at which transformers judges: a row's rightmost token that is not the padding's id."""
+    slots = torch.cat([batch["prompt_slots"][batch["prompt_of"]], batch["response_slots"]], dim=-1)
+    counts = (slots >= 0) & (batch["input_ids"][0][slots.clamp(min=0)] != batch["pad_id"])
+    columns = torch.arange(slots.shape[1], device=slots.device)
+    return slots.gather(-1, (counts * columns).argmax(dim=-1, keepdim=True)).squeeze(-1)
+
+
+def _has_packed_head(model: nn.Module) -> bool:
+    return isinstance(getattr(bare(model), "score", None), nn.Module) and carries_layouts(model)
+
+
+def reward_from_policy(policy: Policy, pad_id: int) -> RewardModel:
+    """A reward model that starts from the policy's weights, with a head of zeros: every reward is exactly 0.
+
+    A policy with a LoRA adapter shares its base weights with the reward, which gets an adapter of its own that starts
+    as a copy of the policy's. A plain policy gives its weights away: do not use it afterwards.
+    """
+    if not isinstance(policy, PeftModel):
+        return _with_head(policy, pad_id)
+    config = _for_rewards(policy.peft_config[policy.active_adapter])
+    reward = cast(PeftModel, get_peft_model(_with_head(weight_sharing_base(policy), pad_id), config))
+    set_peft_model_state_dict(reward, get_peft_model_state_dict(reward) | get_peft_model_state_dict(policy))
+    switch_off_dropout(reward)
+    return reward
+
+
+def load_reward_model(
+    folder: Path, *, dtype: str, attn_implementation: str | None, device: torch.device, share: Policy | None = None
+) -> RewardModel:
+    """A reward model from a folder, ready to train or to score, without dropout.
+
+    Attention None is our own where the architecture carries it, else transformers' "sdpa" or "eager".
+
+    With `share`, a policy with an adapter on the same base, an adapter's base weights are the policy's own. Raises
+    DemotuneError when the model has not exactly one label.
+    """
+    hide_library_bars()
+    if is_adapter(folder):
+        if isinstance(share, PeftModel):
+            base = _with_head(weight_sharing_base(share), _adapter_padding(folder))
+        else:
+            base = _load_base(folder, dtype=dtype, attn_implementation=attn_implementation, device=device)
+        model: RewardModel = load_adapter_on(base, folder, trainable=True)
+    else:
+        check_labels(folder)
+        plain = with_attention(
+            AutoModelForSequenceClassification, folder, dtype, attn_implementation, what=CLASSIFIER, num_labels=1
+        )
+        train_every_embedding(plain)
+        if isinstance(getattr(plain, "score", None), nn.Linear):
+            plain.score = _ExactHead.of(cast(nn.Linear, plain.score))
+        model = plain
+    switch_off_dropout(model)
+    return cast(RewardModel, on_device(cast(nn.Module, model), folder, device))
+
+
+def _load_base(adapter: Path, *, dtype: str, attn_implementation: str | None, device: torch.device) -> PreTrainedModel:
+    """What a reward's adapter is put on: a classifier as it is, a language model under a head of zeros."""
+    folder, pad_id = resolve_base(adapter), _adapter_padding(adapter)
+    load = load_reward_model if is_reward_model(folder) else load_policy
+    base = load(folder, dtype=dtype, attn_implementation=attn_implementation, device=device)
+    if not is_reward_model(folder):
+        return _with_head(merged(base), pad_id)
+    return cast(PreTrainedModel, with_padding(base, pad_id))
+
+
+def is_reward_model(folder: Path) -> bool:
+    """Whether a folder holds a sequence classifier (a reward) rather than a language model."""
+    if is_adapter(folder):
+        return bool(read_object(folder / ADAPTER_CONFIG).get("task_type") == "SEQ_CLS")
+    architectures = read_config(folder).architectures or []
+    return any(str(name).endswith("ForSequenceClassification") for name in architectures)
+
+
+def check_labels(folder: Path) -> None:
+    """Raise DemotuneError for a sequence classifier with another number of labels than one."""
+    labels = read_config(folder).num_labels
+    if is_reward_model(folder) and labels != 1:
+        raise DemotuneError(f"{folder} has {labels} labels; a reward has one number: give a model with one label")
+
+
+def check_reward_start(folder: Path) -> None:
+    """Raise DemotuneError unless a reward can start from `folder`: from a classifier or a language model, whole ones.
+
+    No weight is read. How an adapter fits under a head shows when it is loaded.
+    """
+    if not is_reward_model(folder):
+        check_policy(folder)
+    elif is_adapter(folder):
+        check_reward_start(resolve_base(folder))
+    else:
+        check_labels(folder)
+        check_weights(AutoModelForSequenceClassification, folder, CLASSIFIER, num_labels=1)
+
+
+def resolve_reward(source: str) -> Path:
+    """The folder of a reward model; of a run that learned one, that reward."""
+    run = RunFolder(Path(source))
+    return resolve_model(str(run.reward) if run.holds_run and run.reward.is_dir() else source)
+
+
+def with_padding(model: RewardModel, pad_id: int) -> RewardModel:
+    """Make the model's last token the one before this padding."""
+    model.config.get_text_config().pad_token_id = pad_id
+    return model
+
+
+def tokenizer_for(model: RewardModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer with the model's padding. transformers' Trainer sets a model's padding to that of its tokenizer."""
+    padded = copy.deepcopy(tokenizer)
+    padded.pad_token_id = model.config.get_text_config().pad_token_id
+    return padded
+
+
+def with_adapter(model: RewardModel, adapter: PeftConfig, seed: int) -> RewardModel:
+    """The reward model under a new adapter; its base and what its head says stay."""
+    return model if isinstance(model, PeftModel) else attach_adapter(model, _for_rewards(adapter), seed)
+
+
+def freeze_lower_layers(model: RewardModel, count: int) -> None:
+    """Keep embeddings and the `count` lowest layers as they are. Raises DemotuneError when there are not more."""
+    if count == 0:
+        return
+    layers = {int(found[1]) for name, _ in model.named_parameters() if (found := _LAYER.search(name))}
+    if count >= len(layers):
+        raise DemotuneError(f"reward_frozen_layers is {count}, the reward has {len(layers)} layers; freeze fewer")
+    for name, weight in model.named_parameters():
+        found = _LAYER.search(name)
+        if _EMBEDDING.search(name) if found is None else int(found[1]) < count:
+            weight.requires_grad_(False)
+
+
+def save_reward_model(
+    model: RewardModel, tokenizer: PreTrainedTokenizerBase, facts: RewardFacts, folder: Path, card: str
+) -> None:
+    """Write model, tokenizer, facts and model card to `folder`, which appears whole or not at all."""
+    with publish_folder(folder) as unfinished:
+        save_weights(model, unfinished)
+        tokenizer_for(model, tokenizer).save_pretrained(unfinished)
+        write_json(unfinished / FACTS, asdict(facts))
+        (unfinished / "README.md").write_text(card, encoding="utf-8")
+
+
+def read_facts(folder: Path) -> RewardFacts:
+    """The facts of a reward; a model from elsewhere has none and is taken as an unbounded head."""
+    file = folder / FACTS
+    if not file.is_file():
+        return RewardFacts(link="unknown", bound=None, template=None)
+    with reading(file, "the facts of a reward", "train the reward again, or copy its folder again"):
+        facts = RewardFacts(**read_object(file))
+        if facts.bound is not None and not (math.isfinite(facts.bound) and facts.bound > 0):
+            raise ValueError(f"bound must be a number > 0, got {facts.bound}")
+        if not isinstance(facts.template, str | None):
+            raise ValueError(f"template must be a text, got {facts.template!r}")
+    return facts
+
+
+def _with_head(lm: PreTrainedModel, pad_id: int) -> PreTrainedModel:
+    """The language model's backbone, not a copy, under a head of zeros."""
+    config = copy.deepcopy(lm.config)
+    config.num_labels = 1
+    config.get_text_config().pad_token_id = pad_id
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+    except ValueError as error:
+        raise DemotuneError(
+            f"transformers has no sequence classifier for {type(lm).__name__}, so it cannot carry a reward; "
+            "give another --reward-model"
+        ) from error
+    prefix = model.base_model_prefix
+    setattr(model, prefix, lm.base_model)
+    weight = next(lm.parameters())
+    for name, head in model.named_children():
+        if name != prefix:
+            zeros = nn.Linear(cast(nn.Linear, head).in_features, 1, bias=False, dtype=weight.dtype)
+            nn.init.zeros_(zeros.weight)
+            setattr(model, name, _ExactHead.of(zeros.to(weight.device)))
+    model.name_or_path = lm.name_or_path
+    return model
+
+
+def _for_rewards(adapter: PeftConfig) -> PeftConfig:
+    adapter = copy.deepcopy(adapter)
+    adapter.task_type = "SEQ_CLS"
+    return adapter
+
+
+def _adapter_padding(folder: Path) -> int:
+    """The padding that `save_reward_model` wrote into the tokenizer beside an adapter, which has no model config."""
+    pad_id = load_tokenizer(folder).pad_token_id
+    if pad_id is None:
+        raise DemotuneError(f"the tokenizer in {folder} has no pad token; set pad_token in its tokenizer_config.json")
+    return int(cast(int, pad_id))

@@ -1,0 +1,1 @@
+"""The rigor card: questions and their evidence."""

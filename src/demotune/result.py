@@ -1,0 +1,212 @@
+"""The end of a run: the model published, metrics in one file, and a summary that a newcomer understands."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from transformers import PreTrainedTokenizerBase
+
+from demotune.common.files import link_or_copy, read_json, read_rows, write_record, write_rows
+from demotune.common.processes import main_process, this_device, wait_for_everyone
+from demotune.common.profiling import Profile
+from demotune.common.progress import console, minutes, say
+from demotune.config.methods import RFTConfig
+from demotune.estimation.forecast import Estimate, compare_with_facts, show_comparison
+from demotune.models.files import is_adapter
+from demotune.models.policy import Policy, load_policy, load_tokenizer, merged, save_policy
+from demotune.runs.folder import RunFolder
+from demotune.runs.heldout import interval_text, nll_per_token
+from demotune.runs.heldout_files import rows_before
+from demotune.training.phases.reward import REWARD, REWARD_METRICS
+from demotune.training.phases.train import METRICS
+from demotune.training.setup import Setup
+
+METRICS_OF = {"train": METRICS, "policy": METRICS, "reward": REWARD_METRICS}
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a finished run leaves: where, and what was measured on held-out rows."""
+
+    run_folder: Path
+    model_folder: Path
+    method: str
+    start_nll_per_token: float | None
+    """Held-out negative log-likelihood of the start model, nats per token; None without held-out rows."""
+    reward_folder: Path | None
+    """RFT's learned reward; None for methods whose reward is implicit."""
+    best_stage: int
+    """The stage whose model is the result: the last that the gate did not call worse; the last one with gate off."""
+    stages: tuple[dict[str, Any], ...]
+    """One record per stage: phases with seconds and memory, last training metrics, held-out check."""
+    estimate: dict[str, Any] | None
+    """Seconds by phase, tokens, peak memory, each [estimated, measured]; None for a run too small for an estimate."""
+    profile: dict[str, float] | None
+    """Seconds by kind of work, and in all, since the run was begun or resumed; None without --profile."""
+
+    def load(self) -> tuple[Policy, PreTrainedTokenizerBase]:
+        """The trained policy and its tokenizer, on the current device."""
+        policy = load_policy(self.model_folder, dtype="float32", attn_implementation="sdpa", device=this_device())
+        return policy, load_tokenizer(self.model_folder)
+
+
+def read_result(folder: RunFolder) -> RunResult:
+    """The result of a run that has finished."""
+    kept = read_json(folder.summary)
+    return RunResult(
+        run_folder=folder.root,
+        model_folder=folder.model,
+        method=kept["method"],
+        reward_folder=folder.reward if kept["reward_folder"] else None,
+        start_nll_per_token=kept["start_nll_per_token"],
+        best_stage=kept["best_stage"],
+        stages=tuple(kept["stages"]),
+        estimate=kept.get("estimate"),
+        profile=kept.get("profile"),
+    )
+
+
+def publish_result(setup: Setup, estimate: Estimate | None = None, profile: Profile | None = None) -> RunResult:
+    """Publish model/, metrics.jsonl and summary.json, with what was estimated beside what was measured."""
+    count = len(setup.folder.finished_stages)
+    stages = tuple(_stage_record(setup, number) for number in range(count))
+    result = RunResult(
+        run_folder=setup.folder.root,
+        model_folder=setup.folder.model,
+        method=setup.config.method,
+        reward_folder=setup.folder.reward if isinstance(setup.config, RFTConfig) else None,
+        start_nll_per_token=_start_nll(setup),
+        best_stage=_best_stage(setup, stages),
+        stages=stages,
+        estimate=None if estimate is None else compare_with_facts(estimate, [stage["phases"] for stage in stages]),
+        profile=None if profile is None else profile.record(),
+    )
+    if main_process():
+        best = setup.folder.stage(result.best_stage)
+        link_or_copy(best / "model", setup.folder.model)
+        if result.reward_folder is not None:
+            link_or_copy(best / REWARD, result.reward_folder)
+        if setup.config.merge_adapter:
+            save_policy(merged(setup.load(best / "model")), setup.tokenizer, setup.folder.merged_model)
+        write_rows(setup.folder.metrics, _all_metrics(setup, count))
+        write_record(
+            setup.folder.summary,
+            {name: str(value) if isinstance(value, Path) else value for name, value in asdict(result).items()},
+        )
+    wait_for_everyone()
+    return result
+
+
+def show_result(result: RunResult) -> None:
+    """The summary on the screen."""
+    if not main_process():
+        return
+    title = f"{result.method}: what was learned, on held-out demonstrations"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    for heading in ("", "logp/token", "margin", "accuracy [95%]", "steps", "time", "memory"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True, min_width=len(heading))
+    if result.start_nll_per_token is not None:
+        table.add_row("start model", f"{-result.start_nll_per_token:.3f}")
+    for number, stage in enumerate(result.stages):
+        check = stage["check"]
+        reward = check.get("reward")
+        table.add_row(
+            f"stage {number}" if "sample" in stage["phases"] else result.method,
+            f"{-check['nll_per_token']:.3f}" if check else "no held-out rows",
+            f"{reward['margin']:+.3f}" if reward else "",
+            accuracy_text(reward) if reward else "",
+            _steps(stage["phases"]),
+            minutes(sum(phase["seconds"] for phase in stage["phases"].values())),
+            f"{max(phase['peak_memory_gib'] for phase in stage['phases'].values()):.1f} G",
+        )
+    console.print(table)
+    if result.reward_folder is None:
+        _say_implicit(result)
+    else:
+        _say_explicit(result)
+    if result.estimate is not None:
+        show_comparison(result.estimate)
+    if result.best_stage < len(result.stages) - 1:
+        say(f"stage {result.best_stage} is the result: later ones made held-out demonstrations less likely")
+    say(f"The model lies in {result.model_folder}. Load it with:")
+    load = "AutoPeftModelForCausalLM" if is_adapter(result.model_folder) else "AutoModelForCausalLM"
+    say(f"  from {'peft' if is_adapter(result.model_folder) else 'transformers'} import {load}")
+    say(f'  model = {load}.from_pretrained("{result.model_folder}")')
+
+
+def _say_implicit(result: RunResult) -> None:
+    check = result.stages[-1]["check"]
+    since = check.get("reward_since_start") or check.get("reward")
+    if since:
+        say(
+            f"The reward learned since the start model prefers the held-out demonstration to the start model's own "
+            f"sample in {accuracy_text(since)} of {since['pairs']} prompts (95% interval; one run)."
+        )
+
+
+def _say_explicit(result: RunResult) -> None:
+    """What RFT's reward knows on held-out pairs and what the policy earns by it; where a guard rail ended a stage."""
+    for number, stage in enumerate(result.stages):
+        check, stopped = stage["check"], stage["phases"]["policy"]["stopped"]
+        reward, policy = check.get("reward"), check.get("policy")
+        if reward and reward["matched_pairs"]:
+            matched = interval_text(*(reward[f"matched_accuracy{end}"] for end in ("", "_low", "_high")))
+            say(f"stage {number}: accuracy on the {reward['matched_pairs']} held-out pairs of like length {matched}")
+        if policy:
+            better = interval_text(*(policy[f"better{end}"] for end in ("", "_low", "_high")))
+            say(
+                f"stage {number}: on {policy['prompts']} held-out prompts samples earn {policy['reward_before']:+.2f} "
+                f"before, {policy['reward_after']:+.2f} after (demonstrations {policy['demo_reward']:+.2f}); after is "
+                f"better in {better}; KL to the start model "
+                f"{stage['phases']['policy']['last']['objective/kl']:.1f} nats a response"
+            )
+        if stopped:
+            say(f"stage {number}: policy steps were stopped: {stopped}", style="yellow")
+    say(f"The reward lies in {result.reward_folder}: demotune score --reward {result.reward_folder} --data ROWS")
+
+
+def _steps(phases: dict[str, Any]) -> str:
+    """Optimizer steps of a stage: of the policy, or of the reward and of the policy."""
+    return "+".join(str(phases[phase]["steps"]) for phase in ("reward", "policy", "train") if phase in phases)
+
+
+def accuracy_text(reward: dict[str, Any]) -> str:
+    """Held-out reward accuracy with its 95% interval."""
+    return interval_text(reward["accuracy"], reward["accuracy_low"], reward["accuracy_high"])
+
+
+def _stage_record(setup: Setup, number: int) -> dict[str, Any]:
+    return {
+        "phases": setup.folder.stage_state(number),
+        "check": setup.folder.stage_check(number),
+    }
+
+
+def _start_nll(setup: Setup) -> float | None:
+    if not setup.heldout:
+        return None
+    return nll_per_token(setup.heldout, [row.demo_logp for row in rows_before(setup.folder, 0)])
+
+
+def _best_stage(setup: Setup, stages: Sequence[dict[str, Any]]) -> int:
+    """The last stage that its gate did not call worse; where all are worse the least bad; the last without gates."""
+    gates = [stage["check"].get("gate") for stage in stages]
+    if setup.config.gate == "off" or None in gates:
+        return len(stages) - 1
+    good = [number for number, gate in enumerate(gates) if gate["best"]]
+    # Where none is good, all were compared with the start model, so their gains can be compared.
+    return good[-1] if good else max(range(len(gates)), key=lambda number: gates[number]["gain"])
+
+
+def _all_metrics(setup: Setup, count: int) -> Iterator[dict[str, Any]]:
+    """Every training record and one record per finished phase, in order, each with its stage."""
+    for number in range(count):
+        for phase, record in setup.folder.stage_state(number).items():
+            if phase in METRICS_OF:
+                for row in read_rows(setup.folder.stage(number) / METRICS_OF[phase]):
+                    yield {"stage": number, "phase": phase, **row}
+            yield {"stage": number, "phase": phase, "finished": True, **record}
+        yield {"stage": number, "phase": "check", **setup.folder.stage_check(number)}

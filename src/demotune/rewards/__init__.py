@@ -1,0 +1,1 @@
+"""Rewards to use: score, select, best of n."""

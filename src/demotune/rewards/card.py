@@ -1,0 +1,43 @@
+"""The model card of a learned reward: what it is, how to use it, what it was trained on."""
+
+from demotune.config.methods import RFTConfig
+
+
+def reward_card(config: RFTConfig, stage: int, pairs: int, *, adapter: bool) -> str:
+    """README.md of a reward folder, for people and for the hub."""
+    library = "peft" if adapter else "transformers"
+    auto = "AutoPeftModelForSequenceClassification" if adapter else "AutoModelForSequenceClassification"
+    head = "the head's number"
+    reward = head if config.reward_bound is None else f"{config.reward_bound:g} * sigmoid({head})"
+    seen = "responses that end by themselves only" if config.finished_only else "cut-off responses too"
+    template = "the chat template" if config.template is None else f"the template {config.template!r}"
+    return f"""---
+library_name: {library}
+tags: [reward-model, inverse-reinforcement-learning, demotune]
+---
+
+# A reward learned from demonstrations
+
+Learned by demotune's RFT (Algorithm 1 of arXiv 2405.17888), stage {stage}, from {pairs} pairs of a demonstration and a
+sample of the policy; no preference label was used.
+
+* Demonstrations: {", ".join(config.data)}
+* Start: {config.reward_model or config.model}
+* Reward of a response: {reward} at the end-of-turn token. Link: {config.reward_link}.
+* Trained on {seen}.
+* It compares responses to one prompt; its zero and its scale mean nothing.
+
+The run's summary holds its accuracy on held-out pairs, with intervals, and on pairs of like length.
+
+    demotune score  --reward THIS_FOLDER --data rows.jsonl
+    demotune select --reward THIS_FOLDER --data rows.jsonl --top 1000 --output best.jsonl
+    demotune sample --reward THIS_FOLDER --best-of 4 --model MODEL --prompt "..."
+
+In {library}, for token ids of prompt and response rendered with {template}:
+
+    from {library} import {auto}
+    from transformers import AutoTokenizer
+    model = {auto}.from_pretrained("THIS_FOLDER", num_labels=1)
+    model.config.pad_token_id = AutoTokenizer.from_pretrained("THIS_FOLDER").pad_token_id
+    model(input_ids=ids, attention_mask=mask).logits
+"""

@@ -1,0 +1,1 @@
+"""A run folder: names of files, readers and writers, gate, costs."""

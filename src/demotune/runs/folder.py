@@ -1,0 +1,147 @@
+"""The run folder: its rooms, its lock, what is done and what comes next."""
+
+import fcntl
+import os
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from demotune.common.errors import DemotuneError
+from demotune.common.files import UNFINISHED, damaged, read_json, write_record
+from demotune.config.files import load_config
+from demotune.config.methods import AnyConfig
+
+
+class RunFolder:
+    """Paths of a run, its lock, and the state of its stages."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.model = root / "model"
+        self.reward = root / "reward"
+        self.merged_model = root / "model-merged"
+        self.metrics = root / "metrics.jsonl"
+        self.summary = root / "summary.json"
+        self.quarantine = root / "quarantine.jsonl"
+        self.config = root / "run.yaml"
+        self.adapter = root / "start-adapter"
+        self.manifest = root / "manifest.json"
+        self.rows = root / "rows.jsonl.gz"
+
+    def stage(self, number: int) -> Path:
+        return self.root / "stages" / f"{number:02d}"
+
+    def stage_state(self, number: int) -> dict[str, Any]:
+        """What a stage has finished: phase name -> record of its inputs and outputs."""
+        file = self.stage(number) / "state.json"
+        return read_json(file) if file.exists() else {}
+
+    @property
+    def finished_stages(self) -> list[int]:
+        """Numbers of the stages whose last phase is done."""
+        count = len(list((self.root / "stages").glob("*/")))
+        return [number for number in range(count) if "check" in self.stage_state(number)]
+
+    def stage_check(self, number: int) -> dict[str, Any]:
+        """What a finished stage measured on held-out rows; empty without such rows."""
+        return read_json(self.stage(number) / "check.json")
+
+    def mark_done(self, number: int, phase: str, record: Mapping[str, object]) -> None:
+        """State that `phase` of a stage is finished, after its output was published."""
+        state = self.stage_state(number)
+        write_record(self.stage(number) / "state.json", state | {phase: dict(record)})
+
+    def forget(self, number: int, phases: Container[str]) -> None:
+        """State that these phases of a stage are not done, so that they are done again."""
+        state = self.stage_state(number)
+        write_record(
+            self.stage(number) / "state.json", {phase: record for phase, record in state.items() if phase not in phases}
+        )
+
+    def read_config(self) -> AnyConfig:
+        """The config of the run that this folder holds. Raises DemotuneError where it holds none."""
+        if not self.manifest.exists():
+            raise DemotuneError(f"{self.root} holds no run to resume; start one with demotune sft, spin, irft or rft")
+        return load_config(self.config)
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run was begun here, finished or not."""
+        return self.config.exists() or self.manifest.exists()
+
+    @property
+    def finished(self) -> bool:
+        return self.summary.exists()
+
+    def finished_model(self) -> Path:
+        """The model that the run made. Raises DemotuneError where the run is not finished."""
+        if not self.finished:
+            raise DemotuneError(
+                f"{self.root} is an unfinished run, it has no model yet; finish it with: demotune resume {self.root}"
+            )
+        return self.model
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process; the lock goes when the process goes, however it ends."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.seek(0)
+                raise DemotuneError(
+                    f"run folder {self.root} is in use by process {lock.read().strip() or 'unknown'}; "
+                    "wait for it, stop it, or choose another --output"
+                ) from None
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+    def refuse_if_taken(self) -> None:
+        """A new run needs a folder that is new, empty, or holds only a run that never got to its manifest."""
+        if self.manifest.exists():
+            fix = "choose another --output" if self.finished else f"continue it with: demotune resume {self.root}"
+            raise DemotuneError(
+                f"{self.root} already holds {'a finished' if self.finished else 'an unfinished'} run; {fix}"
+            )
+        before_manifest = {".lock", *(file.name for file in (self.config, self.quarantine, self.rows))}
+        known = {*before_manifest, "start-model", "start-data", "start-adapter"}
+        strangers = sorted(p.name for p in self.root.glob("*") if p.name not in known and UNFINISHED not in p.name)
+        if strangers:
+            raise DemotuneError(
+                f"{self.root} is not empty and holds no run (found {', '.join(strangers[:3])}); "
+                "choose a new or empty folder with --output"
+            )
+
+
+def run_of(model: Path) -> Path | None:
+    """The run folder that is `model` or holds it: RUN, RUN/model, RUN/stages/NN/model."""
+    if not model.exists():
+        return None
+    folders = (model.resolve(), *model.resolve().parents[:3])
+    return next((folder for folder in folders if (folder / "manifest.json").is_file()), None)
+
+
+@contextmanager
+def written_by_a_run(root: Path) -> Iterator[None]:
+    """Code that reads a run's files: where they lack something, or do not fit together, that is one DemotuneError."""
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        problem = f"its files do not fit together: {type(error).__name__}: {error}"
+        raise damaged(root, problem) from error
+
+
+def begun_config(run: Path) -> dict[str, Any]:
+    """The config that a run began with, automatic values filled in."""
+    config: dict[str, Any] = read_json(run / "manifest.json")["config"]
+    return config
+
+
+def begun_template(model: Path) -> str | None:
+    """The prompt template of the run that made a model; None where no run made it, or one with the chat template."""
+    run = run_of(model)
+    return None if run is None else begun_config(run)["template"]

@@ -1,0 +1,1 @@
+"""Sampling in this process: KV cache, continuous batching."""

@@ -1,0 +1,251 @@
+"""The fast sampler: rows in slots of one cache, all tokens of a step in one packed call.
+
+A row that finishes leaves, a waiting prompt takes its slot at once, and when none waits the rows left move together,
+so each step costs what its rows need. Each row has its own stream of uniform numbers, from (seed, stream), and takes
+one number per token. So which prompts share a step, how many slots there are, and where an interrupted run stopped,
+does not change what is drawn beyond rounding.
+"""
+
+import gc
+import itertools
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from demotune.common.machine import is_lack_of_memory
+from demotune.common.memory import slots_that_fit, too_large
+from demotune.models.attention import Layout, bare, carries_layouts, layout_arguments
+from demotune.models.logprobs import autocast
+from demotune.models.packing import shared_tokens
+from demotune.records import Response
+from demotune.sampling.in_process.adapters import ready_to_sample
+from demotune.sampling.in_process.cache import Cache, Decoding, PrefixFill, PromptFill, ShapeFinder
+from demotune.sampling.in_process.choosing import Drawn, SamplingOptions, choose_tokens, uniform_stream
+from demotune.sampling.in_process.naive import draw_in_batches
+
+SHORTEST_PREFIX = 8
+"""Tokens that all prompts must share for the prefix to be kept apart."""
+FILLED_TOGETHER = 4096
+"""Most prompt tokens of one call, unless one prompt alone has more."""
+
+
+def sample_responses(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    streams: Sequence[int],
+    seed: int,
+    options: SamplingOptions,
+    *,
+    slots: int,
+) -> Iterator[tuple[int, Response]]:
+    """Draw one response for each prompt; yields (stream, response) as each is done, in no order to rely on.
+
+    `streams` name the random streams: `prompts[i]` uses that of (seed, streams[i]). At most `slots` rows are written
+    at a time; where memory lacks, fewer. A response holds the stop token that ended it; without one it is unfinished.
+    While the iterator is open the model is not to be trained. Raises DemotuneError where one row alone does not fit.
+    """
+    draw = _draw_in_slots if carries_layouts(model) else draw_in_batches
+    left = dict(enumerate(streams))
+    with ready_to_sample(model, bf16=options.bf16):
+        while left:
+            places = list(left)
+            slots = min(slots, len(places))
+            lack = ""
+            try:
+                members = [prompts[place] for place in places]
+                for row, response in draw(model, members, list(left.values()), seed, options, slots=slots):
+                    yield left.pop(places[row]), response
+            except RuntimeError as error:
+                if not is_lack_of_memory(error):
+                    raise
+                lack = str(error).strip().partition("\n")[0]
+            if lack and slots == 1:
+                raise too_large(lack)
+            if lack:
+                slots //= 2
+                gc.collect()  # the failed call's tensors, now that its frames are gone
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+
+
+@dataclass(slots=True)
+class _Row:
+    """A response being written."""
+
+    place: int
+    stream: int
+    prompt: tuple[int, ...]
+    limit: int
+    uniforms: np.ndarray = field(default_factory=lambda: np.empty(0))
+    """One number per token, drawn when the row gets its slot."""
+    drawn: list[Drawn] = field(default_factory=list)
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + len(self.drawn)
+
+
+def _draw_in_slots(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    streams: Sequence[int],
+    seed: int,
+    options: SamplingOptions,
+    *,
+    slots: int,
+) -> Iterator[tuple[int, Response]]:
+    """(place of the prompt, response) of all prompts, as each is done."""
+    order = sorted(range(len(prompts)), key=lambda row: (-len(prompts[row]), tuple(prompts[row]), row))
+    waiting = deque(_Row(row, streams[row], tuple(prompts[row]), options.limit(len(prompts[row]))) for row in order)
+    for row in _Slots(bare(model), waiting, seed, options, slots).finished_rows():
+        yield row.place, options.response(row.drawn)
+
+
+class _Slots:
+    """The rows that are being written, and those that wait, longest first and identical prompts side by side."""
+
+    def __init__(self, model: nn.Module, waiting: deque[_Row], seed: int, options: SamplingOptions, slots: int) -> None:
+        self._model, self._waiting, self._seed, self._options = model, waiting, seed, options
+        self._device = next(model.parameters()).device
+        self._prefix = common_prefix([row.prompt for row in waiting])
+        self._cache, slots = self._make_cache(slots)
+        self._rows: list[_Row | None] = [None] * slots
+        self._spare = slots
+        """Number of a slot that no row is written in: it holds the prompt of `_kept`."""
+        self._kept: tuple[tuple[int, ...], Tensor] | None = None
+        """A prompt of which more rows wait, and its logits."""
+        if self._prefix:
+            self._call(self._prefix, range(len(self._prefix)), PrefixFill(self._cache), keep=[0])
+
+    def finished_rows(self) -> Iterator[_Row]:
+        """Write all rows; yields each when it is done."""
+        while True:
+            yield from self._fill()
+            self._close_ranks()
+            if self._rows[0] is None:
+                return
+            yield from self._step()
+
+    def _make_cache(self, slots: int) -> tuple[Cache, int]:
+        finder = ShapeFinder(self._device)
+        logits = self._call([0], [0], finder, keep=[0])
+        shape = finder.shape(torch.bfloat16 if self._options.bf16 else None)
+        columns = max(len(row.prompt) + row.limit - 1 for row in self._waiting) - len(self._prefix)
+        step = 4 * logits.numel() * 4  # logits and what choosing a token makes of them, in float32
+        slots = slots_that_fit(slots, columns * shape.bytes_per_token + step, self._device)
+        repeated = any(one.prompt == other.prompt for one, other in itertools.pairwise(self._waiting))
+        return Cache(shape, slots + repeated, columns, self._device), slots
+
+    def _step(self) -> Iterator[_Row]:
+        """One token for each row that is being written."""
+        rows = [row for row in self._rows if row is not None]
+        places = [row.length - 1 for row in rows]
+        layout = Decoding(self._cache, [place - len(self._prefix) for place in places])
+        logits = self._call([row.drawn[-1][0] for row in rows], places, layout, keep=None)
+        yield from self._take(list(range(len(rows))), logits)
+
+    def _fill(self) -> Iterator[_Row]:
+        """Hand free slots to waiting rows until none is free or none waits; yields those done at their first token."""
+        while self._waiting and None in self._rows:
+            free = [slot for slot, row in enumerate(self._rows) if row is None]
+            members = self._next(len(free))
+            slots = free[: len(members)]
+            logits = self._fill_prompts(members, slots)
+            for slot, row in zip(slots, members, strict=True):
+                self._rows[slot] = row
+            yield from self._take(slots, logits)
+
+    def _next(self, count: int) -> list[_Row]:
+        """Rows for the next call: at most `count`, and of as many different prompts as one call may hold."""
+        members: list[_Row] = []
+        tokens = 0
+        while self._waiting and len(members) < count:
+            prompt = self._waiting[0].prompt
+            if not members or prompt != members[-1].prompt:
+                tokens += len(prompt) - len(self._prefix)
+                if members and tokens > FILLED_TOGETHER:
+                    break
+            row = self._waiting.popleft()
+            row.uniforms = uniform_stream(self._seed, row.stream, row.limit)
+            members.append(row)
+        return members
+
+    def _fill_prompts(self, rows: Sequence[_Row], slots: Sequence[int]) -> Tensor:
+        """Keys and values of the rows' prompts into their slots; each different prompt is computed once. (B, V)."""
+        slots_of: dict[tuple[int, ...], list[int]] = {}
+        for row, slot in zip(rows, slots, strict=True):
+            slots_of.setdefault(row.prompt, []).append(slot)
+        found: dict[tuple[int, ...], Tensor] = {}
+        if self._kept and self._kept[0] in slots_of:
+            prompt, found[prompt] = self._kept
+            self._cache.copy(self._spare, slots_of[prompt], len(prompt) - len(self._prefix))
+        if new := [prompt for prompt in slots_of if prompt not in found]:
+            found |= zip(new, self._compute(new, [slots_of[prompt][0] for prompt in new]), strict=True)
+            for prompt in new:
+                first, *others = slots_of[prompt]
+                self._cache.copy(first, others, len(prompt) - len(self._prefix))
+        last = rows[-1].prompt
+        if not self._waiting or self._waiting[0].prompt != last:
+            self._kept = None
+        elif self._kept is None or self._kept[0] != last:
+            self._cache.copy(slots_of[last][0], [self._spare], len(last) - len(self._prefix))
+            self._kept = last, found[last].clone()
+        return torch.stack([found[row.prompt] for row in rows])
+
+    def _compute(self, prompts: Sequence[tuple[int, ...]], slots: Sequence[int]) -> Tensor:
+        """One packed call for several prompts, which fill the slots: logits of their first tokens, (U, V)."""
+        start = len(self._prefix)
+        lengths = [len(prompt) - start for prompt in prompts]
+        return self._call(
+            [token for prompt in prompts for token in prompt[start:]],
+            [place for prompt in prompts for place in range(start, len(prompt))],
+            PromptFill(self._cache, lengths, slots, start),
+            keep=[end - 1 for end in itertools.accumulate(lengths)],
+        )
+
+    def _take(self, slots: Sequence[int], logits: Tensor) -> Iterator[_Row]:
+        """The next token of the rows in these slots; yields the rows that it finishes, which leave."""
+        rows = [row for slot in slots if (row := self._rows[slot]) is not None]
+        uniforms = torch.tensor([row.uniforms[len(row.drawn)] for row in rows], dtype=torch.float64)
+        for slot, row, drawn in zip(slots, rows, choose_tokens(logits, uniforms, self._options), strict=True):
+            row.drawn.append(drawn)
+            if drawn[0] in self._options.stop_ids or len(row.drawn) == row.limit:
+                self._rows[slot] = None
+                yield row
+
+    def _close_ranks(self) -> None:
+        """Move rows from the end into free slots, so that the first slots hold all of them."""
+        free = deque(slot for slot, row in enumerate(self._rows) if row is None)
+        for last in range(len(self._rows) - 1, -1, -1):
+            row = self._rows[last]
+            if not free or free[0] > last:
+                return
+            if row is not None:
+                self._cache.copy(last, [slot := free.popleft()], row.length - 1 - len(self._prefix))
+                self._rows[slot], self._rows[last] = row, None
+
+    @torch.no_grad()
+    def _call(self, ids: Sequence[int], places: Sequence[int], layout: Layout, keep: Sequence[int] | None) -> Tensor:
+        """The model on one packed row: logits of the tokens to keep (all where None), (N, V)."""
+        with autocast(self._device, self._options.bf16):
+            logits: Tensor = self._model(
+                input_ids=torch.tensor([ids], device=self._device),
+                position_ids=torch.tensor([places], device=self._device),
+                logits_to_keep=torch.arange(len(ids), device=self._device)
+                if keep is None
+                else torch.tensor(keep, device=self._device),
+                **layout_arguments(layout, self._device),
+            ).logits
+        return logits[0]
+
+
+def common_prefix(prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Tokens with which all prompts begin, one less than the shortest has at most; none where it is not worth while."""
+    if len(prompts) < 2:
+        return ()
+    shared = min(shared_tokens(prompts), min(map(len, prompts)) - 1)
+    return tuple(prompts[0][:shared]) if shared >= SHORTEST_PREFIX else ()

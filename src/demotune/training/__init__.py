@@ -1,0 +1,1 @@
+"""Losses, objectives, trainer, phases and methods."""

@@ -1,0 +1,164 @@
+"""What a run began with, by content, and the refusal to go on with anything else."""
+
+import datetime
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from demotune.common.errors import DemotuneError
+from demotune.common.files import UNFINISHED, damaged, file_hash, read_json, write_record, write_rows
+from demotune.common.machine import command_line, hardware, package_versions
+from demotune.common.processes import main_process, process_count, wait_for_everyone
+from demotune.common.progress import warn
+from demotune.config.files import save_config
+from demotune.config.methods import as_dict, stage_count
+from demotune.data.rendering import content_key
+from demotune.models.policy import parameter_count
+from demotune.runs.folder import RunFolder
+from demotune.runs.heldout_files import START
+from demotune.training.phases.pairs import SAMPLES
+from demotune.training.phases.stage import PARTIAL, output_hash
+from demotune.training.setup import Setup
+from demotune.training.trainer import CARRIED
+
+ROW_NAMES = "rows_file"
+"""Name of the hash of rows.jsonl.gz."""
+
+
+def write_manifest(setup: Setup) -> None:
+    """run.yaml and the names of the rows, then manifest.json: from here on the folder holds a run."""
+    if main_process():
+        save_config(setup.config, setup.folder.config)
+        write_rows(setup.folder.rows, _row_names(setup))
+        about = {
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": command_line(),
+            "versions": package_versions(),
+            "hardware": hardware(),
+            "parameters": parameter_count(setup.start_model),
+            ROW_NAMES: file_hash(setup.folder.rows),
+        }
+        write_record(setup.folder.manifest, about | identity(setup))
+    wait_for_everyone()
+
+
+def identity(setup: Setup) -> dict[str, Any]:
+    """What makes two runs the same run: config, model and data by content, token ids, and who shares a step."""
+    return {
+        "config": as_dict(setup.config),
+        "model": setup.start_hash,
+        "data": setup.data_hashes,
+        "processes": process_count(),
+        "rows": hashlib.sha256(" ".join(row.key for row in (*setup.train, *setup.heldout)).encode()).hexdigest(),
+    }
+
+
+def _row_names(setup: Setup) -> Iterator[dict[str, object]]:
+    """Each row by its key and the key of its question: which rows a model was trained on, without their texts."""
+    for heldout, rows in ((False, setup.train), (True, setup.heldout)):
+        for row in rows:
+            yield {"key": row.key, "prompt": content_key(row.question, ()), "heldout": heldout}
+
+
+def check_unchanged(setup: Setup) -> None:
+    """Raise DemotuneError, with the difference, unless a resumed run is the run that was begun."""
+    begun = _read_manifest(setup.folder)
+    now = json.loads(json.dumps(identity(setup)))
+    changes = [
+        *_differences("config", begun["config"], now["config"]),
+        *_differences("data", begun["data"], now["data"]),
+        *_differences("number of", {"processes": begun["processes"]}, {"processes": now["processes"]}),
+        *([f"model: the files of {setup.config.model} have changed"] if begun["model"] != now["model"] else []),
+    ]
+    if not changes and begun["rows"] != now["rows"]:
+        changes = ["rows: tokenizer, template or library versions now give other token ids for the same data"]
+    if changes:
+        raise DemotuneError(
+            f"{setup.folder.root} was begun with something else, so it cannot go on:\n  "
+            + "\n  ".join(changes)
+            + "\nundo the change, or start a new run with another --output"
+        )
+    if begun[ROW_NAMES] != _hash_of(setup.folder.rows):
+        raise _not_what_was_written(setup.folder.rows, "when the run began")
+    _check_outputs(setup)
+    for package, version in package_versions().items():
+        if begun["versions"].get(package) != version:
+            warn(f"{package} was {begun['versions'].get(package)} when this run began and is {version} now")
+
+
+def _read_manifest(folder: RunFolder) -> dict[str, Any]:
+    found = read_json(folder.manifest)
+    expected = ("config", "data", "processes", "model", "rows", ROW_NAMES, "versions")
+    lacks = [name for name in expected if name not in found]
+    if lacks:
+        raise damaged(folder.manifest, f"it lacks {', '.join(lacks)}")
+    return found
+
+
+def _check_outputs(setup: Setup) -> None:
+    """Each finished phase's files must be what they were when it finished."""
+    for number in range(stage_count(setup.config)):
+        folder = setup.folder.stage(number)
+        state_file = folder / "state.json"
+        if folder.is_dir() and not state_file.exists():
+            _refuse_lost_state(folder)
+        for phase, record in setup.folder.stage_state(number).items():
+            if not isinstance(record, dict) or not isinstance(record.get("outputs"), dict):
+                raise damaged(state_file, f"it names no outputs of the {phase} phase")
+            for name, expected in record["outputs"].items():
+                if name == CARRIED and not _carried_is_needed(setup, number):
+                    continue
+                if _hash_of(folder / name) == expected:
+                    continue
+                if name == CARRIED:
+                    return _train_again(setup, number)
+                raise _not_what_was_written(folder / name, f"by the {phase} phase")
+    return None
+
+
+def _refuse_lost_state(folder: Path) -> None:
+    """A stage without a state has at most its first phase's journals and output, published just before the state."""
+    first = {SAMPLES, START}
+    found = [file.name for file in folder.iterdir() if not file.name.endswith((PARTIAL, UNFINISHED))]
+    if lost := sorted(set(found) - first):
+        raise DemotuneError(
+            f"{folder / 'state.json'} is missing, though the stage has {', '.join(lost[:3])}; restore it, or start a "
+            "new run with another --output"
+        )
+
+
+def _hash_of(path: Path) -> str:
+    """The hash of an output; a word where there is none."""
+    return output_hash(path) if path.exists() else "missing"
+
+
+def _not_what_was_written(path: Path, when: str) -> DemotuneError:
+    return DemotuneError(
+        f"{path}, written {when}, is {'changed' if path.exists() else 'missing'}; restore it, or start a new run with "
+        "another --output"
+    )
+
+
+def _carried_is_needed(setup: Setup, number: int) -> bool:
+    """Whether a stage that is still to be trained takes up the optimizer that stage `number` left."""
+    if setup.folder.finished or number + 1 == stage_count(setup.config):
+        return False
+    return "train" not in setup.folder.stage_state(number + 1)
+
+
+def _train_again(setup: Setup, number: int) -> None:
+    """Undo a stage's training, and what came after: an optimizer cannot be had without the steps that made it."""
+    warn(f"{setup.folder.stage(number) / CARRIED} is damaged; stage {number} is trained again")
+    wait_for_everyone()  # all have read the state before it changes
+    if main_process():
+        shutil.rmtree(setup.folder.stage(number + 1), ignore_errors=True)
+        setup.folder.forget(number, ("train", "check"))
+    wait_for_everyone()
+
+
+def _differences(what: str, begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    names = [name for name in {**begun, **now} if begun.get(name) != now.get(name)]
+    return [f"{what} {name}: {begun.get(name)!r} when it began, {now.get(name)!r} now" for name in names]

@@ -1,0 +1,210 @@
+"""What a training phase minimises: records to a batch, a batch to a loss. One class per method's objective."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from demotune.models.logprobs import ResponseLogps, response_logps
+from demotune.models.packing import Batch, pack
+from demotune.models.reward import head_scores, reward_batch
+from demotune.records import Completion, Pair, RenderedDemonstration, Rollout, ScoredPair, Side
+from demotune.training.losses import (
+    Link,
+    RatioLevel,
+    RewardLink,
+    bounded,
+    implicit_reward_loss,
+    policy_loss,
+    reward_loss,
+    sft_loss,
+)
+
+Record_contra = TypeVar("Record_contra", contravariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class StepLoss:
+    """The loss of one micro-batch, summed over its items (tokens for SFT, pairs else), and values to be averaged.
+
+    `at_start` is a quantity whose value before the first update is known: pair losses, |log| of probability ratios.
+    """
+
+    total: Tensor
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    at_start: Tensor | None = None
+
+
+class Objective(Protocol[Record_contra]):
+    """`collate` also writes `items` into the batch: by how many the summed loss of a whole step is divided.
+
+    `tokens` is how many tokens a record brings into a forward pass.
+    """
+
+    def tokens(self, record: Record_contra) -> int: ...
+
+    def collate(self, records: Sequence[Record_contra]) -> Batch: ...
+
+    def __call__(self, model: nn.Module, batch: Batch) -> StepLoss: ...
+
+
+class SFTObjective:
+    """-log pi(y | x), averaged over the response tokens of an optimizer step."""
+
+    def tokens(self, record: RenderedDemonstration) -> int:
+        return len(record.prompt_ids) + len(record.demo.ids)
+
+    def collate(self, records: Sequence[RenderedDemonstration]) -> Batch:
+        batch = pack([r.prompt_ids for r in records], [r.demo.ids for r in records])
+        return batch | {"items": batch["response_mask"].sum()}
+
+    def __call__(self, model: nn.Module, batch: Batch) -> StepLoss:
+        scored = response_logps(model, batch)
+        metrics = {
+            "logps/chosen": scored.summed().detach(),
+            "entropy": scored.entropy[scored.mask],
+            "mean_token_accuracy": scored.greedy[scored.mask].float(),
+        }
+        return StepLoss(total=sft_loss(scored.logps, scored.mask).sum(), metrics=metrics)
+
+
+@dataclass(frozen=True, slots=True)
+class PairObjective:
+    """The pairwise loss of SPIN and IRFT, plus `sft_weight` times -log pi(y | x) per token; mean over pairs."""
+
+    beta: float
+    link: Link
+    sft_weight: float
+
+    def tokens(self, record: ScoredPair) -> int:
+        return packed_tokens(record.pair)
+
+    def collate(self, records: Sequence[ScoredPair]) -> Batch:
+        return pair_batch([record.pair for record in records]) | {
+            "demo_ref_logps": torch.tensor([record.demo_ref_logp for record in records]),
+            "sample_ref_logps": torch.tensor([record.sample_ref_logp for record in records]),
+            "items": torch.tensor(len(records)),
+        }
+
+    def __call__(self, model: nn.Module, batch: Batch) -> StepLoss:
+        scored = response_logps(model, batch)
+        demo_logps, sample_logps = scored.summed().chunk(2)
+        loss = implicit_reward_loss(
+            demo_logps - batch["demo_ref_logps"], sample_logps - batch["sample_ref_logps"], self.beta, self.link
+        )
+        total = loss.loss.sum()
+        if self.sft_weight:
+            total = total + self.sft_weight * _mean_nll_of_demonstrations(scored).sum()
+        metrics = {
+            "rewards/chosen": loss.demo_reward,
+            "rewards/rejected": loss.sample_reward,
+            "rewards/accuracies": (loss.demo_reward > loss.sample_reward).float(),
+            "rewards/margins": loss.demo_reward - loss.sample_reward,
+            "logps/chosen": demo_logps.detach(),
+            "logps/rejected": sample_logps.detach(),
+            "entropy": scored.entropy[scored.mask],
+        }
+        return StepLoss(total=total, metrics=metrics, at_start=loss.loss.detach())
+
+
+@dataclass(frozen=True, slots=True)
+class RewardObjective:
+    """RFT's reward step: the pairwise loss on rewards of demonstration and sample; mean over pairs."""
+
+    link: RewardLink
+    bound: float | None
+    center: float
+    pad_id: int
+
+    def tokens(self, record: Pair) -> int:
+        return packed_tokens(record)
+
+    def collate(self, records: Sequence[Pair]) -> Batch:
+        demos = [Completion(pair.prompt_ids, pair.demo) for pair in records]
+        samples = [Completion(pair.prompt_ids, pair.sample) for pair in records]
+        return reward_batch([*demos, *samples], self.pad_id) | {"items": torch.tensor(len(records))}
+
+    def __call__(self, model: nn.Module, batch: Batch) -> StepLoss:
+        demo_rewards, sample_rewards = bounded(head_scores(model, batch), self.bound).chunk(2)
+        losses = reward_loss(demo_rewards, sample_rewards, self.link, self.center)
+        metrics = {
+            "rewards/chosen": demo_rewards.detach(),
+            "rewards/rejected": sample_rewards.detach(),
+            "rewards/accuracies": (demo_rewards > sample_rewards).float(),
+            "rewards/margins": (demo_rewards - sample_rewards).detach(),
+        }
+        return StepLoss(total=losses.sum(), metrics=metrics, at_start=losses.detach())
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyObjective:
+    """RFT's policy step: the clipped surrogate of on-policy responses; mean over responses."""
+
+    epsilon: float
+    level: RatioLevel
+
+    def tokens(self, record: Rollout) -> int:
+        return len(record.prompt_ids) + len(record.response.ids)
+
+    def collate(self, records: Sequence[Rollout]) -> Batch:
+        batch = pack([r.prompt_ids for r in records], [r.response.ids for r in records])
+        width = batch["response_mask"].shape[1]
+        advantages = (
+            torch.tensor([record.advantages[0] for record in records])
+            if self.level == "sequence"
+            else columns([record.advantages for record in records], width)
+        )
+        return batch | {
+            "old_logps": columns([record.logps for record in records], width),
+            "advantages": advantages,
+            "items": torch.tensor(len(records)),
+        }
+
+    def __call__(self, model: nn.Module, batch: Batch) -> StepLoss:
+        scored = response_logps(model, batch)
+        loss = policy_loss(
+            scored.logps, batch["old_logps"], batch["advantages"], scored.mask, epsilon=self.epsilon, level=self.level
+        )
+        counted = scored.mask if self.level == "token" else slice(None)
+        clipped = loss.clipped_low | loss.clipped_high
+        metrics = {
+            "entropy": scored.entropy[scored.mask],
+            "val/ratio": loss.ratio[counted],
+            "clip_ratio/low_mean": loss.clipped_low[counted].float(),
+            "clip_ratio/high_mean": loss.clipped_high[counted].float(),
+            "clip_ratio/region_mean": clipped[counted].float(),
+        }
+        return StepLoss(total=loss.loss.sum(), metrics=metrics, at_start=loss.ratio[counted].log().abs())
+
+
+def packed_tokens(pair: Pair) -> int:
+    """Tokens of a pair whose sides share their prompt."""
+    return len(pair.prompt_ids) + len(pair.demo.ids) + len(pair.sample.ids)
+
+
+def pair_batch(pairs: Sequence[Pair]) -> Batch:
+    """B pairs as 2B responses: the demonstrations, then the samples. Scoring and training share this layout."""
+    return pack_sides(pair_sides(pairs))
+
+
+def pair_sides(pairs: Sequence[Pair]) -> list[Side]:
+    """The demonstrations of all pairs, then the samples."""
+    both = [pair.sides for pair in pairs]
+    return [demo for demo, _ in both] + [sample for _, sample in both]
+
+
+def pack_sides(sides: Sequence[Side]) -> Batch:
+    return pack([prompt for prompt, _ in sides], [response for _, response in sides])
+
+
+def _mean_nll_of_demonstrations(scored: ResponseLogps) -> Tensor:
+    """-log pi(y | x) / |y| of the first half of the rows, the demonstrations; (B,), nats per token."""
+    logps, mask = scored.logps.chunk(2)[0], scored.mask.chunk(2)[0]
+    return sft_loss(logps, mask) / mask.sum(dim=-1)
+
+
+def columns(rows: Sequence[Sequence[float]], width: int) -> Tensor:
+    """Rows of numbers as one (B, width) tensor, zeros at the end."""
+    return torch.tensor([[*row, *[0.0] * (width - len(row))] for row in rows])

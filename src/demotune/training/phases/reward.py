@@ -1,0 +1,298 @@
+"""REWARD: gradient steps of the reward model on pairs (demonstration, sample of pi_t)."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from demotune.common.errors import DemotuneError
+from demotune.common.files import write_rows
+from demotune.common.processes import main_process, process_count, wait_for_everyone
+from demotune.common.profiling import timed
+from demotune.common.progress import say, track, warn
+from demotune.config.methods import RFTConfig
+from demotune.models.policy import load_tokenizer, merged
+from demotune.models.reward import (
+    RewardFacts,
+    RewardModel,
+    freeze_lower_layers,
+    is_reward_model,
+    padding_id,
+    resolve_reward,
+    reward_from_policy,
+    save_reward_model,
+    tokenizer_for,
+    with_adapter,
+    with_padding,
+)
+from demotune.models.scoring import score_completions
+from demotune.records import Completion, Pair
+from demotune.rewards.card import reward_card
+from demotune.runs.heldout import PairCheck, check_pairs, count_wins
+from demotune.training.callbacks import Checkpoints, KeepBest, WriteMetrics, best_judgement, quiet
+from demotune.training.losses import loss_at_reference, reward_loss
+from demotune.training.objectives import RewardObjective
+from demotune.training.phases.pairs import sampled_pairs
+from demotune.training.phases.stage import Stage, Work, chunks, pair_tokens, with_reward
+from demotune.training.phases.train import average_of_last
+from demotune.training.setup import Setup
+from demotune.training.smaller_passes import in_smaller_passes
+from demotune.training.trainer import (
+    AtStart,
+    Interrupted,
+    PhaseTrainer,
+    plan_microbatches,
+    train_phase,
+    training_arguments,
+)
+
+REWARD, REWARDS, REWARD_METRICS = "reward", "rewards.jsonl.gz", "reward-metrics.jsonl"
+
+HEAD_RATE = 0.5
+"""Learning rate of a head that starts at zero, times its width: so it catches up with the layers below within some ten
+steps, whatever their rate."""
+
+
+def reward_phase(stage: Stage) -> None:
+    """K steps from the previous stage's reward, stopped early by held-out pairs; publishes reward/ and its numbers."""
+    if stage.done("reward"):
+        return
+    started = time.monotonic()
+    pairs, heldout = usable_pairs(stage)
+    history, tokens, stop_requested = in_smaller_passes(
+        partial(_train, stage, pairs, heldout), stage.setup.config.tokens_per_microbatch, stage.free_policy
+    )
+    taken = [record for record in history if "loss" in record]
+    rewards = _score_all(stage)
+    if main_process():
+        write_rows(stage.folder / REWARDS, rewards)
+    wait_for_everyone()
+    judged = [row for row in rewards if row["heldout"] and row["usable"]] or [row for row in rewards if row["usable"]]
+    stage.mark(
+        "reward",
+        started,
+        [stage.folder / REWARD, stage.folder / REWARDS, stage.folder / REWARD_METRICS],
+        Work(forward=_forward_tokens(stage, history, heldout), trained=tokens),
+        steps=max((record["step"] for record in history), default=0),
+        kept_step=best_judgement(history)["step"] if heldout else max(record["step"] for record in history),
+        pairs=len(pairs),
+        end=average_of_last(taken),
+        on_heldout=bool(heldout),
+        demo_reward=sum(row["demo_reward"] for row in judged) / len(judged),
+        sample_reward=sum(row["sample_reward"] for row in judged) / len(judged),
+        check=dataclasses.asdict(_check(rewards)) if heldout else {},
+    )
+    if stop_requested:
+        raise Interrupted
+
+
+def _forward_tokens(stage: Stage, history: Sequence[dict[str, Any]], heldout: Sequence[Pair]) -> int:
+    """Judgements on held-out pairs while the reward learned, then the rewards of all pairs."""
+    judgements = sum("eval_loss" in record for record in history)
+    everything = [pair for side in (False, True) for pair in sampled_pairs(stage.setup, stage.number, side)]
+    return judgements * pair_tokens(heldout) + pair_tokens(everything)
+
+
+def usable_pairs(stage: Stage) -> tuple[list[Pair], list[Pair]]:
+    """(training, held-out) pairs that the reward may see: with finished_only, both sides ended by themselves."""
+    both = [sampled_pairs(stage.setup, stage.number, heldout=heldout) for heldout in (False, True)]
+    pairs, heldout = ([pair for pair in side if _usable(pair, with_reward(stage.setup))] for side in both)
+    if not pairs:
+        raise DemotuneError(
+            f"no sample of stage {stage.number} ends by itself, so no pair is left to train the reward on; start from "
+            "an SFT model, raise --max-new-tokens, or give --no-finished-only (the reward may then see only length)"
+        )
+    if len(pairs) < len(both[0]):
+        say(f"stage {stage.number}: {len(pairs)} of {len(both[0])} pairs train the reward; the others were cut off")
+    if both[1] and not heldout:
+        warn(f"no held-out sample of stage {stage.number} ends by itself: nothing can stop the reward's steps early")
+    return pairs, heldout
+
+
+def _check(rewards: Sequence[dict[str, Any]]) -> PairCheck:
+    """Accuracy of the stage's reward on its held-out pairs, plain and where lengths are alike."""
+    rows = [row for row in rewards if row["heldout"] and row["usable"]]
+    return check_pairs(
+        [(row["demo_reward"], row["sample_reward"]) for row in rows],
+        [(row["demo_length"], row["sample_length"]) for row in rows],
+    )
+
+
+def reward_function(stage: Stage) -> Callable[[Sequence[Completion]], list[float]]:
+    """The reward that the stage's reward phase published, loaded; an adapter shares the base of the stage's policy."""
+    return partial(
+        score_completions,
+        _load(stage, stage.number),
+        pad_id=reward_padding(stage.setup),
+        bound=with_reward(stage.setup).reward_bound,
+        batch_size=2 * stage.setup.config.per_device_train_batch_size,
+        bf16=stage.setup.bf16,
+    )
+
+
+def _usable(pair: Pair, config: RFTConfig) -> bool:
+    return not config.finished_only or (pair.demo.finished and pair.sample.finished)
+
+
+def _load(stage: Stage, number: int) -> RewardModel:
+    """The reward of stage `number`, as a model. One that started from the policy shares its base with LoRA."""
+    setup = stage.setup
+    shares = setup.adapter is not None and with_reward(setup).reward_model is None
+    share = stage.start_policy if shares else None
+    return with_padding(setup.load_reward(setup.folder.stage(number) / REWARD, share), reward_padding(setup))
+
+
+def reward_padding(setup: Setup) -> int:
+    """The token id that this run's reward is padded with."""
+    return padding_id(setup.tokenizer, setup.renderer.stop_ids)
+
+
+def _start_reward(stage: Stage) -> RewardModel:
+    """The previous stage's reward; in stage 0 the policy under a head of zeros, or the model that the user names."""
+    setup, config = stage.setup, with_reward(stage.setup)
+    if stage.number:
+        return _load(stage, stage.number - 1)
+    if config.reward_model is None:
+        reward = reward_from_policy(stage.start_policy, reward_padding(setup))
+        if setup.adapter is None:
+            stage.free_policy()  # its weights are the reward's now
+        return reward
+    folder = resolve_reward(config.reward_model)
+    if load_tokenizer(folder).get_vocab() != setup.tokenizer.get_vocab():
+        raise DemotuneError(
+            f"reward_model {config.reward_model} has another vocabulary than {config.model}: it cannot read the "
+            "policy's tokens. Leave --reward-model out, or rank data with it by demotune select"
+        )
+    if is_reward_model(folder):
+        reward = setup.load_reward(folder, None)
+    else:
+        reward = reward_from_policy(merged(setup.load_as_it_is(folder)), reward_padding(setup))
+    if setup.adapter is not None:
+        reward = with_adapter(reward, setup.adapter, stage.seed("reward-adapter"))
+    return with_padding(reward, reward_padding(setup))
+
+
+def _train(
+    stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair], budget: int | None
+) -> tuple[list[dict[str, Any]], int, bool]:
+    """Returns (records of training and judging, tokens trained on, whether the user asked to stop)."""
+    setup, config = stage.setup, with_reward(stage.setup)
+    plan = plan_microbatches(
+        [len(pair.prompt_ids) + max(len(pair.demo.ids), len(pair.sample.ids)) for pair in pairs],
+        batch_size=config.per_device_train_batch_size,
+        accumulation=config.gradient_accumulation_steps * process_count(),
+        epochs=config.reward_epochs,
+        steps=config.reward_steps,
+        seed=stage.seed("reward-microbatches"),
+    )
+    reward = _start_reward(stage)
+    freeze_lower_layers(reward, config.reward_frozen_layers)
+    objective = RewardObjective(
+        config.reward_link, config.reward_bound, config.center_rewards_coefficient, reward_padding(setup)
+    )
+    named = config.reward_model is not None and is_reward_model(resolve_reward(config.reward_model))
+    at_start = AtStart("reward loss", loss_at_reference(config.reward_link), 1e-6)
+    keep = KeepBest(config.reward_eval_steps, config.reward_patience, partial(_publish, stage, reward, len(pairs)))
+    checkpoints = stage.folder / "reward-checkpoints"
+    trainer = PhaseTrainer(
+        model=reward,
+        args=training_arguments(
+            dataclasses.replace(config, learning_rate=config.reward_learning_rate),
+            checkpoints,
+            plan.steps,
+            stage.seed("reward"),
+        ),
+        objective=objective,
+        microbatches=[[pairs[number] for number in plan.units[unit]] for unit in plan.order],
+        tokenizer=tokenizer_for(reward, setup.tokenizer),
+        at_start=None if named or stage.number else at_start,  # under a head of zeros every reward is 0
+        callbacks=[
+            WriteMetrics(stage.folder / REWARD_METRICS),
+            *([keep] if heldout else []),
+            Checkpoints(config.save_steps),
+            *setup.callbacks,
+        ],
+        rates={} if named else {"score": HEAD_RATE / reward.config.get_text_config().hidden_size},
+        budget=budget,
+        judge=partial(_judge, reward, objective, heldout, config.per_device_train_batch_size, setup.bf16),
+    )
+    keep.judge = trainer.evaluate
+    quiet(trainer)
+    train_phase(trainer, what=f"stage {stage.number}: reward", total_steps=plan.steps, checkpoints=checkpoints)
+    if not heldout:
+        _publish(stage, reward, len(pairs))
+    history, tokens = [dict(record) for record in trainer.state.log_history], trainer.state.num_input_tokens_seen
+    stop_requested = trainer.stop_requested
+    wait_for_everyone()
+    del trainer, reward, keep
+    stage.free_memory()
+    return history, tokens, stop_requested
+
+
+@timed("scoring")
+def _judge(
+    reward: RewardModel, objective: RewardObjective, heldout: Sequence[Pair], batch_size: int, bf16: bool
+) -> dict[str, float]:
+    """Mean loss and accuracy on held-out pairs; a tie is half right."""
+    rewards = score_completions(
+        reward,
+        _both_sides(heldout),
+        pad_id=objective.pad_id,
+        bound=objective.bound,
+        batch_size=2 * batch_size,
+        bf16=bf16,
+    )
+    demos, samples = rewards[: len(heldout)], rewards[len(heldout) :]
+    losses = reward_loss(torch.tensor(demos), torch.tensor(samples), objective.link, objective.center)
+    right = count_wins(list(zip(demos, samples, strict=True)))
+    return {"loss": float(losses.mean()), "rewards/accuracies": right / len(heldout)}
+
+
+def _both_sides(pairs: Sequence[Pair]) -> list[Completion]:
+    """The demonstrations, then the samples."""
+    demos = [Completion(pair.prompt_ids, pair.demo) for pair in pairs]
+    return demos + [Completion(pair.prompt_ids, pair.sample) for pair in pairs]
+
+
+@timed("files")
+def _publish(stage: Stage, reward: RewardModel, pairs: int) -> None:
+    config = with_reward(stage.setup)
+    if main_process():
+        facts = RewardFacts(link=config.reward_link, bound=config.reward_bound, template=config.template)
+        card = reward_card(config, stage.number, pairs, adapter=isinstance(reward, PeftModel))
+        save_reward_model(reward, stage.setup.tokenizer, facts, stage.folder / REWARD, card)
+
+
+@timed("scoring")
+def _score_all(stage: Stage) -> list[dict[str, Any]]:
+    """The published reward of every demonstration and sample of the stage, cut-off ones too."""
+    setup, config = stage.setup, with_reward(stage.setup)
+    sides = [(heldout, pair) for heldout in (False, True) for pair in sampled_pairs(setup, stage.number, heldout)]
+    reward_of = reward_function(stage)
+    rows = []
+    with track(f"stage {stage.number}: rewards", len(sides), "pairs") as tracker:
+        for batch in chunks(sides, config.per_device_train_batch_size):
+            pairs = [pair for _, pair in batch]
+            rewards = reward_of(_both_sides(pairs))
+            rows += [
+                {
+                    "key": pair.key,
+                    "heldout": heldout,
+                    "usable": _usable(pair, config),
+                    "demo_reward": demo,
+                    "sample_reward": sample,
+                    "demo_length": len(pair.demo.ids),
+                    "sample_length": len(pair.sample.ids),
+                }
+                for (heldout, pair), demo, sample in zip(
+                    batch, rewards[: len(pairs)], rewards[len(pairs) :], strict=True
+                )
+            ]
+            tracker.advance(len(batch))
+    del reward_of
+    stage.free_memory()
+    return rows

@@ -1,0 +1,200 @@
+"""One stage of a run: its number, its folder, the policy it starts from, what of it is done."""
+
+import gc
+import random
+import shutil
+import time
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from demotune.common.errors import DemotuneError
+from demotune.common.files import file_hash, folder_hash
+from demotune.common.journals import Journal, read_journal
+from demotune.common.processes import main_process, process_state, wait_for_everyone
+from demotune.common.progress import peak_memory_gib
+from demotune.config.methods import IRFTConfig, PairwiseConfig, RFTConfig, SFTConfig, SPINConfig, StagedConfig
+from demotune.models.policy import Policy, content_hash
+from demotune.records import Pair, RenderedDemonstration, Response, Side
+from demotune.training.setup import Setup, free_memory
+
+PARTIAL = ".partial.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Tokens, prompts included, that a phase sent through a model: forward only (drawn or scored), and trained on."""
+
+    forward: int = 0
+    trained: int = 0
+
+
+class Stage:
+    """One stage of a run: its number, its folder, the policy it starts from, and its phases."""
+
+    def __init__(self, setup: Setup, number: int) -> None:
+        self.setup, self.number = setup, number
+        self.folder = setup.folder.stage(number)
+        self.model_folder = self.folder / "model"
+        self._loaded: tuple[Path, Policy] | None = None
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def done(self, phase: str) -> bool:
+        return phase in self.setup.folder.stage_state(self.number)
+
+    def mark(self, phase: str, started: float, outputs: Sequence[Path], work: Work, **facts: object) -> None:
+        """State that a phase is done, after its outputs lie in place; all processes go on together."""
+        if main_process():
+            record = {
+                "policy": self.policy_hash,
+                "outputs": {path.name: output_hash(path) for path in outputs},
+                "seconds": round(time.monotonic() - started, 1),
+                "peak_memory_gib": round(peak_memory_gib(), 2),
+                "forward_tokens": work.forward,
+                "trained_tokens": work.trained,
+            }
+            self.setup.folder.mark_done(self.number, phase, record | facts)
+        wait_for_everyone()
+
+    @cached_property
+    def policy_hash(self) -> str:
+        """Content hash of the policy that this stage starts from."""
+        return content_hash(self.setup.policy_folder(self.number)) if self.number else self.setup.start_hash
+
+    @property
+    def start_policy(self) -> Policy:
+        """pi_t, loaded when first needed, shared by the phases up to training, which changes it in place."""
+        return self._load(self.setup.policy_folder(self.number))
+
+    @property
+    def trained_policy(self) -> Policy:
+        """pi_{t+1}, loaded from what the train phase published."""
+        return self._load(self.model_folder)
+
+    def _load(self, folder: Path) -> Policy:
+        if self._loaded is None or self._loaded[0] != folder:
+            self.free_policy()  # one model in memory
+            self._loaded = folder, self.setup.load(folder)
+        return self._loaded[1]
+
+    def free_policy(self) -> None:
+        """Drop the policy from memory, and what an optimizer that trained it still holds."""
+        self._loaded = None
+        self.free_memory()
+
+    def free_memory(self) -> None:
+        """Give back what nothing refers to any more."""
+        gc.collect()
+        free_memory()
+
+    def tidy(self) -> None:
+        """Remove what only an interrupted stage needs: journals and checkpoints."""
+        if main_process():
+            for checkpoints in self.folder.glob("*checkpoints"):
+                for checkpoint in checkpoints.glob("checkpoint-*"):
+                    shutil.rmtree(checkpoint, ignore_errors=True)
+                if not any(checkpoints.iterdir()):  # TensorBoard's logs may lie there
+                    checkpoints.rmdir()
+            for journal in self.folder.glob(f"*{PARTIAL}"):
+                journal.unlink()
+
+    def seed(self, purpose: str) -> int:
+        return self.setup.seed(self.number, purpose)
+
+
+def stage_slice(setup: Setup, number: int) -> tuple[RenderedDemonstration, ...]:
+    """The demonstrations of a stage: its own random part (disjoint), or all of them."""
+    config = staged(setup)
+    rows = setup.train
+    if config.slices == "all":
+        return rows
+    if len(rows) < config.stages:
+        raise DemotuneError(f"{len(rows)} demonstrations cannot be cut into {config.stages} slices; use --slices all")
+    shuffled = random.Random(setup.seed(0, "slices")).sample(range(len(rows)), len(rows))
+    # In the order of the data, so that one slice is the same as all data: T = 1 is SPIN, to the bit.
+    return tuple(rows[row] for row in sorted(shuffled[number :: config.stages]))
+
+
+def staged(setup: Setup) -> StagedConfig:
+    """The config of a run that has stages with samples (SPIN, IRFT, RFT)."""
+    if isinstance(setup.config, SFTConfig):
+        raise TypeError("SFT has no stages with samples")
+    return setup.config
+
+
+def pairwise(setup: Setup) -> PairwiseConfig:
+    """The config of a run whose policy is trained on pairs (SPIN, IRFT)."""
+    if not isinstance(setup.config, SPINConfig | IRFTConfig):
+        raise TypeError(f"{setup.config.method} does not train its policy on pairs")
+    return setup.config
+
+
+def with_reward(setup: Setup) -> RFTConfig:
+    """The config of a run that learns an explicit reward (RFT)."""
+    if not isinstance(setup.config, RFTConfig):
+        raise TypeError(f"{setup.config.method} has no reward model")
+    return setup.config
+
+
+def tokens_of(sides: Iterable[tuple[Sequence[int], Response]]) -> int:
+    """Tokens of prompts with their responses."""
+    return sum(len(prompt) + len(response.ids) for prompt, response in sides)
+
+
+def pair_tokens(pairs: Iterable[Pair], known: Container[Side] = ()) -> int:
+    """Tokens of the sides of pairs that are not known; the prompt counts for each."""
+    sides = (side for pair in pairs for side in pair.sides if side not in known)
+    return sum(len(prompt) + len(response) for prompt, response in sides)
+
+
+def output_hash(path: Path) -> str:
+    """What a phase's output is recognised by: a model by its content, a file or another folder by its bytes."""
+    if not path.is_dir():
+        return file_hash(path)
+    is_model = (path / "config.json").exists() or (path / "adapter_config.json").exists()
+    return content_hash(path) if is_model else folder_hash(path)
+
+
+class PhaseJournal:
+    """What the processes of a phase have finished so far, row by row; it outlives a killed run."""
+
+    def __init__(self, stage: Stage, name: str) -> None:
+        self._stage, self._name = stage, name
+        if main_process():
+            for file in self._files():
+                Journal(file)  # cuts off what is torn or damaged, of all processes, and says so
+        wait_for_everyone()
+        self.done = self.read()
+        self._own = Journal(stage.folder / f"{name}-{process_state().process_index}{PARTIAL}")
+        wait_for_everyone()  # nobody writes before everybody has read the same
+
+    def read(self) -> dict[int, dict[str, Any]]:
+        """Row number -> record, of all processes."""
+        return {record["row"]: record for file in self._files() for record in read_journal(file)}
+
+    def append(self, records: Sequence[dict[str, Any]]) -> None:
+        self._own.append(records)
+
+    def start_over(self) -> None:
+        """Forget all records, of all processes."""
+        if main_process():
+            for file in self._files():
+                file.unlink()
+        wait_for_everyone()
+        self.done = {}
+
+    def _files(self) -> list[Path]:
+        return sorted(self._stage.folder.glob(f"{self._name}-*{PARTIAL}"))
+
+
+def share_of_this_process(batches: Sequence[Any]) -> Sequence[Any]:
+    """Every n-th batch, where n processes work."""
+    state = process_state()
+    return batches[state.process_index :: state.num_processes]
+
+
+def chunks(rows: Sequence[Any], size: int) -> list[Any]:
+    """Consecutive pieces of at most `size` rows."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)]

@@ -22,7 +22,7 @@ MODES = ("shared", "copies")
 def one_run(model: str, data: str, output: str, mode: str) -> None:
     """An RFT run of one stage with few tokens; `copies` replaces weight sharing by deep copies."""
     if mode == "copies":
-        from demotune.models.policy import reward as reward_models  # noqa: PLC0415
+        from demotune.models import reward as reward_models  # noqa: PLC0415
         from demotune.training.phases import policy  # noqa: PLC0415
 
         for room in (reward_models, policy):

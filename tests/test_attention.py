@@ -18,8 +18,9 @@ from transformers import (
     MistralForCausalLM,
 )
 
+from demotune.models import attention
 from demotune.models.attention import ATTENTION, BlockCausal, carries_layouts, register_attention
-from demotune.models.policy import attention, with_attention
+from demotune.models.policy import with_attention
 
 register_attention()
 

@@ -10,7 +10,8 @@ import pytest
 from test_evaluate import call
 from tiny_runs import tiny_runs
 
-from demotune import DemotuneError, control
+from demotune import DemotuneError
+from demotune.cli import control
 from demotune.cli.control import control_of, train_controls
 from demotune.common.files import read_json, read_rows, write_json
 from demotune.runs.finished import FinishedRun, read_run

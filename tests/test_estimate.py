@@ -25,11 +25,11 @@ from demotune.estimation.forecast import Estimate, estimate_run
 from demotune.estimation.machines import DATASHEETS, Machine, machine_named, measure_machine
 from demotune.estimation.shapes import read_shape
 from demotune.estimation.work import PhaseWork, Tokens, plan_work
+from demotune.models.pairs import pair_batch
 from demotune.models.policy import attach_adapter, lora_config
 from demotune.records import Pair, Response
 from demotune.result import read_result
 from demotune.runs.folder import RunFolder
-from demotune.training.objectives import pair_batch
 from demotune.training.phases.stage import stage_slice
 from demotune.training.preparation import prepare_run
 from demotune.training.setup import Setup

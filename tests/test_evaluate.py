@@ -31,9 +31,9 @@ from demotune.evaluation.evaluate import Evaluation, evaluate
 from demotune.evaluation.measuring import Logps, Measured
 from demotune.evaluation.quantities import quantities
 from demotune.evaluation.tasks.run import TaskOptions, TaskResult, TaskScores
+from demotune.rewards import reward as rewards_module
 from demotune.rewards.ranking import Choice, Reading, select
 from demotune.rewards.reward import load_reward
-from demotune.rewards.reward import reward as rewards_module
 
 Model = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 QUICK: dict[str, Any] = {"max_new_tokens": 6, "bf16": False, "batch_size": 4, "sample_batch_size": 4}

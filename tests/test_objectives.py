@@ -10,10 +10,11 @@ from torch.testing import assert_close
 
 from demotune.config.methods import IRFTConfig, SPINConfig
 from demotune.models.logprobs import naive_response_logps
+from demotune.models.pairs import pair_batch
 from demotune.records import Pair, RenderedDemonstration, Response, ScoredPair
 from demotune.training.losses import Link
 from demotune.training.methods import pair_objective
-from demotune.training.objectives import PairObjective, SFTObjective, pair_batch
+from demotune.training.objectives import PairObjective, SFTObjective
 
 BIT = log(2)
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
+from demotune.models.reward import bounded
 from demotune.training.advantages import (
     generalised,
     group_normalised,
@@ -26,7 +27,6 @@ from demotune.training.losses import (
     PolicyLoss,
     RatioLevel,
     RewardLink,
-    bounded,
     kl_estimate,
     policy_loss,
     reward_loss,

@@ -17,10 +17,11 @@ from test_pipeline import STAGED
 from tiny import save_tiny, write_rows
 from transformers import Trainer
 
-from demotune import DemotuneError, IRFTConfig, SFTConfig, resume, run, scoring
+from demotune import DemotuneError, IRFTConfig, SFTConfig, resume, run
 from demotune.common.files import read_json, read_rows, write_json
 from demotune.common.interrupts import stopping_like_ctrl_c
 from demotune.common.journals import read_journal
+from demotune.models import scoring
 from demotune.sampling import sample_responses
 from demotune.training.callbacks import StopOnSignal
 from demotune.training.phases import sample

@@ -14,11 +14,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from demotune.common import memory
 from demotune.common.errors import DemotuneError
 from demotune.models.attention import ATTENTION, carries_layouts, register_attention
 from demotune.models.logprobs import naive_response_logps
 from demotune.records import Response
-from demotune.sampling import SamplingOptions, choose_tokens, memory, sample_responses, sampler
+from demotune.sampling import SamplingOptions, choose_tokens, sample_responses
+from demotune.sampling.in_process import sampler
 from demotune.sampling.in_process.adapters import merged_adapters, ready_to_sample
 from demotune.sampling.in_process.cache import Cache, CacheShape, Decoding, PrefixFill, PromptFill
 from demotune.sampling.in_process.sampler import common_prefix

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from demotune.sampling import weights
+from demotune.sampling.in_process import weights
 from demotune.sampling.in_process.weights import reordered_weights
 
 

@@ -102,6 +102,11 @@ def right_padded(batch: Batch) -> Batch:
     return {"input_ids": ids, "attention_mask": (columns < lengths.unsqueeze(-1)).long()}
 
 
+def bounded(scores: Tensor, bound: float | None) -> Tensor:
+    """Scores of a head as rewards: R * sigmoid(score), in [0, R]; as they are when `bound` (R) is None."""
+    return scores if bound is None else bound * scores.sigmoid()
+
+
 def head_scores(model: nn.Module, batch: Batch) -> Tensor:
     """What the head says at each row's last token; (B,), float32. `batch` is packed or padded on the right."""
     if is_packed(batch) and not _has_packed_head(model):

@@ -15,10 +15,9 @@ from demotune.common.machine import is_lack_of_memory
 from demotune.models.files import first_line
 from demotune.models.logprobs import autocast, sequence_logps
 from demotune.models.packing import Batch, cut_to_budget
-from demotune.models.reward import head_scores, reward_batch
+from demotune.models.pairs import pack_sides, packed_tokens, pair_sides
+from demotune.models.reward import bounded, head_scores, reward_batch
 from demotune.records import Completion, Pair, RenderedDemonstration, Side
-from demotune.training.losses import bounded
-from demotune.training.objectives import pack_sides, packed_tokens, pair_sides
 
 Advance = Callable[[int], None]
 Known = Mapping[Side, float]

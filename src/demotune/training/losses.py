@@ -92,11 +92,6 @@ def reward_loss(demo_reward: Tensor, sample_reward: Tensor, link: RewardLink, ce
     return loss + center * (demo_reward + sample_reward) ** 2 if center else loss
 
 
-def bounded(scores: Tensor, bound: float | None) -> Tensor:
-    """Scores of a head as rewards: R * sigmoid(score), in [0, R]; as they are when `bound` (R) is None."""
-    return scores if bound is None else bound * scores.sigmoid()
-
-
 def kl_estimate(logps: Tensor, ref_logps: Tensor, estimator: KLEstimator) -> Tensor:
     """KL(pi || pi_ref) from samples of pi, elementwise, in nats (Schulman, "Approximating KL divergence", 2020).
 

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from demotune.models.logprobs import ResponseLogps, response_logps
 from demotune.models.packing import Batch, pack
-from demotune.models.reward import head_scores, reward_batch
-from demotune.records import Completion, Pair, RenderedDemonstration, Rollout, ScoredPair, Side
+from demotune.models.pairs import packed_tokens, pair_batch
+from demotune.models.reward import bounded, head_scores, reward_batch
+from demotune.records import Completion, Pair, RenderedDemonstration, Rollout, ScoredPair
 from demotune.training.losses import (
     Link,
     RatioLevel,
     RewardLink,
-    bounded,
     implicit_reward_loss,
     policy_loss,
     reward_loss,
@@ -177,26 +177,6 @@ class PolicyObjective:
             "clip_ratio/region_mean": clipped[counted].float(),
         }
         return StepLoss(total=loss.loss.sum(), metrics=metrics, at_start=loss.ratio[counted].log().abs())
-
-
-def packed_tokens(pair: Pair) -> int:
-    """Tokens of a pair whose sides share their prompt."""
-    return len(pair.prompt_ids) + len(pair.demo.ids) + len(pair.sample.ids)
-
-
-def pair_batch(pairs: Sequence[Pair]) -> Batch:
-    """B pairs as 2B responses: the demonstrations, then the samples. Scoring and training share this layout."""
-    return pack_sides(pair_sides(pairs))
-
-
-def pair_sides(pairs: Sequence[Pair]) -> list[Side]:
-    """The demonstrations of all pairs, then the samples."""
-    both = [pair.sides for pair in pairs]
-    return [demo for demo, _ in both] + [sample for _, sample in both]
-
-
-def pack_sides(sides: Sequence[Side]) -> Batch:
-    return pack([prompt for prompt, _ in sides], [response for _, response in sides])
 
 
 def _mean_nll_of_demonstrations(scored: ResponseLogps) -> Tensor:

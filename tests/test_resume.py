@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.killing import Killed, die_at, die_at_call, recorded
+from helpers.tiny import save_tiny, write_rows
+from helpers.tiny_runs import STAGED
 from safetensors.torch import load_file
-from test_pipeline import STAGED
-from tiny import save_tiny, write_rows
 from transformers import Trainer
 
 from demotune import DemotuneError, IRFTConfig, SFTConfig, resume, run
@@ -37,10 +38,6 @@ FIELDS = {
     "gradient_accumulation_steps": 1,
 }
 NUMBERS = ("loss", "grad_norm", "learning_rate", "rewards/margins", "logps/chosen", "logps/rejected", "entropy", "step")
-
-
-class Killed(BaseException):
-    """Stands for kill -9: nothing of ours catches it, so files are left as a dead process leaves them."""
 
 
 @pytest.fixture(scope="module")
@@ -73,32 +70,6 @@ def assert_equal_runs(found: Path, expected: Path) -> None:
     assert not list(found.rglob("*.partial.jsonl"))
 
 
-def recorded(run_folder: Path, numbers: Sequence[str]) -> list[dict[str, object]]:
-    """What metrics.jsonl says of these, line by line."""
-    rows = read_rows(run_folder / "metrics.jsonl")
-    return [{name: row.get(name) for name in ("stage", "phase", *numbers)} for row in rows]
-
-
-def die_at(number: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """Die at the n-th moment at which a file becomes durable or takes its name. Returns the count so far."""
-    count = 0
-
-    def dying(function: Callable[..., object]) -> Callable[..., object]:
-        def call(*arguments: object) -> object:
-            nonlocal count
-            count += 1
-            if count == number:
-                raise Killed
-            return function(*arguments)
-
-        return call
-
-    monkeypatch.setattr(os, "fsync", dying(os.fsync))
-    monkeypatch.setattr(Path, "replace", dying(Path.replace))
-    monkeypatch.setattr(Path, "rename", dying(Path.rename))
-    return lambda: count
-
-
 def test_killed_at_any_file_and_resumed(place: Path, uninterrupted: Path) -> None:
     """Some twenty moments spread over the whole run, the first and the last among them."""
     with pytest.MonkeyPatch.context() as patch:
@@ -123,7 +94,7 @@ def test_killed_at_any_file_and_resumed(place: Path, uninterrupted: Path) -> Non
 def test_killed_inside_training_and_resumed(step: int, place: Path, uninterrupted: Path) -> None:
     name = f"killed-in-step-{step}"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "training_step", _die_at_call(Trainer.training_step, step))
+        patch.setattr(Trainer, "training_step", die_at_call(Trainer.training_step, step))
         with pytest.raises(Killed):
             run(config(place, name))
     resume(place / name)
@@ -132,7 +103,7 @@ def test_killed_inside_training_and_resumed(step: int, place: Path, uninterrupte
 
 def test_killed_while_a_checkpoint_is_written(place: Path, uninterrupted: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_save_rng_state", _die_at_call(Trainer._save_rng_state, 1))
+        patch.setattr(Trainer, "_save_rng_state", die_at_call(Trainer._save_rng_state, 1))
         with pytest.raises(Killed):
             run(config(place, "torn-checkpoint"))
     assert list((place / "torn-checkpoint").rglob("checkpoint-*"))
@@ -145,7 +116,7 @@ def test_killed_twice_with_accumulation_and_lora(place: Path) -> None:
     expected = run(config(place, "lora-whole", **fields)).model_folder
     for round_number in (3, 5):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Trainer, "training_step", _die_at_call(Trainer.training_step, round_number))
+            patch.setattr(Trainer, "training_step", die_at_call(Trainer.training_step, round_number))
             with pytest.raises(Killed):
                 run(config(place, "lora", **fields)) if round_number == 3 else resume(place / "lora")
     found = resume(place / "lora").model_folder
@@ -162,7 +133,7 @@ def test_sft_resumes_too(place: Path) -> None:
 
     expected = run(sft("sft-whole")).model_folder
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "training_step", _die_at_call(Trainer.training_step, 8))
+        patch.setattr(Trainer, "training_step", die_at_call(Trainer.training_step, 8))
         with pytest.raises(Killed):
             run(sft("sft"))
     found = resume(place / "sft").model_folder
@@ -349,7 +320,7 @@ def test_a_damaged_carried_optimizer_is_made_again(
     """Killed in stage 1; what stage 0 left for it is damaged, so stage 0 trains again. A finished run needs none."""
     folder, name = place / "carried", "carried-optimizer.pt"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "training_step", _die_at_call(Trainer.training_step, 4))
+        patch.setattr(Trainer, "training_step", die_at_call(Trainer.training_step, 4))
         with pytest.raises(Killed):
             run(config(place, "carried"))
     assert (folder / "stages" / "01" / "scores.jsonl.gz").exists()
@@ -370,7 +341,7 @@ def test_a_changed_token_in_a_journal_of_samples_is_drawn_again(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sample, "ROWS_KEPT_TOGETHER", 4)
         patch.setattr(sample, "SECONDS_UNKEPT", 99.0)
-        patch.setattr(PhaseJournal, "append", _die_at_call(PhaseJournal.append, 3))
+        patch.setattr(PhaseJournal, "append", die_at_call(PhaseJournal.append, 3))
         with pytest.raises(Killed):
             run(config(place, "changed-token"))
     [journal] = (place / "changed-token" / "stages" / "00").glob("sample-*.partial.jsonl")
@@ -432,7 +403,7 @@ def test_a_manifest_and_a_state_without_their_fields_are_named(uninterrupted: Pa
 def test_a_batch_torn_inside_its_lines_is_done_again(place: Path, uninterrupted: Path) -> None:
     """The file system kept half of what was written: the batch's first rows are there, its last ones are not."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("demotune.training.phases.score.score_pairs", _die_at_call(scoring.score_pairs, 2))
+        patch.setattr("demotune.training.phases.score.score_pairs", die_at_call(scoring.score_pairs, 2))
         with pytest.raises(Killed):
             run(config(place, "torn"))
     journal = place / "torn" / "stages" / "00" / "scored-0.partial.jsonl"
@@ -453,7 +424,7 @@ def test_journalled_responses_are_not_drawn_again(place: Path, uninterrupted: Pa
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sample, "ROWS_KEPT_TOGETHER", 4)
         patch.setattr(sample, "SECONDS_UNKEPT", 99.0)
-        patch.setattr(PhaseJournal, "append", _die_at_call(PhaseJournal.append, 3))
+        patch.setattr(PhaseJournal, "append", die_at_call(PhaseJournal.append, 3))
         with pytest.raises(Killed):
             run(config(place, "kept-samples"))
     [journal] = (place / "kept-samples" / "stages" / "00").glob("sample-*.partial.jsonl")
@@ -488,23 +459,10 @@ def test_resuming_what_is_no_run_or_is_finished(place: Path, uninterrupted: Path
 def _interrupted(place: Path, name: str, **fields: object) -> Path:
     """A run that died in its first training step."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "training_step", _die_at_call(Trainer.training_step, 1))
+        patch.setattr(Trainer, "training_step", die_at_call(Trainer.training_step, 1))
         with pytest.raises(Killed):
             run(config(place, name, **fields))
     return place / name
-
-
-def _die_at_call(function: Callable[..., object], number: int) -> Callable[..., object]:
-    calls = 0
-
-    def call(*arguments: object, **named: object) -> object:
-        nonlocal calls
-        calls += 1
-        if calls == number:
-            raise Killed
-        return function(*arguments, **named)
-
-    return call
 
 
 def read_lines(file: Path) -> list[dict[str, object]]:

@@ -4,7 +4,6 @@ import copy
 import gc
 import json
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -12,29 +11,27 @@ from typing import Any, cast
 
 import pytest
 import torch
-from micro import letter_tokenizer, tiny_lm
+from helpers.command import call
+from helpers.micro import letter_tokenizer, tiny_lm
+from helpers.rft_runs import FIELDS, TEMPLATE, adapted, config, make_world, read, state_of, weights
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback
-from typer.testing import CliRunner
 
 import demotune
 from demotune import (
     DemotuneError,
     IRFTConfig,
-    RFTConfig,
     RunResult,
     SFTConfig,
     SPINConfig,
     resume,
     run,
 )
-from demotune.cli import main as cli
-from demotune.common.files import read_json, read_rows
+from demotune.common.files import read_rows
 from demotune.models import reward as reward_models
 from demotune.models.logprobs import naive_response_logps
-from demotune.models.policy import attach_adapter, load_policy, lora_config, save_policy, weight_sharing_base
+from demotune.models.policy import load_policy, save_policy, weight_sharing_base
 from demotune.records import Response
 from demotune.runs.heldout import wilson_interval
 from demotune.sampling import SamplingOptions, sample_responses
@@ -42,48 +39,6 @@ from demotune.training.phases import heldout_rows
 from demotune.training.phases import policy as policy_phase
 from demotune.training.phases.policy import Limits
 from demotune.training.setup import derive_seed
-
-LETTERS = "abcdefghij"  # with padding and end token, the twelve ids of these models
-TEMPLATE = "a{prompt}"
-FIELDS: dict[str, Any] = {
-    "template": TEMPLATE,
-    "max_length": 24,
-    "max_new_tokens": 6,
-    "learning_rate": 1e-2,
-    "reward_learning_rate": 1e-2,
-    "stages": 2,
-    "reward_epochs": 3.0,
-    "reward_eval_steps": 2,
-    "per_device_train_batch_size": 4,
-    "prompts_per_batch": 3,
-    "num_generations": 2,
-    "policy_batches": 2,
-    "eval_share": 0.25,
-    "stop_kl": 0.0,
-    "stop_length_ratio": 0.0,
-    "stop_unfinished": 0.0,
-    "stop_reward_margin": 0.0,
-    "bf16": False,
-}
-
-
-def make_world(folder: Path) -> Path:
-    """A random policy of which about two thirds of the samples end by themselves, and 24 demonstrations."""
-    save_policy(tiny_lm(seed=0, vocabulary=12), letter_tokenizer(12), folder / "start")
-    rng = random.Random(0)
-    prompts = sorted({word(rng, 1, 5) for _ in range(40)})[:24]
-    rows = [{"prompt": prompt, "completion": word(rng, 1, 4)} for prompt in prompts]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return folder
-
-
-def word(rng: random.Random, low: int, high: int) -> str:
-    return "".join(rng.choice(LETTERS) for _ in range(rng.randint(low, high)))
-
-
-def config(place: Path, name: str, **fields: Any) -> RFTConfig:
-    where = {"model": str(place / "start"), "data": (str(place / "rows.jsonl"),), "output": str(place / name)}
-    return RFTConfig(**{**where, **FIELDS, **fields})
 
 
 @pytest.fixture(scope="module")
@@ -94,18 +49,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def plain(place: Path) -> RunResult:
     return run(config(place, "plain"))
-
-
-def state_of(folder: Path, stage: int) -> dict[str, Any]:
-    return read_json(folder / "stages" / f"{stage:02d}" / "state.json")
-
-
-def read(folder: Path, stage: int, name: str) -> list[dict[str, Any]]:
-    return read_rows(folder / "stages" / f"{stage:02d}" / name)
-
-
-def weights(folder: Path) -> dict[str, Tensor]:
-    return load_file(next(folder.glob("*.safetensors")))
 
 
 # What a run leaves.
@@ -370,16 +313,6 @@ def test_each_choice_changes_the_policy(choice: dict[str, Any], plain: RunResult
 # LoRA: one base in memory, and nothing computed differently for it.
 
 
-def adapted(seed: int = 0) -> PeftModel:
-    """A policy whose adapter is far from nothing."""
-    policy = attach_adapter(tiny_lm(seed=seed, vocabulary=12), lora_config(4, 8, ("all-linear",)), seed)
-    with torch.no_grad():
-        for name, weight in policy.named_parameters():
-            if "lora_B" in name:
-                weight.normal_(std=0.3)
-    return policy
-
-
 def logits(model: nn.Module) -> Tensor:
     with torch.no_grad():
         return cast(Tensor, model(torch.arange(2, 12).view(2, 5)).logits)
@@ -640,14 +573,6 @@ def test_a_changed_prompts_file_is_refused_on_resume(place: Path) -> None:
 
 
 # The command line.
-
-
-def call(*arguments: str) -> tuple[int, str]:
-    shows = {"COLUMNS": "300", "NO_COLOR": "1", "TERM": "dumb"}
-    result = CliRunner().invoke(cli.app, list(arguments), env=shows)
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.output
 
 
 NAMED = ("--model=org/model", "--data=org/rows", "--output=x")

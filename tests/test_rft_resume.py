@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.killing import Killed, die_at, die_at_call, recorded
+from helpers.tiny import save_tiny, write_rows
 from safetensors.torch import load_file
-from test_resume import Killed, _die_at_call, die_at, recorded
-from tiny import save_tiny, write_rows
 from transformers import Trainer
 
 from demotune import DemotuneError, RFTConfig, resume, run
@@ -127,7 +127,7 @@ def test_killed_in_reward_steps_and_inside_a_batch_of_policy_steps(
     expected = run(config(place, f"{name}-whole", use_peft=True)).run_folder if use_peft else uninterrupted
     for number in (3, 8, 9):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Trainer, "training_step", _die_at_call(Trainer.training_step, number))
+            patch.setattr(Trainer, "training_step", die_at_call(Trainer.training_step, number))
             with pytest.raises(Killed):
                 resume(place / name) if (place / name).exists() else run(config(place, name, use_peft=use_peft))
     resume(place / name)

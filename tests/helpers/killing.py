@@ -1,0 +1,52 @@
+"""Death at a chosen moment, and what a run recorded until then."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from demotune.common.files import read_rows
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing of ours catches it, so files are left as a dead process leaves them."""
+
+
+def die_at(number: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Die at the n-th moment at which a file becomes durable or takes its name. Returns the count so far."""
+    count = 0
+
+    def dying(function: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object) -> object:
+            nonlocal count
+            count += 1
+            if count == number:
+                raise Killed
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", dying(os.fsync))
+    monkeypatch.setattr(Path, "replace", dying(Path.replace))
+    monkeypatch.setattr(Path, "rename", dying(Path.rename))
+    return lambda: count
+
+
+def die_at_call(function: Callable[..., object], number: int) -> Callable[..., object]:
+    calls = 0
+
+    def call(*arguments: object, **named: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            raise Killed
+        return function(*arguments, **named)
+
+    return call
+
+
+def recorded(run_folder: Path, numbers: Sequence[str]) -> list[dict[str, object]]:
+    """What metrics.jsonl says of these, line by line."""
+    rows = read_rows(run_folder / "metrics.jsonl")
+    return [{name: row.get(name) for name in ("stage", "phase", *numbers)} for row in rows]

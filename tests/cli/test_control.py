@@ -4,10 +4,10 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from helpers.command import call
+from helpers.killing import die_before
 from helpers.tiny_runs import tiny_runs
 
 from demotune import DemotuneError
@@ -75,27 +75,21 @@ def test_sizes_of_a_step(rows: int, per_step: float, largest: int, expected: tup
     assert control._batches(rows, per_step, largest) == expected
 
 
-def test_a_finished_control_is_used_again(
-    trained: tuple[FinishedRun, FinishedRun], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def never(*_: Any) -> None:
-        raise AssertionError("trained again")
-
-    monkeypatch.setattr(control, "run", never)
-    monkeypatch.setattr(control, "resume", never)
+def test_a_finished_control_is_used_again(trained: tuple[FinishedRun, FinishedRun]) -> None:
+    """It is neither trained nor published again: no file is written."""
+    files = [file for file in trained[1].folder.rglob("*") if file.is_file()]
+    written = [(file.stat().st_ino, file.stat().st_mtime_ns) for file in files]
     assert train_controls([trained[0].folder]) == [trained[1].folder]
+    assert [file for file in trained[1].folder.rglob("*") if file.is_file()] == files
+    assert [(file.stat().st_ino, file.stat().st_mtime_ns) for file in files] == written
 
 
 def test_an_unfinished_control_is_finished(
     irft: Path, trained: tuple[FinishedRun, FinishedRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped before its check: the result is that of the control that nobody stopped."""
-
-    def stopped(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
+    """Stopped in its check: the result is that of the control that nobody stopped."""
     with monkeypatch.context() as patch:
-        patch.setattr("demotune.training.methods.check_phase", stopped)
+        die_before("check.json", patch, KeyboardInterrupt)
         with pytest.raises(KeyboardInterrupt):
             train_controls([irft])
     folder = irft.with_name("irft-control-sft")

@@ -1,10 +1,13 @@
 """Bytes on a disk: encodings, delimiters, Parquet's types, bounds, and what is said about files that cannot be read."""
 
 import codecs
+import csv
 import datetime
 import errno
 import gzip
+import io
 import json
+import os
 import zlib
 from pathlib import Path
 
@@ -242,16 +245,18 @@ ROW = b'{"prompt": "a", "completion": "b"}\n'
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json.gz", "a.csv.gz", "a.parquet.gz"])
-def test_a_gzip_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(streams, "_GZIP_ALLOWANCE", 10_000)
+def test_a_gzip_bomb_is_refused_before_it_is_unpacked(tmp_path, name):
+    """80 MiB in some 80 KiB: more than the 64 MiB, and 100 times its size, that a file may unpack to."""
+    row = b"a," + b"b" * 2**20 + b"\n" if "csv" in name else ROW.replace(b"b", b"b" * 2**20)
     path = tmp_path / name
-    path.write_bytes(gzip.compress(b"prompt,completion\n" * 200_000 if "csv" in name else ROW * 100_000))
+    path.write_bytes(gzip.compress((b"prompt,completion\n" if "csv" in name else b"") + row * 80))
     with pytest.raises(DemotuneError, match=rf"{name} unpacks to more than 100 times its size"):
         load_demonstrations([str(path)])
 
 
 def test_a_cell_without_end_refuses_its_row(tmp_path, monkeypatch):
-    monkeypatch.setattr("demotune.data.csv_files.LARGEST_LINE", 100)
+    limit = csv.field_size_limit
+    monkeypatch.setattr(csv, "field_size_limit", lambda _: limit(100))
     path = tmp_path / "a.csv"
     path.write_text("prompt,completion\na,b\n" + "x" * 200 + ",d\ne,f\n")
     loaded = load_demonstrations([str(path)])
@@ -303,10 +308,11 @@ def test_whatever_the_disk_refuses_is_one_error_with_path_cause_and_fix(tmp_path
     path = tmp_path / "a.jsonl"
     path.write_text(JSONL)
 
-    def refuse(*_args):
-        raise problem
+    class Refusing(io.BufferedReader):
+        def readline(self, size=-1):
+            raise problem
 
-    monkeypatch.setattr(streams, "_bounded_lines", refuse)
+    monkeypatch.setattr(Path, "open", lambda self, mode: Refusing(io.FileIO(self, mode)))
     with pytest.raises(DemotuneError, match=rf"a\.jsonl cannot be read \({message}"):
         load_demonstrations([str(path)])
 
@@ -323,7 +329,7 @@ def test_a_name_that_no_disk_takes_and_a_folder_that_may_not_be_listed(tmp_path,
         onerror(PermissionError(errno.EACCES, "Permission denied", str(folder)))
         return []
 
-    monkeypatch.setattr("demotune.data.reading.os.walk", walk)
+    monkeypatch.setattr(os, "walk", walk)
     with pytest.raises(DemotuneError, match=r"cannot be read \(Permission denied\); give yourself the right"):
         load_demonstrations([str(tmp_path)])
 

@@ -189,10 +189,17 @@ def test_ten_rows_hold_out_at_least_one(tmp_path: Path, count: int, share: float
     assert len(intake.train) == count - heldout
 
 
-def test_something_stays_to_train_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("demotune.data.intake._place", lambda prompt_ids: prompt_ids[0] / 1000)  # all below one half
-    intake = prepare(config(hundred(tmp_path / "d.jsonl", 10), eval_share=0.5), renderer())
-    assert prompts(intake.train) == [ids("n9")]
+def test_something_stays_to_train_on(tmp_path: Path) -> None:
+    """Ten prompts that are held out of a hundred: alone, nine of them are, and the last one stays."""
+    source = hundred(tmp_path / "d.jsonl")
+    nine, ten = (
+        prompts(prepare(config(source, eval_share=0.5, max_eval_rows=count), renderer()).heldout) for count in (9, 10)
+    )
+    (last,) = [prompt for prompt in ten if prompt not in nine]
+    chosen = [f"n{number}" for number in range(100) if ids(f"n{number}") in ten]
+    alone = write(tmp_path / "ten.jsonl", [(prompt, "n1") for prompt in chosen])
+    intake = prepare(config(alone, eval_share=0.5), renderer())
+    assert prompts(intake.train) == [last]
     assert len(intake.heldout) == 9
     one_prompt = write(tmp_path / "one.jsonl", [("n1", f"n{response}") for response in range(12)])
     intake = prepare(config(one_prompt, eval_share=0.5), renderer())

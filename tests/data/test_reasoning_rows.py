@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from helpers.chats import assistant, family, user, with_plain_tags
@@ -12,9 +11,9 @@ from demotune.config.evaluation import EvaluationConfig
 from demotune.config.methods import SFTConfig
 from demotune.data.intake import prepare
 from demotune.data.rendering import Renderer, content_key
-from demotune.evaluation import rows as evaluation_rows
+from demotune.evaluation.rows import read_eval_set
 from demotune.evaluation.subjects import Subject
-from demotune.records import Context, Demonstration, Preference, RenderedDemonstration, Response
+from demotune.records import Context, Demonstration, RenderedDemonstration, Response
 from demotune.rewards.answering import Asked, completions_for
 from demotune.rewards.ranking import Choice, Reading, score, select
 
@@ -94,11 +93,27 @@ def test_prompt_of_several_responses_is_compared_once(monkeypatch: pytest.Monkey
 
 
 DEMONSTRATION = Demonstration(PROMPT, "A1", "rows.jsonl:1", "Hm.", TOOLS)
-PREFERENCE = Preference(PROMPT, "A1", "A2", "rows.jsonl:1", "Hm.", "Hm?", TOOLS)
+CHOSEN, REJECTED = (
+    {**assistant(text), "reasoning_content": thought} for text, thought in (("A1", "Hm."), ("A2", "Hm?"))
+)
 
 
-def loaded(**rows: object) -> SimpleNamespace:
-    return SimpleNamespace(bad_rows=(), hashes={}, notes=(), **rows)
+@pytest.fixture
+def demonstrations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A file in the current folder with one demonstration, of which its prompt, thought and tools are to be kept."""
+    monkeypatch.chdir(tmp_path)
+    return write("rows.jsonl", {"messages": [*PROMPT, CHOSEN], "tools": TOOLS.tools})
+
+
+@pytest.fixture
+def preferences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    return write("rows.jsonl", {"prompt": PROMPT, "chosen": [CHOSEN], "rejected": [REJECTED], "tools": TOOLS.tools})
+
+
+def write(file: str, row: dict[str, object]) -> str:
+    Path(file).write_text(json.dumps(row) + "\n", encoding="utf-8")
+    return file
 
 
 def rendered(reward: Counting) -> list[RenderedDemonstration]:
@@ -106,33 +121,28 @@ def rendered(reward: Counting) -> list[RenderedDemonstration]:
     return [reward.renderer.render(Demonstration(PROMPT, text, "", thought, TOOLS)) for text, thought in sides]
 
 
-def test_selected_rows_keep_what_they_have_beside_their_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "demotune.rewards.ranking.load_demonstrations", lambda *_, **__: loaded(demonstrations=[DEMONSTRATION])
-    )
+def test_selected_rows_keep_what_they_have_beside_their_text(demonstrations: str) -> None:
     reward = Counting([], renderer=Renderer(family("qwen3")))
     reward.hash = "0"  # type: ignore[attr-defined]
-    select(reward, ["rows.jsonl"], Reading(), Choice(top=1), tmp_path / "kept.jsonl")
+    select(reward, [demonstrations], Reading(), Choice(top=1), Path("kept.jsonl"))
     assert [(one.prompt_ids, one.response) for one in reward.read] == [
         (row.prompt_ids, row.demo) for row in rendered(reward)
     ]
-    row = json.loads((tmp_path / "kept.jsonl").read_text(encoding="utf-8"))
+    row = json.loads(Path("kept.jsonl").read_text(encoding="utf-8"))
     assert row["completion"] == [{**assistant("A1"), "reasoning_content": "Hm."}]
     assert row["tools"] == [{"type": "function", "function": {"name": "forecast"}}]
     assert "documents" not in row
 
 
 def test_scored_preferences_keep_what_they_have_beside_their_text(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    preferences: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("demotune.rewards.ranking.are_preferences", lambda *_, **__: True)
-    monkeypatch.setattr("demotune.rewards.ranking.load_preferences", lambda *_, **__: loaded(preferences=[PREFERENCE]))
     reward = Counting([], renderer=Renderer(family("qwen3_5_nothink")))
-    score(reward, ["rows.jsonl"], Reading(), tmp_path / "scored.jsonl")
+    score(reward, [preferences], Reading(), Path("scored.jsonl"))
     assert [(one.prompt_ids, one.response) for one in reward.read] == [
         (row.prompt_ids, row.demo) for row in rendered(reward)
     ]
-    row = json.loads((tmp_path / "scored.jsonl").read_text(encoding="utf-8"))
+    row = json.loads(Path("scored.jsonl").read_text(encoding="utf-8"))
     assert row["chosen"] == [{**assistant("A1"), "reasoning_content": "Hm."}]
     assert row["rejected"] == [{**assistant("A2"), "reasoning_content": "Hm?"}]
     assert row["tools"] == [{"type": "function", "function": {"name": "forecast"}}]
@@ -140,22 +150,18 @@ def test_scored_preferences_keep_what_they_have_beside_their_text(
     assert said in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("preferences", [False, True])
+@pytest.mark.parametrize("kind", ["demonstrations", "preferences"])
 def test_evaluated_rows_keep_what_they_have_beside_their_text(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preferences: bool
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    given = loaded(demonstrations=[DEMONSTRATION], preferences=[PREFERENCE])
-    monkeypatch.setattr(evaluation_rows, "are_preferences", lambda *_, **__: preferences)
-    monkeypatch.setattr(evaluation_rows, "load_demonstrations", lambda *_, **__: given)
-    monkeypatch.setattr(evaluation_rows, "load_preferences", lambda *_, **__: given)
+    config = EvaluationConfig(model="m", data=(request.getfixturevalue(kind),), output=str(tmp_path))
     renderer = Renderer(family("qwen3"))
     subject = Subject("m", "model", Path("m"), renderer)
     subject.__dict__.update(_trained=(), longest=None, runs_without_rows=())
-    config = EvaluationConfig(model="m", data=("rows.jsonl",), output=str(tmp_path))
-    found = evaluation_rows.read_eval_set(config, [subject], tmp_path / "quarantine.jsonl")
+    found = read_eval_set(config, [subject], tmp_path / "quarantine.jsonl")
 
     (row,), (view,) = found.rows, found.rendered["m"]
     assert row.as_demonstration() == DEMONSTRATION
     assert view.demo == renderer.render(DEMONSTRATION)
-    if preferences:
+    if kind == "preferences":
         assert view.rejected == renderer.render(Demonstration(PROMPT, "A2", "rows.jsonl:1", "Hm?", TOOLS))

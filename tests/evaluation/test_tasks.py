@@ -481,7 +481,7 @@ def test_subjects_without_rows_and_tasks_asked_for_twice(data, tmp_path):
 
 
 def test_no_harness(monkeypatch):
-    monkeypatch.setattr("demotune.evaluation.tasks.data.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(DemotuneError, match=r"pip install 'demotune\[tasks\]'"):
         harness_index.__wrapped__()  # not what an earlier test left in its cache
 

@@ -1,12 +1,14 @@
 """Death at a chosen moment, and what a run recorded until then."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from demotune.common.files import read_rows
+from demotune.common.journals import Journal
 
 
 class Killed(BaseException):
@@ -44,6 +46,33 @@ def die_at_call(function: Callable[..., object], number: int) -> Callable[..., o
         return function(*arguments, **named)
 
     return call
+
+
+def die_before(pattern: str, monkeypatch: pytest.MonkeyPatch, error: type[BaseException] = Killed) -> None:
+    """Die when a file, or folder, of such a name is complete and about to take its name."""
+
+    def dying(function: Callable[..., object]) -> Callable[..., object]:
+        def call(self: Path, target: Path) -> object:
+            if Path(target).match(pattern):
+                raise error
+            return function(self, target)
+
+        return call
+
+    monkeypatch.setattr(Path, "replace", dying(Path.replace))
+    monkeypatch.setattr(Path, "rename", dying(Path.rename))
+
+
+def after_append(act: Callable[[list[Mapping[str, Any]]], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Call `act(rows)` whenever rows have been added to a journal, and are on disk."""
+    append = Journal.append
+
+    def adding(self: Journal, rows: Iterable[Mapping[str, Any]]) -> None:
+        added = list(rows)
+        append(self, added)
+        act(added)
+
+    monkeypatch.setattr(Journal, "append", adding)
 
 
 def recorded(run_folder: Path, numbers: Sequence[str]) -> list[dict[str, object]]:

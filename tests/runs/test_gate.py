@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from helpers.tiny import save_tiny, write_rows
 from scipy import stats
+from transformers import TrainerCallback
 
 from demotune import IRFTConfig, RunResult, SFTConfig, run
 from demotune.common.diversity import distinct, repetition
 from demotune.common.files import read_rows
 from demotune.conclusion import conclude
 from demotune.records import Response
-from demotune.runs.gate import Gate, judge_stage
+from demotune.runs.gate import judge_stage
 from demotune.runs.heldout import HeldoutRow, wilson_interval
-from demotune.training.phases import check as check_phase
 
 SMALL: dict[str, Any] = {"per_device_train_batch_size": 4, "eval_share": 0.3, "max_length": 96, "bf16": False}
 
@@ -111,31 +112,32 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def irft(place: Path, name: str, **fields: Any) -> RunResult:
+def irft(place: Path, name: str, *callbacks: TrainerCallback, **fields: Any) -> RunResult:
     settings = {"stages": 2, "max_new_tokens": 8, "learning_rate": 5e-3, **SMALL, **fields}
-    return run(
-        IRFTConfig(model=str(place / "start"), data=(str(place / "rows.jsonl"),), output=str(place / name), **settings)
-    )
+    where = {"model": str(place / "start"), "data": (str(place / "rows.jsonl"),), "output": str(place / name)}
+    return run(IRFTConfig(**where, **settings), callbacks=callbacks)
 
 
-def call_worse(monkeypatch: pytest.MonkeyPatch, *stages: str) -> None:
-    """Stages after these policies are called worse."""
-    honest = check_phase.judge_stage
+class Spoil(TrainerCallback):
+    """Makes what a stage has learned worse than what it began with: random weights, not its own."""
 
-    def judge(before: Any, after: Any, compared_with: str) -> Gate:
-        gate = honest(before, after, compared_with)
-        fields = {name: getattr(gate, name) for name in Gate.__dataclass_fields__}
-        worse = {"verdict": "worse", "best": False} if compared_with in stages else {}
-        return Gate(**{**fields, **worse})
+    def __init__(self, stage: int) -> None:
+        self._left = stage
 
-    monkeypatch.setattr(check_phase, "judge_stage", judge)
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if self._left == 0:
+            torch.manual_seed(0)
+            with torch.no_grad():
+                for weight in model.parameters():
+                    weight.add_(torch.randn_like(weight))
+        self._left -= 1
 
 
 def model_bytes(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
 
 
-def test_each_stage_is_compared_with_the_best_before_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_stage_is_compared_with_the_best_before_it(place: Path) -> None:
     result = irft(place, "plain", stages=3)
     files = [result.run_folder / "stages" / name for name in ("00/start", "00/heldout", "01/heldout", "02/heldout")]
     kept = [read_rows(file.with_suffix(".jsonl.gz")) for file in files]
@@ -149,25 +151,21 @@ def test_each_stage_is_compared_with_the_best_before_it(place: Path, monkeypatch
         assert stage["check"]["nll_per_token"] == pytest.approx(
             -sum(row["demo_logp"] for row in kept[number + 1]) / tokens
         )
-    call_worse(monkeypatch, "stage 0")
-    second = irft(place, "worse-second", stages=3)
+    second = irft(place, "worse-second", Spoil(1), stages=3)
+    assert second.stages[1]["check"]["gate"]["verdict"] == "worse"
     assert [stage["check"]["gate"]["compared_with"] for stage in second.stages] == ["start model", "stage 0", "stage 0"]
 
 
 @pytest.mark.parametrize(("gate", "best", "stages"), [("warn", 0, 2), ("stop", 0, 2), ("off", 1, 2)])
-def test_the_best_stage_is_the_result(
-    place: Path, monkeypatch: pytest.MonkeyPatch, gate: str, best: int, stages: int
-) -> None:
-    call_worse(monkeypatch, "stage 0")
-    result = irft(place, f"best-{gate}", gate=gate)
+def test_the_best_stage_is_the_result(place: Path, gate: str, best: int, stages: int) -> None:
+    result = irft(place, f"best-{gate}", Spoil(1), gate=gate)
     assert (result.best_stage, len(result.stages)) == (best, stages)
     stage_model = result.run_folder / "stages" / f"{best:02d}" / "model"
     assert model_bytes(result.model_folder) == model_bytes(stage_model)
 
 
-def test_stop_ends_a_run_at_a_worse_stage(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    call_worse(monkeypatch, "start model")
-    result = irft(place, "stopped", gate="stop")
+def test_stop_ends_a_run_at_a_worse_stage(place: Path) -> None:
+    result = irft(place, "stopped", Spoil(0), gate="stop")
     assert len(result.stages) == 1
     assert not (result.run_folder / "stages" / "01").exists()
     assert json.loads((result.run_folder / "summary.json").read_text())["best_stage"] == 0

@@ -11,6 +11,8 @@ from helpers.micro import largest_difference, parameters, random_demonstrations,
 from helpers.tiny import save_tiny, write_rows
 from safetensors.torch import load_file
 from transformers import TrainerCallback
+from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
+from transformers.trainer_utils import SchedulerType
 
 from demotune import DemotuneError, IRFTConfig, RFTConfig, SFTConfig, run
 from demotune.config.methods import AnyConfig
@@ -94,10 +96,10 @@ def test_schedules_that_cannot_work_are_refused_by_name(name: str) -> None:
 
 
 def test_a_schedule_under_which_no_step_trains_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nothing(*_: Any, optimizer: Any, **__: Any) -> Any:
+    def nothing(optimizer: Any, **_: Any) -> Any:
         return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.0)
 
-    monkeypatch.setattr("demotune.training.schedule.get_scheduler", nothing)
+    monkeypatch.setitem(TYPE_TO_SCHEDULER_FUNCTION, SchedulerType.LINEAR, nothing)
     with pytest.raises(DemotuneError, match="no step of 3 would have a learning rate above 0"):
         shares(3)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.micro import largest_difference
+from helpers.processes import pretend_processes
 from helpers.tiny import save_tiny, write_rows
 from safetensors.torch import load_file
 from transformers import Trainer
@@ -152,7 +153,7 @@ def test_halves_until_it_fits() -> None:
 
 
 def test_several_processes_are_not_left_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("demotune.training.smaller_passes.process_count", lambda: 2)
+    pretend_processes(2, monkeypatch)
 
     def attempt(_: int | None) -> None:
         raise PassTooLarge(100, 4, "full")

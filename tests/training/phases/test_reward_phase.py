@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 import torch
 from helpers.micro import ARCHITECTURES, END, Architecture, letter_tokenizer, parameters, random_pairs, tiny_lm, train
-from helpers.rft_runs import TEMPLATE, adapted, config, make_world, read, state_of, weights
+from helpers.rft_runs import TEMPLATE, adapted, config, make_world, read, state_of, weights, word
 from helpers.tiny import save_tiny, write_rows
 from peft import AutoPeftModelForSequenceClassification, PeftModel
 from safetensors.torch import load_file
@@ -49,7 +49,6 @@ from demotune.records import Completion, Pair, Response
 from demotune.training.callbacks import KeepBest, best_judgement
 from demotune.training.losses import reward_loss
 from demotune.training.objectives import RewardObjective
-from demotune.training.phases import reward as reward_phase
 
 CPU = torch.device("cpu")
 LOG_2 = 0.6931471805599453
@@ -529,21 +528,14 @@ def test_no_finished_sample_is_an_error_that_names_the_ways_out(tmp_path: Path) 
     assert "reward" not in state_of(tmp_path / "unfinished", 0)
 
 
-def all_unfinished(pairs: Sequence[Pair]) -> list[Pair]:
-    return [Pair(pair.key, pair.prompt_ids, pair.demo, Response(pair.sample.ids, finished=False)) for pair in pairs]
-
-
-def test_held_out_samples_that_never_end_cannot_stop_the_steps(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    sampled_pairs = reward_phase.sampled_pairs
-
-    def without_an_end(setup: Any, number: int, heldout: bool = False) -> list[Pair]:
-        pairs = sampled_pairs(setup, number, heldout)
-        return all_unfinished(pairs) if heldout else pairs
-
-    monkeypatch.setattr(reward_phase, "sampled_pairs", without_an_end)
-    result = run(config(place, "heldout-unfinished", stages=1))
+def test_held_out_samples_that_never_end_cannot_stop_the_steps(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Held-out prompts leave room for two tokens, and none of the three samples ends in them."""
+    rng = random.Random(29)
+    rows = [{"prompt": word(rng, 21, 21), "completion": word(rng, 1, 1)} for _ in range(3)]
+    (place / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = run(config(place, "heldout-unfinished", stages=1, eval_data=(str(place / "long.jsonl"),)))
+    heldout = [row for row in read(result.run_folder, 0, "samples.jsonl.gz") if row["heldout"]]
+    assert [row["finished"] for row in heldout] == [False] * 3
     record = state_of(result.run_folder, 0)["reward"]
     assert "no held-out sample of stage 0 ends by itself: nothing can stop the" in " ".join(
         capsys.readouterr().out.split()
@@ -552,7 +544,7 @@ def test_held_out_samples_that_never_end_cannot_stop_the_steps(
     assert record["steps"] == 3 * -(-record["pairs"] // 4)
     check = result.stages[0]["check"]
     assert "reward" not in check
-    assert check["policy"]["prompts"] == 9
+    assert check["policy"]["prompts"] == 3
     rows = [row for row in read(result.run_folder, 0, "rewards.jsonl.gz") if not row["heldout"] and row["usable"]]
     assert record["demo_reward"] == pytest.approx(sum(row["demo_reward"] for row in rows) / len(rows))
 

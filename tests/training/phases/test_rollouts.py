@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.processes import pretend_processes
 from helpers.rft_runs import config, make_world
 from torch import Tensor
 from transformers import AutoModelForCausalLM, TrainerCallback
@@ -45,7 +46,7 @@ def layout(responses: int, minis: int, size: int, generations: int = 1, **fields
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_every_response_once_per_pass_in_equal_steps(processes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """All layouts up to 24 responses: equal mini-batches, full use of the processes, no micro-batch above its size."""
-    monkeypatch.setattr(rollouts, "process_count", lambda: processes)
+    pretend_processes(processes, monkeypatch)
     counted = 0
     for responses, minis, size in itertools.product(range(1, 25), range(1, 9), range(1, 10)):
         if responses % minis or responses // minis < processes:
@@ -73,7 +74,7 @@ def test_layouts_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert layout(64, 1, 8).microbatches == 8
     assert layout(20, 2, 4).microbatches == 3  # 10 responses: 3, 4 and 3
-    monkeypatch.setattr(rollouts, "process_count", lambda: 2)
+    pretend_processes(2, monkeypatch)
     assert layout(20, 2, 4).microbatches == 4  # two for each process: 2 and 3 responses
     assert layout(12, 2, 4).microbatches == 2
     assert layout(3, 1, 1).microbatches == 2  # one process has two responses at once: a third could not be shared

@@ -1,27 +1,24 @@
 """`demotune evaluate` on tiny runs: every number again from the raw rows and from plain transformers; who judges; what
-is left out; what an interrupted evaluation makes again."""
+is left out."""
 
 import itertools
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers.command import call
 from helpers.evaluations import QUICK, evaluation, measure_of, rows_of, strict
 from helpers.judge_server import JudgeServer, longer
-from helpers.killing import die_before
 from helpers.tiny import tiny_model, tiny_tokenizer
-from helpers.tiny_runs import PREFERENCES, SMALL, tiny_runs, write_json_lines, write_preferences
+from helpers.tiny_runs import PREFERENCES, SMALL, write_json_lines
 from peft import LoraConfig, PeftModel, get_peft_model
 from scipy import stats
 from transformers import (
     AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -29,8 +26,6 @@ from transformers import (
 
 from demotune import DemotuneError, SFTConfig, run
 from demotune.common.files import read_rows
-from demotune.config.evaluation import EvaluationConfig
-from demotune.config.files import field_types
 from demotune.evaluation import evaluate as evaluate_module
 from demotune.evaluation import leaks
 from demotune.evaluation.evaluate import Evaluation
@@ -41,28 +36,6 @@ from demotune.rewards.ranking import Choice, Reading, select
 from demotune.rewards.reward import load_reward
 
 Model = tuple[PreTrainedModel, PreTrainedTokenizerBase]
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_runs(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("evaluate")
-    write_preferences(folder / "test.jsonl")
-    (folder / "evaluate_judges.py").write_text(
-        "def length(prompt, response):\n"
-        "    if prompt[-1]['content'].startswith(('tell 1', 'tell 2')):\n"
-        "        raise ValueError('no opinion')\n"
-        "    return len(response)\n"
-        "def mute(prompt, response):\n"
-        "    raise RuntimeError('never')\n"
-        "def never(prompt, first, second):\n"
-        "    raise AssertionError('identical answers are not asked about')\n"
-    )
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -577,183 +550,3 @@ def test_tasks_alone(
     assert "toy, acc, 2 shots" in shown
     assert "0.250 ± 0.125" in shown
     assert "1 of 2 rows of toy are like training rows of irft-1 (same prompt 1)" in shown
-
-
-# Interrupted ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the models, and rewards, that were loaded with transformers."""
-    loaded: list[str] = []
-
-    def counting(load: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(folder: str | Path, **options: Any) -> Any:
-            if options.get("device_map") != "meta":  # where only names and shapes of the weights are compared
-                place = Path(folder)
-                loaded.append(place.parent.name if place.name == "model" else place.name)
-            return load(folder, **options)
-
-        return counted
-
-    for auto in (AutoModelForCausalLM, AutoModelForSequenceClassification):
-        monkeypatch.setattr(auto, "from_pretrained", counting(auto.from_pretrained))
-    return loaded
-
-
-def without_times(record: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if name not in ("created", "hardware")}
-
-
-def test_parts_that_are_there_are_not_made_again(runs: Path, place: Path, tmp_path: Path, loads: list[str]) -> None:
-    asked = {
-        "model": str(runs / "irft-1"),
-        "baseline": (str(runs / "start"),),
-        "data": (str(place / "test.jsonl"),),
-        "reward": (str(runs / "rft"),),
-        "max_rows": 3,
-    }
-    first = evaluation(tmp_path / "out", **asked)
-    assert loads == ["irft-1", "start", "reward"]
-    raw = rows_of(first)
-    for name, expected in (
-        (None, []),
-        ("irft-1-logps", ["irft-1"]),
-        ("start-answers", ["start"]),
-        ("reward-rejected", ["reward"]),
-    ):
-        if name is not None:
-            (part,) = (tmp_path / "out" / "parts").glob(f"{name}-*.json")
-            part.unlink()
-        loads.clear()
-        again = evaluation(tmp_path / "out", **asked)
-        assert loads == expected
-        assert rows_of(again) == raw
-        if name is None:
-            assert without_times(again.record) == without_times(first.record)
-    for change, expected in (
-        ({"seed": 43}, ["irft-1", "start", "reward"]),
-        ({"max_rows": 2, "answers": False}, ["irft-1", "start", "reward"]),
-        ({"template": "Q: {prompt} A: ", "answers": False}, ["irft-1", "start"]),
-        ({"model": str(runs / "irft-2")}, ["irft-2", "reward"]),
-    ):
-        loads.clear()
-        evaluation(tmp_path / "out", **{**asked, **change})
-        assert loads == expected, change
-
-
-def test_an_interrupted_evaluation_goes_on(
-    runs: Path, place: Path, tmp_path: Path, loads: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = {"model": str(runs / "irft-1"), "baseline": (str(runs / "start"),), "data": (str(place / "test.jsonl"),)}
-    with monkeypatch.context() as patch:
-        die_before("start-answers-*.json", patch, KeyboardInterrupt)
-        with pytest.raises(KeyboardInterrupt):
-            evaluation(tmp_path / "out", max_rows=3, **asked)
-    assert not (tmp_path / "out" / "evaluation.json").exists()
-    loads.clear()
-    resumed = evaluation(tmp_path / "out", max_rows=3, **asked)
-    assert loads == ["start"]
-    assert rows_of(resumed) == rows_of(evaluation(tmp_path / "whole", max_rows=3, **asked))
-
-
-def test_a_judge_that_cannot_be_had_is_told_before_anything_is_measured(
-    runs: Path, place: Path, tmp_path: Path, loads: list[str]
-) -> None:
-    asked = {"model": str(runs / "sft"), "baseline": (str(runs / "start"),), "data": (str(place / "test.jsonl"),)}
-    for wrong, message in (
-        ({"judge": ("no_such_judge:f",)}, "there is no module no_such_judge"),
-        ({"reward": (str(runs / "sft"),)}, "is an SFT run, which learns no reward"),
-        ({"judge_url": "localhost", "judge_model": "m"}, "the judge's address must be http"),
-        ({"tasks": ("arc_chalenge",)}, "there is no task 'arc_chalenge'"),
-    ):
-        with pytest.raises(DemotuneError, match=message):
-            evaluation(tmp_path / "out", **asked, **wrong)
-    assert loads == []
-
-
-# Command line --------------------------------------------------------------------------------------------------------
-
-
-def test_the_command(runs: Path, place: Path, tmp_path: Path) -> None:
-    code, shown = call(
-        "evaluate", "--model", str(runs / "irft-1"), "--baseline", str(runs / "sft"), "--baseline", str(runs / "start"),
-        "--data", str(place / "test.jsonl"), "--reward", str(runs / "rft"), "--max-rows", "3", "--max_new_tokens", "4",
-        "--no-bf16", "--output", str(tmp_path / "out"),
-    )  # fmt: skip
-    assert code == 0, shown
-    for text in (
-        "3 preference rows, 3 models",
-        "win rate by rft",
-        "the reward itself",
-        "3 rows are too few",
-        "results in",
-    ):
-        assert text in shown
-    kept = strict(tmp_path / "out" / "evaluation.json")["config"]
-    assert (kept["max_new_tokens"], kept["bf16"], len(kept["baseline"])) == (4, False, 2)
-
-
-def test_help_names_every_field() -> None:
-    code, shown = call("evaluate", "--help")
-    assert code == 0
-    for name in field_types(EvaluationConfig):
-        assert f"--{name.replace('_', '-')}" in shown
-
-
-DATA = ["--data", "TEST"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["--data", "TEST"], "model is missing; add --model MODEL"),
-        (["--model", "START"], "there is nothing to measure on; give --data, or --tasks"),
-        (["--model", "nowhere", *DATA], "check the path or the hub id"),
-        (["--model", "unfinished", *DATA], "finish it with: demotune resume unfinished"),
-        (["--model", "START", "--baseline", "START", *DATA], "is named twice; compare different models"),
-        (["--model", "START", "--data", "gone.jsonl"], "gone.jsonl does not exist"),
-        (
-            ["--model", "START", *DATA, "--columns", "prompt=question,response=answer"],
-            "found: prompt, chosen, rejected",
-        ),
-        (["--model", "START", *DATA, "--judge", "m:f"], "--judge compares the answers of two models; give --data and"),
-        (
-            ["--model", "START", "--baseline", "SFT", *DATA, "--judge", "m:f", "--no-answers"],
-            "--judge compares answers, and --no-answers was given",
-        ),
-        (["--model", "START", *DATA, "--judge-url", "http://localhost/v1"], "--judge-model is missing"),
-        (["--model", "START", *DATA, "--reward", "r", "--reward", "r"], "--reward r is given twice; give it once"),
-        (
-            ["--model", "START", "--tasks", "t", "--reward", "r"],
-            "--reward judges responses to the prompts of test rows",
-        ),
-        (["--model", "START", *DATA, "--temperature", "-1"], "temperature must be >= 0, got -1.0"),
-        (["--model", "START", *DATA, "--max-rows", "0"], "max_rows must be at least 1, got 0"),
-        (["--model", "START", *DATA, "--output", "TEST"], "is a file; name a folder for the results with --output"),
-        (
-            ["--model", "START", "--baseline", "SFT", *DATA, "--judge", "evaluate_judges:mute"],
-            "judge evaluate_judges:mute gave no usable answer for any of 9 prompts; the first: raised RuntimeError",
-        ),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_wrong_input_gets_one_line_that_names_the_fix(
-    arguments: list[str], expected: str, runs: Path, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(place)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "unfinished").mkdir()
-    (tmp_path / "unfinished" / "manifest.json").write_text("{}")
-    names = {"START": str(runs / "start"), "SFT": str(runs / "sft"), "TEST": str(place / "test.jsonl")}
-    output = [] if "--output" in arguments else ["--output", "out"]
-    code, shown = call("evaluate", *(names.get(argument, argument) for argument in arguments), *output)
-    assert code == 1
-    assert "error: " in shown
-    assert expected in shown
-    assert "Traceback" not in shown
-
-
-def test_output_is_needed(runs: Path, place: Path) -> None:
-    code, shown = call("evaluate", "--model", str(runs / "start"), "--data", str(place / "test.jsonl"))
-    assert (code, "output is missing; add --output OUTPUT" in shown) == (1, True)

@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from peft import PeftModel
+from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from demotune.data.rendering import Renderer
-from demotune.models.reward import RewardFacts, padding_id, reward_from_policy, save_reward_model
+from demotune.models.policy import attach_adapter, load_policy, lora_config
+from demotune.models.reward import RewardFacts, RewardModel, padding_id, reward_from_policy, save_reward_model
 from demotune.records import Completion
-from helpers.tiny import tiny_model, tiny_tokenizer
+from helpers.tiny import save_tiny, tiny_model, tiny_tokenizer
 
 
 def save_reward(
@@ -57,6 +60,25 @@ def plain_scores(folder: Path, rows: Sequence[Sequence[int]]) -> list[float]:
     batch = tokenizer.pad({"input_ids": [list(row) for row in rows]}, return_tensors="pt", padding_side="right")
     with torch.no_grad():
         return model(**batch).logits.squeeze(-1).tolist()
+
+
+def with_random_head(model: RewardModel, seed: int = 0) -> RewardModel:
+    torch.manual_seed(seed)
+    for name, weight in model.named_parameters():
+        if name.endswith(("score.weight", "score.modules_to_save.default.weight")):
+            nn.init.normal_(weight)
+    return model
+
+
+def adapted_tiny(folder: Path) -> PeftModel:
+    save_tiny(folder)
+    base = load_policy(folder, dtype="float32", attn_implementation="eager", device=torch.device("cpu"))
+    policy = attach_adapter(base, lora_config(4, 8, ("all-linear",)), 0)
+    with torch.no_grad():
+        for name, weight in policy.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.3)
+    return policy
 
 
 class Counting:

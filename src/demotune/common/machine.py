@@ -5,12 +5,15 @@ import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
-import torch
 
 from demotune.common.processes import process_count, this_device
 from demotune.common.progress import GIB
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("demotune", "torch", "transformers", "accelerate", "peft", "datasets", "gguf", "safetensors", "trl")
 LACKS = ("not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -30,6 +33,8 @@ def package_versions() -> dict[str, str]:
 
 def hardware() -> dict[str, str]:
     """Processor, memory and accelerators, as text for people and for the manifest."""
+    import torch  # noqa: PLC0415 (slow: the command line and versions do without it)
+
     described = {
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": f"{psutil.cpu_count() or 1} logical cores, {torch.get_num_threads()} threads used by torch",
@@ -43,8 +48,10 @@ def hardware() -> dict[str, str]:
     return described
 
 
-def has_fast_bf16(device: torch.device) -> bool:
+def has_fast_bf16(device: "torch.device") -> bool:
     """Whether matrix products in bfloat16 are faster than in float32 on this device."""
+    import torch  # noqa: PLC0415
+
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     cpuinfo = Path("/proc/cpuinfo")
@@ -56,6 +63,8 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 def is_lack_of_memory(error: BaseException) -> bool:
     """Whether an exception means that the device or the machine has no memory left."""
+    import torch  # noqa: PLC0415
+
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(lack in str(error) for lack in LACKS)
 
 

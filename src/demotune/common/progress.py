@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
-import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from demotune.common.processes import main_process, this_device
@@ -31,6 +30,8 @@ def warn(text: str) -> None:
 
 def peak_memory_gib() -> float:
     """Highest memory use of this process so far: of the accelerator where there is one, else resident memory."""
+    import torch  # noqa: PLC0415 (slow: what only prints does without it)
+
     if this_device().type == "cuda":
         return torch.cuda.max_memory_allocated() / GIB
     status = Path("/proc/self/status")
@@ -42,6 +43,8 @@ def peak_memory_gib() -> float:
 
 def total_memory_gib() -> float:
     """What there is of the memory that `peak_memory_gib` counts."""
+    import torch  # noqa: PLC0415
+
     if this_device().type == "cuda":
         return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / GIB
     return float(psutil.virtual_memory().total) / GIB

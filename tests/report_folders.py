@@ -29,7 +29,7 @@ def write_run(
 ) -> Path:
     """A run with one held-out row per number of `start`; `stages` has the rows' log-probabilities after each stage.
 
-    `start=None` is an older run: likelihoods without rows.
+    `start=None` is a run that held no rows out.
     """
     settings = {"method": method, "model": "start", "data": ["rows.jsonl"], "output": str(root), "seed": 7}
     root.mkdir(parents=True)
@@ -47,10 +47,10 @@ def write_run(
     }
     write_json(root / "manifest.json", about | dict(manifest or {}))
     write_rows(root / "quarantine.jsonl", refused)
-    before, logps = 1.5, start
+    before, logps = None, start
     for number, after in enumerate(stages):
         folder = root / "stages" / f"{number:02d}"
-        check: dict[str, Any] = {"nll_per_token": 1.5 - 0.1 * (number + 1), "reward": REWARD}
+        check: dict[str, Any] = {}
         if start is not None and logps is not None:
             check = {"nll_per_token": -sum(after) / sum(tokens), "reward": REWARD, "gate": _gate(logps, after, number)}
             before = -sum(start) / sum(tokens)
@@ -58,9 +58,10 @@ def write_run(
                 write_rows(folder / "start.jsonl.gz", _heldout(start, tokens, f"{texts} of start"))
             write_rows(folder / "heldout.jsonl.gz", _heldout(after, tokens, f"{texts} of stage {number}"))
             logps = after
-        write_rows(folder / "samples.jsonl.gz", _samples(len(tokens), f"{texts} of start"))
-        write_rows(folder / "scores.jsonl.gz", _scores(len(tokens)))
-        write_rows(folder / "implicit.jsonl.gz", _implicit(len(tokens)))
+        heldout = 0 if start is None else len(tokens)
+        write_rows(folder / "samples.jsonl.gz", _samples(heldout, f"{texts} of start"))
+        write_rows(folder / "scores.jsonl.gz", _scores(heldout))
+        write_rows(folder / "implicit.jsonl.gz", _implicit(heldout))
         write_rows(folder / "metrics.jsonl", TRAINING)
         write_json(folder / "check.json", check)
         write_json(folder / "state.json", _state())
@@ -72,29 +73,38 @@ def write_run(
 
 def write_evaluation(root: Path, *, name: str = "irft", texts: str = "text", rows: int = 3) -> Path:
     """Two models on preference rows, a win rate by a function and one by a learned reward."""
-    judged = {"measure": "win rate", "model": name, "baseline": "start", "items": 200, "test": "sign test"}
+    judged = {
+        "measure": "win rate",
+        "kind": "win rate",
+        "model": name,
+        "baseline": "start",
+        "items": 200,
+        "test": "sign test",
+    }
     numbers = {"p": 0.002, "p_corrected": 0.004, "effect_size": 0.22, "smallest_difference": 0.1}
     write_json(
         root / "evaluation.json",
         {
             "data": {"kind": "preferences", "rows": rows, "left_out": {"over-long": 2}, "sources": [], "hashes": {}},
-            "models": [{"name": name, "folder": "m", "hash": "abc", "role": "model", "seconds": 3.0}],
+            "models": [{"name": name, "folder": "m", "hash": "abc", "role": "model", "runs": 1, "seconds": 3.0}],
             "judges": [
                 {"name": "own reward", "kind": "reward", "note": None, "abstained": {}},
                 {"name": "judge", "kind": "function", "note": "a rule", "abstained": {"no answer": 1}},
             ],
             "measures": [
-                {"measure": "log-likelihood", "model": name, "judge": None, "value": -1.5, "low": -1.7, "high": -1.3,
-                 "items": rows, "unit": "nats a token", "higher_is_better": True},
-                {"measure": "accuracy", "model": None, "judge": "judge", "value": None, "low": None, "high": None,
-                 "items": 0, "unit": "share", "higher_is_better": True},
+                {"measure": "log-likelihood", "kind": "likelihood", "model": name, "judge": None,
+                 "value": -1.5, "low": -1.7, "high": -1.3, "items": rows, "unit": "nats a token",
+                 "higher_is_better": True},
+                {"measure": "accuracy", "kind": "preference", "model": None, "judge": "judge",
+                 "value": None, "low": None, "high": None, "items": 0, "unit": "share", "higher_is_better": True},
             ],
             "comparisons": [
                 judged | numbers | {"judge": "own reward", "difference": 0.9, "low": 0.8, "high": 0.95},
                 judged | numbers | {"judge": "judge", "difference": 0.61, "low": 0.54, "high": 0.68},
             ],
             "leaks": [
-                {"model": name, "searched": True, "test": "the test rows", "test_rows": 9, "leaked": 2},
+                {"model": name, "searched": True, "test": "the test rows", "test_rows": 9,
+                 "train_rows": 20, "leaked": 2, "counts": {"near row": 2}, "not_searched": []},
                 {"model": "start", "searched": False, "why": "no run is known behind it"},
             ],
             "warnings": ["the judge knows little"],

@@ -12,8 +12,8 @@ from report_folders import FIVE, write_evaluation, write_run
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import write_json
-from demotune.report.model_card import model_card, public_command
-from demotune.report.public_names import looks_like_hub_id, without_paths
+from demotune.report.model_card import model_card
+from demotune.report.public_names import looks_like_hub_id, public_command, without_paths
 
 HOSTILE = "a|b`` ` <script>alert(1)</script> ![x](http://x/y.png) [z](http://z) **bold** {{7*7}}\n# heading"
 HOME = "/home/anna kowalski/secret"
@@ -85,11 +85,9 @@ def test_the_result_stands_with_interval_and_number_of_prompts(tmp_path: Path) -
 
 
 def test_what_is_not_known_is_said(tmp_path: Path) -> None:
-    old = model_card(write_run(tmp_path / "old", start=None, stages=[()]))
-    assert "this change has no interval" in old
-    bare = write_run(tmp_path / "bare", start=None, stages=[()], tokens=())
-    write_json(bare / "stages/00/check.json", {})
-    assert "whether it helped is not known" in model_card(bare)
+    assert "whether it helped is not known" in model_card(write_run(tmp_path / "bare", start=None))
+    few = model_card(write_run(tmp_path / "few"))
+    assert "+1.00 nats a response (paired by prompt, 3 prompts): **too few held-out rows to tell**" in few
 
 
 def test_the_warnings_of_the_gate_are_on_the_card(tmp_path: Path) -> None:

@@ -52,6 +52,9 @@ def compare(folders: Sequence[Path], *, on: EvaluationConfig | None = None) -> C
     lines = tuple(
         Line(
             setting=label,
+            method=by_setting[label].runs[0].method if label in by_setting else None,
+            fields=dict(by_setting[label].fields) if label in by_setting else {},
+            control_of=by_setting[label].control_of if label in by_setting else None,
             runs=tuple(str(run.folder) for run in by_setting[label].runs) if label in by_setting else (),
             seeds=tuple(run.seed for run in by_setting[label].runs) if label in by_setting else (),
             qualities={quality.name: over_seeds(quality.values) for quality in qualities},

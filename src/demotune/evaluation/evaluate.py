@@ -72,7 +72,7 @@ def _about(config: EvaluationConfig, subjects: Sequence[Subject]) -> dict[str, A
         "versions": package_versions(),
         "hardware": hardware(),
         "models": [
-            {"name": subject.name, "folder": str(subject.folder), "hash": subject.hash, "role": subject.role}
+            {"name": subject.name, "folder": str(subject.folder), "hash": subject.hash, "role": subject.role, "runs": 1}
             for subject in subjects
         ],
         "judges": [],
@@ -154,6 +154,7 @@ def _model_record(subject: Subject, measured: Measured) -> dict[str, Any]:
         "folder": str(subject.folder),
         "hash": subject.hash,
         "role": subject.role,
+        "runs": 1,
         "seconds": sum(measured.seconds.values()),
         "peak_memory_gib": measured.peak_memory_gib,
         "scored_tokens": measured.scored_tokens,
@@ -165,6 +166,7 @@ def _measure(model: str | None, quantity: Quantity) -> dict[str, Any]:
     told = quantity.items > 0
     return {
         "measure": quantity.name,
+        "kind": quantity.kind,
         "model": model,
         "judge": quantity.judge,
         **(_finite(asdict(quantity.interval())) if told else dict.fromkeys(("value", "low", "high"))),
@@ -181,11 +183,11 @@ def _comparisons(told: dict[str, list[Quantity]], judged: Sequence[Judged]) -> l
     for baseline, theirs in baselines:
         for quantity, other in zip(ours, theirs, strict=True):
             if (difference := quantity.minus(other)) is not None:
-                found.append(_comparison(quantity.name, quantity.judge, model, baseline, difference))
+                found.append(_comparison(quantity.name, quantity.kind, quantity.judge, (model, baseline), difference))
         for judge in judged:
             verdicts = [verdict for verdict in judge.verdicts.get(baseline, ()) if verdict is not None]
             if verdicts:
-                found.append(_comparison(WIN_RATE, judge.name, model, baseline, compare_wins(verdicts)))
+                found.append(_comparison(WIN_RATE, WIN_RATE, judge.name, (model, baseline), compare_wins(verdicts)))
     corrected = holm([row["p"] for row in found])
     return [_finite(row | {"p_corrected": p}) for row, p in zip(found, corrected, strict=True)]
 
@@ -199,12 +201,13 @@ def _tellable(value: object) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
-def _comparison(name: str, judge: str | None, model: str, baseline: str, found: Comparison) -> dict[str, Any]:
+def _comparison(name: str, kind: str, judge: str | None, models: tuple[str, str], found: Comparison) -> dict[str, Any]:
     return {
         "measure": name,
+        "kind": kind,
         "judge": judge,
-        "model": model,
-        "baseline": baseline,
+        "model": models[0],
+        "baseline": models[1],
         "difference": found.difference.value,
         "low": found.difference.low,
         "high": found.difference.high,

@@ -8,6 +8,7 @@ from typing import Any
 from demotune.common.errors import DemotuneError
 from demotune.common.files import read_json, read_rows
 from demotune.config.yaml_fields import read_yaml_file
+from demotune.runs.costs import flops
 from demotune.runs.folder import RunFolder, written_by_a_run
 from demotune.runs.heldout import HeldoutRow
 from demotune.runs.heldout_files import HELDOUT, START, read_heldout
@@ -18,13 +19,13 @@ MEASURING = ("start", "check")
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A finished phase of a stage. Token counts are None in runs that did not count them."""
+    """A finished phase of a stage."""
 
     name: str
     seconds: float
     peak_memory_gib: float
-    forward_tokens: int | None
-    trained_tokens: int | None
+    forward_tokens: int
+    trained_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +121,13 @@ class Run:
         """Time of the stages up to and with `until`, without phases that only measure."""
         return sum(phase.seconds for phase in self._working(until))
 
-    def flops(self, until: int) -> float | None:
-        """Floating-point operations of the same phases; None in runs that did not count tokens."""
-        parameters, backward = self.manifest.get("parameters"), 4 if self.config.get("use_peft") else 6
-        total = 0.0
-        for phase in self._working(until):
-            if parameters is None or phase.forward_tokens is None or phase.trained_tokens is None:
-                return None
-            total += parameters * (2 * phase.forward_tokens + backward * phase.trained_tokens)
-        return total
+    def flops(self, until: int) -> float:
+        """Floating-point operations of the same phases."""
+        adapter = bool(self.config.get("use_peft"))
+        return sum(
+            flops(self.manifest["parameters"], phase.forward_tokens, phase.trained_tokens, adapter=adapter)
+            for phase in self._working(until)
+        )
 
     def _working(self, until: int) -> list[Phase]:
         stages = [stage for stage in self.stages if stage.number <= until]
@@ -196,8 +195,8 @@ def _read_stage(folder: RunFolder, number: int) -> RunStage:
                 name,
                 float(record["seconds"]),
                 float(record["peak_memory_gib"]),
-                record.get("forward_tokens"),
-                record.get("trained_tokens"),
+                record["forward_tokens"],
+                record["trained_tokens"],
             )
             for name, record in state.items()
         ),

@@ -14,6 +14,7 @@ class Measure:
     """One number, with its 95% interval where it has one. `model` is None where it is about a judge."""
 
     measure: str
+    kind: str
     model: str | None
     judge: str | None
     value: float | None
@@ -29,6 +30,7 @@ class Comparison:
     """Two models by one measure. A win rate's `difference` is the share itself, 0 to 1, tested against a half."""
 
     measure: str
+    kind: str
     judge: str | None
     model: str
     baseline: str
@@ -44,7 +46,7 @@ class Comparison:
 
     @property
     def is_win_rate(self) -> bool:
-        return self.measure == "win rate"
+        return self.kind == "win rate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class EvaluatedRow:
     """A prompt with what each model made of it. `rejected` only where the data holds preferences."""
 
     key: str
+    source: str | None
     prompt: str
     demonstration: str
     rejected: str | None
@@ -65,6 +68,7 @@ class EvaluatedRow:
 class Evaluation:
     """One evaluation folder; without evaluation.json or tasks.json that part is empty."""
 
+    folder: Path
     name: str
     about: Mapping[str, Any]
     measures: tuple[Measure, ...]
@@ -105,6 +109,7 @@ def read_evaluation(folder: Path) -> Evaluation:
         )
     about = read_json(main) if main.exists() else {}
     return Evaluation(
+        folder=folder,
         name=folder.resolve().name,
         about=about,
         measures=tuple(_measure(row) for row in about.get("measures", ())),
@@ -117,6 +122,7 @@ def read_evaluation(folder: Path) -> Evaluation:
 def _measure(row: Mapping[str, Any]) -> Measure:
     return Measure(
         measure=row["measure"],
+        kind=row["kind"],
         model=row["model"],
         judge=row.get("judge"),
         value=row["value"],
@@ -131,6 +137,7 @@ def _measure(row: Mapping[str, Any]) -> Measure:
 def _comparison(row: Mapping[str, Any]) -> Comparison:
     return Comparison(
         measure=row["measure"],
+        kind=row["kind"],
         judge=row.get("judge"),
         model=row["model"],
         baseline=row["baseline"],
@@ -149,6 +156,7 @@ def _comparison(row: Mapping[str, Any]) -> Comparison:
 def _row(row: Mapping[str, Any]) -> EvaluatedRow:
     return EvaluatedRow(
         key=row["key"],
+        source=row.get("source"),
         prompt=row["prompt"],
         demonstration=row["demonstration"],
         rejected=row.get("rejected"),

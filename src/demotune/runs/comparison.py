@@ -37,6 +37,12 @@ class Line:
     """A setting in the table; costs are means over its runs, None for the start model."""
 
     setting: str
+    method: str | None
+    """None for the start model."""
+    fields: dict[str, Any]
+    """In which the setting differs from others of its method."""
+    control_of: str | None
+    """The setting whose control this is."""
     runs: tuple[str, ...]
     seeds: tuple[int, ...]
     qualities: dict[str, Interval]
@@ -86,6 +92,9 @@ def read_comparison(folder: Path) -> ComparisonTable:
 def _line(told: dict[str, Any]) -> Line:
     return Line(
         setting=told["setting"],
+        method=told["method"],
+        fields=told["fields"],
+        control_of=told["control_of"],
         runs=tuple(told["runs"]),
         seeds=tuple(told["seeds"]),
         qualities={name: Interval(**_numbers(quality)) for name, quality in told["qualities"].items()},

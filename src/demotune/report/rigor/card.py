@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from demotune.common.files import write_json
 from demotune.report.public_names import without_paths
-from demotune.report.rigor import leaks, page, records, results
+from demotune.report.rigor import leaks, page, records, results, shortcuts
 from demotune.report.rigor.evidence import Evidence, Finding, read_evidence
 
 Answer = Literal["yes", "no", "not applicable"]
@@ -55,7 +55,7 @@ FINDERS: Mapping[str, Callable[[Evidence], Finding]] = {
     "best_config_selection_justified": leaks.picked_on_other_rows,
     "multiple_comparison_correction": results.corrected,
     "compute_budget_vs_performance": results.equal_compute,
-    "feature_leakage_addressed": results.surfaces,
+    "feature_leakage_addressed": shortcuts.surfaces,
     "non_independence_addressed": leaks.near_duplicates,
     "leakage_detection_method": leaks.search_method,
 }
@@ -74,7 +74,7 @@ NEVER: Mapping[str, str] = {
     "affiliations_disclosed": NOT_KEPT,
     "funder_independent_of_outcome": NOT_KEPT,
     "financial_interests_declared": NOT_KEPT,
-    "training_cutoff_stated": "the start model's files do not tell when its training data ends",
+    "training_cutoff_stated": "the start model's files do not say when its training data ends",
     "compute_budget_stated": "runs that failed and were deleted leave nothing to count",
     "hyperparameter_search_budget": "settings that were tried and left out leave nothing to count",
     "self_comparison_bias_addressed": NOT_KEPT,
@@ -115,8 +115,12 @@ def write_card(file: Path, answers: Sequence[RigorAnswer]) -> None:
     """The card as JSON, laid out like the checklist, with its count."""
     sections: dict[str, dict[str, dict[str, str | None]]] = {}
     for one in answers:
-        told = {"question": one.question, "answer": one.answer, "evidence": one.evidence, "paper": one.paper}
-        sections.setdefault(one.section, {})[one.key] = told
+        sections.setdefault(one.section, {})[one.key] = {
+            "question": one.question,
+            "answer": one.answer,
+            "evidence": one.evidence,
+            "paper": one.paper,
+        }
     applicable = [one for one in answers if one.answer != NOT_APPLICABLE]
     card = {
         "about": checklist()["about"],

@@ -101,7 +101,7 @@ def test_the_warnings_of_the_gate_are_on_the_card(tmp_path: Path) -> None:
 def test_an_evaluation_shows_this_models_numbers_only(tmp_path: Path) -> None:
     card = model_card(write_run(tmp_path / "run"), [write_judged(tmp_path / "ev")])
     assert "| log-likelihood | −1.50 | −1.70 to −1.30 | 3 | nats a token |" in card
-    assert "| win rate by `judge` | `start` | 61% | 54% to 68% | 0.004 | 200 |" in card
+    assert "| win rate, by judge | ours over start | 61% | 54% to 68% | 0.004 | 200 |" in card
     assert "9.87" not in card
     assert "3 rows of `test.jsonl` (preferences)" in card
 
@@ -109,7 +109,7 @@ def test_an_evaluation_shows_this_models_numbers_only(tmp_path: Path) -> None:
 def test_task_scores_are_shown_with_their_error(tmp_path: Path) -> None:
     folder = write_judged(tmp_path / "ev")
     tasks = yaml.safe_load((folder / "tasks.json").read_text(encoding="utf-8"))
-    run, line = write_run(tmp_path / "run"), "| arc | acc | 0.500 | ± 0.196 | 40 |"
+    run, line = write_run(tmp_path / "run"), "| arc | acc | 0.500 ± 0.196 | 40 |"
     assert line in model_card(run, [folder])
     tasks["models"] = {"start": tasks["models"]["ours"]}
     write_json(folder / "tasks.json", tasks)

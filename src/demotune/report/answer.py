@@ -9,7 +9,7 @@ from demotune.report.gains import Gain, against_baseline, gain_of
 from demotune.report.wording import bounds, duration, flops, number, plural, share
 
 NAMED_RUNS = 3
-"""So many runs are named in the sentence; more stand in the table under it."""
+"""So many runs are named in the sentence; the table under it has all."""
 
 
 def answer_sentence(runs: Sequence[Run], evaluations: Sequence[Evaluation] = ()) -> str:

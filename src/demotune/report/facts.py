@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal[
-    "seeds",  # how many runs and seeds stand behind the numbers
+    "seeds",  # how many runs and seeds the numbers come from
     "smallest difference",  # what so many prompts could have shown
     "unfinished",  # a run that has not come to its end
     "scope",  # which questions these files cannot answer

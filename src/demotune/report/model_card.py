@@ -1,10 +1,11 @@
-"""The model card of a finished run, README.md of its model folder: for people and for the hub.
+"""The model card of a finished run, README.md of its model folder, as model hubs read it.
 
-Names of users' files and folders appear as their last part, hub ids as they are; all of it is text, never markup.
+Names of users' files and folders appear as their last part, hub ids unchanged; all of it is text, never markup.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
@@ -16,13 +17,13 @@ from demotune.common.errors import DemotuneError
 from demotune.common.files import read_json
 from demotune.config.methods import CONFIGS, Method
 from demotune.report.collect import Run, read_run
-from demotune.report.evaluations import Comparison, Evaluation, Measure, read_evaluation
+from demotune.report.evaluations import Evaluation, read_evaluation
 from demotune.report.gains import gain_of, interval_in
 from demotune.report.limits import limits
 from demotune.report.markdown import bullets, code, longest_backticks, plain, table
 from demotune.report.public_names import looks_like_hub_id, public_command, public_name, without_paths
 from demotune.report.settings import own_fields
-from demotune.report.tables import difference_cells
+from demotune.report.tables import comparisons_table, measures_table, task_table
 from demotune.report.wording import NOTHING, bounds, likelihood, number, plural, share
 
 SHARED = (
@@ -38,6 +39,8 @@ SHARED = (
     "seed",
 )
 """Settings of every method that the card shows; run.yaml holds all."""
+LEFT_OUT = ("model", "better", "p", "effect size", "detectable", "test", "few-shots")
+"""Columns of an evaluation that only the page shows."""
 LORA = ("lora_r", "lora_alpha", "lora_target_modules")
 
 
@@ -138,35 +141,19 @@ def _evaluation(evaluation: Evaluation, name: str) -> Iterator[str]:
     if data := evaluation.about.get("data"):
         sources = ", ".join(code(public_name(source)) for source in data["sources"])
         yield f"{plural(data['rows'], 'row')} of {sources} ({data['kind']}); 95% intervals over prompts."
-    yield from _table_of(
-        ("measure", "value", "95% interval", "items", "unit"),
-        (
-            (_by(one), number(one.value), bounds(one), str(one.items), plain(one.unit))
-            for one in evaluation.measures
-            if one.model == name
-        ),
+    scores = {model: found for model, found in evaluation.tasks.get("models", {}).items() if model == name}
+    own = replace(
+        evaluation,
+        measures=tuple(one for one in evaluation.measures if one.model == name),
+        comparisons=tuple(one for one in evaluation.comparisons if one.model == name),
+        tasks={"models": scores},
     )
-    yield from _table_of(
-        ("difference, or win rate", "against", "", "95% interval", "p, corrected", "items"),
-        (
-            (_by(one), code(one.baseline), *difference_cells(one), number(one.p_corrected), str(one.items))
-            for one in evaluation.comparisons
-            if one.model == name
-        ),
-    )
-    yield from _table_of(
-        ("task", "metric", "value", "95%", "items"),
-        (
-            (plain(one["task"]), plain(one["metric"]), number(one["value"]), _error(one["stderr"]), str(one["items"]))
-            for one in evaluation.tasks.get("models", {}).get(name, {}).get("headline", ())
-        ),
-    )
-
-
-def _table_of(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """A table where there are rows."""
-    if found := list(rows):
-        yield table(headings, found)
+    for found in (measures_table(own), comparisons_table(own), task_table(own, "headline")):
+        shown = [at for at, heading in enumerate(found.headings) if heading not in LEFT_OUT]
+        if found.rows:
+            yield table(
+                [plain(found.headings[at]) for at in shown], [[plain(row[at]) for at in shown] for row in found.rows]
+            )
 
 
 def _provenance(run: Run) -> list[str]:
@@ -214,11 +201,3 @@ def _value(value: Any) -> str:
     if isinstance(value, str):
         return public_name(value) if "/" in value or "\\" in value else value
     return NOTHING if value is None else str(value)
-
-
-def _by(one: Measure | Comparison) -> str:
-    return plain(one.measure) + (f" by {code(one.judge)}" if one.judge else "")
-
-
-def _error(error: float | None) -> str:
-    return NOTHING if error is None else f"± {number(1.96 * error)}"

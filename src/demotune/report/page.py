@@ -95,7 +95,7 @@ def render_page(
 
 
 def script_json(value: object) -> str:
-    """JSON that can stand inside a script element: no "<", no number that JSON does not have."""
+    """JSON for the inside of a script element: no "<", no number that JSON does not have."""
     return json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":")).translate(
         {ord("<"): "\\u003c", 0x2028: "\\u2028", 0x2029: "\\u2029"}
     )

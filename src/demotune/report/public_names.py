@@ -1,4 +1,4 @@
-"""What of a user's names may leave the machine: hub ids as they are, of a path its last part only."""
+"""Names that may be published: hub ids unchanged, of a path its last part only."""
 
 import re
 from collections.abc import Container
@@ -35,7 +35,7 @@ def without_paths(text: str) -> str:
 def public_command(command: str, hub_ids: Container[str]) -> str:
     """A command as it was typed, each path in it as its last part; `hub_ids` are no paths.
 
-    Commands are kept without quotes, so all that stands between two flags is taken for one value.
+    Commands are kept without quotes, so all text between two flags counts as one value.
     """
 
     def shown(value: str) -> str:

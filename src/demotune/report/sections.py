@@ -69,7 +69,7 @@ def sections_of(
 
 
 def _grid(charts: Sequence[Chart]) -> tuple[Chart, ...]:
-    """Charts two in a row; a last one that would stand alone gets the whole row."""
+    """Charts two in a row; a last one that would be alone gets the whole row."""
     narrow = [chart for chart in charts if not chart.wide]
     if len(narrow) % 2 and narrow[-1] is charts[-1]:
         return (*charts[:-1], replace(charts[-1], wide=True))

@@ -56,7 +56,7 @@ def own_fields(method: str) -> list[str]:
 
 
 def _settings(runs: Sequence[Run], names: Sequence[str]) -> Table:
-    """One line a setting; its meaning stands beside a single run only, for there is no room beside several."""
+    """One line a setting; its meaning is shown for a single run only: several leave no room."""
     defaults = _defaults(runs[0])
     helps = {name: text for run in runs for name, text in field_help(CONFIGS[cast(Method, run.method)]).items()}
     rows = [

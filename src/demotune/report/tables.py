@@ -59,7 +59,8 @@ def comparisons_table(evaluation: Evaluation) -> Table:
         (
             _by_judge(one),
             f"{one.model} − {one.baseline}" if not one.is_win_rate else f"{one.model} over {one.baseline}",
-            *difference_cells(one),
+            share(one.difference) if one.is_win_rate else number(one.difference, signed=True),
+            bounds(one, signed=not one.is_win_rate, percent=one.is_win_rate),
             number(one.p),
             number(one.p_corrected),
             number(one.effect_size, signed=True),
@@ -73,13 +74,6 @@ def comparisons_table(evaluation: Evaluation) -> Table:
                 "items", "test"]  # fmt: skip
     note = "Detectable: the smallest difference that the test would find four times in five."
     return table(headings, rows, texts=2, note=note)
-
-
-def difference_cells(one: Comparison) -> tuple[str, str]:
-    """A difference, or a win rate in percent, and its interval."""
-    if one.is_win_rate:
-        return share(one.difference), bounds(one, percent=True)
-    return number(one.difference, signed=True), bounds(one, signed=True)
 
 
 def models_table(evaluation: Evaluation) -> Table:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 from demotune.common.statistics import Interval
 from demotune.report.tables import Table, table
 from demotune.report.wording import bounds, number, share
@@ -144,7 +146,7 @@ def lines(
 def histogram(series: Sequence[tuple[str, Sequence[float]]], *, x_title: str) -> tuple[Figure, Table]:
     """Counts in shared bins, one outline a series (the first one filled), and their table."""
     edges = _edges([value for _, values in series for value in values])
-    counts = [_count(values, edges) for _, values in series]
+    counts = [np.histogram(values, edges)[0].tolist() for _, values in series]
     spans = [f"{number(low)} to {number(high)}" for low, high in pairwise(edges)]
     traces = []
     for rank, ((name, _), found) in enumerate(zip(series, counts, strict=True)):
@@ -289,11 +291,3 @@ def _edges(values: Sequence[float]) -> list[float]:
     first = math.floor(low / width)
     last = max(math.floor(high / width) + 1, first + 1)
     return [round(at * width, 12) for at in range(first, last + 1)]
-
-
-def _count(values: Sequence[float], edges: Sequence[float]) -> list[int]:
-    width = edges[1] - edges[0]
-    counts = [0] * (len(edges) - 1)
-    for value in values:
-        counts[min(max(math.floor((value - edges[0]) / width), 0), len(counts) - 1)] += 1
-    return counts

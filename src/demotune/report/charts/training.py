@@ -115,12 +115,12 @@ def timeline_charts(runs: Sequence[Run]) -> list[Chart]:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """An optimizer step of a run; `place` counts on through its stages."""
+    """An optimizer step of a run; `place` counts on through its stages. Between stages is one without a value."""
 
     stage: int
     step: int
     place: float
-    value: float
+    value: float | None
 
 
 def _curve_chart(runs: Sequence[Run], curve: _Curve) -> Chart | None:
@@ -128,20 +128,18 @@ def _curve_chart(runs: Sequence[Run], curve: _Curve) -> Chart | None:
     series, rows, breaks, thinned = [], [], set[float](), False
     for rank, run in enumerate(runs):
         for style, (metric, meaning) in enumerate(curve.metrics.items()):
-            by_stage = _steps(run, curve, metric)
-            if not by_stage:
+            if not (steps := _steps(run, curve, metric)):
                 continue
             name = f"{run.name}: {meaning}" if meaning and several else meaning or run.name
             look = (rank, rank + 2 * style) if several else (style, style)
-            series.append(_curve_line(name, run, by_stage, curve.unit, look))
-            breaks |= {steps[-1].place + 0.5 for steps in by_stage[:-1]}
-            for steps in by_stage:
-                kept = thin(len(steps), max(1, MOST_ROWS // len(run.stages)))
-                thinned = thinned or len(kept) < len(steps)
-                rows += [
-                    (run.name, meaning or metric, str(one.stage), str(one.step), number(one.value))
-                    for one in (steps[at] for at in kept)
-                ]
+            where = [f"{label(run.name)}, stage {one.stage}, step {one.step}" for one in steps]
+            hover = [f"{at}<br>{number(one.value)} {curve.unit}" for at, one in zip(where, steps, strict=True)]
+            series.append(Line(name, [one.place for one in steps], [one.value for one in steps], hover, *look))
+            breaks |= {one.place for one in steps if one.value is None}
+            measured = [one for one in steps if one.value is not None]
+            kept = [measured[at] for at in thin(len(measured), MOST_ROWS)]
+            thinned = thinned or len(kept) < len(measured)
+            rows += [(run.name, meaning or metric, str(one.stage), str(one.step), number(one.value)) for one in kept]
     if not series:
         return None
     left_out = "Some steps are left out; metrics.jsonl in the run folder has them all."
@@ -154,27 +152,14 @@ def _curve_chart(runs: Sequence[Run], curve: _Curve) -> Chart | None:
     )
 
 
-def _steps(run: Run, curve: _Curve, metric: str) -> list[list[_Step]]:
-    """A metric step by step, a list for each stage that recorded it."""
-    found, done = [], 0
+def _steps(run: Run, curve: _Curve, metric: str) -> list[_Step]:
+    """A metric step by step, through all stages that recorded it."""
+    found: list[_Step] = []
+    done = 0
     for stage in run.stages:
         own = [row for row in curve.records(stage) if metric in row and "step" in row]
-        if own:
-            found.append([_Step(stage.number, row["step"], done + row["step"], float(row[metric])) for row in own])
-            done += own[-1]["step"]
+        if own and found:
+            found.append(_Step(stage.number, 0, done + 0.5, None))
+        found += [_Step(stage.number, row["step"], done + row["step"], float(row[metric])) for row in own]
+        done += own[-1]["step"] if own else 0
     return found
-
-
-def _curve_line(name: str, run: Run, by_stage: Sequence[Sequence[_Step]], unit: str, look: tuple[int, int]) -> Line:
-    """The line breaks between stages; `look` are the ranks of its colour and its dash."""
-    x: list[float] = []
-    y: list[float | None] = []
-    hover: list[str] = []
-    for steps in by_stage:
-        if x:
-            x, y, hover = [*x, x[-1] + 0.5], [*y, None], [*hover, ""]
-        x += [one.place for one in steps]
-        y += [one.value for one in steps]
-        where = label(run.name)
-        hover += [f"{where}, stage {one.stage}, step {one.step}<br>{number(one.value)} {unit}" for one in steps]
-    return Line(name, x, y, hover, *look)

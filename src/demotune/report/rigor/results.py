@@ -1,15 +1,14 @@
-"""Rigor questions about the numbers: intervals, tests, seeds, baselines, metrics, harm, cost."""
+"""Rigor questions about the numbers: intervals, tests, metrics, harm, cost."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
 from typing import Any
 
 from demotune.common.statistics import FEWEST
 from demotune.report.collect import Run
 from demotune.report.evaluations import Evaluation
 from demotune.report.gains import gain_of
+from demotune.report.rigor.comparisons import NO_COMPARISON, controls, run_counts_of
 from demotune.report.rigor.evidence import (
-    ComparisonFile,
     Difference,
     Evidence,
     Finding,
@@ -20,13 +19,9 @@ from demotune.report.rigor.evidence import (
     yes,
 )
 from demotune.report.rigor.shortcuts import surfaces
-from demotune.report.settings import own_fields
 from demotune.report.wording import bounds, number, plural
 
-NO_COMPARISON = "no comparison was given: demotune compare RUNS --output FOLDER"
 NO_EVALUATION = "no evaluation was given: demotune evaluate --output FOLDER"
-EQUAL_TOKENS = 0.1
-"""Trained tokens of a control may differ by this share."""
 SIGNIFICANCE = 0.05
 CHECKED = {"nll_per_token": "likelihood", "reward": "reward", "gate": "variety"}
 """Part of check.json -> kind of metric."""
@@ -72,31 +67,14 @@ def smallest(evidence: Evidence) -> Finding:
     return _of_differences(evidence, "the smallest detectable difference", sizes)
 
 
-def scatter(evidence: Evidence) -> Finding:
-    """Two seeds or more in each compared setting."""
-    if (table := evidence.comparison) is None:
-        return no(NO_COMPARISON)
-    single = [str(line["setting"]) for line in table.settings if len(set(line["seeds"])) < 2]
-    if single or not table.settings:
-        return no(f"{table.name}: one seed only: {', '.join(single)}")
-    return yes(f"{table.name}: lines: qualities over seeds; {_runs(table)}")
-
-
-def ranking(evidence: Evidence) -> Finding:
-    """Mean rank and share of first places over the same seeds."""
-    if (table := evidence.comparison) is None:
-        return no(NO_COMPARISON)
-    ranked = [line for line in table.settings if line["rank"] is not None and len(set(line["seeds"])) > 1]
-    if not ranked or len(ranked) < len(table.settings):
-        return no(f"{table.name}: no ranks over two or more seeds that all settings share")
-    ranks = ", ".join(f"{line['setting']} {line['rank']:.1f} (first in {line['best_share']:.0%})" for line in ranked)
-    return yes(f"{table.name}: lines: rank: {ranks}")
-
-
 def run_counts(evidence: Evidence) -> Finding:
     """Runs of each setting, or of each evaluated model."""
     if table := evidence.comparison:
-        return yes(f"{table.name}: lines: runs: {_runs(table)}") if table.settings else no(f"{table.name}: no runs")
+        return (
+            yes(f"{table.name}: lines: runs: {run_counts_of(table)}")
+            if table.settings
+            else no(f"{table.name}: no runs")
+        )
     models = [(file_of(one), model) for one in evidence.evaluations for model in one.about.get("models", ())]
     parts = (
         yes(f"{file}: models: {model['name']}: {plural(model['runs'], 'run')}")
@@ -105,27 +83,6 @@ def run_counts(evidence: Evidence) -> Finding:
         for file, model in models
     )
     return every(parts, NO_COMPARISON)
-
-
-def baselines(evidence: Evidence) -> Finding:
-    """SFT, SPIN and the start model in one comparison."""
-    if (table := evidence.comparison) is None:
-        return no(NO_COMPARISON)
-    lines = table.record["lines"]
-    there = {line["method"] for line in lines}
-    if missing := [name or "start model" for name in ("sft", "spin", None) if name not in there]:
-        return no(f"{table.name}: without {', '.join(missing)}")
-    return yes(f"{table.name}: lines: {', '.join(line['setting'] for line in lines)}")
-
-
-def ablations(evidence: Evidence) -> Finding:
-    """Two settings of one method that differ in one field of that method, or in its learning rate."""
-    if (table := evidence.comparison) is None:
-        return no(NO_COMPARISON)
-    pairs = (_ablation(one, other) for one, other in combinations(table.settings, 2))
-    found = list(dict.fromkeys(pair for pair in pairs if pair))
-    text = "; ".join(found) or "no two settings differ in one field"
-    return Finding(bool(found), f"{table.name}: lines: {text}")
 
 
 def metrics(evidence: Evidence) -> Finding:
@@ -182,37 +139,9 @@ def inference_cost(evidence: Evidence) -> Finding:
     return every((_inference_cost(file, model) for file, model in models), NO_EVALUATION)
 
 
-def equal_compute(evidence: Evidence) -> Finding:
-    """Quality and operations of each setting, and beside each one SFT that trained on as many tokens."""
-    if (table := evidence.comparison) is None:
-        return no(NO_COMPARISON)
-    if any((line["cost"] or {}).get("flops") is None for line in table.settings):
-        return no(f"{table.name}: lines: cost.flops is not known for every setting")
-    found = controls(table)
-    return yes(f"{table.name}: lines: qualities and cost.flops; {found.text}") if found.found else found
-
-
 def explained_otherwise(evidence: Evidence) -> Finding:
     """Against compute: SFT of equal tokens. Against length and end tokens: the shortcut audit."""
-    if evidence.comparison is None:
-        return no(NO_COMPARISON)
-    return every([controls(evidence.comparison), surfaces(evidence)], NO_COMPARISON)
-
-
-def controls(table: ComparisonFile) -> Finding:
-    """For each setting of another method, SFT whose trained tokens differ by 10% at most."""
-    trained = [(line, (line["cost"] or {}).get("trained_tokens")) for line in table.settings]
-    plain = [(line, tokens) for line, tokens in trained if line["method"] == "sft" and tokens]
-    parts = []
-    for line, tokens in trained:
-        if line["method"] == "sft":
-            continue
-        beside = [one for one, other in plain if tokens and abs(other - tokens) <= EQUAL_TOKENS * tokens]
-        if not beside:
-            return no(f"{table.name}: no SFT with the trained tokens of {line['setting']}: add --control sft")
-        same = f"{line['setting']} {tokens:,}, {beside[0]['setting']} {beside[0]['cost']['trained_tokens']:,}"
-        parts.append(yes(f"{table.name}: lines: cost.trained_tokens: {same}"))
-    return every(parts, f"{table.name}: no setting but SFT")
+    return every([controls(evidence), surfaces(evidence)], NO_COMPARISON)
 
 
 def _run_interval(run: Run) -> Finding:
@@ -231,7 +160,7 @@ def _all(what: str, there: Sequence[bool]) -> Finding:
 def _of_differences(evidence: Evidence, what: str, values: Iterable[tuple[Difference, float | None]]) -> Finding:
     """Every difference has it, in every file; runs side by side need a comparison."""
     if len(evidence.runs) > 1 and evidence.comparison is None:
-        return no(f"the runs stand side by side, and {NO_COMPARISON}")
+        return no(f"there are several runs, and {NO_COMPARISON}")
     by_file: dict[str, list[bool]] = {}
     for difference, value in values:
         by_file.setdefault(difference.file, []).append(value is not None)
@@ -239,18 +168,6 @@ def _of_differences(evidence: Evidence, what: str, values: Iterable[tuple[Differ
         (_all(f"{file}: {what}", there) for file, there in by_file.items()),
         "no difference is tested: no comparison, and no evaluation with a baseline",
     )
-
-
-def _ablation(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
-    """The one field in which two settings differ, where it is the method's own or its learning rate."""
-    method, mine, theirs = one["method"], one["fields"], other["fields"]
-    if other["method"] != method or one["control_of"] or other["control_of"]:
-        return None
-    differing = [name for name in mine if mine[name] != theirs.get(name)]
-    if len(mine) != len(theirs) or len(differing) != 1 or differing[0] not in (*own_fields(method), "learning_rate"):
-        return None
-    name = differing[0]
-    return f"{method} with {name}={mine[name]} and {name}={theirs[name]}"
 
 
 def _headline(one: Evaluation) -> list[dict[str, Any]]:
@@ -264,7 +181,3 @@ def _inference_cost(file: str, model: Mapping[str, Any]) -> Finding:
         return no(f"{file}: models: {model['name']}: no {missing[0]}")
     tokens = f"{model['sampled_tokens']} tokens drawn, {model['scored_tokens']} scored"
     return yes(f"{file}: models: {model['name']}: {model['seconds']} s, {tokens}, {model['peak_memory_gib']} GiB")
-
-
-def _runs(table: ComparisonFile) -> str:
-    return ", ".join(f"{line['setting']} {plural(len(line['runs']), 'run')}" for line in table.settings)

@@ -21,7 +21,7 @@ from demotune.report.comparison import PageComparison
 from demotune.report.evaluations import Evaluation, read_evaluation
 from demotune.report.limits import limits
 from demotune.report.overview import cards, overview, warnings
-from demotune.report.rigor.card import RigorAnswer
+from demotune.report.rigor.card import RigorAnswer, count_yes
 from demotune.report.samples import Browser, collect_samples
 from demotune.report.sections import sections_of
 
@@ -117,12 +117,9 @@ def _title(runs: Sequence[Run]) -> str:
 def _rigor(answers: Sequence[RigorAnswer]) -> dict[str, Any] | None:
     if not answers:
         return None
-    asked = [one for one in answers if one.answer != "not applicable"]
     return {
-        "answered": sum(one.answer == "yes" for one in asked),
-        "asked": len(asked),
-        "paper": sum(one.paper == "yes" for one in answers),
-        "paper_asked": sum(one.paper != "not applicable" for one in answers),
+        "here": count_yes(one.answer for one in answers),
+        "paper": count_yes(one.paper for one in answers),
         "sections": [(name.replace("_", " "), list(own)) for name, own in groupby(answers, lambda one: one.section)],
     }
 

@@ -5,7 +5,7 @@ hold, who paid for it for example, is answered no. The paper's answers are given
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -98,15 +98,21 @@ def write_card(file: Path, answers: Sequence[RigorAnswer]) -> None:
             "evidence": one.evidence,
             "paper": one.paper,
         }
-    applicable = [one for one in answers if one.answer != NOT_APPLICABLE]
+    answered, applicable = count_yes(one.answer for one in answers)
     card = {
         "about": checklist()["about"],
         "source": checklist()["source"],
-        "answered": sum(one.answer == "yes" for one in applicable),
-        "applicable": len(applicable),
+        "answered": answered,
+        "applicable": applicable,
         "checklist": sections,
     }
     write_json(file, card)
+
+
+def count_yes(answers: Iterable[Answer]) -> tuple[int, int]:
+    """How many are yes, of how many that apply."""
+    applicable = [one for one in answers if one != NOT_APPLICABLE]
+    return applicable.count("yes"), len(applicable)
 
 
 @cache

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from demotune import IRFTConfig, RFTConfig, SFTConfig, load_reward, run
 from demotune.common.errors import DemotuneError
 from demotune.common.files import read_rows
-from demotune.common.machine import is_lack_of_memory
+from demotune.common.memory import is_lack_of_memory
 from demotune.data import as_prompt
 from demotune.models.files import reading
 from demotune.models.policy import check_policy, load_policy, load_tokenizer, resolve_model

@@ -21,7 +21,7 @@ from demotune.models.logprobs import naive_response_logps
 from demotune.records import Response
 from demotune.sampling import SamplingOptions, choose_tokens, sample_responses
 from demotune.sampling.in_process import sampler
-from demotune.sampling.in_process.adapters import merged_adapters, ready_to_sample
+from demotune.sampling.in_process.adapters import merged_adapters, prepared_for_sampling
 from demotune.sampling.in_process.cache import Cache, CacheShape, Decoding, PrefixFill, PromptFill
 from demotune.sampling.in_process.sampler import common_prefix
 from demotune.training.phases import sample as sample_phase
@@ -500,7 +500,7 @@ def test_what_merging_would_change_is_not_merged() -> None:
     with merged_adapters(off):
         assert any(getattr(module, "merged", False) for module in off.modules())
     half = adapted().to(torch.bfloat16)  # a small adapter would be rounded away
-    with merged_adapters(half), ready_to_sample(off, bf16=True):
+    with merged_adapters(half), prepared_for_sampling(off, bf16=True):
         assert not any(getattr(module, "merged", False) for module in (*half.modules(), *off.modules()))
     prompts = prompts_of(4, 6)
     plain = tiny_lm("llama", seed=2)

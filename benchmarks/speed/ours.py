@@ -15,7 +15,7 @@ from speed.work import Work
 
 import demotune
 from demotune import SPINConfig
-from demotune.common.allocator import keep_memory
+from demotune.common.memory import keep_memory
 from demotune.common.processes import this_device
 from demotune.models.policy import Policy, attach_adapter, load_policy, load_tokenizer, lora_config
 from demotune.models.scoring import score_pairs

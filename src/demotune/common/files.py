@@ -54,7 +54,7 @@ def write_json(file: Path, value: object) -> None:
 
 
 def write_record(file: Path, fields: Mapping[str, object]) -> None:
-    """A JSON object with a checksum, which `read_json` looks at: for what a run later goes by."""
+    """A JSON object with a checksum, which `read_json` verifies: for what a resumed run depends on."""
     write_json(file, with_checksum(json.loads(json.dumps(fields))))
 
 
@@ -107,7 +107,7 @@ def seal(mark: Path, files: Iterable[Path]) -> None:
 
 
 def first_damaged(mark: Path) -> Path | None:
-    """The first file that is not what its seal says; the seal itself where that cannot be read."""
+    """The first file that differs from its seal; the seal itself where that cannot be read."""
     try:
         hashes = read_json(mark)
     except DemotuneError:

@@ -16,7 +16,7 @@ def printable(text: str) -> str:
 
 
 class Verbatim:
-    """Text for a console as it is: no markup, no emoji names, no wrapping; tabs stay tabs."""
+    """Text for a console, unchanged: no markup, no emoji names, no wrapping; tabs stay tabs."""
 
     def __init__(self, text: str) -> None:
         self._text = text

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from demotune.common.errors import DemotuneError
-from demotune.common.machine import is_lack_of_memory
+from demotune.common.memory import is_lack_of_memory
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

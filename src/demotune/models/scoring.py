@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from demotune.common.errors import DemotuneError
-from demotune.common.machine import is_lack_of_memory
+from demotune.common.memory import is_lack_of_memory
 from demotune.models.files import first_line
 from demotune.models.logprobs import autocast, sequence_logps
 from demotune.models.packing import Batch, cut_to_budget

@@ -24,7 +24,7 @@ from demotune.data.rendering import RenderError
 from demotune.evaluation.rows import EvalSet, RenderedRow
 from demotune.evaluation.subjects import Subject
 from demotune.models.policy import Policy, load_policy
-from demotune.models.scoring import score_logps
+from demotune.models.reference_logps import completion_logps
 from demotune.records import Completion, Demonstration, RenderedDemonstration, Response
 from demotune.rewards.answering import Asked, completions_for, drawn_in_order
 from demotune.rewards.reward import Reward, as_completion
@@ -193,7 +193,7 @@ def _ids_hash(view: Sequence[RenderedRow]) -> str:
 def _logps(lazy: "_Lazy", completions: Sequence[Completion], config: EvaluationConfig, what: str) -> list[float]:
     """Log-probabilities under the model. Raises DemotuneError where one is not finite."""
     with track(f"{lazy.name}: {what}", len(completions), "responses") as tracker:
-        logps = score_logps(
+        logps = completion_logps(
             lazy.policy, completions, batch_size=config.batch_size, bf16=lazy.bf16, advance=tracker.advance
         )
     if wrong := sum(not math.isfinite(logp) for logp in logps):

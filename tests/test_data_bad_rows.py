@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demotune.data import Reason, load_demonstrations
-from demotune.data.json_files import json_line
+from demotune.data.readers.json_files import json_line
 from demotune.data.rows import RowError
 from demotune.data.turns import Remarks, checked_turns, every_exchange, last_exchange
 

@@ -13,7 +13,8 @@ import pytest
 from pyarrow import parquet
 
 from demotune.common.errors import DemotuneError
-from demotune.data import load_demonstrations, read_prompt_file, streams
+from demotune.data import load_demonstrations, read_prompt_file
+from demotune.data.readers import streams
 
 ROWS = [("Naïve?\r\nSay.", "Yes, “so”"), ("2+2?", "4")]
 JSONL = "".join(json.dumps({"prompt": p, "completion": c}, ensure_ascii=False) + "\n" for p, c in ROWS)
@@ -250,7 +251,7 @@ def test_a_gzip_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch, nam
 
 
 def test_a_cell_without_end_refuses_its_row(tmp_path, monkeypatch):
-    monkeypatch.setattr("demotune.data.csv_files.LARGEST_LINE", 100)
+    monkeypatch.setattr("demotune.data.readers.csv_files.LARGEST_LINE", 100)
     path = tmp_path / "a.csv"
     path.write_text("prompt,completion\na,b\n" + "x" * 200 + ",d\ne,f\n")
     loaded = load_demonstrations([str(path)])
@@ -322,7 +323,7 @@ def test_a_name_that_no_disk_takes_and_a_folder_that_may_not_be_listed(tmp_path,
         onerror(PermissionError(errno.EACCES, "Permission denied", str(folder)))
         return []
 
-    monkeypatch.setattr("demotune.data.reading.os.walk", walk)
+    monkeypatch.setattr("demotune.data.sources.os.walk", walk)
     with pytest.raises(DemotuneError, match=r"cannot be read \(Permission denied\); give yourself the right"):
         load_demonstrations([str(tmp_path)])
 

@@ -1,5 +1,6 @@
 """Demonstrations from any common file, folder or hub dataset; rows that cannot be used are named, not lost."""
 
+from demotune.data.column_names import parse_columns
 from demotune.data.loading import (
     LoadedData,
     LoadedPreferences,
@@ -7,10 +8,9 @@ from demotune.data.loading import (
     load_demonstrations,
     load_preferences,
 )
-from demotune.data.naming import parse_columns
 from demotune.data.prompts import as_prompt, read_prompt_file
-from demotune.data.reading import refuse_missing_source
 from demotune.data.rows import BadRow, Reason
+from demotune.data.sources import refuse_missing_source
 
 __all__ = [
     "BadRow",

@@ -9,8 +9,8 @@ from itertools import chain
 from typing import TypeVar
 
 from demotune.common.errors import DemotuneError
-from demotune.data.account import Account
-from demotune.data.beside import PARTS
+from demotune.data.column_names import parse_columns
+from demotune.data.extra_columns import PARTS
 from demotune.data.formats import (
     Format,
     choose_format,
@@ -21,9 +21,9 @@ from demotune.data.formats import (
     joined_names,
 )
 from demotune.data.mixture import mixture
-from demotune.data.naming import parse_columns
-from demotune.data.reading import Table, open_source
 from demotune.data.rows import BadRow, RawRow, RowError, Rows, column_list
+from demotune.data.source_notes import Account
+from demotune.data.sources import Table, open_source
 from demotune.data.turns import Exchange, Remarks
 from demotune.records import Demonstration, Preference
 

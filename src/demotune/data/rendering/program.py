@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from demotune.common.errors import DemotuneError
 from demotune.data.rendering import limits
-from demotune.data.rendering.written import OWN_TEMPLATE, RenderError
+from demotune.data.rendering.writer import OWN_TEMPLATE, RenderError
 from demotune.records import NO_CONTEXT, Context, Message
 
 # Llama 3.1 and 3.2 write this date themselves when they know no other.

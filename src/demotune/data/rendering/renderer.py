@@ -12,7 +12,7 @@ from demotune.data.rendering.marks import Unmarker
 from demotune.data.rendering.plain import PlainTemplate
 from demotune.data.rendering.thoughts import CLOSE, OPEN, split_thought
 from demotune.data.rendering.tokens import encode, ids_of_tokens, special_tokens
-from demotune.data.rendering.written import RenderError, Writer
+from demotune.data.rendering.writer import RenderError, Writer
 from demotune.records import NO_CONTEXT, Context, Demonstration, Message, RenderedDemonstration, Response
 
 _TAG_TOKENS = 16

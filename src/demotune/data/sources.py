@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from demotune.common.errors import DemotuneError
-from demotune.data.files import SUFFIXES, file_rows, is_data_file, is_other_file, refuse_other_suffix
+from demotune.data.readers.arrow_tables import arrow_rows, divided
+from demotune.data.readers.files import SUFFIXES, file_rows, is_data_file, is_other_file, refuse_other_suffix
+from demotune.data.readers.streams import unreadable
 from demotune.data.rows import Rows
-from demotune.data.streams import unreadable
-from demotune.data.tables import arrow_rows, divided
 
 _HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?::(?P<split>[\w.-]+))?")
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from demotune.data.json_text import KeyTwiceError, parse_json
+from demotune.data.readers.json_text import KeyTwiceError, parse_json
 from demotune.data.rows import RowError, shown
 from demotune.data.turns import (
     MEDIA_NAMES,
@@ -23,7 +23,7 @@ _EMPTY: tuple[object, ...] = (None, "", [], {})
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class ExtraColumns:
     """The names under which each part is looked for; a row may have none of them."""
 
     system: tuple[str, ...] = ("system", "system_prompt")
@@ -37,10 +37,10 @@ class Beside:
         """Of all parts."""
         return (*self.system, *self.history, *self.tools, *self.documents, *self.reasoning)
 
-    def without(self, taken: Iterable[str]) -> "Beside":
+    def without(self, taken: Iterable[str]) -> "ExtraColumns":
         """The names that no other part of the row has."""
         left = {part: tuple(name for name in getattr(self, part) if name not in taken) for part in PARTS}
-        return Beside(**left)
+        return ExtraColumns(**left)
 
 
 PARTS = ("system", "history", "tools", "documents", "reasoning")
@@ -52,19 +52,19 @@ def is_given(value: object) -> bool:
     return value not in _EMPTY
 
 
-def with_columns_beside(
-    exchanges: list[Exchange], beside: Beside, columns: Columns, remarks: Remarks
+def with_extra_columns(
+    exchanges: list[Exchange], extra: ExtraColumns, columns: Columns, remarks: Remarks
 ) -> list[Exchange]:
     """The exchanges with what stands beside their text. Raises RowError for what cannot be read or is not text.
 
     The system text comes first and the history after it, before the turns that the text itself has. Reasoning is that
     of the last response.
     """
-    if not any(is_given(columns[name]) for name in columns.keys() & {*beside.names, *MEDIA_NAMES}):
+    if not any(is_given(columns[name]) for name in columns.keys() & {*extra.names, *MEDIA_NAMES}):
         return exchanges
-    context, start, earlier = read_context(beside, columns, remarks)
+    context, start, earlier = read_context(extra, columns, remarks)
     found = [replace(one, prompt=with_start(one.prompt, start, earlier), context=context) for one in exchanges]
-    if thought := one_thought([(name, columns.get(name)) for name in beside.reasoning], "the row", remarks):
+    if thought := one_thought([(name, columns.get(name)) for name in extra.reasoning], "the row", remarks):
         if not found[-1].ends_row:
             raise RowError("turn weight", "the row has a thought of its last turn, which has weight 0")
         if found[-1].reasoning not in ("", thought):
@@ -73,14 +73,14 @@ def with_columns_beside(
     return found
 
 
-def read_context(beside: Beside, columns: Columns, remarks: Remarks) -> tuple[Context, str, tuple[Message, ...]]:
+def read_context(extra: ExtraColumns, columns: Columns, remarks: Remarks) -> tuple[Context, str, tuple[Message, ...]]:
     """Tools and documents, the system text, and the earlier turns that the columns of a row hold."""
     for name in MEDIA_NAMES:
         if is_given(columns.get(name)):
             raise RowError("non-text content", f"{name} is {shown(columns[name])}; only text can be learned")
-    context = Context(_objects(beside.tools, columns), _objects(beside.documents, columns))
-    earlier = tuple(turn.message() for turn in _history(beside.history, columns, remarks))
-    return context, _system(beside.system, columns), earlier
+    context = Context(_objects(extra.tools, columns), _objects(extra.documents, columns))
+    earlier = tuple(turn.message() for turn in _history(extra.history, columns, remarks))
+    return context, _system(extra.system, columns), earlier
 
 
 def with_start(prompt: tuple[Message, ...], system: str, earlier: tuple[Message, ...]) -> tuple[Message, ...]:

@@ -9,9 +9,9 @@ from io import BufferedReader
 from itertools import chain, islice
 
 from demotune.common.errors import DemotuneError
-from demotune.data.json_text import KeyTwiceError, parse_json
+from demotune.data.readers.json_text import KeyTwiceError, parse_json
+from demotune.data.readers.streams import LARGEST_LINE, text_lines
 from demotune.data.rows import BadRow, RawRow, RowError, Rows
-from demotune.data.streams import LARGEST_LINE, text_lines
 
 _DELIMITERS = (",", ";", "\t", "|")
 _LINES_TO_DETECT_FROM = 200

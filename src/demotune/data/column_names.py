@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from demotune.common.errors import DemotuneError
-from demotune.data.beside import PARTS
+from demotune.data.extra_columns import PARTS
 from demotune.data.rows import RawRow, column_list
 
 _TEXT_PARTS = ("prompt", "response", "messages", "rejected")

@@ -1,10 +1,10 @@
-"""Columns beside the text: system, history, tools, documents and reasoning, as parts of what a row teaches."""
+"""Columns besides prompt and response: system, history, tools, documents and reasoning."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from demotune.data.readers.json_text import KeyTwiceError, parse_json
+from demotune.data.readers.json_text import parse_json
 from demotune.data.rows import RowError, shown
 from demotune.data.turns import (
     MEDIA_NAMES,
@@ -44,18 +44,18 @@ class ExtraColumns:
 
 
 PARTS = ("system", "history", "tools", "documents", "reasoning")
-"""What `--columns` can name beside the text."""
+"""What `--columns` can name besides prompt and response."""
 
 
 def is_given(value: object) -> bool:
-    """Whether a column holds something; null and empty are as if it were not there."""
+    """Whether a column holds something; null and empty do not count."""
     return value not in _EMPTY
 
 
 def with_extra_columns(
     exchanges: list[Exchange], extra: ExtraColumns, columns: Columns, remarks: Remarks
 ) -> list[Exchange]:
-    """The exchanges with what stands beside their text. Raises RowError for what cannot be read or is not text.
+    """The exchanges with the row's other columns. Raises RowError for what cannot be read or is not text.
 
     The system text comes first and the history after it, before the turns that the text itself has. Reasoning is that
     of the last response.
@@ -106,14 +106,7 @@ def _system(names: tuple[str, ...], columns: Columns) -> str:
 
 def _history(names: tuple[str, ...], columns: Columns, remarks: Remarks) -> tuple[Turn, ...]:
     found: tuple[Turn, ...] = ()
-    for name in names:
-        value = _parsed(columns.get(name), name)
-        if not is_given(value):
-            continue
-        if not isinstance(value, list):
-            raise RowError(
-                "wrong type", f"{name} is {shown(value)}, expected a list of [user, assistant] or of messages"
-            )
+    for name, value in _lists(names, columns, "[user, assistant] or of messages"):
         if isinstance(value[0], list):
             found += tuple(turn for index, pair in enumerate(value) for turn in _pair(pair, f"{name}[{index}]"))
         else:
@@ -129,15 +122,19 @@ def _pair(pair: object, place: str) -> tuple[Turn, Turn]:
 
 
 def _objects(names: tuple[str, ...], columns: Columns) -> tuple[Mapping[str, object], ...]:
-    found: tuple[Mapping[str, object], ...] = ()
+    lists = _lists(names, columns, "objects")
+    return tuple(_object(item, f"{name}[{index}]") for name, items in lists for index, item in enumerate(items))
+
+
+def _lists(names: tuple[str, ...], columns: Columns, of: str) -> Iterator[tuple[str, list[object]]]:
+    """(column, its list) of the columns that hold something. Raises RowError for one that is no list."""
     for name in names:
         value = _parsed(columns.get(name), name)
         if not is_given(value):
             continue
         if not isinstance(value, list):
-            raise RowError("wrong type", f"{name} is {shown(value)}, expected a list of objects")
-        found += tuple(_object(item, f"{name}[{index}]") for index, item in enumerate(value))
-    return found
+            raise RowError("wrong type", f"{name} is {shown(value)}, expected a list of {of}")
+        yield name, value
 
 
 def _object(item: object, place: str) -> Mapping[str, object]:
@@ -154,12 +151,7 @@ def _object(item: object, place: str) -> Mapping[str, object]:
 
 
 def _parsed(value: object, place: str) -> object:
-    """The value itself, or what its text says as JSON: columns of some file formats can hold nothing else."""
+    """The value itself, or its text parsed as JSON: columns of some file formats can hold text only."""
     if not isinstance(value, str) or not value.strip():
         return None if isinstance(value, str) else value
-    try:
-        return parse_json(value)
-    except KeyTwiceError as error:
-        raise RowError("key given twice", f"{place}: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise RowError("broken JSON", f"{place} is text that is not JSON ({error})") from None
+    return parse_json(value, place)

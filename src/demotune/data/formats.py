@@ -137,7 +137,7 @@ def _with_extra_columns(format: Format, named: dict[str, str]) -> Format:
 
 
 def _extra_columns(format: Format, named: dict[str, str]) -> ExtraColumns:
-    """Where a format looks for what stands beside its text: a column has one meaning only."""
+    """The columns that a format reads besides its text: a column has one meaning only."""
     extra = ExtraColumns()
     if format.sides:
         extra = replace(extra, reasoning=())  # it does not say of which response it is the thought
@@ -234,7 +234,7 @@ def _from_instruction(columns: Columns, remarks: Remarks, prompt_column: str, re
 
 
 def instruction_text(columns: Columns, column: str) -> object:
-    """The instruction or question, and under it what it is about; the value itself where nothing stands beside it."""
+    """The instruction or question, and under it the text that it is about, where there is one."""
     inputs = {name: checked_text(columns[name], name) for name in _INPUTS if columns.get(name) is not None}
     texts = [text for text in inputs.values() if text.strip()]
     if not texts and isinstance(columns[column], list):

@@ -9,7 +9,7 @@ from io import BufferedReader
 from itertools import chain, islice
 
 from demotune.common.errors import DemotuneError
-from demotune.data.readers.json_text import KeyTwiceError, parse_json
+from demotune.data.readers.json_text import parse_json
 from demotune.data.readers.streams import LARGEST_LINE, text_lines
 from demotune.data.rows import BadRow, RawRow, RowError, Rows
 
@@ -78,7 +78,7 @@ def _row(header: Sequence[str], cells: Sequence[str], source: str) -> RawRow | B
     try:
         return RawRow(source, {name: _cell(cell) for name, cell in zip(header, cells, strict=True)})
     except RowError as refusal:
-        return BadRow(source, refusal.reason, refusal.detail)
+        return refusal.at(source)
 
 
 def _cell(cell: str) -> object:
@@ -88,13 +88,10 @@ def _cell(cell: str) -> object:
     if not _OBJECTS.match(cell):
         return cell
     try:
-        value = parse_json(cell)
-    except KeyTwiceError as error:
-        value, refusal = None, RowError("key given twice", str(error))
-    except (ValueError, RecursionError) as error:
-        value, refusal = None, RowError("broken JSON", f"messages that are not JSON ({error})")
-    if isinstance(value, list):
-        return value if all(isinstance(item, dict) and item.keys() & {"role", "from"} for item in value) else cell
-    if _MESSAGES.match(cell):
-        raise refusal
-    return cell
+        value = parse_json(cell, "a list of messages")
+    except RowError:
+        if _MESSAGES.match(cell):
+            raise
+        return cell
+    is_messages = isinstance(value, list) and all(isinstance(i, dict) and i.keys() & {"role", "from"} for i in value)
+    return value if is_messages else cell

@@ -243,14 +243,14 @@ def test_the_layouts_are_plain_attention(prefix: int) -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_drawing_tells_log_probabilities(architecture: Architecture) -> None:
+def test_responses_come_with_their_log_probabilities(architecture: Architecture) -> None:
     """Of each token, against one plain call a row; both samplers, rows that share prompts and slots that refill."""
     fast, plain = both(architecture)
     for model in (fast, plain):
         assert_told(model, plain)
 
 
-def test_drawing_with_a_merged_adapter_tells_what_the_adapter_will_find() -> None:
+def test_log_probabilities_with_a_merged_adapter_are_those_of_the_adapter() -> None:
     policy, plain = adapted(), adapted()
     plain.set_attn_implementation("eager")
     assert_told(policy, plain)
@@ -267,7 +267,7 @@ def assert_told(model: nn.Module, plain: nn.Module) -> None:
 @pytest.mark.parametrize(
     "how", [{"temperature": 0.5}, {"temperature": 0.0}, {"top_k": 3}, {"top_p": 0.9}, {"bf16": True}]
 )
-def test_shaped_or_rounded_draws_tell_none(how: dict[str, Any]) -> None:
+def test_a_changed_distribution_or_half_precision_keeps_no_log_probabilities(how: dict[str, Any]) -> None:
     for model in both("llama"):
         assert {response.logps for response in draw(model, prompts_of(6, 4), options(5, **how), 3).values()} == {None}
 

@@ -95,15 +95,9 @@ def keep_memory() -> bool:
 
 
 class _MallocInfo(ctypes.Structure):
-    """struct mallinfo2 of glibc's malloc.h."""
+    """struct mallinfo2 of glibc's malloc.h: ten numbers, of which `fordblks`, the free bytes, is the ninth."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in (
-            *("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks"),
-            "keepcost",
-        )
-    )
+    _fields_ = (("before", ctypes.c_size_t * 8), ("fordblks", ctypes.c_size_t), ("after", ctypes.c_size_t))
 
 
 def allocator_reserve() -> int:

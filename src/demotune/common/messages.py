@@ -53,7 +53,7 @@ _NETWORK = {"httpx", "requests", "urllib3", "huggingface_hub"}
 
 @contextmanager
 def errors_as_messages(run: Path | None = None) -> Iterator[None]:
-    """What goes wrong inside is one message and an exit code, not a traceback; `run` is as `explain` takes it."""
+    """An error inside becomes one message and an exit code, not a traceback; `run` as in `explain`."""
     try:
         yield
     except typer.Exit:
@@ -85,14 +85,14 @@ def _drop_unwritten_output() -> int | None:
 
 
 def explain(error: Exception, run: Path | None = None) -> tuple[str, int]:
-    """The message for whoever gave the command, and the exit code.
+    """The message for the user, and the exit code.
 
     `run` is the folder of the run that the command works on: where it can be resumed, the message says how.
     """
     if isinstance(error, DemotuneError):
         return str(error), USER_ERROR
-    for mendable in (_out_of_memory, _of_the_system, _torn_file, _of_the_machine):
-        found = mendable(error)
+    for recognise in (_out_of_memory, _of_the_system, _torn_file, _of_the_machine):
+        found = recognise(error)
         if found is not None:
             return f"{found}, then {_next(run)}", USER_ERROR
     return f"this is a bug in demotune: {one_line(error)}{_where(error)}; {DEBUG}=1 shows the traceback", BUG
@@ -137,7 +137,7 @@ def _torn_file(error: Exception) -> str | None:
 
 
 def _of_the_machine(error: Exception) -> str | None:
-    """What is no fault of ours, and has neither a path nor a number: a missing package, the network, the GPU."""
+    """Errors outside of demotune without a path or a number: a missing package, the network, the GPU."""
     if isinstance(error, ImportError):
         return f"a package is missing or broken ({one_line(error)}); install it"
     if isinstance(error, UnicodeEncodeError):

@@ -1,4 +1,4 @@
-"""Demonstrations from any common file, folder or hub dataset; rows that cannot be used are named, not lost."""
+"""Demonstrations from any common file, folder or hub dataset; rows that cannot be used are listed with a reason."""
 
 from demotune.data.column_names import parse_columns
 from demotune.data.loading import Loaded, are_preferences, load_demonstrations, load_preferences

@@ -40,11 +40,11 @@ class Format:
     """Columns whose text joins the prompt where a row has them."""
     extra: ExtraColumns = field(default_factory=ExtraColumns)
     reads: tuple[str, ...] = ()
-    """Every column that has a say in the demonstration."""
+    """Every column that the demonstration depends on."""
 
 
 def column_reader(columns: str | None) -> Callable[[str], bool]:
-    """Whether a column means something to some format, or was named: the others need not be read."""
+    """Whether some format reads a column, or the user named it: the others need not be read."""
     known = {*MEDIA_NAMES, *parse_columns(columns).values()}
     for format in _formats({}, every_turn=False):
         known.update(format.reads, format.needs, format.sides or ())
@@ -103,7 +103,7 @@ def convert_pair(format: Format, columns: Columns, remarks: Remarks) -> tuple[Ex
 
 
 def holds_pairs(format: Format, rows: Sequence[RawRow]) -> bool:
-    """Whether most of these rows, of which there is at least one, have a worse response beside the better one."""
+    """Whether most of these rows, of which there is at least one, have a worse response besides the better one."""
     if format.sides is None:
         return False
     worse = format.sides[1]

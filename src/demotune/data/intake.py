@@ -1,4 +1,4 @@
-"""From data sources to what a run trains on and what it holds out. Every row that is refused is named."""
+"""From data sources to training rows and held-out rows. Every refused row is recorded."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ _FEW_ROWS = 10
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """What a run trains on, what it holds out, and an account of the rest."""
+    """Training rows and held-out rows of a run, and a record of the rest."""
 
     train: tuple[RenderedDemonstration, ...]
     """In the order of the data; no key twice, at least one row."""
@@ -190,7 +190,7 @@ def _smallest(rows: Sequence[RenderedDemonstration], limit: int) -> tuple[Render
 def _without_prompts_of(
     heldout: Sequence[RenderedDemonstration], rows: Sequence[RenderedDemonstration]
 ) -> tuple[tuple[RenderedDemonstration, ...], str]:
-    """The rows whose prompt no held-out row has, and what to say about the others."""
+    """The rows whose prompt no held-out row has, and a remark on the others."""
     prompts, questions = {row.prompt_ids for row in heldout}, {row.question for row in heldout}
     train = tuple(row for row in rows if row.prompt_ids not in prompts and row.question not in questions)
     dropped = len(rows) - len(train)

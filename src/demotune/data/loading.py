@@ -44,11 +44,11 @@ class Loaded(Generic[Row]):
     rows_read: int
     """Good and bad rows, before the mixture by weights."""
     notes: tuple[str, ...]
-    """Lines for the screen: of each source the format, the columns used and not used, and what was understood how."""
+    """Lines for the screen: of each source the format, the columns used and not used, and how they were understood."""
 
 
 Convert = Callable[[Format, RawRow, Remarks], Iterable[tuple[Row, tuple[Exchange, ...]]]]
-"""What a row teaches, each record with the exchanges that tell whether it is a duplicate. Raises RowError."""
+"""The records of a row, each with the exchanges by which duplicates are found. Raises RowError."""
 
 
 def load_demonstrations(
@@ -65,7 +65,7 @@ def load_demonstrations(
     by `datasets.save_to_disk`, or `owner/name[:split]` on the hub. The format of each file is detected from the columns
     of its first 20 readable rows: prompt and completion, messages, preference rows (chosen), Alpaca, ShareGPT, SPIN
     pairs (real), question and answer. `columns` names them instead, as "prompt=question,response=answer" or
-    "messages=dialogue", and beside them system, history, tools, documents and reasoning.
+    "messages=dialogue", and also system, history, tools, documents and reasoning.
 
     every_turn: each assistant turn that follows a user turn is a demonstration, unless it has weight 0. This concerns
     messages, ShareGPT and real; rows that say where their prompt ends, and preference rows, keep to the last turn.
@@ -90,7 +90,7 @@ def load_preferences(sources: Sequence[str], *, columns: str | None = None) -> L
 
 
 def are_preferences(sources: Sequence[str], *, columns: str | None = None) -> bool:
-    """Whether the first rows of the sources have a worse response beside the better one.
+    """Whether the first rows of the sources have a worse response besides the better one.
 
     Raises DemotuneError when those of one table have it and those of another have not, and as reading them does.
     """

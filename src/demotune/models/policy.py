@@ -49,7 +49,7 @@ def cache_folder() -> Path:
 
 
 def resolve_model(source: str) -> Path:
-    """The local folder of a model: a folder as it is, a finished run's model, a GGUF file or a hub id fetched once.
+    """The local folder of a model: a folder itself, a finished run's model, a GGUF file or a hub id fetched once.
 
     Raises DemotuneError when nothing is found there, for an unfinished run, and for a folder that is not whole.
     """

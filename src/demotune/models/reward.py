@@ -51,7 +51,7 @@ _EMBEDDING = re.compile(r"\.(?:\w*embed\w*|wte|wpe)\.")
 
 @dataclass(frozen=True, slots=True)
 class RewardFacts:
-    """What a reward folder must say beside its weights, kept in `reward.json`."""
+    """Facts about a reward besides its weights, kept in `reward.json`."""
 
     link: str
     bound: float | None
@@ -128,7 +128,7 @@ def load_reward_model(
 
 
 def _load_base(adapter: Path, *, dtype: str, attn_implementation: str | None, device: torch.device) -> PreTrainedModel:
-    """What a reward's adapter is put on: a classifier as it is, a language model under a head of zeros."""
+    """The base of a reward's adapter: a classifier, or a language model under a head of zeros."""
     folder, pad_id = resolve_base(adapter), _adapter_padding(adapter)
     load = load_reward_model if is_reward_model(folder) else load_policy
     base = load(folder, dtype=dtype, attn_implementation=attn_implementation, device=device)
@@ -186,7 +186,7 @@ def tokenizer_for(model: RewardModel, tokenizer: PreTrainedTokenizerBase) -> Pre
 
 
 def with_adapter(model: RewardModel, adapter: PeftConfig, seed: int) -> RewardModel:
-    """The reward model under a new adapter; its base and what its head says stay."""
+    """The reward model under a new adapter; its rewards stay the same."""
     return model if isinstance(model, PeftModel) else attach_adapter(model, _for_rewards(adapter), seed)
 
 

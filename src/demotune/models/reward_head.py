@@ -51,25 +51,25 @@ def right_padded(batch: Batch) -> Batch:
 
 
 def bounded(scores: Tensor, bound: float | None) -> Tensor:
-    """Scores of a head as rewards: R * sigmoid(score), in [0, R]; as they are when `bound` (R) is None."""
+    """Scores of a head as rewards: R * sigmoid(score), in [0, R]; unchanged when `bound` (R) is None."""
     return scores if bound is None else bound * scores.sigmoid()
 
 
 def head_scores(model: nn.Module, batch: Batch) -> Tensor:
-    """What the head says at each row's last token; (B,), float32. `batch` is packed or padded on the right."""
+    """The head's output at each row's last token; (B,), float32. `batch` is packed or padded on the right."""
     if is_packed(batch) and not _has_packed_head(model):
         batch = right_padded(batch)
     if not is_packed(batch):
         logits: Tensor = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         return logits.squeeze(-1).float()
-    # transformers picks one token a row, and the pack is one row; what the head said of every token is listened to.
-    said: list[Tensor] = []
-    listening = cast(nn.Module, bare(model).score).register_forward_hook(lambda _, __, logits: said.append(logits))
+    # transformers picks one token a row, and the pack is one row: a hook records the head's output at every token.
+    outputs: list[Tensor] = []
+    hook = cast(nn.Module, bare(model).score).register_forward_hook(lambda _, __, logits: outputs.append(logits))
     try:
         model(**packed_arguments(model, batch))
     finally:
-        listening.remove()
-    return said[0][0, _last_tokens(batch), 0].float()
+        hook.remove()
+    return outputs[0][0, _last_tokens(batch), 0].float()
 
 
 def _last_tokens(batch: Batch) -> Tensor:

@@ -23,7 +23,7 @@ _PYTHON_MESSAGES = re.compile(r"\[\{'(role|content|from|value)'")
 
 
 def csv_rows(stream: BufferedReader, label: str) -> Rows:
-    """One row a record; the first one names the columns, and what stands between its names is the delimiter."""
+    """One row per record; the first one names the columns, and its separator is the delimiter."""
     csv.field_size_limit(LARGEST_LINE)  # the default refuses cells above 128 KiB, which long conversations reach
     # A wrong byte becomes a surrogate, which refuses the row that holds it and not the whole file.
     lines = (line.decode("utf-8", "surrogateescape") for line in text_lines(stream, label))

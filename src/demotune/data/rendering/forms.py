@@ -35,7 +35,7 @@ class Form:
 
     @property
     def switches(self) -> str:
-        """The settings as people write them."""
+        """The settings as text."""
         return ", ".join(f"{name}={value}" for name, value in self.settings.items())
 
 

@@ -9,7 +9,7 @@ interrupted run stopped, does not change what is drawn beyond rounding.
 import gc
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -65,7 +65,7 @@ def sample_responses(
 
     While the iterator is open the model must not be trained. Raises DemotuneError where one row alone does not fit.
     """
-    draw = _draw_in_slots if carries_layouts(model) else draw_in_batches
+    draw: Callable[..., Iterable[tuple[int, Response]]] = _Slots if carries_layouts(model) else draw_in_batches
     left = dict(enumerate(streams))
     with prepared_for_sampling(model, bf16=options.bf16):
         while left:
@@ -106,29 +106,25 @@ class _Row:
         return len(self.prompt) + len(self.drawn)
 
 
-def _draw_in_slots(
-    model: nn.Module,
-    prompts: Sequence[Sequence[int]],
-    streams: Sequence[int],
-    seed: int,
-    options: SamplingOptions,
-    *,
-    slots: int,
-) -> Iterator[tuple[int, Response]]:
-    """(place of the prompt, response) of all prompts, as each is done."""
-    order = sorted(range(len(prompts)), key=lambda row: (-len(prompts[row]), tuple(prompts[row]), row))
-    waiting = deque(_Row(row, streams[row], tuple(prompts[row]), options.limit(len(prompts[row]))) for row in order)
-    for row in _Slots(bare(model), waiting, seed, options, slots).finished_rows():
-        yield row.place, as_response(row.drawn, options)
-
-
 class _Slots:
     """The rows that are being drawn, and those that wait, longest first and identical prompts side by side."""
 
-    def __init__(self, model: nn.Module, waiting: deque[_Row], seed: int, options: SamplingOptions, slots: int) -> None:
-        self._model, self._waiting, self._seed, self._options = model, waiting, seed, options
+    def __init__(
+        self,
+        model: nn.Module,
+        prompts: Sequence[Sequence[int]],
+        streams: Sequence[int],
+        seed: int,
+        options: SamplingOptions,
+        *,
+        slots: int,
+    ) -> None:
+        order = sorted(range(len(prompts)), key=lambda row: (-len(prompts[row]), tuple(prompts[row]), row))
+        rows = (_Row(row, streams[row], tuple(prompts[row]), options.limit(len(prompts[row]))) for row in order)
+        self._waiting = deque(rows)
+        self._model, self._seed, self._options = bare(model), seed, options
         self._device = next(model.parameters()).device
-        self._prefix = common_prefix([row.prompt for row in waiting])
+        self._prefix = common_prefix([row.prompt for row in self._waiting])
         self._cache, slots = self._make_cache(slots)
         self._rows: list[_Row | None] = [None] * slots
         self._spare = slots
@@ -138,14 +134,16 @@ class _Slots:
         if self._prefix:
             self._call(self._prefix, range(len(self._prefix)), PrefixFill(self._cache), keep=[0])
 
-    def finished_rows(self) -> Iterator[_Row]:
-        """Draw all rows; yields each when it is done."""
+    def __iter__(self) -> Iterator[tuple[int, Response]]:
+        """Draw all rows; yields (place of the prompt, response) as each is done."""
         while True:
-            yield from self._fill()
+            for row in self._fill():
+                yield row.place, as_response(row.drawn, self._options)
             self._compact()
             if self._rows[0] is None:
                 return
-            yield from self._step()
+            for row in self._step():
+                yield row.place, as_response(row.drawn, self._options)
 
     def _make_cache(self, slots: int) -> tuple[Cache, int]:
         finder = ShapeFinder(self._device)

@@ -21,8 +21,8 @@ from demotune.cli.inputs import (
     refuse_missing_runs,
     refuse_missing_test_inputs,
 )
-from demotune.common.allocator import keep_memory
 from demotune.common.errors import DemotuneError
+from demotune.common.memory import keep_memory
 from demotune.common.messages import DEBUG, errors_as_messages
 from demotune.config.evaluation import EvaluationConfig
 from demotune.config.files import build_config, from_fields, refuse_missing_fields, shipped_configs, unknown_field

@@ -92,7 +92,7 @@ def score_rows(reward: Reward, sources: Sequence[str], reading: Reading | None =
     _say_each(loaded.notes)
     refused = list(loaded.bad_rows)
     rows: list[tuple[Demonstration, Completion]] = []
-    for row in loaded.demonstrations:
+    for row in loaded.rows:
         if len(rows) == reading.max_rows:
             break
         try:
@@ -114,7 +114,7 @@ def score_preferences(reward: Reward, sources: Sequence[str], reading: Reading |
     _say_each(loaded.notes)
     refused = list(loaded.bad_rows)
     rows: list[tuple[Preference, Completion, Completion]] = []
-    for row in loaded.preferences:
+    for row in loaded.rows:
         if len(rows) == reading.max_rows:
             break
         try:

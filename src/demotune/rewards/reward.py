@@ -17,6 +17,7 @@ from demotune.common.machine import has_fast_bf16
 from demotune.common.processes import this_device
 from demotune.config.methods import RFTConfig, SFTConfig
 from demotune.data.rendering import Renderer, RenderError
+from demotune.models.batches import Advance
 from demotune.models.files import is_adapter
 from demotune.models.policy import (
     content_hash,
@@ -26,6 +27,7 @@ from demotune.models.policy import (
     longest_input,
     resolve_model,
 )
+from demotune.models.reference_logps import completion_logps
 from demotune.models.reward import (
     RewardModel,
     check_labels,
@@ -35,7 +37,7 @@ from demotune.models.reward import (
     read_facts,
     with_padding,
 )
-from demotune.models.scoring import Advance, score_completions, score_logps
+from demotune.models.reward_head import completion_rewards
 from demotune.records import NO_CONTEXT, Completion, Context, Demonstration, Message, Response
 from demotune.runs.folder import RunFolder
 
@@ -99,7 +101,7 @@ class ScalarReward:
         """The reward of each completion, as plain transformers computes it."""
         if self._model is None:
             self._model = self._load()
-        scores = score_completions(
+        scores = completion_rewards(
             self._model,
             completions,
             pad_id=self._model.config.get_text_config().pad_token_id,
@@ -157,7 +159,7 @@ class ImplicitReward:
     ) -> list[float]:
         """beta times the log-ratio of each completion."""
         logps, ref_logps = (
-            score_logps(self._load(folder), completions, batch_size=batch_size, bf16=self._bf16, advance=advance)
+            completion_logps(self._load(folder), completions, batch_size=batch_size, bf16=self._bf16, advance=advance)
             for folder in (self._policy, self._reference)
         )
         rewards = [self._beta * (logp - ref_logp) for logp, ref_logp in zip(logps, ref_logps, strict=True)]

@@ -18,7 +18,7 @@ import yaml
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import write_rows
-from demotune.data.files import file_rows
+from demotune.data.readers.files import file_rows
 from demotune.data.rows import BadRow
 
 SUBJECT_FOLDERS = {"cais/mmlu": "mmlu"}

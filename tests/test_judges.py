@@ -503,7 +503,9 @@ def test_judging_needs_no_torch() -> None:
 def save_run(folder: Path, model: object, data: Sequence[object] = (), weights: str | None = None) -> Path:
     """What a run leaves, as far as it matters here; `weights` are those of its reward."""
     config = {"method": "rft", "model": str(model), "data": [str(source) for source in data]}
-    write_json(folder / "manifest.json", {"config": config})
+    texts = dict.fromkeys(("created", "command", "rows_file", "model", "rows"), "")
+    mappings: dict[str, object] = {"versions": {}, "hardware": {}, "data": {}, "config": config}
+    write_json(folder / "manifest.json", {"version": 1, "parameters": 1, "processes": 1, **texts, **mappings})
     (folder / "model").mkdir()
     if weights is not None:
         (folder / "reward").mkdir()

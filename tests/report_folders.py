@@ -84,7 +84,14 @@ def write_run(
 
 def write_evaluation(root: Path, *, name: str = "irft", texts: str = "text", rows: int = 3) -> Path:
     """Two models on preference rows, a win rate by a function and one by a learned reward."""
-    judged = {"measure": "win rate", "model": name, "baseline": "start", "items": 200, "test": "sign test"}
+    judged = {
+        "measure": "win rate",
+        "kind": "win rate",
+        "model": name,
+        "baseline": "start",
+        "items": 200,
+        "test": "sign test",
+    }
     numbers = {"p": 0.002, "p_corrected": 0.004, "effect_size": 0.22, "smallest_difference": 0.1}
     write_json(
         root / "evaluation.json",
@@ -96,10 +103,11 @@ def write_evaluation(root: Path, *, name: str = "irft", texts: str = "text", row
                 {"name": "judge", "kind": "function", "note": "a rule", "abstained": {"no answer": 1}},
             ],
             "measures": [
-                {"measure": "log-likelihood", "model": name, "judge": None, "value": -1.5, "low": -1.7, "high": -1.3,
-                 "items": rows, "unit": "nats a token", "higher_is_better": True},
-                {"measure": "accuracy", "model": None, "judge": "judge", "value": None, "low": None, "high": None,
-                 "items": 0, "unit": "share", "higher_is_better": True},
+                {"measure": "log-likelihood", "kind": "likelihood", "model": name, "judge": None,
+                 "value": -1.5, "low": -1.7, "high": -1.3, "items": rows, "unit": "nats a token",
+                 "higher_is_better": True},
+                {"measure": "accuracy", "kind": "preference", "model": None, "judge": "judge",
+                 "value": None, "low": None, "high": None, "items": 0, "unit": "share", "higher_is_better": True},
             ],
             "comparisons": [
                 judged | numbers | {"judge": "own reward", "difference": 0.9, "low": 0.8, "high": 0.95},

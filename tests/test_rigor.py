@@ -68,6 +68,9 @@ def rich_run(root: Path) -> None:
     write_json(run / "shortcuts.json", stages)
 
 
+WIN = {"measure": "win rate", "kind": "win rate", "judge": "rft"}
+
+
 def rich_evaluation(root: Path) -> None:
     """Test rows with a reward as judge, and two tasks; nothing leaked."""
     root.mkdir()
@@ -79,7 +82,7 @@ def rich_evaluation(root: Path) -> None:
               "smallest_difference": 0.2, "test": "t"}  # fmt: skip
     searched = {"searched": True, "test_rows": 3, "train_rows": 9, "leaked": 0, "counts": {"near prompt": 0},
                 "matches": [], "not_searched": []}  # fmt: skip
-    likelihood = {"measure": "log-likelihood of demonstrations", "judge": None}
+    likelihood = {"measure": "log-likelihood of demonstrations", "kind": "likelihood", "judge": None}
     record = {
         "command": "demotune evaluate --model m",
         "config": config | {"template": "{prompt}"},
@@ -93,7 +96,7 @@ def rich_evaluation(root: Path) -> None:
                      for name in names],
         "comparisons": [
             likelihood | tested | {"difference": 0.1, "low": 0.05, "high": 0.15},
-            {"measure": "win rate", "judge": "rft"} | tested | {"difference": 0.7, "low": 0.6, "high": 0.8},
+            WIN | tested | {"difference": 0.7, "low": 0.6, "high": 0.8},
         ],
         "warnings": ["each model is one run: intervals are over prompts, not over seeds"],
         "leaks": [searched | {"model": name, "test": test} for name in names for test in ("the rows", "arc", "gsm")],

@@ -88,7 +88,7 @@ def test_end_token_by_hand() -> None:
     assert shortcut.auc.value == pytest.approx(0.625)
     assert 0.55 < shortcut.auc.low < 0.6
     assert 0.65 < shortcut.auc.high < 0.7
-    assert shortcut.right == tuple(1.0 if n % 4 == 0 else 0.5 for n in range(60))
+    assert right_by(pairs)["end token"] == tuple(1.0 if n % 4 == 0 else 0.5 for n in range(60))
 
 
 def test_neither_short_nor_long_is_the_demonstration() -> None:
@@ -268,8 +268,8 @@ def test_a_run_with_a_reward_model(tmp_path: Path) -> None:
     write_rows(
         tmp_path / "stages" / "00" / "rewards.jsonl.gz",
         (
-            {"key": pair.key, "heldout": n >= 20, "usable": usable[n], "demo_reward": 0.0, "sample_reward": -1.0}
-            | ({} if right[n] else {"sample_reward": 1.0})
+            {"key": pair.key, "heldout": n >= 20, "usable": usable[n], "demo_length": 1, "sample_length": 1}
+            | {"demo_reward": 0.0, "sample_reward": -1.0 if right[n] else 1.0}
             for n, pair in enumerate(pairs)
         ),
     )

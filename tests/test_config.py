@@ -9,16 +9,8 @@ import pytest
 import yaml
 
 from demotune.common.errors import DemotuneError
-from demotune.config.files import (
-    build_config,
-    field_help,
-    field_types,
-    from_dict,
-    load_config,
-    save_config,
-    shipped_configs,
-    unknown_field,
-)
+from demotune.config.field import field_help, field_types
+from demotune.config.files import build_config, from_dict, load_config, save_config, shipped_configs, unknown_field
 from demotune.config.methods import CONFIGS, AnyConfig, IRFTConfig, Method, RunConfig, SFTConfig, SPINConfig, as_dict
 
 METHODS: tuple[Method, ...] = ("sft", "spin", "irft")
@@ -136,7 +128,7 @@ def test_an_unknown_field_names_its_owner_and_the_nearest(method: Method, field:
         ("use_peft", 1, "bool"),
         ("optim", 3, "str"),
         ("model", None, "str"),
-        ("data", {"a": 1}, "tuple"),
+        ("data", {"a": 1}, "str or a list of str"),
         ("data", [1, 2], "str"),
         ("data_weights", ["x"], "float"),
     ],
@@ -189,13 +181,13 @@ SHARED_MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"logging_steps": 0}, "logging_steps must be > 0"),
     ({"save_steps": 0}, "save_steps must be > 0"),
     ({"max_eval_rows": 0}, "max_eval_rows must be > 0"),
-    ({"max_length": 1}, "max_length must be at least 2 tokens, got 1"),
+    ({"max_length": 1}, "max_length must be at least 2, got 1"),
     ({"max_rows": 0}, "max_rows must be > 0, got 0"),
     ({"warmup_steps": -1.0}, "warmup_steps must be >= 0, got -1.0"),
     ({"weight_decay": -0.1}, "weight_decay must be >= 0, got -0.1"),
     ({"max_grad_norm": -1.0}, "max_grad_norm must be >= 0, got -1.0"),
     ({"merge_adapter": True}, "merge_adapter needs use_peft"),
-    ({"seed": -1}, "seed must be at least 0, got -1"),
+    ({"seed": -1}, "seed must be >= 0, got -1"),
     ({"seed": 2**32}, "seed must be at most 4294967295, got 4294967296"),
 ]
 STAGED_MISTAKES: list[tuple[dict[str, Any], str]] = [

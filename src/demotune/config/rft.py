@@ -25,6 +25,7 @@ class RFTConfig(Sampled, Prompted):
     """
 
     method: ClassVar[Literal["rft"]] = "rft"
+    reward_kind: ClassVar[Literal["explicit"]] = "explicit"
 
     learning_rate: float = 5e-6
     """Peak learning rate of the policy in each stage."""

@@ -7,12 +7,31 @@ from demotune.common.errors import DemotuneError
 from demotune.config.field import BOOKKEEPING, INPUTS, LORA, OPTIMISATION, READING, field
 from demotune.config.values import Config, shown
 
+RewardKind = Literal["none", "implicit", "explicit"]
+"""What a method learns besides the policy: nothing; beta * log pi/pi_ref of the policy itself; a reward model."""
+
+
+class Absent(Config):
+    """What holds for a method that has no field of the name; no field of run.yaml, and no flag."""
+
+    stages: int = 1
+    slices: Literal["disjoint", "all"] = "all"
+    prompts: tuple[str, ...] = ()
+    reward_model: str | None = None
+    max_new_tokens: int | None = None
+    sample_batch_size: int = 64
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig(Config):
+class RunConfig(Absent):
     """One frozen config per run; each method adds its own fields. The docstring under a field is its help text."""
 
     method: ClassVar[str]
+    """The command, and what run.yaml begins with."""
+    reward_kind: ClassVar[RewardKind] = "none"
 
     model: str = field("", INPUTS, required=True, names="model")
     """Start model: a hub id, a folder with safetensors (a model or a LoRA adapter), a finished run, or a GGUF file."""

@@ -1,7 +1,7 @@
 """Fields that several methods share: stages, training on pairs, sampling."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from demotune.config.field import SAMPLING, STAGES, field
 from demotune.config.run import RunConfig
@@ -30,6 +30,8 @@ class Sampled:
 @dataclass(frozen=True, kw_only=True)
 class Pairwise(Staged):
     """SPIN and IRFT: the policy is trained on pairs of a demonstration and a sample; it is its own reward."""
+
+    reward_kind: ClassVar[Literal["implicit"]] = "implicit"
 
     epochs_per_stage: float = field(2.0, STAGES, above=0, maximum=10**6)
     """Passes over the stage's pairs."""

@@ -30,9 +30,9 @@ from demotune.models.policy import attach_adapter, lora_config
 from demotune.records import Pair, Response
 from demotune.result import read_result
 from demotune.runs.folder import RunFolder
-from demotune.training.phases.stage import stage_slice
 from demotune.training.preparation import prepare_run
 from demotune.training.setup import Setup
+from demotune.training.stage import stage_slice
 from demotune.training.trainer import Interrupted, PhaseTrainer, plan_microbatches
 
 ROUND = Machine("round", "cpu", "float32", products=1e9, bandwidth=1e9, memory=2.0**34, measured=True)

@@ -16,9 +16,9 @@ from demotune import DemotuneError, RFTConfig, resume, run
 from demotune.common.files import read_rows
 from demotune.common.journals import Journal, read_journal
 from demotune.sampling import sample_responses
+from demotune.training import rollouts, sample
 from demotune.training.callbacks import Checkpoints
-from demotune.training.phases import rollouts, sample
-from demotune.training.phases.stage import PhaseJournal
+from demotune.training.stage import PhaseJournal
 from demotune.training.trainer import PhaseTrainer
 
 # Two stages; every phase has checkpoints and several batches; a value head, two passes over each batch.

@@ -20,10 +20,10 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from demotune import DemotuneError, RFTConfig, run
 from demotune.common.files import read_rows
 from demotune.models.logprobs import naive_response_logps
+from demotune.training import rollouts
 from demotune.training.objectives import PolicyObjective
-from demotune.training.phases import rollouts
 from demotune.training.phases.policy import Limits, PolicyStop, guard
-from demotune.training.phases.rollouts import Layout, Rollouts
+from demotune.training.rollouts import Layout, Rollouts
 from demotune.training.values import ValueSums, explained_variance, predict
 
 # How a batch becomes optimizer steps.

@@ -13,11 +13,11 @@ from demotune.common.processes import process_count
 from demotune.config.methods import IRFTConfig, RFTConfig, SFTConfig, SPINConfig, stage_count
 from demotune.models.packing import shared_tokens
 from demotune.records import RenderedDemonstration
-from demotune.training.phases.pairs import reference_is_start
-from demotune.training.phases.rollouts import Layout
+from demotune.training.pairs import reference_is_start
 from demotune.training.phases.sample import SFT_BATCH, sampling_options, tells_logps
-from demotune.training.phases.stage import chunks, stage_slice
+from demotune.training.rollouts import Layout
 from demotune.training.setup import Setup
+from demotune.training.stage import chunks, stage_slice
 from demotune.training.trainer import MicrobatchPlan, plan_microbatches
 
 

@@ -19,9 +19,9 @@ from demotune.data.rendering import content_key
 from demotune.models.policy import parameter_count
 from demotune.runs.folder import RunFolder
 from demotune.runs.heldout_files import START
-from demotune.training.phases.pairs import SAMPLES
-from demotune.training.phases.stage import PARTIAL, output_hash
+from demotune.training.pairs import SAMPLES
 from demotune.training.setup import Setup
+from demotune.training.stage import PARTIAL, output_hash
 from demotune.training.trainer import CARRIED
 
 ROW_NAMES = "rows_file"

@@ -9,12 +9,12 @@ from demotune.runs.heldout import interval_text
 from demotune.training.objectives import PairObjective, SFTObjective
 from demotune.training.phases.check import check_phase, start_phase
 from demotune.training.phases.policy import policy_phase
+from demotune.training.phases.reference import score_phase
 from demotune.training.phases.reward import reward_phase
 from demotune.training.phases.sample import sample_phase
-from demotune.training.phases.score import score_phase
-from demotune.training.phases.stage import Stage
 from demotune.training.phases.train import train_demonstrations_phase, train_pairs_phase
 from demotune.training.setup import Setup
+from demotune.training.stage import Stage
 
 NEARLY_SOLVED = math.log(9)
 """A mean margin at which sigmoid is 0.9: nine tenths of the logistic gradient are gone."""

@@ -13,10 +13,10 @@ from demotune.records import Completion
 from demotune.runs.gate import Gate, judge_stage
 from demotune.runs.heldout import HeldoutRow, PolicyCheck, check_policy, check_reward, implicit_rewards, nll_per_token
 from demotune.runs.heldout_files import HELDOUT, START, best_before, read_heldout, write_heldout
-from demotune.training.phases.heldout_rows import start_rows, trained_rows
-from demotune.training.phases.pairs import known_logps, sampled_pairs, scored_pairs
+from demotune.training.heldout_rows import start_rows, trained_rows
+from demotune.training.pairs import known_logps, sampled_pairs, scored_pairs
 from demotune.training.phases.reward import REWARDS, reward_function
-from demotune.training.phases.stage import Stage, Work, chunks, pair_tokens, tokens_of
+from demotune.training.stage import Stage, Work, chunks, pair_tokens, tokens_of
 
 IMPLICIT = "implicit.jsonl.gz"
 

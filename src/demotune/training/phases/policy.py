@@ -15,11 +15,11 @@ from demotune.models.policy import Policy, save_policy, weight_sharing_base
 from demotune.training.callbacks import Checkpoints, WriteMetrics, quiet
 from demotune.training.objectives import PolicyObjective
 from demotune.training.phases.reward import reward_function
-from demotune.training.phases.rollout_files import ROLLOUTS, drop_damaged, read_batches
-from demotune.training.phases.rollouts import Rollouts, forward_tokens
-from demotune.training.phases.stage import Stage, Work, stage_slice, with_reward
 from demotune.training.phases.train import METRICS, average_of_last
+from demotune.training.rollout_files import ROLLOUTS, drop_damaged, read_batches
+from demotune.training.rollouts import Rollouts, forward_tokens
 from demotune.training.smaller_passes import in_smaller_passes
+from demotune.training.stage import Stage, Work, stage_slice, with_reward
 from demotune.training.trainer import AtStart, Interrupted, PhaseTrainer, train_phase, training_arguments
 
 

@@ -36,11 +36,11 @@ from demotune.runs.heldout import PairCheck, check_pairs, count_wins
 from demotune.training.callbacks import Checkpoints, KeepBest, WriteMetrics, best_judgement, quiet
 from demotune.training.losses import loss_at_reference, reward_loss
 from demotune.training.objectives import RewardObjective
-from demotune.training.phases.pairs import sampled_pairs
-from demotune.training.phases.stage import Stage, Work, chunks, pair_tokens, with_reward
+from demotune.training.pairs import sampled_pairs
 from demotune.training.phases.train import average_of_last
 from demotune.training.setup import Setup
 from demotune.training.smaller_passes import in_smaller_passes
+from demotune.training.stage import Stage, Work, chunks, pair_tokens, with_reward
 from demotune.training.trainer import (
     AtStart,
     Interrupted,

@@ -18,9 +18,9 @@ from demotune.config.methods import RFTConfig, SFTConfig
 from demotune.records import Response
 from demotune.runs.heldout_files import rows_before
 from demotune.sampling import SamplingOptions, sample_responses
-from demotune.training.phases.pairs import SAMPLES
-from demotune.training.phases.stage import PhaseJournal, Stage, Work, share_of_this_process, stage_slice, tokens_of
+from demotune.training.pairs import SAMPLES
 from demotune.training.setup import Setup
+from demotune.training.stage import PhaseJournal, Stage, Work, share_of_this_process, stage_slice, tokens_of
 
 SFT_BATCH = 64
 """Held-out prompts that SFT answers together."""

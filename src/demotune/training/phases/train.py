@@ -10,9 +10,9 @@ from demotune.models.policy import save_policy
 from demotune.training.callbacks import Checkpoints, WriteMetrics, quiet
 from demotune.training.losses import loss_at_reference
 from demotune.training.objectives import Objective, PairObjective, SFTObjective
-from demotune.training.phases.pairs import pair_plan, reference_is_start, scored_pairs, steps_of_all_stages
-from demotune.training.phases.stage import Stage, Work, pairwise
+from demotune.training.pairs import pair_plan, reference_is_start, scored_pairs, steps_of_all_stages
 from demotune.training.smaller_passes import in_smaller_passes
+from demotune.training.stage import Stage, Work, pairwise
 from demotune.training.trainer import (
     CARRIED,
     AtStart,

@@ -29,11 +29,11 @@ from demotune.records import Completion, Rollout
 from demotune.training.advantages import (
     returns_to_go,
 )
-from demotune.training.phases.on_policy import Numbers, OnPolicyBatch
-from demotune.training.phases.rollout_files import ROLLOUTS, SEAL, BatchFiles
+from demotune.training.on_policy import Numbers, OnPolicyBatch
 from demotune.training.phases.sample import draw_with, tells_logps
-from demotune.training.phases.stage import Stage, share_of_this_process, with_reward
+from demotune.training.rollout_files import ROLLOUTS, SEAL, BatchFiles
 from demotune.training.smaller_passes import one_pass
+from demotune.training.stage import Stage, share_of_this_process, with_reward
 from demotune.training.values import ValueSums, explained_variance, predict
 
 ADAPTATION = 0.1

@@ -8,8 +8,8 @@ from demotune.common.processes import process_count
 from demotune.models.scoring import Known
 from demotune.records import Pair, Response, ScoredPair
 from demotune.runs.heldout import HeldoutRow
-from demotune.training.phases.stage import Stage, pairwise, stage_slice
 from demotune.training.setup import Setup
+from demotune.training.stage import Stage, pairwise, stage_slice
 from demotune.training.trainer import MicrobatchPlan, plan_microbatches
 
 SAMPLES, SCORES = "samples.jsonl.gz", "scores.jsonl.gz"

@@ -9,7 +9,7 @@ from demotune.common.progress import track
 from demotune.models.policy import Policy
 from demotune.models.scoring import score_pairs
 from demotune.runs.heldout_files import rows_before
-from demotune.training.phases.pairs import (
+from demotune.training.pairs import (
     SCORES,
     known_logps,
     pair_plan,
@@ -18,7 +18,7 @@ from demotune.training.phases.pairs import (
     sampled_pairs,
     training_pairs,
 )
-from demotune.training.phases.stage import (
+from demotune.training.stage import (
     PhaseJournal,
     Stage,
     Work,

@@ -8,9 +8,9 @@ from demotune.models.policy import Policy
 from demotune.models.scoring import score_demonstrations
 from demotune.records import Response
 from demotune.runs.heldout import HeldoutRow
-from demotune.training.phases.pairs import sampled_pairs
+from demotune.training.pairs import sampled_pairs
 from demotune.training.phases.sample import draw_with
-from demotune.training.phases.stage import Stage
+from demotune.training.stage import Stage
 
 
 def start_rows(stage: Stage) -> list[HeldoutRow]:

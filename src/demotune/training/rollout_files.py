@@ -9,7 +9,7 @@ from demotune.common.files import first_damaged, read_json, read_rows, seal, wri
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.progress import warn
 from demotune.records import Response, Rollout
-from demotune.training.phases.stage import PARTIAL, Stage
+from demotune.training.stage import PARTIAL, Stage
 
 ROLLOUTS = "rollouts"
 SEAL = ".sealed"

@@ -59,7 +59,7 @@ def write_run(
             write_rows(folder / "heldout.jsonl.gz", _heldout(after, tokens, f"{texts} of stage {number}"))
             logps = after
         write_rows(folder / "samples.jsonl.gz", _samples(len(tokens), f"{texts} of start"))
-        write_rows(folder / "scores.jsonl.gz", _scores(len(tokens)))
+        write_rows(folder / "reference_logps.jsonl.gz", _scores(len(tokens)))
         write_rows(folder / "implicit.jsonl.gz", _implicit(len(tokens)))
         write_rows(folder / "metrics.jsonl", TRAINING)
         write_json(folder / "check.json", check)
@@ -140,7 +140,7 @@ def _state() -> dict[str, Any]:
 
     return {
         "sample": phase(10.0, 1.0, 100, 0),
-        "score": phase(20.0, 1.5, 50, 0),
+        "reference": phase(20.0, 1.5, 50, 0),
         "train": phase(30.0, 4.0, 0, 200, model="hash-of-result"),
         "check": phase(5.0, 4.0, 70, 0),
     }

@@ -13,18 +13,15 @@ from demotune.common.files import link_or_copy, read_json, read_rows, write_reco
 from demotune.common.processes import main_process, this_device, wait_for_everyone
 from demotune.common.profiling import Profile
 from demotune.common.progress import console, minutes, say
-from demotune.config.methods import RFTConfig
 from demotune.estimation.forecast import Estimate, compare_with_facts, show_comparison
 from demotune.models.files import is_adapter
 from demotune.models.policy import Policy, load_policy, load_tokenizer, merged, save_policy
 from demotune.runs.folder import RunFolder
 from demotune.runs.heldout import interval_text, nll_per_token
 from demotune.runs.heldout_files import rows_before
-from demotune.training.phases.reward import REWARD, REWARD_METRICS
-from demotune.training.phases.train import METRICS
+from demotune.training.fit import METRICS_OF
+from demotune.training.phases.reward import REWARD
 from demotune.training.setup import Setup
-
-METRICS_OF = {"train": METRICS, "policy": METRICS, "reward": REWARD_METRICS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +74,7 @@ def publish_result(setup: Setup, estimate: Estimate | None = None, profile: Prof
         run_folder=setup.folder.root,
         model_folder=setup.folder.model,
         method=setup.config.method,
-        reward_folder=setup.folder.reward if isinstance(setup.config, RFTConfig) else None,
+        reward_folder=setup.folder.reward if setup.config.reward_kind == "explicit" else None,
         start_nll_per_token=_start_nll(setup),
         best_stage=_best_stage(setup, stages),
         stages=stages,

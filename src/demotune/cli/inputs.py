@@ -6,7 +6,7 @@ from pathlib import Path
 from demotune.common.errors import DemotuneError
 from demotune.config.evaluation import EvaluationConfig
 from demotune.config.loggers import refuse_unknown_loggers
-from demotune.config.methods import AnyConfig, RFTConfig
+from demotune.config.methods import AnyConfig
 from demotune.data import as_prompt, parse_columns, read_prompt_file, refuse_missing_source
 from demotune.records import Message
 
@@ -16,12 +16,9 @@ def refuse_missing_inputs(config: AnyConfig) -> None:
     refuse_unknown_loggers(config.report_to)
     parse_columns(config.columns)
     refuse_missing_data((*config.data, *config.eval_data))
-    models = [config.model]
-    if isinstance(config, RFTConfig):
-        for file in config.prompts:
-            read_prompt_file(Path(file))
-        models += [config.reward_model] if config.reward_model is not None else []
-    for model in models:
+    for file in config.prompts:
+        read_prompt_file(Path(file))
+    for model in filter(None, (config.model, config.reward_model)):
         refuse_missing_model(model)
 
 

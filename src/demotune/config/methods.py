@@ -16,6 +16,8 @@ LinkName = Literal["logistic", "linear", "nce"]
 RewardLinkName = Literal["logistic", "linear"]
 AdvantageName = Literal["rloo", "group", "gae"]
 KLEstimatorName = Literal["k1", "k3"]
+RewardKind = Literal["none", "implicit", "explicit"]
+"""What a method learns beside the policy: nothing; beta * log pi/pi_ref of the policy itself; a reward model."""
 
 
 def _require(holds: bool, problem: str, fix: str) -> None:
@@ -28,6 +30,54 @@ class RunConfig:
     """What every method needs: model, data, optimisation, precision, adapters, bookkeeping."""
 
     required: ClassVar[frozenset[str]] = frozenset({"model", "data", "output"})
+    method: ClassVar[str]
+    """The method's name: its command, and what run.yaml begins with."""
+    reward_kind: ClassVar[RewardKind] = "none"
+
+    # What holds for a method that has no field of the name.
+
+    @property
+    def stages(self) -> int:
+        """One pass through the method's phases."""
+        return 1
+
+    @property
+    def slices(self) -> Literal["all", "disjoint"]:
+        """Each stage uses all data."""
+        return "all"
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """No prompts beside those of the demonstrations."""
+        return ()
+
+    @property
+    def reward_model(self) -> str | None:
+        """No reward to start from."""
+        return None
+
+    @property
+    def max_new_tokens(self) -> int | None:
+        """Held-out answers are as long as the longest demonstration."""
+        return None
+
+    @property
+    def sample_batch_size(self) -> int:
+        """Held-out prompts that are answered together."""
+        return 64
+
+    @property
+    def temperature(self) -> float:
+        """Samples are those of the policy itself: temperature 1, top_p and top_k off."""
+        return 1.0
+
+    @property
+    def top_p(self) -> float:
+        return 1.0
+
+    @property
+    def top_k(self) -> int:
+        return 0
 
     model: str = ""
     """Start model: a hub id, a folder with safetensors (a model or a LoRA adapter), a finished run, or a GGUF file."""
@@ -164,6 +214,7 @@ class SFTConfig(RunConfig):
     """Supervised fine-tuning: maximise the log-likelihood of the demonstrations, response tokens only."""
 
     method: ClassVar[Method] = "sft"
+    reward_kind: ClassVar[Literal["none"]] = "none"
 
     learning_rate: float = 2e-5
     """Peak learning rate."""
@@ -185,6 +236,8 @@ class SPINConfig(RunConfig):
     """
 
     method: ClassVar[Method] = "spin"
+    reward_kind: ClassVar[Literal["implicit"]] = "implicit"
+    reference: ClassVar[Literal["stage", "initial"]] = "stage"
 
     learning_rate: float = 5e-6
     """Peak learning rate of each stage; about a quarter of the rate that SFT took."""
@@ -223,6 +276,7 @@ class IRFTConfig(RunConfig):
     """IRFT (arXiv 2405.17888, Algorithm 2): T stages, each samples from its start policy and takes K steps."""
 
     method: ClassVar[Method] = "irft"
+    reward_kind: ClassVar[Literal["implicit"]] = "implicit"
 
     learning_rate: float = 5e-6
     """Peak learning rate of each stage; about a quarter of the rate that SFT took."""
@@ -272,6 +326,7 @@ class RFTConfig(RunConfig):
     """
 
     method: ClassVar[Method] = "rft"
+    reward_kind: ClassVar[Literal["explicit"]] = "explicit"
 
     learning_rate: float = 5e-6
     """Peak learning rate of the policy in each stage."""
@@ -356,15 +411,9 @@ class RFTConfig(RunConfig):
         _check_policy(self)
 
 
-StagedConfig = SPINConfig | IRFTConfig | RFTConfig
 PairwiseConfig = SPINConfig | IRFTConfig
 AnyConfig = SFTConfig | SPINConfig | IRFTConfig | RFTConfig
 CONFIGS: dict[Method, type[AnyConfig]] = {"sft": SFTConfig, "spin": SPINConfig, "irft": IRFTConfig, "rft": RFTConfig}
-
-
-def stage_count(config: AnyConfig) -> int:
-    """T; SFT is one stage."""
-    return 1 if isinstance(config, SFTConfig) else config.stages
 
 
 def _check_amount(epochs: float, epochs_name: str, steps: int | None, steps_name: str) -> None:
@@ -381,7 +430,7 @@ def _check_stages(config: PairwiseConfig) -> None:
     _require(config.top_k >= 0, f"top_k must be >= 0, got {config.top_k}", "0 turns it off")
 
 
-def _check_samples(config: StagedConfig) -> None:
+def _check_samples(config: PairwiseConfig | RFTConfig) -> None:
     _require(config.stages >= 1, f"stages must be at least 1, got {config.stages}", "2 is usual")
     _require(config.beta > 0, f"beta must be > 0, got {config.beta}", "0.1 is usual")
     _require(

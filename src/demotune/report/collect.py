@@ -222,7 +222,7 @@ def _read_samples(root: Path) -> tuple[SampledRow, ...]:
     rows = sorted(_rows(root / "samples.jsonl.gz"), key=lambda row: bool(row["heldout"]))
     heldout = sum(row["heldout"] for row in rows)
     nothing: list[dict[str, Any]] = [{} for _ in rows]
-    scores = _rows(root / "scores.jsonl.gz") or nothing
+    scores = _rows(root / "reference_logps.jsonl.gz") or nothing
     scores = [*scores[: len(rows) - heldout], *scores[len(scores) - heldout :]]
     rewards = sorted(_rows(root / "rewards.jsonl.gz"), key=lambda row: bool(row["heldout"]))
     if not rewards:

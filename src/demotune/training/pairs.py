@@ -1,29 +1,42 @@
 """A stage's pairs as they lie in its files, and the micro-batches that they are scored and trained in."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from demotune.common.files import read_rows
-from demotune.common.processes import process_count
-from demotune.models.scoring import Known
-from demotune.records import Pair, Response, ScoredPair
+from demotune.records import Pair, Response, ScoredPair, Side
 from demotune.runs.heldout import HeldoutRow
+from demotune.training.microbatches import MicrobatchPlan, config_microbatches
+from demotune.training.plan import RowSizes, StagePlan
 from demotune.training.setup import Setup
 from demotune.training.stage import Stage, pairwise, stage_slice
-from demotune.training.trainer import MicrobatchPlan, plan_microbatches
 
-SAMPLES, SCORES = "samples.jsonl.gz", "scores.jsonl.gz"
+SAMPLES, REFERENCE_LOGPS = "samples.jsonl.gz", "reference_logps.jsonl.gz"
+
+Row = TypeVar("Row")
 
 
 def training_pairs(stage: Stage) -> list[Pair]:
-    """This stage's own pairs, then the share of the previous stage's that history asks for."""
-    config = pairwise(stage.setup)
+    """This stage's own pairs, then the share of the previous stage's that `history` asks for."""
     pairs = sampled_pairs(stage.setup, stage.number)
-    if config.history and stage.number:
-        previous = sampled_pairs(stage.setup, stage.number - 1)
-        rng = random.Random(stage.seed("history"))
-        pairs += rng.sample(previous, round(config.history * len(previous)))
+    if stage.number and pairwise(stage.setup).history:
+        pairs += _again(stage, sampled_pairs(stage.setup, stage.number - 1))
     return pairs
+
+
+def expected_pairs(plan: StagePlan) -> list[RowSizes]:
+    """The sizes of the same pairs, before anything is sampled."""
+    pairs = list(plan.own)
+    if plan.number and pairwise(plan.setup).history:
+        pairs += _again(plan, [plan.sizes(row) for row in stage_slice(plan.setup, plan.number - 1)])
+    return pairs
+
+
+def _again(stage: Stage | StagePlan, previous: Sequence[Row]) -> list[Row]:
+    """The rows of the previous stage that are trained on again."""
+    share = pairwise(stage.setup).history
+    return random.Random(stage.seed("history")).sample(previous, round(share * len(previous)))
 
 
 def sampled_pairs(setup: Setup, number: int, heldout: bool = False) -> list[Pair]:
@@ -40,7 +53,7 @@ def sampled_pairs(setup: Setup, number: int, heldout: bool = False) -> list[Pair
     ]
 
 
-def known_logps(stage: Stage, rows: Sequence[HeldoutRow]) -> Known:
+def known_logps(stage: Stage, rows: Sequence[HeldoutRow]) -> Mapping[Side, float]:
     """Held-out demonstrations under the policy of these rows: numbers that need not be computed again.
 
     In float32 only: in half precision the numbers of a pair are compared that stood in the same batch.
@@ -57,18 +70,23 @@ def scored_pairs(stage: Stage, number: int) -> tuple[list[ScoredPair], list[Scor
     """(training pairs, held-out pairs) of stage `number` with their reference log-probabilities."""
     earlier = stage if number == stage.number else Stage(stage.setup, number)
     pairs, heldout = training_pairs(earlier), sampled_pairs(stage.setup, number, heldout=True)
-    scores = read_rows(earlier.folder / SCORES)
+    logps = read_rows(earlier.folder / REFERENCE_LOGPS)
     both = [
         ScoredPair(pair, row["demo_ref_logp"], row["sample_ref_logp"])
-        for pair, row in zip([*pairs, *heldout], scores, strict=True)
+        for pair, row in zip([*pairs, *heldout], logps, strict=True)
     ]
     return both[: len(pairs)], both[len(pairs) :]
 
 
-def pair_plan(stage: Stage, pairs: Sequence[Pair]) -> MicrobatchPlan:
-    """Micro-batches of this stage's pairs: the same when they are scored and when they are trained."""
-    lengths = [len(pair.prompt_ids) + max(len(pair.demo.ids), len(pair.sample.ids)) for pair in pairs]
-    return _plan(stage.setup, lengths, stage.seed("microbatches"))
+def pair_lengths(pairs: Sequence[Pair]) -> list[int]:
+    """Tokens of each pair's prompt with its longer side."""
+    return [len(pair.prompt_ids) + max(len(pair.demo.ids), len(pair.sample.ids)) for pair in pairs]
+
+
+def plan_pairs(setup: Setup, lengths: Sequence[int], seed: int) -> MicrobatchPlan:
+    """Micro-batches of a stage's pairs: the same when they are scored and when they are trained."""
+    config = pairwise(setup)
+    return config_microbatches(config, lengths, epochs=config.epochs_per_stage, steps=config.steps_per_stage, seed=seed)
 
 
 def steps_of_all_stages(setup: Setup) -> int:
@@ -76,26 +94,9 @@ def steps_of_all_stages(setup: Setup) -> int:
     config = pairwise(setup)
     own = [len(stage_slice(setup, number)) for number in range(config.stages)]
     again = [0, *(round(config.history * count) for count in own[:-1])]
-    return sum(_plan(setup, [0] * (new + old), seed=0).steps for new, old in zip(own, again, strict=True))
-
-
-def _plan(setup: Setup, lengths: Sequence[int], seed: int) -> MicrobatchPlan:
-    config = pairwise(setup)
-    return plan_microbatches(
-        lengths,
-        batch_size=config.per_device_train_batch_size,
-        accumulation=config.gradient_accumulation_steps * process_count(),
-        epochs=config.epochs_per_stage,
-        steps=config.steps_per_stage,
-        seed=seed,
-    )
+    return sum(plan_pairs(setup, [0] * (new + old), seed=0).steps for new, old in zip(own, again, strict=True))
 
 
 def reference_is_start(setup: Setup, number: int) -> bool:
     """Whether the reference of stage `number` is the policy that the stage starts from."""
-    return reference_of(setup) == "stage" or number == 0
-
-
-def reference_of(setup: Setup) -> str:
-    """`initial` only where the config asks for it: SPIN's reference is always the start of the stage."""
-    return str(getattr(setup.config, "reference", "stage"))
+    return number == 0 or pairwise(setup).reference == "stage"

@@ -9,7 +9,8 @@ from demotune.common.files import first_damaged, read_json, read_rows, seal, wri
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.progress import warn
 from demotune.records import Response, Rollout
-from demotune.training.stage import PARTIAL, Stage
+from demotune.training.journal import PARTIAL
+from demotune.training.stage import Stage
 
 ROLLOUTS = "rollouts"
 SEAL = ".sealed"

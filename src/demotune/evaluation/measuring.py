@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,16 +142,15 @@ def reward_everything(bench: Bench, reward: Reward, measured: dict[str, Measured
     given = {"demonstrations": [row.as_demonstration() for row in rows.rows]}
     if rows.preferences:
         given["rejected"] = [row.as_rejected() for row in rows.rows]
-    found = {}
-    for side, texts in given.items():
-        make = _rewards_of_texts(reward, texts, config, f"{reward.name}: {side}")
-        found[side] = parts.get(f"reward-{side}", basis, make)["rows"]
+    found = {
+        side: parts.get(f"reward-{side}", basis, partial(_rewards_of_texts, reward, texts, config, side))["rows"]
+        for side, texts in given.items()
+    }
     answers = {}
     for subject in bench.subjects:
-        drawn = measured[subject.name].answers
-        if drawn:
+        if drawn := measured[subject.name].answers:
             ids = hashlib.sha256(json.dumps([answer.response.ids for answer in drawn]).encode()).hexdigest()
-            make = _rewards_of_answers(reward, rows, subject, drawn, config)
+            make = partial(_rewards_of_answers, reward, rows, subject, drawn, config)
             answers[subject.name] = tuple(parts.get(f"reward-{subject.name}", [*basis, ids], make)["rows"])
     return Earned(tuple(found["demonstrations"]), tuple(found.get("rejected", ())), answers)
 
@@ -242,33 +242,25 @@ def _draw(lazy: _Lazy, view: Sequence[RenderedRow], config: EvaluationConfig) ->
 
 
 def _rewards_of_texts(
-    reward: Reward, texts: Sequence[Demonstration], config: EvaluationConfig, what: str
-) -> Callable[[], list[float | None]]:
-    def make() -> list[float | None]:
-        completions: list[Completion | None] = []
-        for row in texts:
-            try:
-                read = as_completion(reward, row.prompt, row.response, reasoning=row.reasoning, context=row.context)
-                completions.append(read)
-            except RenderError:
-                completions.append(None)
-        return _score(reward, completions, config, what)
-
-    return make
+    reward: Reward, texts: Sequence[Demonstration], config: EvaluationConfig, side: str
+) -> list[float | None]:
+    completions: list[Completion | None] = []
+    for row in texts:
+        try:
+            read = as_completion(reward, row.prompt, row.response, reasoning=row.reasoning, context=row.context)
+            completions.append(read)
+        except RenderError:
+            completions.append(None)
+    return _score(reward, completions, config, f"{reward.name}: {side}")
 
 
 def _rewards_of_answers(
     reward: Reward, rows: EvalSet, subject: Subject, drawn: Sequence[Answered], config: EvaluationConfig
-) -> Callable[[], list[float | None]]:
-    def make() -> list[float | None]:
-        views = rows.rendered[subject.name]
-        asked = [
-            Asked(row.prompt, view.demo.prompt_ids, row.context) for row, view in zip(rows.rows, views, strict=True)
-        ]
-        completions = completions_for(reward, subject.renderer, asked, [answer.response for answer in drawn])
-        return _score(reward, completions, config, f"{reward.name}: answers of {subject.name}")
-
-    return make
+) -> list[float | None]:
+    views = rows.rendered[subject.name]
+    asked = [Asked(row.prompt, view.demo.prompt_ids, row.context) for row, view in zip(rows.rows, views, strict=True)]
+    completions = completions_for(reward, subject.renderer, asked, [answer.response for answer in drawn])
+    return _score(reward, completions, config, f"{reward.name}: answers of {subject.name}")
 
 
 def _score(

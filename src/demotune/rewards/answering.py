@@ -14,7 +14,7 @@ from demotune.data.rendering import Renderer, RenderError
 from demotune.models.policy import generation_stop_ids, load_policy, load_tokenizer, longest_input, resolve_model
 from demotune.records import NO_CONTEXT, Completion, Context, Message, Response
 from demotune.rewards.reward import Reward, as_completion, checked_length
-from demotune.runs.folder import begun_template
+from demotune.runs.run import begun_template
 from demotune.sampling import SamplingOptions, sample_responses
 
 

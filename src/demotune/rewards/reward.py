@@ -12,7 +12,6 @@ from typing import Protocol
 import torch
 
 from demotune.common.errors import DemotuneError
-from demotune.common.files import read_json
 from demotune.common.machine import has_fast_bf16
 from demotune.common.processes import this_device
 from demotune.data.rendering import Renderer, RenderError
@@ -37,6 +36,7 @@ from demotune.models.reward import (
 from demotune.models.scoring import Advance, score_completions, score_logps
 from demotune.records import NO_CONTEXT, Completion, Context, Demonstration, Message, Response
 from demotune.runs.folder import RunFolder
+from demotune.runs.manifest import read_manifest
 
 
 class Reward(Protocol):
@@ -244,7 +244,7 @@ def _check_classifier(source: str, folder: Path) -> None:
 
 def _check_reference(run: RunFolder, reference: str) -> None:
     """The start model must be the one that the run began with: a folder may have been moved or written anew."""
-    begun = read_json(run.manifest)["model"]
+    begun = read_manifest(run.manifest).model
     try:
         found = content_hash(resolve_model(reference))
     except DemotuneError as error:

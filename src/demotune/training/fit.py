@@ -8,6 +8,7 @@ from typing import Any
 
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.progress import track
+from demotune.runs.names import CHECKPOINTS, METRICS, REWARD_METRICS
 from demotune.training.arguments import training_arguments
 from demotune.training.callbacks import (
     Checkpoints,
@@ -21,9 +22,8 @@ from demotune.training.smaller_passes import in_smaller_passes
 from demotune.training.stage import Stage
 from demotune.training.trainer import EarlyStop, Fit, Interrupted, PhaseTrainer
 
-METRICS, REWARD_METRICS = "metrics.jsonl", "reward-metrics.jsonl"
 METRICS_OF = {"train": METRICS, "policy": METRICS, "reward": REWARD_METRICS}
-CHECKPOINTS_OF = {"train": "checkpoints", "policy": "policy-checkpoints", "reward": "reward-checkpoints"}
+CHECKPOINTS_OF = {"train": CHECKPOINTS, "policy": f"policy-{CHECKPOINTS}", "reward": f"reward-{CHECKPOINTS}"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,8 +6,7 @@ from typing import Any
 
 from demotune.common.journals import Journal, read_journal
 from demotune.common.processes import main_process, process_state, wait_for_everyone
-
-PARTIAL = ".partial.jsonl"
+from demotune.runs.names import PARTIAL
 
 
 class PhaseJournal:

@@ -4,15 +4,15 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from demotune.common.files import read_rows
-from demotune.records import Pair, Response, ScoredPair, Side
+from demotune.common.json_records import read_records
+from demotune.records import Pair, ScoredPair, Side
 from demotune.runs.heldout import HeldoutRow
+from demotune.runs.names import REFERENCE_LOGPS, SAMPLES
+from demotune.runs.rows import ReferenceRow, SampleRow
 from demotune.training.microbatches import MicrobatchPlan, config_microbatches
 from demotune.training.plan import RowSizes, StagePlan
 from demotune.training.setup import Setup
 from demotune.training.stage import Stage, pairwise, stage_slice
-
-SAMPLES, REFERENCE_LOGPS = "samples.jsonl.gz", "reference_logps.jsonl.gz"
 
 Row = TypeVar("Row")
 
@@ -41,16 +41,8 @@ def _again(stage: Stage | StagePlan, previous: Sequence[Row]) -> list[Row]:
 
 def sampled_pairs(setup: Setup, number: int, heldout: bool = False) -> list[Pair]:
     """The pairs that the sample phase of stage `number` wrote."""
-    return [
-        Pair(
-            key=row["key"],
-            prompt_ids=tuple(row["prompt_ids"]),
-            demo=Response(tuple(row["demo_ids"]), row["demo_finished"]),
-            sample=Response(tuple(row["sample_ids"]), row["finished"]),
-        )
-        for row in read_rows(setup.folder.stage(number) / SAMPLES)
-        if row["heldout"] == heldout
-    ]
+    rows = read_records(SampleRow, setup.folder.stage(number) / SAMPLES)
+    return [row.pair for row in rows if row.heldout == heldout]
 
 
 def known_logps(stage: Stage, rows: Sequence[HeldoutRow]) -> Mapping[Side, float]:
@@ -70,9 +62,9 @@ def scored_pairs(stage: Stage, number: int) -> tuple[list[ScoredPair], list[Scor
     """(training pairs, held-out pairs) of stage `number` with their reference log-probabilities."""
     earlier = stage if number == stage.number else Stage(stage.setup, number)
     pairs, heldout = training_pairs(earlier), sampled_pairs(stage.setup, number, heldout=True)
-    logps = read_rows(earlier.folder / REFERENCE_LOGPS)
+    logps = read_records(ReferenceRow, earlier.folder / REFERENCE_LOGPS)
     both = [
-        ScoredPair(pair, row["demo_ref_logp"], row["sample_ref_logp"])
+        ScoredPair(pair, row.demo_ref_logp, row.sample_ref_logp)
         for pair, row in zip([*pairs, *heldout], logps, strict=True)
     ]
     return both[: len(pairs)], both[len(pairs) :]

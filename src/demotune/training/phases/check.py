@@ -1,25 +1,35 @@
 """CHECK: what the stage did to demonstrations that it was not trained on, and whether it should be kept."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from demotune.common.files import read_rows, write_json, write_rows
+from demotune.common.json_records import from_json, read_records, write_records
 from demotune.common.profiling import timed
 from demotune.common.progress import track
 from demotune.models.scoring import score_pairs
 from demotune.records import Completion, Side
+from demotune.runs.check import StageCheck, write_check
 from demotune.runs.gate import Gate, judge_stage
-from demotune.runs.heldout import HeldoutRow, PolicyCheck, check_policy, check_reward, implicit_rewards, nll_per_token
-from demotune.runs.heldout_files import HELDOUT, best_before, read_heldout, write_heldout
+from demotune.runs.heldout import (
+    HeldoutRow,
+    PairCheck,
+    PolicyCheck,
+    RewardCheck,
+    check_policy,
+    check_reward,
+    implicit_rewards,
+    nll_per_token,
+)
+from demotune.runs.heldout_files import best_before, read_heldout, write_heldout
+from demotune.runs.names import CHECK, HELDOUT, IMPLICIT, REWARDS
+from demotune.runs.rows import ImplicitRow, RewardRow
 from demotune.training.heldout_rows import heldout_tokens, trained_rows
 from demotune.training.pairs import known_logps, sampled_pairs, scored_pairs
-from demotune.training.phases.reward import REWARDS, reward_function
+from demotune.training.phases.reward import reward_function
 from demotune.training.plan import StagePlan, tokens_of_responses
 from demotune.training.stage import Outcome, Stage, Write, chunks, pair_tokens, pairwise
 from demotune.training.work import PhaseWork
-
-IMPLICIT = "implicit.jsonl.gz"
 
 
 def run(stage: Stage) -> Outcome:
@@ -29,9 +39,9 @@ def run(stage: Stage) -> Outcome:
     it is a model, what the answers earn by it (RFT).
     """
     kind, rows = stage.setup.config.reward_kind, trained_rows(stage) if stage.setup.heldout else []
-    found: dict[str, object] = {}
+    found: dict[str, Any] = {}
     outputs: dict[str, Write | None] = {
-        "check.json": lambda file: write_json(file, found),
+        CHECK: lambda file: write_check(file, StageCheck(**found)),
         HELDOUT: lambda file: write_heldout(file, rows),
     }
     forward = 0
@@ -42,12 +52,12 @@ def run(stage: Stage) -> Outcome:
             checks, implicit, tokens = _implicit(stage, known_logps(stage, rows))
             found |= checks
             forward += tokens
-            outputs[IMPLICIT] = lambda file: write_rows(file, implicit)
+            outputs[IMPLICIT] = lambda file: write_records(file, implicit)
         elif kind == "explicit":
             if reward := stage.state["reward"]["check"]:
-                found["reward"] = reward
-            found["policy"] = dataclasses.asdict(_earned(stage, rows))
-        found["gate"] = dataclasses.asdict(_gate(stage, rows))
+                found["reward"] = from_json(PairCheck, reward)
+            found["policy"] = _earned(stage, rows)
+        found["gate"] = _gate(stage, rows)
     return Outcome(outputs=outputs, forward_tokens=forward)
 
 
@@ -76,33 +86,33 @@ def _earned(stage: Stage, rows: Sequence[HeldoutRow]) -> PolicyCheck:
     answers = [row.sample for row in rows]
     prompts = [row.prompt_ids for row in stage.setup.heldout]
     drawn = reward_function(stage)([Completion(*both) for both in zip(prompts, answers, strict=True)])
-    before = [row for row in read_rows(stage.folder / REWARDS) if row["heldout"]]
+    before = [row for row in read_records(RewardRow, stage.folder / REWARDS) if row.heldout]
     same = [
         pair.sample == answer
         for pair, answer in zip(sampled_pairs(stage.setup, stage.number, True), answers, strict=True)
     ]
     # Rounding depends on which rows are scored together; the same answer earns the same.
     rewards = [
-        row["sample_reward"] if is_same else reward for row, reward, is_same in zip(before, drawn, same, strict=True)
+        row.sample_reward if is_same else reward for row, reward, is_same in zip(before, drawn, same, strict=True)
     ]
     return check_policy(
-        demos=[row["demo_reward"] for row in before],
-        before=[row["sample_reward"] for row in before],
+        demos=[row.demo_reward for row in before],
+        before=[row.sample_reward for row in before],
         after=rewards,
         answers=answers,
     )
 
 
 @timed("scoring")
-def _implicit(stage: Stage, known: Mapping[Side, float]) -> tuple[dict[str, object], list[dict[str, object]], int]:
+def _implicit(stage: Stage, known: Mapping[Side, float]) -> tuple[dict[str, RewardCheck], list[ImplicitRow], int]:
     """The implicit reward against this stage's reference and, from the second stage on, against the start model.
 
     `known` are numbers of the trained policy. Returns (what was found, the first reward pair by pair, how many tokens
     were scored).
     """
     config = pairwise(stage.setup)
-    found: dict[str, object] = {}
-    by_pair: list[dict[str, object]] = []
+    found: dict[str, RewardCheck] = {}
+    by_pair: list[ImplicitRow] = []
     tokens = 0
     checks = {"reward": stage.number} | ({"reward_since_start": 0} if stage.number else {})
     with track(f"stage {stage.number}: held-out rewards", len(stage.setup.heldout) * len(checks), "pairs") as tracker:
@@ -118,9 +128,6 @@ def _implicit(stage: Stage, known: Mapping[Side, float]) -> tuple[dict[str, obje
                 known=known,
             )
             rewards = implicit_rewards(pairs, [both for unit in scored for both in unit], config.beta)
-            found[name] = dataclasses.asdict(check_reward(rewards, config.beta))
-            by_pair = by_pair or [
-                {"key": pair.pair.key, "demo_reward": demo, "sample_reward": sample}
-                for pair, (demo, sample) in zip(pairs, rewards, strict=True)
-            ]
+            found[name] = check_reward(rewards, config.beta)
+            by_pair = by_pair or [ImplicitRow(pair.pair.key, *both) for pair, both in zip(pairs, rewards, strict=True)]
     return found, by_pair, tokens

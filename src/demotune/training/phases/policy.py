@@ -12,12 +12,13 @@ from demotune.common.progress import warn
 from demotune.models.adapters import load_adapter_on
 from demotune.models.files import is_adapter
 from demotune.models.policy import Policy, weight_sharing_base
+from demotune.runs.names import METRICS, ROLLOUTS
 from demotune.training.drawing import keeps_logps
-from demotune.training.fit import CHECKPOINTS_OF, METRICS, fit
+from demotune.training.fit import CHECKPOINTS_OF, fit
 from demotune.training.objectives import PolicyObjective
 from demotune.training.phases.reward import reward_function
 from demotune.training.plan import StagePlan, tokens_of_prompts, tokens_of_responses
-from demotune.training.rollout_files import ROLLOUTS, drop_damaged, read_batches
+from demotune.training.rollout_files import drop_damaged, read_batches
 from demotune.training.rollouts import RolloutPlan, Rollouts, forward_tokens
 from demotune.training.stage import Outcome, Stage, stage_slice, with_reward
 from demotune.training.trainer import EarlyStop, ExpectedFirstValue, Fit

@@ -7,9 +7,9 @@ from demotune.common.progress import track
 from demotune.models.policy import Policy
 from demotune.models.scoring import score_pairs
 from demotune.runs.heldout_files import rows_before
+from demotune.runs.names import REFERENCE_LOGPS
 from demotune.training.journal import PhaseJournal, share_of_this_process
 from demotune.training.pairs import (
-    REFERENCE_LOGPS,
     expected_pairs,
     known_logps,
     pair_lengths,

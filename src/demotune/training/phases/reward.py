@@ -1,6 +1,5 @@
 """REWARD: gradient steps of the reward model on pairs (demonstration, sample of pi_t)."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -9,7 +8,7 @@ import torch
 from peft import PeftModel
 
 from demotune.common.errors import DemotuneError
-from demotune.common.files import write_rows
+from demotune.common.json_records import as_json, write_records
 from demotune.common.processes import main_process
 from demotune.common.profiling import timed
 from demotune.common.progress import say, track, warn
@@ -32,8 +31,10 @@ from demotune.models.scoring import score_completions
 from demotune.records import Completion, Pair
 from demotune.rewards.card import reward_card
 from demotune.runs.heldout import PairCheck, check_pairs, count_wins
+from demotune.runs.names import REWARD, REWARD_METRICS, REWARDS
+from demotune.runs.rows import RewardRow
 from demotune.training.callbacks import KeepBest, best_judgement
-from demotune.training.fit import REWARD_METRICS, fit
+from demotune.training.fit import fit
 from demotune.training.losses import loss_at_reference, reward_loss
 from demotune.training.microbatches import MicrobatchPlan, config_microbatches
 from demotune.training.objectives import RewardObjective
@@ -43,8 +44,6 @@ from demotune.training.setup import Setup
 from demotune.training.stage import Outcome, Stage, chunks, pair_tokens, with_reward
 from demotune.training.trainer import ExpectedFirstValue, Fit
 from demotune.training.work import PhaseWork
-
-REWARD, REWARDS = "reward", "rewards.jsonl.gz"
 
 HEAD_RATE = 0.5
 """Learning rate of a head that starts at zero, times its width: so it catches up with the layers below within some ten
@@ -57,10 +56,10 @@ def run(stage: Stage) -> Outcome:
     fitted = fit(stage, "reward", lambda _: _prepare(stage, pairs, heldout))
     stage.free_memory()
     rewards = _rewards_of_all(stage)
-    judged = [row for row in rewards if row["heldout"] and row["usable"]] or [row for row in rewards if row["usable"]]
+    judged = [row for row in rewards if row.heldout and row.usable] or [row for row in rewards if row.usable]
     steps = max((record["step"] for record in fitted.history), default=0)
     return Outcome(
-        outputs={REWARD: None, REWARDS: lambda file: write_rows(file, rewards), REWARD_METRICS: None},
+        outputs={REWARD: None, REWARDS: lambda file: write_records(file, rewards), REWARD_METRICS: None},
         forward_tokens=_forward_tokens(stage, fitted.history, heldout),
         trained_tokens=fitted.tokens,
         facts={
@@ -69,9 +68,9 @@ def run(stage: Stage) -> Outcome:
             "pairs": len(pairs),
             "end": fitted.end,
             "on_heldout": bool(heldout),
-            "demo_reward": sum(row["demo_reward"] for row in judged) / len(judged),
-            "sample_reward": sum(row["sample_reward"] for row in judged) / len(judged),
-            "check": dataclasses.asdict(_check(rewards)) if heldout else {},
+            "demo_reward": sum(row.demo_reward for row in judged) / len(judged),
+            "sample_reward": sum(row.sample_reward for row in judged) / len(judged),
+            "check": as_json(_check(rewards)) if heldout else {},
         },
         stop_requested=fitted.stop_requested,
     )
@@ -121,12 +120,12 @@ def usable_pairs(stage: Stage) -> tuple[list[Pair], list[Pair]]:
     return pairs, heldout
 
 
-def _check(rewards: Sequence[dict[str, Any]]) -> PairCheck:
+def _check(rewards: Sequence[RewardRow]) -> PairCheck:
     """Accuracy of the stage's reward on its held-out pairs, plain and where lengths are alike."""
-    rows = [row for row in rewards if row["heldout"] and row["usable"]]
+    rows = [row for row in rewards if row.heldout and row.usable]
     return check_pairs(
-        [(row["demo_reward"], row["sample_reward"]) for row in rows],
-        [(row["demo_length"], row["sample_length"]) for row in rows],
+        [(row.demo_reward, row.sample_reward) for row in rows],
+        [(row.demo_length, row.sample_length) for row in rows],
     )
 
 
@@ -247,25 +246,25 @@ def _publish(stage: Stage, reward: RewardModel, pairs: int) -> None:
 
 
 @timed("scoring")
-def _rewards_of_all(stage: Stage) -> list[dict[str, Any]]:
+def _rewards_of_all(stage: Stage) -> list[RewardRow]:
     """The published reward of every demonstration and sample of the stage, cut-off ones too."""
     setup, config = stage.setup, with_reward(stage.setup)
     sides = [(heldout, pair) for heldout in (False, True) for pair in sampled_pairs(setup, stage.number, heldout)]
     reward_of = reward_function(stage)
-    rows = []
+    rows: list[RewardRow] = []
     with track(f"stage {stage.number}: rewards", len(sides), "pairs") as tracker:
         for batch in chunks(sides, config.per_device_train_batch_size):
             rewards = reward_of(_both_sides([pair for _, pair in batch]))
             rows += [
-                {
-                    "key": pair.key,
-                    "heldout": heldout,
-                    "usable": _usable(pair, config),
-                    "demo_reward": demo,
-                    "sample_reward": sample,
-                    "demo_length": len(pair.demo.ids),
-                    "sample_length": len(pair.sample.ids),
-                }
+                RewardRow(
+                    key=pair.key,
+                    heldout=heldout,
+                    usable=_usable(pair, config),
+                    demo_reward=demo,
+                    sample_reward=sample,
+                    demo_length=len(pair.demo.ids),
+                    sample_length=len(pair.sample.ids),
+                )
                 for (heldout, pair), demo, sample in zip(
                     batch, rewards[: len(batch)], rewards[len(batch) :], strict=True
                 )

@@ -5,11 +5,12 @@ Held-out prompts only in the first stage: the answers of every later start polic
 
 from statistics import fmean
 
-from demotune.common.files import write_rows
+from demotune.common.json_records import write_records
 from demotune.common.progress import track
 from demotune.runs.heldout_files import rows_before
+from demotune.runs.names import SAMPLES
+from demotune.runs.rows import SampleRow
 from demotune.training.drawing import draw_with
-from demotune.training.pairs import SAMPLES
 from demotune.training.plan import StagePlan
 from demotune.training.stage import Outcome, Stage, stage_slice, tokens_of
 from demotune.training.work import PhaseWork
@@ -26,22 +27,22 @@ def run(stage: Stage) -> Outcome:
     samples = [*drawn, *(row.sample for row in kept)]
     decode = stage.setup.renderer.decode
     records = (
-        {
-            "key": row.key,
-            "heldout": number >= len(own),
-            "finished": response.finished,
-            "prompt": decode(row.prompt_ids),
-            "demonstration": decode(row.demo.ids),
-            "sample": decode(response.ids),
-            "prompt_ids": row.prompt_ids,
-            "demo_ids": row.demo.ids,
-            "demo_finished": row.demo.finished,
-            "sample_ids": response.ids,
-        }
+        SampleRow(
+            key=row.key,
+            heldout=number >= len(own),
+            finished=response.finished,
+            prompt=decode(row.prompt_ids),
+            demonstration=decode(row.demo.ids),
+            sample=decode(response.ids),
+            prompt_ids=row.prompt_ids,
+            demo_ids=row.demo.ids,
+            demo_finished=row.demo.finished,
+            sample_ids=response.ids,
+        )
         for number, (row, response) in enumerate(zip(rows, samples, strict=True))
     )
     return Outcome(
-        outputs={SAMPLES: lambda file: write_rows(file, records)},
+        outputs={SAMPLES: lambda file: write_records(file, records)},
         forward_tokens=tokens_of(zip(to_draw, drawn, strict=True)),
         facts={
             "seed": stage.seed("sample"),

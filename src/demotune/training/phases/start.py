@@ -1,6 +1,7 @@
 """START: held-out rows under the start model, which the first stage is compared with."""
 
-from demotune.runs.heldout_files import START, write_heldout
+from demotune.runs.heldout_files import write_heldout
+from demotune.runs.names import START
 from demotune.training.heldout_rows import heldout_tokens, start_rows
 from demotune.training.plan import StagePlan
 from demotune.training.stage import Outcome, Stage

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from demotune.config.methods import SFTConfig
-from demotune.training.fit import METRICS, fit
+from demotune.runs.names import CARRIED, METRICS
+from demotune.training.fit import fit
 from demotune.training.microbatches import MicrobatchPlan, config_microbatches
 from demotune.training.objectives import Objective, PairwiseObjective
 from demotune.training.pairs import (
@@ -17,7 +18,7 @@ from demotune.training.pairs import (
 )
 from demotune.training.plan import StagePlan, tokens_of_pair, tokens_of_responses
 from demotune.training.stage import Outcome, Stage, pairwise, stage_slice, supervised
-from demotune.training.trainer import CARRIED, Carry, ExpectedFirstValue, Fit
+from demotune.training.trainer import Carry, ExpectedFirstValue, Fit
 from demotune.training.work import PhaseWork
 
 

@@ -14,7 +14,6 @@ import torch
 from demotune.common.errors import DemotuneError
 from demotune.common.machine import has_fast_bf16
 from demotune.common.processes import this_device
-from demotune.config.methods import RFTConfig, SFTConfig
 from demotune.data.rendering import Renderer, RenderError
 from demotune.models.batches import Advance
 from demotune.models.files import is_adapter
@@ -186,11 +185,11 @@ def load_reward(
     if not run.finished:
         raise DemotuneError(f"{source} is an unfinished run; finish it with: demotune resume {source}")
     config = run.read_config()
-    if isinstance(config, SFTConfig):
+    if config.reward_kind == "none":
         raise DemotuneError(
             f"{source} is an SFT run, which learns no reward; give a run of rft, irft or spin, or a reward model"
         )
-    if isinstance(config, RFTConfig):
+    if config.reward_kind == "explicit":
         return ScalarReward(run.reward, template=template, dtype=dtype, bf16=bf16)
     _check_reference(run, config.model)
     template = config.template if template is None else template

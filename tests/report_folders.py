@@ -32,9 +32,11 @@ def write_run(
     `start=None` is a run that held no rows out.
     """
     settings = {"method": method, "model": "start", "data": ["rows.jsonl"], "output": str(root), "seed": 7}
+    settings |= {"gate": "warn", "use_peft": False, **(config or {})}
     root.mkdir(parents=True)
-    (root / "run.yaml").write_text(yaml.safe_dump(settings | dict(config or {})), encoding="utf-8")
+    (root / "run.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     about = {
+        "version": 1,
         "created": "2026-01-02T03:04:05+00:00",
         "command": "demotune irft",
         "versions": {"torch": "2.0"},
@@ -44,6 +46,8 @@ def write_run(
         "data": {"rows.jsonl": "hash-of-rows"},
         "rows": "hash-of-row-keys",
         "parameters": 1000,
+        "rows_file": "hash-of-rows-file",
+        "processes": 1,
     }
     write_json(root / "manifest.json", about | dict(manifest or {}))
     write_rows(root / "quarantine.jsonl", refused)
@@ -60,13 +64,14 @@ def write_run(
             logps = after
         heldout = 0 if start is None else len(tokens)
         write_rows(folder / "samples.jsonl.gz", _samples(heldout, f"{texts} of start"))
-        write_rows(folder / "scores.jsonl.gz", _scores(heldout))
+        write_rows(folder / "reference_logps.jsonl.gz", _scores(heldout))
         write_rows(folder / "implicit.jsonl.gz", _implicit(heldout))
         write_rows(folder / "metrics.jsonl", TRAINING)
         write_json(folder / "check.json", check)
         write_json(folder / "state.json", _state())
     if finished:
-        summary = {"method": method, "start_nll_per_token": before, "reward_folder": None, "stages": []}
+        summary: dict[str, Any] = {"method": method, "start_nll_per_token": before, "reward_folder": None, "stages": []}
+        summary |= {"run_folder": str(root), "model_folder": str(root / "model"), "estimate": None, "profile": None}
         write_json(root / "summary.json", summary | {"best_stage": len(stages) - 1})
     return root
 
@@ -117,6 +122,7 @@ def write_evaluation(root: Path, *, name: str = "irft", texts: str = "text", row
         (
             {
                 "key": f"key{row}",
+                "source": f"test.jsonl:{row + 1}",
                 "prompt": f"prompt {row}",
                 "demonstration": f"demonstration {row}",
                 "rejected": f"{texts} rejected {row}",
@@ -133,7 +139,8 @@ def write_evaluation(root: Path, *, name: str = "irft", texts: str = "text", row
     return root
 
 
-REWARD = {"pairs": 3, "margin": 0.2, "accuracy": 0.7, "accuracy_low": 0.4, "accuracy_high": 0.9}
+REWARD = {"pairs": 3, "margin": 0.2, "accuracy": {"value": 0.7, "low": 0.4, "high": 0.9}, "demo_logratio": 0.1,
+          "sample_logratio": -0.1}  # fmt: skip
 TRAINING = [
     {"step": 1, "loss": 0.69, "rewards/margins": 0.0, "logps/chosen": -20.0, "logps/rejected": -30.0},
     {"step": 2, "loss": 0.5, "rewards/margins": 0.25, "logps/chosen": -19.0, "logps/rejected": -35.0},
@@ -185,6 +192,7 @@ def _samples(heldout: int, answer: str) -> list[dict[str, Any]]:
             "sample": f"{answer} {row}",
             "prompt_ids": [1],
             "demo_ids": [1, 2],
+            "demo_finished": True,
             "sample_ids": list(range(row + 1)),
         }
         for key, is_heldout, row in rows
@@ -211,7 +219,9 @@ def _gate(before: Sequence[float], after: Sequence[float], stage: int) -> dict[s
         "best": True,
         "compared_with": "start model" if stage == 0 else f"stage {stage - 1}",
         "prompts": len(after),
-        "wins": wins,
-        "wins_low": max(0.0, wins - 0.3),
-        "wins_high": min(1.0, wins + 0.3),
+        "gain": {"value": 0.0, "low": -1.0, "high": 1.0},
+        "wins": {"value": wins, "low": max(0.0, wins - 0.3), "high": min(1.0, wins + 0.3)},
+        **dict.fromkeys(("mean_length", "mean_length_before"), 3.0),
+        **dict.fromkeys(("finished_share", "finished_share_before", "distinct_2", "distinct_2_before"), 0.5),
+        **dict.fromkeys(("repetition", "repetition_before"), 0.0),
     }

@@ -9,7 +9,8 @@ from datasets import Dataset
 
 from demotune.common.errors import DemotuneError
 from demotune.config.methods import SFTConfig
-from demotune.data import LoadedData, load_demonstrations
+from demotune.data import Loaded, load_demonstrations
+from demotune.records import Demonstration
 from demotune.runs.folder import RunFolder
 from demotune.training.objects import keep_objects
 
@@ -17,7 +18,7 @@ GOOD = {"prompt": "2+2?", "completion": "4"}
 TURNS = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!", "reasoning_content": "Greet."}]
 
 
-def load(tmp_path: Path, rows) -> LoadedData:
+def load(tmp_path: Path, rows) -> Loaded[Demonstration]:
     nothing = {"model": None, "eval_dataset": None, "processing_class": None, "peft_config": None}
     config = keep_objects(
         SFTConfig(output=str(tmp_path / "run")), RunFolder(tmp_path / "run"), train_dataset=rows, **nothing
@@ -32,7 +33,7 @@ class Picture:
 @pytest.mark.parametrize("as_rows", [list, iter, Dataset.from_list])
 def test_rows_of_a_list_and_of_a_dataset_keep_what_stands_beside_their_text(tmp_path, as_rows):
     rows = [{"messages": TURNS, "tools": '[{"name": "f"}]', "when": datetime.datetime(9999, 1, 1)}]
-    (found,) = load(tmp_path, as_rows(rows)).demonstrations
+    (found,) = load(tmp_path, as_rows(rows)).rows
     assert (found.response, found.reasoning, found.context.tools) == ("Hello!", "Greet.", ({"name": "f"},))
 
 
@@ -45,7 +46,7 @@ def test_values_that_are_no_text_refuse_their_row_by_name(tmp_path):
         {"prompt": np.array([TURNS[0]]), "completion": "Hello!"},
     ]
     loaded = load(tmp_path, rows)
-    assert [(one.prompt[-1]["content"], one.response) for one in loaded.demonstrations] == [
+    assert [(one.prompt[-1]["content"], one.response) for one in loaded.rows] == [
         ("2+2?", "4"),
         ("Hi", "Hello!"),
     ]

@@ -13,12 +13,12 @@ from transformers import AutoTokenizer
 from trl.data_utils import apply_chat_template, is_conversational
 
 from demotune import DemotuneError, ImplicitReward, IRFTConfig, ScalarReward, SFTConfig, run
+from demotune.common.statistics import share_interval
 from demotune.data import load_demonstrations, load_preferences
 from demotune.data.rendering import Renderer
 from demotune.records import Completion, Demonstration
 from demotune.rewards.answering import BestOf, answer
 from demotune.rewards.ranking import Choice, Reading, ScoredRow, score_preferences, score_rows, select_rows
-from demotune.runs.heldout import wilson_interval
 
 REAL = Path(__file__).parents[2] / "shared/data/alpaca_eval/test.jsonl.gz"
 
@@ -96,7 +96,7 @@ def test_both_sides_of_every_format(
     tmp_path: Path, row: dict[str, object], prompt: list[dict[str, str]], columns: str | None
 ) -> None:
     loaded = load_preferences([write(tmp_path / "rows.jsonl", row)], columns=columns)
-    (found,) = loaded.preferences
+    (found,) = loaded.rows
     assert (list(found.prompt), found.chosen, found.rejected) == (prompt, "good", "bad")
     assert found.source.endswith("rows.jsonl:1")
     assert (loaded.bad_rows, loaded.rows_read) == ((), 1)
@@ -113,7 +113,7 @@ def test_pairs_that_cannot_be_judged_are_named(tmp_path: Path) -> None:
         {"prompt": "Hi", "chosen": "good", "rejected": "good"},
     )
     loaded = load_preferences([file])
-    assert [row.rejected for row in loaded.preferences] == ["bad", "worse"]
+    assert [row.rejected for row in loaded.rows] == ["bad", "worse"]
     assert [(row.source.rpartition(":")[2], row.reason) for row in loaded.bad_rows] == [
         ("3", "duplicate"),
         ("4", "missing column"),
@@ -158,10 +158,9 @@ def test_accuracy_by_hand(tmp_path: Path) -> None:
     sides = [("zza", "bbb"), ("azb", "bza"), ("abc", "zab"), ("zzzabcabc", "ab")]
     rows = [{"prompt": "a", "chosen": chosen, "rejected": rejected} for chosen, rejected in sides]
     check = score_preferences(Counting(LETTER_Z), [write(tmp_path / "rows.jsonl", *rows)]).check
-    assert (check.pairs, check.accuracy, check.margin) == (4, 2.5 / 4, 1.0)
-    assert (check.accuracy_low, check.accuracy_high) == wilson_interval(2, 4)
-    assert (check.matched_pairs, check.matched_accuracy) == (3, 1.5 / 3)
-    assert (check.matched_accuracy_low, check.matched_accuracy_high) == wilson_interval(1, 3)
+    assert (check.pairs, check.accuracy.value, check.margin) == (4, 2.5 / 4, 1.0)
+    assert check.accuracy == share_interval(2.5, 4)
+    assert (check.matched_pairs, check.matched_accuracy) == (3, share_interval(1.5, 3))
 
 
 def test_an_implicit_reward_judges_pairs_too(tmp_path: Path) -> None:
@@ -171,7 +170,7 @@ def test_an_implicit_reward_judges_pairs_too(tmp_path: Path) -> None:
     file = write(tmp_path / "rows.jsonl", *rows)
     one = score_preferences(ImplicitReward(*models, 0.1), [file])
     other = score_preferences(ImplicitReward(*reversed(models), 0.1), [file])
-    assert one.check.accuracy + other.check.accuracy == pytest.approx(1.0)
+    assert one.check.accuracy.value + other.check.accuracy.value == pytest.approx(1.0)
     assert one.rows[3].scores == pytest.approx([-score for score in other.rows[3].scores], abs=1e-5)
 
 
@@ -308,7 +307,7 @@ def test_select_keeps_the_best_and_its_output_trains(place: Path) -> None:
     sources = [int(row["source"].rpartition(":")[2]) for row in read(out)]
     assert sources == sorted(sources)
     assert all(is_conversational(row) for row in read(out))
-    assert len(load_demonstrations([str(out)]).demonstrations) == 5
+    assert len(load_demonstrations([str(out)]).rows) == 5
     model, sft = str(place / "start"), str(place / "sft")
     run(SFTConfig(model=model, data=(str(out),), output=sft, max_steps=1, bf16=False, max_length=128))
     threshold = best[2]["score"]
@@ -359,7 +358,7 @@ def test_real_pairs_of_one_response_are_named() -> None:
     if not REAL.is_file():
         pytest.skip(f"{REAL} is not here; it is not part of the project")
     loaded = load_preferences([str(REAL)])
-    assert (len(loaded.preferences), loaded.rows_read) == (97, 100)
+    assert (len(loaded.rows), loaded.rows_read) == (97, 100)
     assert {row.detail for row in loaded.bad_rows} == {"chosen and rejected are the same response"}
 
 
@@ -372,9 +371,8 @@ def test_real_preference_rows(place: Path) -> None:
     rows = read(place / "pairs.jsonl")
     assert len(rows) == 12
     right = sum(row["score_chosen"] > row["score_rejected"] for row in rows)
-    low, high = wilson_interval(right, 12)
-    assert f"chosen earns more in {right / 12:.2f} [{low:.2f}, {high:.2f}] of 12 pairs" in shown
-    assert len(load_preferences([str(place / "pairs.jsonl")]).preferences) == 12
+    assert f"chosen earns more in {share_interval(right, 12).text()} of 12 pairs" in shown
+    assert len(load_preferences([str(place / "pairs.jsonl")]).rows) == 12
     call("select", "--reward", reward, "--data", file, "--top", "4", "--output", str(place / "real-best.jsonl"))
     best = sorted(rows, key=lambda row: -row["score_chosen"])[:4]
     found = {(str(row["prompt"]), str(row["completion"])) for row in read(place / "real-best.jsonl")}

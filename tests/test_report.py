@@ -19,9 +19,7 @@ from demotune.records import Response
 from demotune.report import build_report
 from demotune.report.answer import answer_sentence, headline_comparison
 from demotune.report.charts.figures import histogram, label
-from demotune.report.collect import Run, read_run, read_runs
 from demotune.report.comparison import CostPoint, PageComparison
-from demotune.report.evaluations import Evaluation, read_evaluation
 from demotune.report.facts import facts_of
 from demotune.report.gains import against_baseline, baseline_of, gain_between, gain_of
 from demotune.report.limits import limits
@@ -31,7 +29,9 @@ from demotune.report.samples import CHANGE, GAP, LENGTH, MARGIN, REWARD, collect
 from demotune.report.settings import changed_settings
 from demotune.report.tables import task_table
 from demotune.report.wording import bounds, duration, flops, number
+from demotune.runs.evaluation import Evaluation, read_evaluation
 from demotune.runs.heldout import HeldoutRow
+from demotune.runs.run import Run, load_run, read_runs
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}"
 
@@ -71,7 +71,7 @@ RISEN = (-8.0, -19.0, -30.0, -9.0, -9.0)
 
 def test_a_gain_is_the_mean_paired_difference_with_its_interval(tmp_path: Path) -> None:
     """Gains 2, 1, 0, 1, 1: mean 1, variance 1/2, no skewness: half width of Student's t 2.7764 / sqrt(10) = .87799."""
-    gain = gain_of(read_run(write_run(tmp_path / "run", **FIVE, stages=[RISEN])))
+    gain = gain_of(load_run(write_run(tmp_path / "run", **FIVE, stages=[RISEN])))
     assert gain is not None
     assert (gain.prompts, gain.per_response.value, gain.wins) == (5, 1.0, 4.5 / 5)
     assert gain.per_response.low == pytest.approx(1 - 0.87799, abs=1e-4)
@@ -95,14 +95,14 @@ def test_gains_pair_by_key_not_by_place() -> None:
 
 def test_cost_counts_work_and_not_measuring(tmp_path: Path) -> None:
     """Two stages of 10 + 20 + 30 s; 1000 * (2 * 150 + 6 * 200) operations each, 4 instead of 6 with LoRA."""
-    run = read_run(write_run(tmp_path / "run", stages=[(-8, -19, -30), (-7, -19, -30)]))
+    run = load_run(write_run(tmp_path / "run", stages=[(-8, -19, -30), (-7, -19, -30)]))
     assert (run.seconds(0), run.seconds(1), run.peak_memory_gib) == (60.0, 120.0, 4.0)
     assert (run.flops(0), run.flops(1)) == (1_500_000, 3_000_000)
-    assert read_run(write_run(tmp_path / "lora", config={"use_peft": True})).flops(0) == 1_100_000
+    assert load_run(write_run(tmp_path / "lora", config={"use_peft": True})).flops(0) == 1_100_000
 
 
 def test_scores_of_earlier_stages_do_not_shift_the_heldout_ones(tmp_path: Path) -> None:
-    rows = read_run(write_run(tmp_path / "run")).stages[0].samples
+    rows = load_run(write_run(tmp_path / "run")).stages[0].samples
     heldout = [row for row in rows if row.heldout]
     assert [row.demo_logp - row.sample_logp for row in heldout] == [5.0, 6.0, 7.0]  # type: ignore[operator]
     assert [row.demo_reward for row in heldout] == [0.5, 1.5, 2.5]
@@ -111,23 +111,23 @@ def test_scores_of_earlier_stages_do_not_shift_the_heldout_ones(tmp_path: Path) 
 
 def test_the_sentence_says_better_only_when_the_interval_does(tmp_path: Path) -> None:
     """Gains 4, 1, -2, 1, 1: mean 1, variance 9/2, so half the interval is three times .87799."""
-    unclear = read_run(write_run(tmp_path / "unclear", **FIVE, stages=[(-6.0, -19.0, -32.0, -9.0, -9.0)]))
+    unclear = load_run(write_run(tmp_path / "unclear", **FIVE, stages=[(-6.0, -19.0, -32.0, -9.0, -9.0)]))
     assert answer_sentence([unclear]) == (
         "unclear shows no clear change against its start model: held-out demonstrations moved by +1.00 nats a response "
         "(95% interval −1.63 to 3.63, 5 prompts), at a cost of 1 min and 1.5 MFLOP."
     )
-    better = read_run(write_run(tmp_path / "better", **FIVE, stages=[RISEN]))
+    better = load_run(write_run(tmp_path / "better", **FIVE, stages=[RISEN]))
     assert answer_sentence([better]).startswith("better makes held-out demonstrations likelier than its start model")
-    worse = read_run(write_run(tmp_path / "worse", **FIVE, stages=[(-12.0, -22.1, -32.0, -12.0, -12.0)]))
+    worse = load_run(write_run(tmp_path / "worse", **FIVE, stages=[(-12.0, -22.1, -32.0, -12.0, -12.0)]))
     assert "less likely than its start model does, by 2.02 nats a response" in answer_sentence([worse])
 
 
 def test_the_sentence_for_runs_that_cannot_know(tmp_path: Path) -> None:
-    none = read_run(write_run(tmp_path / "none", start=None))
+    none = load_run(write_run(tmp_path / "none", start=None))
     assert answer_sentence([none]) == (
         "Whether none helped is not known: it held out no rows; it took 1 min and 1.5 MFLOP."
     )
-    text = answer_sentence([none, read_run(write_run(tmp_path / "sft", method="sft", start=None))])
+    text = answer_sentence([none, load_run(write_run(tmp_path / "sft", method="sft", start=None))])
     assert text == (
         "Against their start models: none not known (no held-out rows) in 1 min, "
         "sft not known (no held-out rows) in 1 min."
@@ -136,18 +136,18 @@ def test_the_sentence_for_runs_that_cannot_know(tmp_path: Path) -> None:
 
 def test_a_report_of_few_rows_says_that_they_are_too_few(tmp_path: Path) -> None:
     """Alone and beside a baseline, in sentences, limits, tables and charts; nan is nowhere."""
-    run = read_run(write_run(tmp_path / "run"))
+    run = load_run(write_run(tmp_path / "run"))
     assert answer_sentence([run]) == (
         "run held out too few rows to tell whether it helped: held-out demonstrations moved by +1.00 nats a response "
         "(3 prompts, fewer than the 5 that an interval needs), at a cost of 1 min and 1.5 MFLOP."
     )
     assert "3 held-out prompts, and an interval needs 5" in limits_of([run])
-    control = read_run(write_run(tmp_path / "control", method="sft"))
+    control = load_run(write_run(tmp_path / "control", method="sft"))
     assert "run too few held-out rows to tell (+1.00) in 1 min" in answer_sentence([run, control])
     for page in (Page(build_report([run.folder])), Page(build_report([run.folder, control.folder], tmp_path / "two"))):
         assert "too few rows to tell" in page.text
         assert not re.search(r"\bnan\b", page.text + json.dumps(page.data), re.IGNORECASE)
-    one = read_run(write_run(tmp_path / "one", start=(-3.0,), stages=[(-1.0,)], tokens=(4,)))
+    one = load_run(write_run(tmp_path / "one", start=(-3.0,), stages=[(-1.0,)], tokens=(4,)))
     assert "(1 prompt, fewer than the 5 that an interval needs)" in answer_sentence([one])
     build_report([one.folder])
 
@@ -187,7 +187,7 @@ def test_the_headline_comparison_is_not_a_learned_rewards(tmp_path: Path) -> Non
     one = headline_comparison(evaluation)
     assert one is not None
     assert (one.judge, one.difference) == ("judge", 0.61)
-    text = answer_sentence([read_run(write_run(tmp_path / "irft"))], [evaluation])
+    text = answer_sentence([load_run(write_run(tmp_path / "irft"))], [evaluation])
     assert "judged by judge, irft wins against start in 61% of 200 prompts (95% interval 54% to 68%)" in text
 
 
@@ -198,7 +198,7 @@ def limits_of(runs: Sequence[Run], evaluations: Sequence[Evaluation] = ()) -> st
 def test_limits_speak_of_these_numbers(tmp_path: Path) -> None:
     """Half the interval, .87799, times 2.8 / 1.96 is 1.25."""
     refused = [{"source": "rows.jsonl:3", "reason": "over-long", "detail": "too long"}]
-    run = read_run(write_run(tmp_path / "run", **FIVE, stages=[(-9, -19, -31, -9, -9), RISEN], refused=refused))
+    run = load_run(write_run(tmp_path / "run", **FIVE, stages=[(-9, -19, -31, -9, -9), RISEN], refused=refused))
     text = limits_of([run], [read_evaluation(write_evaluation(tmp_path / "eval"))])
     assert "one run with one seed (7)" in text
     assert "With 5 held-out prompts, a change smaller than about 1.25 nats" in text
@@ -216,7 +216,7 @@ def test_limits_speak_of_these_numbers(tmp_path: Path) -> None:
 def test_each_limit_has_its_kind(tmp_path: Path) -> None:
     """What one asks for is a kind: no wording decides what a limit is about."""
     refused = [{"source": "rows.jsonl:3", "reason": "over-long", "detail": "too long"}]
-    run = read_run(write_run(tmp_path / "run", **FIVE, stages=[RISEN], refused=refused))
+    run = load_run(write_run(tmp_path / "run", **FIVE, stages=[RISEN], refused=refused))
     facts = limits([run], [read_evaluation(write_evaluation(tmp_path / "eval"))])
     assert [fact.kind for fact in facts] == [
         "seeds", "smallest difference", "scope", "warning", "warning", "warning", "judge", "smallest difference",
@@ -224,7 +224,7 @@ def test_each_limit_has_its_kind(tmp_path: Path) -> None:
     ]  # fmt: skip
     (judge,) = facts_of("judge", facts)
     assert (judge.source, judge.judges) == ("eval", ("own reward",))
-    none = limits([read_run(write_run(tmp_path / "none", start=None, finished=False))], [])
+    none = limits([load_run(write_run(tmp_path / "none", start=None, finished=False))], [])
     assert [fact.kind for fact in none] == ["seeds", "unfinished", "scope", "meaning", "abilities", "cost"]
 
 
@@ -255,12 +255,12 @@ def test_samples_join_what_belongs_together(tmp_path: Path) -> None:
 
 def test_a_second_draw_stands_beside_the_first(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", stages=[(-8, -19, -30), (-7, -19, -30)])
-    browser = collect_samples([read_run(folder)], [])
+    browser = collect_samples([load_run(folder)], [])
     assert list(browser.rows[0].answers) == ["start model", "stage 0", "stage 1", "stage 0, second draw"]
 
 
 def test_without_heldout_rows_the_browser_shows_training_rows_and_says_so(tmp_path: Path) -> None:
-    browser = collect_samples([read_run(write_run(tmp_path / "run", start=None))], [])
+    browser = collect_samples([load_run(write_run(tmp_path / "run", start=None))], [])
     assert [row.key for row in browser.rows] == ["trained0", "trained1"]
     assert "its prompts here were trained on" in browser.note
 
@@ -273,7 +273,7 @@ def test_histogram_counts() -> None:
 
 
 def test_settings_that_differ(tmp_path: Path) -> None:
-    runs = [read_run(write_run(tmp_path / "run", config={"beta": 0.5, "temperature": 1.0}))]
+    runs = [load_run(write_run(tmp_path / "run", config={"beta": 0.5, "temperature": 1.0}))]
     rows = {row[0]: row[1:3] for row in changed_settings(runs).rows}
     assert rows["beta"] == ("0.5", "0.1")
     assert rows["seed"] == ("7", "42")
@@ -376,7 +376,7 @@ def test_a_worse_last_stage_is_not_the_result(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", stages=[(-8, -19, -30), (-12, -25, -40)])
     summary = json.loads((folder / "summary.json").read_text())
     write_json(folder / "summary.json", summary | {"best_stage": 0})
-    run = read_run(folder)
+    run = load_run(folder)
     gain = gain_of(run)
     assert gain is not None
     assert (run.result_stage, gain.per_response.value) == (0, 1.0)
@@ -384,7 +384,7 @@ def test_a_worse_last_stage_is_not_the_result(tmp_path: Path) -> None:
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DemotuneError, match=r"is not a run folder \(no manifest.json\)"):
+    with pytest.raises(DemotuneError, match="holds no run; name the folder that a run wrote with --output"):
         build_report([tmp_path])
     with pytest.raises(DemotuneError, match="at least one run folder"):
         build_report([])
@@ -430,7 +430,11 @@ def test_rft_has_its_curves_and_shares(tmp_path: Path) -> None:
     write_rows(stage / "metrics.jsonl", steps)
     write_rows(stage / "reward-metrics.jsonl", [{"step": 1, "rewards/margins": 0.5}, {"eval_loss": 1.0, "step": 1}])
     check = json.loads((stage / "check.json").read_text())
-    policy = {"prompts": 29, "better": 0.38, "better_low": 0.23, "better_high": 0.56}
+    policy = {
+        **dict.fromkeys(("demo_reward", "reward_before", "reward_after", "finished_share", "mean_length"), 1.0),
+        "prompts": 29,
+        "better": {"value": 0.38, "low": 0.23, "high": 0.56},
+    }
     write_json(stage / "check.json", check | {"policy": policy})
     page = Page(build_report([folder]))
     for title in ("Margin of the reward model", "Reward of on-policy samples", "KL to the start model"):

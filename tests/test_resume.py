@@ -21,11 +21,10 @@ from demotune import DemotuneError, IRFTConfig, SFTConfig, resume, run
 from demotune.common.files import read_json, read_rows, write_json
 from demotune.common.interrupts import stopping_like_ctrl_c
 from demotune.common.journals import read_journal
-from demotune.models import scoring
 from demotune.sampling import sample_responses
+from demotune.training import drawing
 from demotune.training.callbacks import StopOnSignal
-from demotune.training.phases import sample
-from demotune.training.phases.stage import PhaseJournal
+from demotune.training.journal import PhaseJournal
 from demotune.training.trainer import Interrupted, PhaseTrainer
 
 # Checkpoints inside each stage (every 2 of 3 steps), pairs of the last stage mixed in, a carried optimizer.
@@ -65,7 +64,12 @@ def assert_equal_runs(found: Path, expected: Path) -> None:
     ours, theirs = (load_file(folder / "model" / "model.safetensors") for folder in (found, expected))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    for name in ("00/samples.jsonl.gz", "00/scores.jsonl.gz", "01/samples.jsonl.gz", "01/scores.jsonl.gz"):
+    for name in (
+        "00/samples.jsonl.gz",
+        "00/reference_logps.jsonl.gz",
+        "01/samples.jsonl.gz",
+        "01/reference_logps.jsonl.gz",
+    ):
         assert (found / "stages" / name).read_bytes() == (expected / "stages" / name).read_bytes()
     for check in ("00/check.json", "01/check.json"):
         assert (found / "stages" / check).read_bytes() == (expected / "stages" / check).read_bytes()
@@ -211,7 +215,7 @@ def test_a_signal_while_samples_are_drawn_ends_like_ctrl_c(
             yield drawn
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample, "sample_responses", interrupted)
+        patch.setattr(drawing, "sample_responses", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(config(place, name))
     assert "stopped; what is done is kept: continue with demotune resume" in capsys.readouterr().out
@@ -352,7 +356,7 @@ def test_a_damaged_carried_optimizer_is_made_again(
         patch.setattr(Trainer, "training_step", _die_at_call(Trainer.training_step, 4))
         with pytest.raises(Killed):
             run(config(place, "carried"))
-    assert (folder / "stages" / "01" / "scores.jsonl.gz").exists()
+    assert (folder / "stages" / "01" / "reference_logps.jsonl.gz").exists()
     _flip(folder / "stages" / "00" / name)
     resume(folder)
     assert f"{name} is damaged; stage 0 is trained again" in capsys.readouterr().out.replace("\n", "")
@@ -368,8 +372,8 @@ def test_a_changed_token_in_a_journal_of_samples_is_drawn_again(
     place: Path, uninterrupted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample, "ROWS_KEPT_TOGETHER", 4)
-        patch.setattr(sample, "SECONDS_UNKEPT", 99.0)
+        patch.setattr(drawing, "ROWS_KEPT_TOGETHER", 4)
+        patch.setattr(drawing, "SECONDS_UNKEPT", 99.0)
         patch.setattr(PhaseJournal, "append", _die_at_call(PhaseJournal.append, 3))
         with pytest.raises(Killed):
             run(config(place, "changed-token"))
@@ -432,10 +436,10 @@ def test_a_manifest_and_a_state_without_their_fields_are_named(uninterrupted: Pa
 def test_a_batch_torn_inside_its_lines_is_done_again(place: Path, uninterrupted: Path) -> None:
     """The file system kept half of what was written: the batch's first rows are there, its last ones are not."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("demotune.training.phases.score.score_pairs", _die_at_call(scoring.score_pairs, 2))
+        patch.setattr("demotune.training.phases.reference.pair_logps", _die_at_call(pair_logps, 2))
         with pytest.raises(Killed):
             run(config(place, "torn"))
-    journal = place / "torn" / "stages" / "00" / "scored-0.partial.jsonl"
+    journal = place / "torn" / "stages" / "00" / "reference-0.partial.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[:2]) + lines[2][:10])
     resume(place / "torn")
@@ -451,8 +455,8 @@ def test_journalled_responses_are_not_drawn_again(place: Path, uninterrupted: Pa
         return sample_responses(model, prompts, streams, *more, **named)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample, "ROWS_KEPT_TOGETHER", 4)
-        patch.setattr(sample, "SECONDS_UNKEPT", 99.0)
+        patch.setattr(drawing, "ROWS_KEPT_TOGETHER", 4)
+        patch.setattr(drawing, "SECONDS_UNKEPT", 99.0)
         patch.setattr(PhaseJournal, "append", _die_at_call(PhaseJournal.append, 3))
         with pytest.raises(Killed):
             run(config(place, "kept-samples"))
@@ -460,7 +464,7 @@ def test_journalled_responses_are_not_drawn_again(place: Path, uninterrupted: Pa
     kept = {record["row"] for record in read_journal(journal)}
     assert len(kept) == 8
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample, "sample_responses", noting)
+        patch.setattr(drawing, "sample_responses", noting)
         resume(place / "kept-samples")
     samples = read_rows(place / "kept-samples" / "stages" / "00" / "samples.jsonl.gz")
     assert sorted(asked[0]) == sorted(set(range(len(samples))) - kept)

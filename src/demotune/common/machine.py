@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from demotune.common.memory import GIB
 from demotune.common.processes import process_count, this_device
-from demotune.common.progress import GIB
 
 if TYPE_CHECKING:
     import torch
 
 PACKAGES = ("demotune", "torch", "transformers", "accelerate", "peft", "datasets", "gguf", "safetensors", "trl")
-LACKS = ("not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""What torch says in an ordinary RuntimeError when memory lacks."""
 
 
 def package_versions() -> dict[str, str]:
@@ -32,8 +30,8 @@ def package_versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, str]:
-    """Processor, memory and accelerators, as text for people and for the manifest."""
-    import torch  # noqa: PLC0415 (slow: the command line and versions do without it)
+    """Processor, memory and accelerators, in words: for the screen and the manifest."""
+    import torch  # noqa: PLC0415 (seconds to import, and only needed here)
 
     described = {
         "system": f"{platform.system()} {platform.machine()}",
@@ -50,9 +48,9 @@ def hardware() -> dict[str, str]:
 
 def has_fast_bf16(device: "torch.device") -> bool:
     """Whether matrix products in bfloat16 are faster than in float32 on this device."""
-    import torch  # noqa: PLC0415
-
     if device.type == "cuda":
+        import torch  # noqa: PLC0415
+
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     cpuinfo = Path("/proc/cpuinfo")
     if device.type != "cpu" or not cpuinfo.exists():
@@ -61,13 +59,6 @@ def has_fast_bf16(device: "torch.device") -> bool:
     return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def is_lack_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that the device or the machine has no memory left."""
-    import torch  # noqa: PLC0415
-
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(lack in str(error) for lack in LACKS)
-
-
 def command_line() -> str:
-    """This command, so that a shell reads it as it was."""
+    """This command, quoted so that a shell reads it again."""
     return shlex.join(["demotune", *sys.argv[1:]])

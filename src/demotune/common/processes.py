@@ -1,4 +1,4 @@
-"""One process or several: who this one is, and waiting for the others."""
+"""One process or several: which one this is, and waiting for the others. Importing this module loads no torch."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 def process_state() -> "PartialState":
     """accelerate's state of this process. Without CUDA or XPU it is a CPU one: MPS lacks the float64 of the sampler."""
-    import torch  # noqa: PLC0415 (slow: what only reads files and prints does without it)
+    import torch  # noqa: PLC0415 (seconds to import)
     from accelerate import PartialState  # noqa: PLC0415
 
     has_accelerator = torch.cuda.is_available() or torch.xpu.is_available()
@@ -20,16 +20,15 @@ def process_state() -> "PartialState":
 
 
 def this_device() -> "torch.device":
-    import torch  # noqa: PLC0415
-
-    return torch.device(process_state().device)
+    device: torch.device = process_state().device
+    return device
 
 
 def main_process() -> bool:
-    """Whether this process writes files and prints. Before torch is imported, the launcher's RANK says so."""
-    if "torch" not in sys.modules:
-        return os.environ.get("RANK", "0") == "0"
-    return bool(process_state().is_main_process)
+    """Whether this process writes files and prints. Before torch is imported, what the launcher says decides."""
+    if "torch" in sys.modules:
+        return bool(process_state().is_main_process)
+    return "LOCAL_RANK" not in os.environ or os.environ.get("RANK", "0") == "0"
 
 
 def process_count() -> int:
@@ -38,10 +37,10 @@ def process_count() -> int:
 
 def any_process(flag: bool) -> bool:
     """Whether the flag is set in any of the processes."""
-    import torch  # noqa: PLC0415
-
     if process_count() == 1:
         return flag
+    import torch  # noqa: PLC0415
+
     flags = torch.tensor(int(flag), device=this_device())
     torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
     return bool(flags)

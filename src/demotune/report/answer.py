@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from demotune.common.statistics import FEWEST, TOO_FEW
-from demotune.report.collect import Run
-from demotune.report.evaluations import Comparison, Evaluation
 from demotune.report.gains import Gain, against_baseline, gain_of
 from demotune.report.wording import bounds, duration, flops, number, plural, share
+from demotune.runs.evaluation import Comparison, Evaluation
+from demotune.runs.run import Run
 
 NAMED_RUNS = 3
 """So many runs are named in the sentence; the table under it has all."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from demotune.common.statistics import Interval
-from demotune.report.wording import NOTHING, duration, memory
+from demotune.report.wording import duration, memory
 from demotune.runs.comparison import ComparisonTable, Difference, Line
 
 
@@ -47,7 +47,7 @@ def comparison_of(table: ComparisonTable) -> PageComparison:
         points=tuple(
             CostPoint(line.setting, line.cost.flops, line.cost.seconds, line.qualities[first])
             for line in table.lines
-            if line.cost is not None and line.cost.flops is not None
+            if line.cost is not None
         ),
     )
 
@@ -70,8 +70,8 @@ def _cost(line: Line) -> Sequence[str]:
         return ["", "", "", "", ""]
     return [
         str(cost.steps),
-        NOTHING if cost.trained_tokens is None else f"{cost.trained_tokens:,}",
-        NOTHING if cost.flops is None else f"{cost.flops / 1e15:.3g}",
+        f"{cost.trained_tokens:,}",
+        f"{cost.flops / 1e15:.3g}",
         duration(cost.seconds),
         memory(cost.peak_memory_gib),
     ]

@@ -1,14 +1,13 @@
 """What two policies give the same held-out demonstrations: differences paired by prompt, with intervals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 from demotune.common.statistics import Interval, mean_interval, ratio_interval
-from demotune.report.collect import Run
 from demotune.runs.gate import Verdict, verdict_of
 from demotune.runs.heldout import HeldoutRow, count_wins
+from demotune.runs.run import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ def gain_between(before: Sequence[HeldoutRow], after: Sequence[HeldoutRow]) -> G
 def gain_of(run: Run, stage: int | None = None) -> Gain | None:
     """A stage (by default the result) against the run's start model; None for a run that held no rows out."""
     chosen = run.result if stage is None else next(one for one in run.stages if one.number == stage)
-    if run.start is None or chosen.heldout is None:
+    if not run.start or not chosen.heldout:
         return None
     return gain_between(run.start, chosen.heldout)
 
@@ -60,21 +59,16 @@ def against_baseline(runs: Sequence[Run]) -> list[tuple[Run, Run, Gain]]:
     A run that starts from the baseline's model is left out: its own gain says the same.
     """
     baseline = baseline_of(runs)
-    if baseline is None or baseline.result.heldout is None:
+    if baseline is None or not baseline.result.heldout:
         return []
     return [
         (run, baseline, gain)
         for run in runs
         if run is not baseline
-        and run.manifest.get("model") != baseline.result.model_hash
-        and run.result.heldout is not None
+        and run.manifest.model != baseline.result.model_hash
+        and run.result.heldout
         and (gain := gain_between(baseline.result.heldout, run.result.heldout))
     ]
-
-
-def interval_in(record: Mapping[str, Any], name: str) -> Interval:
-    """A number of check.json with its interval."""
-    return Interval(record[name], record[f"{name}_low"], record[f"{name}_high"])
 
 
 @cache

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 
 from demotune.common.statistics import FEWEST
 from demotune.report.answer import headline_comparison
-from demotune.report.collect import Run
-from demotune.report.evaluations import Evaluation
 from demotune.report.facts import Fact
 from demotune.report.gains import baseline_of, gain_of
 from demotune.report.wording import duration, number, plural
-from demotune.runs.finished import NOT_A_SETTING
+from demotune.runs.evaluation import Evaluation
+from demotune.runs.run import Run
+from demotune.runs.settings import setting_key
 
 DETECTABLE = 2.8 / 1.96
 """Half of a 95% interval times this is the difference that a two-sided test at 5% finds with 80% power."""
@@ -40,9 +40,7 @@ def _seeds(runs: Sequence[Run]) -> str:
             f"This is one run with one seed ({runs[0].config.get('seed')}). Its intervals cover the choice of held-out "
             "prompts, not the choice of the seed."
         )
-    settings = {
-        str(sorted((name, value) for name, value in run.config.items() if name not in NOT_A_SETTING)) for run in runs
-    }
+    settings = {setting_key(run) for run in runs}
     if len(settings) == len(runs):
         return (
             "Every setting was run once, with one seed. The intervals cover the choice of held-out prompts, not the "
@@ -94,13 +92,13 @@ def _of_run(run: Run, who: str) -> Iterator[Fact]:
 
 
 def _of_several(runs: Sequence[Run]) -> Iterator[Fact]:
-    if len({run.manifest.get("model") for run in runs}) > 1:
+    if len({run.manifest.model for run in runs}) > 1:
         yield Fact(
             "cost",
             "The runs start from different models: the costs leave out the training of the start models, and gains "
             "since the start cannot be compared between runs.",
         )
-    if len({run.manifest.get("rows") for run in runs}) > 1:
+    if len({run.manifest.rows for run in runs}) > 1:
         yield Fact("bias", "The runs used different rows; only prompts that both held out are compared.")
     costs = [run.seconds(run.result_stage) for run in runs]
     if max(costs) > 1.5 * min(costs):

@@ -16,15 +16,15 @@ from jinja2 import Environment, StrictUndefined
 from demotune.common.errors import DemotuneError
 from demotune.common.files import read_json
 from demotune.config.methods import CONFIGS, Method
-from demotune.report.collect import Run, read_run
-from demotune.report.evaluations import Evaluation, read_evaluation
-from demotune.report.gains import gain_of, interval_in
+from demotune.report.gains import gain_of
 from demotune.report.limits import limits
 from demotune.report.markdown import bullets, code, longest_backticks, plain, table
 from demotune.report.public_names import looks_like_hub_id, public_command, public_name, without_paths
 from demotune.report.settings import own_fields
 from demotune.report.tables import comparisons_table, measures_table, task_table
 from demotune.report.wording import NOTHING, bounds, likelihood, number, plural, share
+from demotune.runs.evaluation import Evaluation, read_evaluation
+from demotune.runs.run import Run, load_run
 
 SHARED = (
     "learning_rate",
@@ -49,7 +49,7 @@ def model_card(run: Path, evaluations: Sequence[Path] = ()) -> str:
 
     Raises DemotuneError for a folder that holds no finished run, and for an evaluation of other models.
     """
-    found = read_run(run)
+    found = load_run(run)
     if not found.finished:
         raise DemotuneError(f"{run} is an unfinished run, it has no model yet; finish it with: demotune resume {run}")
     judged = [read_evaluation(folder) for folder in evaluations]
@@ -91,7 +91,7 @@ def _about(run: Run, base: str | None) -> str:
     name = str(run.config["model"])
     start = code(public_name(name))
     if not looks_like_hub_id(name):
-        start += f" (a local folder, sha256 {str(run.manifest.get('model'))[:12]}…)"
+        start += f" (a local folder, sha256 {run.manifest.model[:12]}…)"
     kind = "A language model" if base is None else f"A LoRA adapter for {code(public_name(base))}"
     return f"{kind}, trained from {start} with demotune's {run.method.upper()} on demonstrations."
 
@@ -116,9 +116,9 @@ def _settings(run: Run) -> str:
 
 def _result(run: Run) -> str:
     check, gain = run.result.check, gain_of(run)
-    if gain is None or run.start_nll_per_token is None:
+    if gain is None or run.start_nll_per_token is None or check.nll_per_token is None:
         return "The run held no rows out: whether it helped is not known."
-    before, after = likelihood(run.start_nll_per_token), likelihood(check["nll_per_token"])
+    before, after = likelihood(run.start_nll_per_token), likelihood(check.nll_per_token)
     change = gain.per_response
     ends = f"95% interval {bounds(change, signed=True)}, " if change.known else ""
     facts = [
@@ -127,13 +127,12 @@ def _result(run: Run) -> str:
         f"{plural(gain.prompts, 'prompt')}): **{gain.verdict}**. {share(gain.wins)} of the demonstrations became "
         "likelier.",
     ]
-    if reward := check.get("reward_since_start") or check.get("reward"):
-        accuracy = interval_in(reward, "accuracy")
+    if reward := check.whole_reward:
         facts.append(
-            f"The learned reward prefers the demonstration to a sample in {share(accuracy.value)} of "
-            f"{plural(reward['pairs'], 'held-out pair')} (95% interval {bounds(accuracy, percent=True)})."
+            f"The learned reward prefers the demonstration to a sample in {share(reward.accuracy.value)} of "
+            f"{plural(reward.pairs, 'held-out pair')} (95% interval {bounds(reward.accuracy, percent=True)})."
         )
-    return bullets([*facts, *(f"Warning: {plain(text)}" for text in check.get("gate", {}).get("warnings", ()))])
+    return bullets([*facts, *(f"Warning: {plain(text)}" for text in (check.gate.warnings if check.gate else ()))])
 
 
 def _evaluation(evaluation: Evaluation, name: str) -> Iterator[str]:
@@ -157,21 +156,17 @@ def _evaluation(evaluation: Evaluation, name: str) -> Iterator[str]:
 
 
 def _provenance(run: Run) -> list[str]:
-    manifest = run.manifest
-    versions = ", ".join(f"{name} {version}" for name, version in manifest.get("versions", {}).items())
-    hardware = manifest.get("hardware", {})
+    manifest, hardware = run.manifest, run.manifest.hardware
+    versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
     machine = [hardware[name] for name in hardware if name in ("system", "device") or name.startswith("gpu")]
     names = [run.config["model"], run.config.get("reward_model"), *run.config["data"]]
     hub_ids = {str(name) for name in names if name and looks_like_hub_id(str(name))}
     return [
-        f"Started: {plain(str(manifest.get('created', NOTHING)))}",
-        f"Command: {code(public_command(str(manifest.get('command', NOTHING)), hub_ids))}",
-        f"Start model: sha256 {code(str(manifest.get('model', NOTHING)))}",
-        *(
-            f"Data {code(public_name(source))}: sha256 {code(str(digest))}"
-            for source, digest in manifest.get("data", {}).items()
-        ),
-        f"Rows, as token ids: sha256 {code(str(manifest.get('rows', NOTHING)))}",
+        f"Started: {plain(manifest.created)}",
+        f"Command: {code(public_command(manifest.command, hub_ids))}",
+        f"Start model: sha256 {code(manifest.model)}",
+        *(f"Data {code(public_name(source))}: sha256 {code(digest)}" for source, digest in manifest.data.items()),
+        f"Rows, as token ids: sha256 {code(manifest.rows)}",
         f"Result: sha256 {code(run.result.model_hash or NOTHING)}",
         f"Versions: {plain(versions)}",
         f"Machine: {plain(', '.join(machine))}",

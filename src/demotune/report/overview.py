@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from demotune.report.collect import Run
-from demotune.report.gains import Gain, against_baseline, gain_of, interval_in
+from demotune.report.gains import Gain, against_baseline, gain_of
 from demotune.report.tables import Table, table
 from demotune.report.wording import NOTHING, bounds, duration, flops, memory, number, plural, share
+from demotune.runs.run import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ def warnings(runs: Sequence[Run]) -> list[str]:
             done = plural(len(run.stages), "stage")
             found.append(f"{run.name} is unfinished: {done} so far. Continue it with: demotune resume {run.folder}")
         for stage in run.stages:
-            texts = list(stage.check.get("gate", {}).get("warnings", ()))
+            texts = list(stage.check.gate.warnings if stage.check.gate else ())
             if stage.stopped:
                 texts.append(f"policy steps were stopped: {stage.stopped}")
             found += [f"{run.name}, stage {stage.number}: {text}" for text in texts]
@@ -42,10 +42,9 @@ def cards(run: Run) -> list[Card]:
         ends = bounds(gain.per_token, signed=True)
         found.append(Card("Held-out gain", number(gain.per_token.value, signed=True), f"nats a token; {ends}"))
         found.append(Card("Likelier", share(gain.wins), f"of {plural(gain.prompts, 'held-out demonstration')}"))
-    if reward := run.result.check.get("reward_since_start") or run.result.check.get("reward"):
-        accuracy = interval_in(reward, "accuracy")
-        detail = f"{bounds(accuracy, percent=True)}, {plural(reward['pairs'], 'held-out pair')}"
-        found.append(Card("Reward accuracy", share(accuracy.value), detail))
+    if reward := run.result.check.whole_reward:
+        detail = f"{bounds(reward.accuracy, percent=True)}, {plural(reward.pairs, 'held-out pair')}"
+        found.append(Card("Reward accuracy", share(reward.accuracy.value), detail))
     found.append(Card("Time", duration(run.seconds(run.result_stage)), "without measuring"))
     found.append(Card("Memory", memory(run.peak_memory_gib), "peak"))
     found.append(Card("Compute", flops(run.flops(run.result_stage)), "from token counts"))

@@ -16,14 +16,14 @@ from demotune.common.errors import DemotuneError
 from demotune.common.files import publish_file
 from demotune.report.answer import answer_sentence, verdict
 from demotune.report.charts.figures import GRID, INK, MUTED, PALETTE
-from demotune.report.collect import Run, read_runs
 from demotune.report.comparison import PageComparison
-from demotune.report.evaluations import Evaluation, read_evaluation
 from demotune.report.limits import limits
 from demotune.report.overview import cards, overview, warnings
 from demotune.report.rigor.card import RigorAnswer, count_yes
 from demotune.report.samples import Browser, collect_samples
 from demotune.report.sections import sections_of
+from demotune.runs.evaluation import Evaluation, read_evaluation
+from demotune.runs.run import Run, read_runs
 
 DASH_ARRAYS = ("", "7 4", "2 3", "7 3 2 3")
 """The dashes of figures.DASHES, as SVG writes them."""

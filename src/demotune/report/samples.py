@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from demotune.report.collect import Run, SampledRow
-from demotune.report.evaluations import Evaluation
 from demotune.report.wording import stage_name
+from demotune.runs.evaluation import Evaluation
 from demotune.runs.heldout import HeldoutRow
+from demotune.runs.run import Run
+from demotune.runs.stage import SampledRow
 
 MOST_ROWS = 500
 
@@ -66,17 +67,17 @@ def collect_samples(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> B
     """Rows of runs and evaluations, joined by key. Held-out rows; of a run without any, training rows."""
     rows: dict[str, Prompt] = {}
     several = len(runs) > 1
-    same_start = len({run.manifest.get("model") for run in runs}) == 1
+    same_start = len({run.manifest.model for run in runs}) == 1
     notes = []
     for run in runs:
         start = "start model" if same_start else f"{run.name}, start model"
         _add_heldout(rows, run, start, several=several)
-        if run.start is None and run.stages[0].samples:
+        if not run.start and run.stages[0].samples:
             notes.append(f"{run.name} has no held-out rows: its prompts here were trained on.")
         for stage in run.stages:
             who = stage_name(run.name, stage.number - 1, several=several) if stage.number else start
             for row in stage.samples:
-                if row.heldout or run.start is None:
+                if row.heldout or not run.start:
                     _add_sample(rows, row, who)
     metrics = dict(METRICS)
     for evaluation in evaluations:

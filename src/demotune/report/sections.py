@@ -7,9 +7,7 @@ from demotune.report.charts.figures import Chart
 from demotune.report.charts.heldout import cost_chart, heldout_chart, points_chart
 from demotune.report.charts.judging import gap_charts, win_charts
 from demotune.report.charts.training import curve_charts, timeline_charts
-from demotune.report.collect import Run
 from demotune.report.comparison import PageComparison
-from demotune.report.evaluations import Evaluation
 from demotune.report.settings import all_settings, changed_settings, provenance
 from demotune.report.tables import (
     Table,
@@ -22,6 +20,8 @@ from demotune.report.tables import (
     task_table,
 )
 from demotune.report.wording import plural
+from demotune.runs.evaluation import Evaluation
+from demotune.runs.run import Run
 
 EVALUATE = "demotune evaluate measures models on rows and writes a folder; give that folder to the report."
 
@@ -79,7 +79,7 @@ def _grid(charts: Sequence[Chart]) -> tuple[Chart, ...]:
 def _curves(runs: Sequence[Run]) -> Iterator[Part]:
     heldout = heldout_chart(runs)
     yield Part(charts=_grid(([heldout] if heldout else []) + curve_charts(runs)))
-    if without := [run.name for run in runs if run.start is None]:
+    if without := [run.name for run in runs if not run.start]:
         yield Part(f"{', '.join(without)}: no rows were held out. Set eval_share or eval_data next time.")
 
 

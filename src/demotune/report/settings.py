@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from demotune.config.files import field_help, field_types
+from demotune.config.field import field_help, field_types
 from demotune.config.methods import CONFIGS, Method, RunConfig
-from demotune.report.collect import Run
 from demotune.report.tables import Table, table
 from demotune.report.wording import NOTHING
+from demotune.runs.run import Run
 
 REQUIRED = ("model", "data", "output")
 """Fields that every run must be given: they are shown first."""
@@ -34,17 +34,18 @@ def all_settings(runs: Sequence[Run]) -> Table:
 def provenance(runs: Sequence[Run]) -> Table:
     """What it takes to run this again: command, hardware, versions, content hashes."""
     parts: list[tuple[str, list[Any]]] = [
-        ("started", [run.manifest.get("created", NOTHING) for run in runs]),
-        ("command", [run.manifest.get("command", NOTHING) for run in runs]),
+        ("started", [run.manifest.created for run in runs]),
+        ("command", [run.manifest.command for run in runs]),
         ("folder", [run.folder for run in runs]),
-        ("start model, sha256", [run.manifest.get("model", NOTHING) for run in runs]),
+        ("start model, sha256", [run.manifest.model for run in runs]),
         ("result, sha256", [run.result.model_hash or NOTHING for run in runs]),
-        ("parameters", [f"{run.manifest['parameters']:,}" for run in runs]),
-        ("rows, sha256", [run.manifest.get("rows", NOTHING) for run in runs]),
+        ("parameters", [f"{run.manifest.parameters:,}" for run in runs]),
+        ("rows, sha256", [run.manifest.rows for run in runs]),
     ]
     for part, prefix in (("data", "data "), ("hardware", ""), ("versions", "")):
-        names = dict.fromkeys(name for run in runs for name in run.manifest.get(part, {}))
-        parts += [(prefix + name, [run.manifest.get(part, {}).get(name, NOTHING) for run in runs]) for name in names]
+        of_runs = [getattr(run.manifest, part) for run in runs]
+        names = dict.fromkeys(name for one in of_runs for name in one)
+        parts += [(prefix + name, [one.get(name, NOTHING) for one in of_runs]) for name in names]
     rows = [(name, *map(_text, values)) for name, values in parts]
     return table(["", *(run.name for run in runs)], rows, texts=len(runs) + 1)
 

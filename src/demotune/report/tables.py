@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from demotune.report.collect import Run
-from demotune.report.evaluations import Comparison, Evaluation, Measure
 from demotune.report.wording import NOTHING, bounds, duration, memory, number, share
+from demotune.runs.evaluation import Comparison, Evaluation, Measure
+from demotune.runs.run import Run
 
 MOST_REFUSED = 1000
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from demotune.common.errors import DemotuneError
@@ -14,8 +15,8 @@ from demotune.data.rendering import Renderer, RenderError
 from demotune.models.policy import generation_stop_ids, load_policy, load_tokenizer, longest_input, resolve_model
 from demotune.records import NO_CONTEXT, Completion, Context, Message, Response
 from demotune.rewards.reward import Reward, as_completion, checked_length
-from demotune.runs.folder import begun_template
-from demotune.sampling import SamplingOptions, sample_responses
+from demotune.runs.run import begun_template
+from demotune.sampling import InProcessSampler, Sampler, SamplingOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +143,18 @@ def draw_responses(
     batch_size: int,
     dtype: str,
 ) -> list[Response]:
-    """One response for each prompt, in order, each from a random stream of its own; the policy is gone afterwards."""
-    policy = load_policy(folder, dtype=dtype, attn_implementation=None, device=this_device())
+    """One response for each prompt, in order; the policy is loaded for it and freed afterwards."""
+    load = partial(load_policy, folder, dtype=dtype, attn_implementation=None, device=this_device())
+    return drawn_in_order(InProcessSampler(load, slots=batch_size), prompts, seed, options, what="sample")
+
+
+def drawn_in_order(
+    sampler: Sampler, prompts: Sequence[Sequence[int]], seed: int, options: SamplingOptions, *, what: str
+) -> list[Response]:
+    """One response for each prompt, in order, each from a random stream of its own; shows progress as `what`."""
     drawn: dict[int, Response] = {}
-    with track("sample", len(prompts), "responses") as tracker:
-        for row, response in sample_responses(policy, prompts, range(len(prompts)), seed, options, slots=batch_size):
+    with track(what, len(prompts), "responses") as tracker:
+        for row, response in sampler.draw(prompts, range(len(prompts)), seed, options):
             drawn[row] = response
             tracker.advance()
     return [drawn[row] for row in range(len(prompts))]

@@ -16,7 +16,7 @@ from demotune.data.intake import reasons, write_quarantine
 from demotune.data.rendering import RenderError
 from demotune.records import Completion, Context, Demonstration, Message, Preference
 from demotune.rewards.reward import Reward, as_completion
-from demotune.runs.heldout import PairCheck, check_pairs, interval_text
+from demotune.runs.heldout import PairCheck, check_pairs
 
 SHOWN_REFUSALS = 3
 
@@ -92,7 +92,7 @@ def score_rows(reward: Reward, sources: Sequence[str], reading: Reading | None =
     _say_each(loaded.notes)
     refused = list(loaded.bad_rows)
     rows: list[tuple[Demonstration, Completion]] = []
-    for row in loaded.demonstrations:
+    for row in loaded.rows:
         if len(rows) == reading.max_rows:
             break
         try:
@@ -114,7 +114,7 @@ def score_preferences(reward: Reward, sources: Sequence[str], reading: Reading |
     _say_each(loaded.notes)
     refused = list(loaded.bad_rows)
     rows: list[tuple[Preference, Completion, Completion]] = []
-    for row in loaded.preferences:
+    for row in loaded.rows:
         if len(rows) == reading.max_rows:
             break
         try:
@@ -296,13 +296,13 @@ def _distribution(pairs: Sequence[tuple[float, int]]) -> dict[str, str]:
 
 def _say_accuracy(check: PairCheck) -> None:
     say(
-        f"accuracy: chosen earns more in {interval_text(check.accuracy, check.accuracy_low, check.accuracy_high)} of "
+        f"accuracy: chosen earns more in {check.accuracy.text()} of "
         f"{check.pairs} pairs (95% interval; a tie counts as half), by {check.margin:+.3g} on average"
     )
     if check.matched_accuracy is None:
         say("no pair has responses of like length (within a quarter): the accuracy may be one of length")
         return
-    matched = interval_text(check.matched_accuracy, check.matched_accuracy_low, check.matched_accuracy_high)
+    matched = check.matched_accuracy.text()
     say(f"accuracy on the {check.matched_pairs} pairs of like length (within a quarter): {matched}")
 
 

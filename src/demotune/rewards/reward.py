@@ -12,11 +12,10 @@ from typing import Protocol
 import torch
 
 from demotune.common.errors import DemotuneError
-from demotune.common.files import read_json
 from demotune.common.machine import has_fast_bf16
 from demotune.common.processes import this_device
-from demotune.config.methods import RFTConfig, SFTConfig
 from demotune.data.rendering import Renderer, RenderError
+from demotune.models.batches import Advance
 from demotune.models.files import is_adapter
 from demotune.models.policy import (
     content_hash,
@@ -26,6 +25,7 @@ from demotune.models.policy import (
     longest_input,
     resolve_model,
 )
+from demotune.models.reference_logps import completion_logps
 from demotune.models.reward import (
     RewardModel,
     check_labels,
@@ -35,9 +35,10 @@ from demotune.models.reward import (
     read_facts,
     with_padding,
 )
-from demotune.models.scoring import Advance, score_completions, score_logps
+from demotune.models.reward_head import completion_rewards
 from demotune.records import NO_CONTEXT, Completion, Context, Demonstration, Message, Response
 from demotune.runs.folder import RunFolder
+from demotune.runs.manifest import read_manifest
 
 
 class Reward(Protocol):
@@ -99,7 +100,7 @@ class ScalarReward:
         """The reward of each completion, as plain transformers computes it."""
         if self._model is None:
             self._model = self._load()
-        scores = score_completions(
+        scores = completion_rewards(
             self._model,
             completions,
             pad_id=self._model.config.get_text_config().pad_token_id,
@@ -157,7 +158,7 @@ class ImplicitReward:
     ) -> list[float]:
         """beta times the log-ratio of each completion."""
         logps, ref_logps = (
-            score_logps(self._load(folder), completions, batch_size=batch_size, bf16=self._bf16, advance=advance)
+            completion_logps(self._load(folder), completions, batch_size=batch_size, bf16=self._bf16, advance=advance)
             for folder in (self._policy, self._reference)
         )
         rewards = [self._beta * (logp - ref_logp) for logp, ref_logp in zip(logps, ref_logps, strict=True)]
@@ -184,11 +185,11 @@ def load_reward(
     if not run.finished:
         raise DemotuneError(f"{source} is an unfinished run; finish it with: demotune resume {source}")
     config = run.read_config()
-    if isinstance(config, SFTConfig):
+    if config.reward_kind == "none":
         raise DemotuneError(
             f"{source} is an SFT run, which learns no reward; give a run of rft, irft or spin, or a reward model"
         )
-    if isinstance(config, RFTConfig):
+    if config.reward_kind == "explicit":
         return ScalarReward(run.reward, template=template, dtype=dtype, bf16=bf16)
     _check_reference(run, config.model)
     template = config.template if template is None else template
@@ -245,7 +246,7 @@ def _check_classifier(source: str, folder: Path) -> None:
 
 def _check_reference(run: RunFolder, reference: str) -> None:
     """The start model must be the one that the run began with: a folder may have been moved or written anew."""
-    begun = read_json(run.manifest)["model"]
+    begun = read_manifest(run.manifest).model
     try:
         found = content_hash(resolve_model(reference))
     except DemotuneError as error:

@@ -14,7 +14,7 @@ from demotune.common.errors import DemotuneError
 from demotune.common.files import publish_file, publish_folder
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.config.methods import AnyConfig
-from demotune.data.tables import without_nulls
+from demotune.data.readers.arrow_tables import without_nulls
 from demotune.models.policy import load_tokenizer, resolve_model
 from demotune.runs.folder import RunFolder
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from demotune.report.charts.figures import Chart, Line, label, legend_of, lines
-from demotune.report.collect import Run
 from demotune.report.comparison import CostPoint
 from demotune.report.gains import Gain, gain_of
 from demotune.report.tables import table
 from demotune.report.wording import NOTHING, bounds, duration, flops, likelihood, number
+from demotune.runs.run import Run
 
 OPERATIONS = "operations (FLOP)"
 
@@ -120,13 +120,13 @@ def _points(run: Run) -> list[_Point]:
         _Point(
             place=stage.number + 1,
             name=f"stage {stage.number}",
-            nll_per_token=float(stage.check["nll_per_token"]),
+            nll_per_token=stage.check.nll_per_token,
             gain=gain_of(run, stage.number),
             seconds=run.seconds(stage.number),
             operations=run.flops(stage.number),
         )
         for stage in run.stages
-        if "nll_per_token" in stage.check
+        if stage.check.nll_per_token is not None
     ]
 
 

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 
-from demotune.common.statistics import Interval
 from demotune.report.charts.figures import Chart, Legend, Share, histogram, shares
-from demotune.report.collect import Run, RunStage
-from demotune.report.evaluations import Evaluation
-from demotune.report.gains import interval_in
 from demotune.report.tables import table
 from demotune.report.wording import bounds, share, stage_name
+from demotune.runs.evaluation import Evaluation
+from demotune.runs.run import Run
+from demotune.runs.stage import RunStage
 
 
 def gap_charts(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> list[Chart]:
@@ -79,12 +78,12 @@ def win_charts(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> list[C
                 [
                     Share(
                         f"{one.model} over {one.baseline}" + (f", by {one.judge}" if one.judge else ""),
-                        Interval(one.difference, one.low, one.high),
+                        one.interval,
                         one.items,
                         models.index(one.model),
                     )
                     for one in wins
-                    if one.difference is not None and one.low is not None and one.high is not None
+                    if one.interval is not None
                 ],
             )
         )
@@ -138,16 +137,15 @@ def _stage_shares(run: Run, rank: int, *, several: bool) -> list[Share]:
     found = []
     for stage in run.stages:
         name = stage_name(run.name, stage.number, several=several)
-        gate, reward, policy = (stage.check.get(part) for part in ("gate", "reward", "policy"))
+        gate, reward, policy = stage.check.gate, stage.check.reward, stage.check.policy
         if gate:
-            text = f"{name}: likelier than {gate['compared_with']}"
-            found.append(Share(text, interval_in(gate, "wins"), gate["prompts"], rank))
+            found.append(Share(f"{name}: likelier than {gate.compared_with}", gate.wins, gate.prompts, rank))
         if reward:
             text = f"{name}: reward prefers demonstration"
-            found.append(Share(text, interval_in(reward, "accuracy"), reward["pairs"], rank if several else 2))
+            found.append(Share(text, reward.accuracy, reward.pairs, rank if several else 2))
         if policy:
             text = f"{name}: answers get a higher reward"
-            found.append(Share(text, interval_in(policy, "better"), policy["prompts"], rank if several else 1))
+            found.append(Share(text, policy.better, policy.prompts, rank if several else 1))
     return found
 
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from demotune.report.charts.figures import Bar, Chart, Line, label, legend_of, lines, thin, timeline
-from demotune.report.collect import Run, RunStage
 from demotune.report.tables import table
 from demotune.report.wording import duration, memory, number, stage_name, time_unit
+from demotune.runs.run import Run
+from demotune.runs.stage import RunStage
 
 MOST_ROWS = 200
 

@@ -1,16 +1,18 @@
 """What the rigor card looks for evidence in: the files of runs, evaluations and a comparison, each read once."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from demotune.common.files import read_json
-from demotune.report.collect import Run, read_runs
-from demotune.report.evaluations import Evaluation, read_evaluation
+from demotune.common.json_records import read_record
 from demotune.report.facts import Fact, Kind, facts_of
 from demotune.report.limits import limits
+from demotune.runs.comparison import ComparisonTable, Line
+from demotune.runs.costs import Cost
+from demotune.runs.evaluation import Evaluation, read_evaluation
+from demotune.runs.run import Run, read_runs
 
 NO_FILES = "no run and no evaluation was given"
 
@@ -70,12 +72,16 @@ class ComparisonFile:
     """What `demotune compare --output` wrote."""
 
     name: str
-    record: Mapping[str, Any]
+    table: ComparisonTable
 
     @property
-    def settings(self) -> list[Mapping[str, Any]]:
-        """Lines of the table but the start model's, which has no runs."""
-        return [line for line in self.record["lines"] if line["runs"]]
+    def lines(self) -> tuple[Line, ...]:
+        return self.table.lines
+
+    @property
+    def settings(self) -> list[tuple[Line, Cost]]:
+        """Lines of the table but the start model's, which has no runs, with what a run cost."""
+        return [(line, line.cost) for line in self.lines if line.cost is not None]
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,9 @@ def read_evidence(runs: Sequence[Path], evaluations: Sequence[Path], comparison:
     return Evidence(
         runs=read_runs(list(runs)),
         evaluations=tuple(map(read_evaluation, evaluations)),
-        comparison=None if comparison is None else ComparisonFile(comparison.name, read_json(comparison)),
+        comparison=None
+        if comparison is None
+        else ComparisonFile(comparison.name, read_record(ComparisonTable, comparison)),
     )
 
 
@@ -156,14 +164,19 @@ def _differences_of_settings(comparison: ComparisonFile) -> list[Difference]:
     return [
         Difference(
             file=f"{comparison.name}: differences",
-            what=f"{row['measure']}, {row['setting']} against {row['baseline']}",
-            **row["found"]["difference"],
-            p=row["found"]["p"],
-            p_corrected=row["p_corrected"],
-            effect_size=row["found"]["effect_size"],
-            smallest=row["found"]["smallest"],
-            harmful=row["found"]["difference"]["value"] < 0,
+            what=f"{one.measure}, {one.setting} against {one.baseline}",
+            value=one.found.difference.value,
+            low=_known(one.found.difference.low),
+            high=_known(one.found.difference.high),
+            p=_known(one.found.p),
+            p_corrected=_known(one.p_corrected),
+            effect_size=_known(one.found.effect_size),
+            smallest=_known(one.found.smallest),
+            harmful=one.found.difference.value < 0,
         )
-        for row in comparison.record["differences"]
-        if row["found"]["difference"]["value"] is not None
+        for one in comparison.table.differences
     ]
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from demotune.common.files import read_rows
-from demotune.report.collect import Run
-from demotune.report.evaluations import Evaluation
 from demotune.report.rigor.evidence import Evidence, Finding, every, file_of, no, tasks_of, yes
+from demotune.runs.evaluation import Evaluation
+from demotune.runs.run import Run
 
 NO_SEARCH = "no evaluation searched training data for its test data"
 SAME = ("same row", "same prompt")
@@ -16,7 +15,7 @@ Leak = Mapping[str, Any]
 
 def unseen_rows(evidence: Evidence) -> Finding:
     """No test row or prompt among training rows: by each evaluation's search, and by the keys that runs keep."""
-    parts = [_divided(run) for run in evidence.runs if run.result.check.get("nll_per_token") is not None]
+    parts = [_divided(run) for run in evidence.runs if run.result.check.nll_per_token is not None]
     for one in evidence.evaluations:
         parts += _searches(one)
         parts += [
@@ -102,9 +101,8 @@ def _by_kind(one: Evaluation, record: Leak) -> Finding:
 
 
 def _divided(run: Run) -> Finding:
-    file = run.folder / "rows.jsonl.gz"
-    rows = read_rows(file) if file.exists() else []
-    trained, held = ({row["prompt"] for row in rows if row["heldout"] is side} for side in (False, True))
+    rows = run.rows if run.files.rows.exists() else ()
+    trained, held = ({row.prompt for row in rows if row.heldout is side} for side in (False, True))
     if not trained or not held:
         return no(f"{run.name}/rows.jsonl.gz names no held-out rows beside training rows")
     text = f"{run.name}/rows.jsonl.gz: {len(trained & held)} of {len(held)} held-out prompts are training prompts"
@@ -112,9 +110,9 @@ def _divided(run: Run) -> Finding:
 
 
 def _picked(run: Run, evidence: Evidence) -> Finding:
-    if "gate" not in run.result.check:
+    if run.result.check.gate is None:
         return no(f"{run.name}: no gate picked the stage on held-out rows")
-    seen = set((run.manifest.get("data") or {}).values())
+    seen = set(run.manifest.data.values())
     for one in evidence.evaluations:
         hashes = set(((one.about.get("data") or {}).get("hashes") or {}).values())
         tested = run.result.model_hash in [model.get("hash") for model in one.about.get("models", ())]

@@ -1,9 +1,9 @@
 """Rigor questions that the page's own section on limits answers, where it states something about these files."""
 
 from demotune.report.answer import headline_comparison
-from demotune.report.evaluations import Evaluation
 from demotune.report.facts import facts_of
 from demotune.report.rigor.evidence import Evidence, Finding, every, file_of, no, on_the_page, yes
+from demotune.runs.evaluation import Evaluation
 
 
 def limits_section(evidence: Evidence) -> Finding:
@@ -23,14 +23,14 @@ def threats(evidence: Evidence) -> Finding:
 
 def scope(evidence: Evidence) -> Finding:
     """What these files say nothing about; there must be a result to bound."""
-    if not evidence.evaluations and all(run.result.check.get("nll_per_token") is None for run in evidence.runs):
+    if not evidence.evaluations and all(run.result.check.nll_per_token is None for run in evidence.runs):
         return no("there are no results whose scope could be bounded")
     return evidence.stated("scope", "no sentence of the page bounds the scope of these results")
 
 
 def proxy(evidence: Evidence) -> Finding:
     """Of the metrics in the page's first sentence: likelihood, and each evaluation's headline judge."""
-    if all(run.result.check.get("nll_per_token") is None for run in evidence.runs):
+    if all(run.result.check.nll_per_token is None for run in evidence.runs):
         return no("no run with a held-out likelihood, which the page explains")
     meaning = evidence.stated("meaning", "the page does not say what likelihood measures")
     return every([meaning, *(_judge_explained(evidence, one) for one in evidence.evaluations)], "")

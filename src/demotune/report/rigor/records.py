@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from demotune.common.files import read_json
+from demotune.common.json_records import as_json
 from demotune.config.evaluation import EvaluationConfig
-from demotune.config.files import field_types
+from demotune.config.field import field_types
 from demotune.config.methods import CONFIGS, Method
-from demotune.report.collect import Run
 from demotune.report.public_names import base_name, looks_like_hub_id
 from demotune.report.rigor.evidence import NO_FILES, Evidence, Finding, every, file_of, no, yes
-from demotune.runs.folder import RunFolder
+from demotune.runs.run import Run
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 LIBRARIES = ("python", "torch", "transformers")
@@ -27,19 +27,19 @@ def commands(evidence: Evidence) -> Finding:
     """A demotune command and the version of demotune for each file, and start models that are results or hub ids."""
     parts = [_command(file, record, versions=record.get("versions", {})) for file, record in _records(evidence)]
     if evidence.comparison:
-        parts.append(_command(evidence.comparison.name, evidence.comparison.record, versions=None))
+        parts.append(_command(evidence.comparison.name, as_json(evidence.comparison.table), versions=None))
     results = {stage.model_hash for run in evidence.runs for stage in run.stages} - {None}
     parts += [
         no(f"{run.name}/manifest.json: the start model is neither a hub id nor the result of a run given here")
         for run in evidence.runs
-        if run.manifest.get("model") not in results and not looks_like_hub_id(str(run.config.get("model")))
+        if run.manifest.model not in results and not looks_like_hub_id(str(run.config.get("model")))
     ]
     return every(parts, NO_FILES)
 
 
 def models_by_hash(evidence: Evidence) -> Finding:
     """SHA-256 of the start model of each run, of each evaluated model, and of each judge that is a model."""
-    parts = [_hashed(f"{run.name}/manifest.json: model", run.manifest.get("model")) for run in evidence.runs]
+    parts = [_hashed(f"{run.name}/manifest.json: model", run.manifest.model) for run in evidence.runs]
     for one in evidence.evaluations:
         models = [*one.about.get("models", ()), *(j for j in one.about.get("judges", ()) if j["kind"] != "function")]
         parts += [_hashed(f"{file_of(one)}: {model['name']}", model.get("hash")) for model in models]
@@ -50,7 +50,7 @@ def prompts(evidence: Evidence) -> Finding:
     """The template of each run, and of each evaluated model that is neither result nor start model of such a run."""
     parts = [_template(run) for run in evidence.runs]
     ours = {run.result.model_hash for run in evidence.runs}
-    ours |= {run.manifest.get("model") for run in evidence.runs if run.config.get("template") is None}
+    ours |= {run.manifest.model for run in evidence.runs if run.config.get("template") is None}
     for one in evidence.evaluations:
         if any(judge["kind"] == "model" for judge in one.about.get("judges", ())):
             parts.append(no(f"{file_of(one)}: the prompt of the judging model is not kept"))
@@ -78,7 +78,7 @@ def filters(evidence: Evidence) -> Finding:
     for run in evidence.runs:
         file = f"{run.name}/quarantine.jsonl"
         counts = Counter(row.reason for row in run.quarantine)
-        there = (run.folder / "quarantine.jsonl").exists()
+        there = run.files.quarantine.exists()
         parts.append(yes(f"{file}: {_counts(counts)}") if there else no(f"{file} is missing"))
     parts += [
         yes(f"{file_of(one)}: data.left_out: {_counts(one.about['data']['left_out'])}")
@@ -108,7 +108,7 @@ def row_sources(evidence: Evidence) -> Finding:
     """Sources by hash; of a run with several sources it is not kept which row is whose."""
     parts = []
     for run in evidence.runs:
-        file, hashes = f"{run.name}/manifest.json: data", run.manifest.get("data") or {}
+        file, hashes = f"{run.name}/manifest.json: data", run.manifest.data
         if len(run.config.get("data") or ()) > 1:
             parts.append(no(f"{file}: which of {len(run.config['data'])} sources a training row is from is not kept"))
         else:
@@ -136,7 +136,7 @@ def pipeline(evidence: Evidence) -> Finding:
 def _records(evidence: Evidence) -> list[tuple[str, Mapping[str, Any]]]:
     """(file, what it holds) of everything that a command wrote about itself."""
     return [
-        *((f"{run.name}/manifest.json", run.manifest) for run in evidence.runs),
+        *((f"{run.name}/manifest.json", as_json(run.manifest)) for run in evidence.runs),
         *((file_of(one), one.about) for one in evidence.evaluations),
     ]
 
@@ -202,14 +202,13 @@ def _raw_of_run(run: Run) -> Finding:
 def _pipeline(run: Run) -> Finding:
     """Hashes from end to end: a reader with the same files can see where theirs part from these."""
     steps = [f"{run.name}/manifest.json: data, rows", "quarantine.jsonl"]
-    if not run.manifest.get("data") or not run.manifest.get("rows"):
+    if not run.manifest.data or not run.manifest.rows:
         return no(f"{run.name}/manifest.json: no hashes of data and of rows")
-    if not (run.folder / "quarantine.jsonl").exists():
+    if not run.files.quarantine.exists():
         return no(f"{run.name}/quarantine.jsonl is missing")
     for stage in run.stages:
-        state = RunFolder(run.folder).stage_state(stage.number)
         file = f"stages/{stage.number:02d}/state.json"
-        if any(not phase.get("policy") or not phase.get("outputs") for phase in state.values()):
+        if any(not phase.policy or not phase.outputs for phase in stage.phases):
             return no(f"{run.name}/{file}: a phase without hashes of its input and output")
-        steps.append(f"{file}: {', '.join(state)}")
+        steps.append(f"{file}: {', '.join(phase.name for phase in stage.phases)}")
     return yes(" → ".join(steps))

@@ -4,8 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from demotune.common.statistics import FEWEST
-from demotune.report.collect import Run
-from demotune.report.evaluations import Evaluation
 from demotune.report.gains import gain_of
 from demotune.report.rigor.comparisons import NO_COMPARISON, controls, run_counts_of
 from demotune.report.rigor.evidence import (
@@ -20,6 +18,8 @@ from demotune.report.rigor.evidence import (
 )
 from demotune.report.rigor.shortcuts import surfaces
 from demotune.report.wording import bounds, number, plural
+from demotune.runs.evaluation import Evaluation
+from demotune.runs.run import Run
 
 NO_EVALUATION = "no evaluation was given: demotune evaluate --output FOLDER"
 SIGNIFICANCE = 0.05
@@ -29,7 +29,7 @@ CHECKED = {"nll_per_token": "likelihood", "reward": "reward", "gate": "variety"}
 
 def intervals(evidence: Evidence) -> Finding:
     """For every number: a run's gain on held-out rows, measures, task scores (a standard error), qualities."""
-    parts = [_run_interval(run) for run in evidence.runs if run.result.check.get("nll_per_token") is not None]
+    parts = [_run_interval(run) for run in evidence.runs if run.result.check.nll_per_token is not None]
     for one in evidence.evaluations:
         if one.measures:
             there = [None not in (measure.low, measure.high) for measure in one.measures if measure.value is not None]
@@ -38,8 +38,7 @@ def intervals(evidence: Evidence) -> Finding:
             text = f"{one.name}/tasks.json: headline: stderr"
             parts.append(_all(text, [score["stderr"] is not None for score in scores]))
     if table := evidence.comparison:
-        qualities = [quality for line in table.record["lines"] for quality in line["qualities"].values()]
-        there = [None not in (quality["low"], quality["high"]) for quality in qualities]
+        there = [quality.known for line in table.lines for quality in line.qualities.values()]
         parts.append(_all(f"{table.name}: lines: qualities: low and high", there))
     return every(parts, "no number about held-out rows, no evaluation, no comparison")
 
@@ -90,7 +89,7 @@ def metrics(evidence: Evidence) -> Finding:
     kinds: dict[str, str] = {}
     for run in evidence.runs:
         for part, kind in CHECKED.items():
-            if run.result.check.get(part):
+            if getattr(run.result.check, part) is not None:
                 kinds.setdefault(kind, f"{run.name}/stages/{run.result.number:02d}/check.json: {part}")
     for one in evidence.evaluations:
         for measure in one.measures:
@@ -123,7 +122,7 @@ def harm(evidence: Evidence) -> Finding:
         f"{run.name}/stages/{stage.number:02d}/check.json: gate.verdict worse"
         for run in evidence.runs
         for stage in run.stages
-        if stage.check.get("gate", {}).get("verdict") == "worse"
+        if stage.check.gate is not None and stage.check.gate.verdict == "worse"
     ]
     found += [
         f"{one.file}: {one.what} {number(one.value, signed=True)}, corrected p = {one.p_corrected:.2g}"

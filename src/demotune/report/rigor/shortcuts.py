@@ -1,12 +1,9 @@
 """The rigor question about surfaces: how well length, end token, first and last tokens predict the demonstration."""
 
-import json
-
-from demotune.common.statistics import Interval
-from demotune.report.collect import Run
 from demotune.report.rigor.evidence import Evidence, Finding, every, no, yes
-
-SHORTCUTS = "shortcuts.json"
+from demotune.runs.names import SHORTCUTS
+from demotune.runs.run import Run
+from demotune.runs.shortcuts import read_shortcuts
 
 
 def surfaces(evidence: Evidence) -> Finding:
@@ -21,10 +18,10 @@ def _audited(run: Run) -> Finding:
     if not file.exists():
         return no(f"{run.name}/{SHORTCUTS} is missing; a run writes it when it finishes")
     texts = []
-    for stage in json.loads(file.read_text(encoding="utf-8")):
-        if stage["shortcuts"]:
-            best = max(stage["shortcuts"], key=lambda shortcut: shortcut["accuracy"]["value"])
-            of_reward = f"; the reward is {stage['reward']['verdict']}" if stage["reward"] else ""
-            accuracy = Interval(**best["accuracy"]).text()
-            texts.append(f"{run.name} stage {stage['stage']}: best shortcut {best['name']} {accuracy}{of_reward}")
+    for stage in read_shortcuts(file):
+        if stage.shortcuts:
+            best = max(stage.shortcuts, key=lambda shortcut: shortcut.accuracy.value)
+            of_reward = f"; the reward is {stage.reward.verdict}" if stage.reward else ""
+            text = f"{run.name} stage {stage.stage}: best shortcut {best.name} {best.accuracy.text()}{of_reward}"
+            texts.append(text)
     return yes("; ".join(texts)) if texts else no(f"{run.name}: too few prompts to audit")

@@ -21,6 +21,7 @@ from demotune import DemotuneError, IRFTConfig, SFTConfig, resume, run
 from demotune.common.files import read_json, read_rows, write_json
 from demotune.common.interrupts import stopping_like_ctrl_c
 from demotune.common.journals import read_journal
+from demotune.models.reference_logps import pair_logps
 from demotune.sampling import sample_responses
 from demotune.training import drawing
 from demotune.training.callbacks import StopOnSignal

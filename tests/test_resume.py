@@ -21,12 +21,14 @@ from demotune import DemotuneError, IRFTConfig, SFTConfig, resume, run
 from demotune.common.files import read_json, read_rows, write_json
 from demotune.common.interrupts import stopping_like_ctrl_c
 from demotune.common.journals import read_journal
-from demotune.sampling import sample_responses
+from demotune.models.reference_logps import pair_logps
+from demotune.sampling import InProcessSampler
 from demotune.training import drawing
 from demotune.training.callbacks import StopOnSignal
 from demotune.training.journal import PhaseJournal
 from demotune.training.trainer import Interrupted, PhaseTrainer
 
+draw = InProcessSampler.draw
 # Checkpoints inside each stage (every 2 of 3 steps), pairs of the last stage mixed in, a carried optimizer.
 FIELDS = {
     **STAGED,
@@ -208,14 +210,14 @@ def test_a_signal_while_samples_are_drawn_ends_like_ctrl_c(
     name = f"drawing-{number.name}"
 
     def interrupted(*arguments: object, **named: object) -> Iterator[object]:
-        for count, drawn in enumerate(sample_responses(*arguments, **named)):
+        for count, drawn in enumerate(draw(*arguments, **named)):
             if count == 3:
                 os.kill(os.getpid(), number)
                 os.kill(os.getpid(), number)
             yield drawn
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(drawing, "sample_responses", interrupted)
+        patch.setattr(InProcessSampler, "draw", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(config(place, name))
     assert "stopped; what is done is kept: continue with demotune resume" in capsys.readouterr().out
@@ -450,9 +452,9 @@ def test_journalled_responses_are_not_drawn_again(place: Path, uninterrupted: Pa
     """Killed at the third group of four responses of stage 0: eight are kept, only the others are asked for."""
     asked: list[list[int]] = []
 
-    def noting(model: object, prompts: object, streams: Sequence[int], *more: object, **named: object) -> object:
+    def noting(sampler: InProcessSampler, prompts: object, streams: Sequence[int], *more: object) -> object:
         asked.append(list(streams))
-        return sample_responses(model, prompts, streams, *more, **named)
+        return draw(sampler, prompts, streams, *more)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(drawing, "ROWS_KEPT_TOGETHER", 4)
@@ -464,7 +466,7 @@ def test_journalled_responses_are_not_drawn_again(place: Path, uninterrupted: Pa
     kept = {record["row"] for record in read_journal(journal)}
     assert len(kept) == 8
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(drawing, "sample_responses", noting)
+        patch.setattr(InProcessSampler, "draw", noting)
         resume(place / "kept-samples")
     samples = read_rows(place / "kept-samples" / "stages" / "00" / "samples.jsonl.gz")
     assert sorted(asked[0]) == sorted(set(range(len(samples))) - kept)

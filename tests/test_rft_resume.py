@@ -15,7 +15,7 @@ from transformers import Trainer
 from demotune import DemotuneError, RFTConfig, resume, run
 from demotune.common.files import read_rows
 from demotune.common.journals import Journal, read_journal
-from demotune.sampling import sample_responses
+from demotune.sampling import InProcessSampler
 from demotune.training import drawing, rollouts
 from demotune.training.callbacks import Checkpoints
 from demotune.training.journal import PhaseJournal
@@ -185,12 +185,14 @@ def test_a_batch_killed_while_it_is_drawn_is_drawn_as_a_whole(
         Journal(journal).append(rows)
     asked: list[list[int]] = []
 
-    def noting(model: object, prompts: object, streams: Sequence[int], *more: object, **named: object) -> object:
+    draw = InProcessSampler.draw
+
+    def noting(sampler: InProcessSampler, prompts: object, streams: Sequence[int], *more: object) -> object:
         asked.append(list(streams))
-        return sample_responses(model, prompts, streams, *more, **named)
+        return draw(sampler, prompts, streams, *more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(drawing, "sample_responses", noting)
+        patch.setattr(InProcessSampler, "draw", noting)
         resume(place / name)
     assert sorted(asked[0]) == list(range(6))
     assert_equal_runs(place / name, uninterrupted)

@@ -26,7 +26,7 @@ from demotune.common.progress import say
 from demotune.config.loggers import refuse_unknown_loggers
 from demotune.config.methods import AnyConfig
 from demotune.data import read_prompt_file
-from demotune.data.intake import Intake, prepare, write_quarantine
+from demotune.data.intake import Intake, prepare
 from demotune.data.rendering import Renderer, RenderError
 from demotune.models.files import first_line, is_adapter, is_quantized
 from demotune.models.policy import (
@@ -165,8 +165,6 @@ def prepare_run(config: AnyConfig, folder: RunFolder, callbacks: Sequence[Traine
         say(f"  prompts without demonstrations: {len(prompts)}")
     if config.use_peft and is_adapter(start_model):
         say("  the start model is a LoRA adapter: it is trained on, its own rank, alpha and targets stay")
-    if main_process():
-        write_quarantine(intake.bad_rows, folder.quarantine)
     wait_for_everyone()
     return Setup(
         config=_filled_in(config, intake),

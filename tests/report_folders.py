@@ -29,7 +29,7 @@ def write_run(
 ) -> Path:
     """A run with one held-out row per number of `start`; `stages` has the rows' log-probabilities after each stage.
 
-    `start=None` leaves out the held-out rows, as if their files were lost.
+    `start=None` is a run that held no rows out.
     """
     settings = {"method": method, "model": "start", "data": ["rows.jsonl"], "output": str(root), "seed": 7}
     settings |= {"gate": "warn", "use_peft": False, **(config or {})}
@@ -51,34 +51,28 @@ def write_run(
     }
     write_json(root / "manifest.json", about | dict(manifest or {}))
     write_rows(root / "quarantine.jsonl", refused)
-    before, logps = 1.5, start
+    before, logps = None, start
     for number, after in enumerate(stages):
         folder = root / "stages" / f"{number:02d}"
-        check: dict[str, Any] = {"nll_per_token": 1.5 - 0.1 * (number + 1), "reward": REWARD}
-        if not tokens:  # nothing was held out
-            check = {}
-            write_rows(folder / "start.jsonl.gz", ())
-            write_rows(folder / "heldout.jsonl.gz", ())
-        elif start is not None and logps is not None:
+        check: dict[str, Any] = {}
+        if start is not None and logps is not None:
             check = {"nll_per_token": -sum(after) / sum(tokens), "reward": REWARD, "gate": _gate(logps, after, number)}
             before = -sum(start) / sum(tokens)
             if number == 0:
                 write_rows(folder / "start.jsonl.gz", _heldout(start, tokens, f"{texts} of start"))
             write_rows(folder / "heldout.jsonl.gz", _heldout(after, tokens, f"{texts} of stage {number}"))
             logps = after
-        write_rows(folder / "samples.jsonl.gz", _samples(len(tokens), f"{texts} of start"))
-        write_rows(folder / "reference_logps.jsonl.gz", _scores(len(tokens)))
-        write_rows(folder / "implicit.jsonl.gz", _implicit(len(tokens)))
+        heldout = 0 if start is None else len(tokens)
+        write_rows(folder / "samples.jsonl.gz", _samples(heldout, f"{texts} of start"))
+        write_rows(folder / "reference_logps.jsonl.gz", _scores(heldout))
+        write_rows(folder / "implicit.jsonl.gz", _implicit(heldout))
         write_rows(folder / "metrics.jsonl", TRAINING)
         write_json(folder / "check.json", check)
         write_json(folder / "state.json", _state())
     if finished:
-        summary = {"method": method, "start_nll_per_token": before, "reward_folder": None, "stages": []}
-        folders = {"run_folder": str(root), "model_folder": str(root / "model")}
-        write_json(
-            root / "summary.json",
-            folders | summary | {"best_stage": len(stages) - 1, "estimate": None, "profile": None},
-        )
+        summary: dict[str, Any] = {"method": method, "start_nll_per_token": before, "reward_folder": None, "stages": []}
+        summary |= {"run_folder": str(root), "model_folder": str(root / "model"), "estimate": None, "profile": None}
+        write_json(root / "summary.json", summary | {"best_stage": len(stages) - 1})
     return root
 
 
@@ -97,7 +91,7 @@ def write_evaluation(root: Path, *, name: str = "irft", texts: str = "text", row
         root / "evaluation.json",
         {
             "data": {"kind": "preferences", "rows": rows, "left_out": {"over-long": 2}, "sources": [], "hashes": {}},
-            "models": [{"name": name, "folder": "m", "hash": "abc", "role": "model", "seconds": 3.0}],
+            "models": [{"name": name, "folder": "m", "hash": "abc", "role": "model", "runs": 1, "seconds": 3.0}],
             "judges": [
                 {"name": "own reward", "kind": "reward", "note": None, "abstained": {}},
                 {"name": "judge", "kind": "function", "note": "a rule", "abstained": {"no answer": 1}},
@@ -114,7 +108,8 @@ def write_evaluation(root: Path, *, name: str = "irft", texts: str = "text", row
                 judged | numbers | {"judge": "judge", "difference": 0.61, "low": 0.54, "high": 0.68},
             ],
             "leaks": [
-                {"model": name, "searched": True, "test": "the test rows", "test_rows": 9, "leaked": 2},
+                {"model": name, "searched": True, "test": "the test rows", "test_rows": 9,
+                 "train_rows": 20, "leaked": 2, "counts": {"near row": 2}, "not_searched": []},
                 {"model": "start", "searched": False, "why": "no run is known behind it"},
             ],
             "warnings": ["the judge knows little"],
@@ -162,7 +157,7 @@ def _state() -> dict[str, Any]:
 
     return {
         "sample": phase(10.0, 1.0, 100, 0),
-        "reference": phase(20.0, 1.5, 50, 0),
+        "score": phase(20.0, 1.5, 50, 0),
         "train": phase(30.0, 4.0, 0, 200, model="hash-of-result"),
         "check": phase(5.0, 4.0, 70, 0),
     }

@@ -155,6 +155,8 @@ def test_controls_belong_to_the_setting_of_their_runs(tmp_path: Path) -> None:
         ("sft learning_rate=1e-05", 1),
         ("sft learning_rate=3.0", 1),
     ]
+    assert [setting.control_of for setting in settings] == [None, "irft", None, None]
+    assert [setting.fields for setting in settings] == [{}, {}, {"learning_rate": 1e-05}, {"learning_rate": 3.0}]
 
 
 # Cost ----------------------------------------------------------------------------------------------------------------

@@ -424,6 +424,11 @@ def test_what_lies_in_evaluation_json(main: Evaluation, place: Path) -> None:
     assert all(model["scored_tokens"] > 0 and len(model["hash"]) == 64 for model in record["models"])
     assert [leak["searched"] for leak in record["leaks"]] == [True, True, False]
     assert any("9 rows are few" in warning for warning in record["warnings"])
+    assert [model["runs"] for model in record["models"]] == [1, 1, 1]
+    kinds = {row["measure"]: row["kind"] for row in record["measures"]}
+    assert kinds["log-likelihood of demonstrations"] == "likelihood"
+    assert kinds["preference accuracy"] == kinds["gap per token"] == "preference"
+    assert {row["kind"] for row in record["comparisons"]} == {*kinds.values(), "win rate"}
 
 
 def test_one_row_has_no_interval_and_no_nan(runs: Path, place: Path, tmp_path: Path) -> None:

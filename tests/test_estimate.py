@@ -463,7 +463,7 @@ def test_a_profile_changes_nothing_and_adds_up(
     result = run(IRFTConfig(**where(place, "profiled") | STAGED, profile=True))
     shown = capsys.readouterr().out
     assert same_weights(result.run_folder, plain.run_folder)
-    for name in ("samples.jsonl.gz", "scores.jsonl.gz", "heldout.jsonl.gz"):
+    for name in ("samples.jsonl.gz", "reference_logps.jsonl.gz", "heldout.jsonl.gz"):
         stage = Path("stages") / "01" / name
         assert (result.run_folder / stage).read_bytes() == (plain.run_folder / stage).read_bytes()
     assert result.profile is not None

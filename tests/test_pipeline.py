@@ -67,7 +67,7 @@ def test_stages_lie_in_files_and_chain(irft: RunResult) -> None:
 
 @pytest.mark.parametrize("choice", [{}, {"history": 0.5}, {"reference": "initial"}], ids=str)
 def test_scores_are_the_reference_s(choice: dict[str, Any], place: Path, tmp_path: Path) -> None:
-    """scores.jsonl.gz of both stages against a plain forward pass; fp32, 1e-4 nats.
+    """reference_logps.jsonl.gz of both stages against a plain forward pass; fp32, 1e-4 nats.
 
     Held-out demonstrations were scored when the policy was checked, so only where that policy is not the reference are
     they computed here.
@@ -79,7 +79,7 @@ def test_scores_are_the_reference_s(choice: dict[str, Any], place: Path, tmp_pat
         other = number == 1 and choice.get("reference") == "initial"
         model = AutoModelForCausalLM.from_pretrained(stages[0] / "model" if number and not other else place / "start")
         again = tokens = 0
-        for score in read_rows(stage / "scores.jsonl.gz"):
+        for score in read_rows(stage / "reference_logps.jsonl.gz"):
             again += score["key"] not in samples[number]
             row = samples[number].get(score["key"]) or samples[number - 1][score["key"]]
             for side in ("demo", "sample"):
@@ -105,7 +105,7 @@ def test_a_stage_that_changes_nothing_has_no_rewards(bf16: bool, place: Path, tm
     for stage in run(IRFTConfig(output=str(tmp_path / "run"), **config)).stages:
         for name in {"reward", "reward_since_start"} & stage["check"].keys():
             reward = stage["check"][name]
-            assert (reward["margin"], reward["accuracy"], reward["demo_logratio"]) == (0, 0.5, 0)
+            assert (reward["margin"], reward["accuracy"]["value"], reward["demo_logratio"]) == (0, 0.5, 0)
 
 
 @pytest.mark.parametrize("choice", [{}, {"reference": "initial"}], ids=str)

@@ -65,7 +65,12 @@ def assert_equal_runs(found: Path, expected: Path) -> None:
     ours, theirs = (load_file(folder / "model" / "model.safetensors") for folder in (found, expected))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    for name in ("00/samples.jsonl.gz", "00/scores.jsonl.gz", "01/samples.jsonl.gz", "01/scores.jsonl.gz"):
+    for name in (
+        "00/samples.jsonl.gz",
+        "00/reference_logps.jsonl.gz",
+        "01/samples.jsonl.gz",
+        "01/reference_logps.jsonl.gz",
+    ):
         assert (found / "stages" / name).read_bytes() == (expected / "stages" / name).read_bytes()
     for check in ("00/check.json", "01/check.json"):
         assert (found / "stages" / check).read_bytes() == (expected / "stages" / check).read_bytes()
@@ -352,7 +357,7 @@ def test_a_damaged_carried_optimizer_is_made_again(
         patch.setattr(Trainer, "training_step", _die_at_call(Trainer.training_step, 4))
         with pytest.raises(Killed):
             run(config(place, "carried"))
-    assert (folder / "stages" / "01" / "scores.jsonl.gz").exists()
+    assert (folder / "stages" / "01" / "reference_logps.jsonl.gz").exists()
     _flip(folder / "stages" / "00" / name)
     resume(folder)
     assert f"{name} is damaged; stage 0 is trained again" in capsys.readouterr().out.replace("\n", "")

@@ -574,7 +574,7 @@ def test_tasks_alone(
     def scores(folder: Path, names: tuple[str, ...], options: TaskOptions) -> TaskScores:
         asked.append((folder, names, options.limit))
         result = TaskResult("toy", "acc", 0.25 * len(asked), 0.125, 2, 4, True, "1")
-        return TaskScores((result,), (result,), (), 0.25 * len(asked), ("absent",), ())
+        return TaskScores(0.25 * len(asked), ("absent",), (), (result,), (result,), ())
 
     monkeypatch.setattr(evaluate_module, "check_task_names", lambda names, also: None)
     monkeypatch.setattr(evaluate_module, "evaluate_tasks", scores)

@@ -105,7 +105,7 @@ def test_a_stage_that_changes_nothing_has_no_rewards(bf16: bool, place: Path, tm
     for stage in run(IRFTConfig(output=str(tmp_path / "run"), **config)).stages:
         for name in {"reward", "reward_since_start"} & stage["check"].keys():
             reward = stage["check"][name]
-            assert (reward["margin"], reward["accuracy"], reward["demo_logratio"]) == (0, 0.5, 0)
+            assert (reward["margin"], reward["accuracy"]["value"], reward["demo_logratio"]) == (0, 0.5, 0)
 
 
 @pytest.mark.parametrize("choice", [{}, {"reference": "initial"}], ids=str)

@@ -31,9 +31,10 @@ from demotune.evaluation.evaluate import Evaluation, evaluate
 from demotune.evaluation.measuring import Logps, Measured
 from demotune.evaluation.quantities import quantities
 from demotune.evaluation.tasks.run import TaskOptions, TaskResult, TaskScores
-from demotune.rewards import reward as rewards_module
-from demotune.rewards.ranking import Choice, Reading, select
-from demotune.rewards.reward import load_reward
+from demotune.rewards import scalar
+from demotune.rewards.load import load_reward
+from demotune.rewards.score import Reading
+from demotune.rewards.select import Choice, select
 
 Model = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 QUICK: dict[str, Any] = {"max_new_tokens": 6, "bf16": False, "batch_size": 4, "sample_batch_size": 4}
@@ -614,7 +615,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return counted
 
     monkeypatch.setattr(measuring, "load_policy", counting(measuring.load_policy))
-    monkeypatch.setattr(rewards_module, "load_reward_model", counting(rewards_module.load_reward_model))
+    monkeypatch.setattr(scalar, "load_reward_model", counting(scalar.load_reward_model))
     return loaded
 
 

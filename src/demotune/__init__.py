@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from demotune.config.methods import IRFTConfig, RFTConfig, SFTConfig, SPINConfig
     from demotune.pipeline import resume, run
     from demotune.result import RunResult
-    from demotune.rewards.reward import ImplicitReward, ScalarReward, load_reward
+    from demotune.rewards.implicit import ImplicitReward
+    from demotune.rewards.load import load_reward
+    from demotune.rewards.scalar import ScalarReward
 
 _HOMES = {
     "DemotuneError": "common.errors",
@@ -30,10 +32,10 @@ _HOMES = {
     "RFTConfig": "config.methods",
     "SFTConfig": "config.methods",
     "SPINConfig": "config.methods",
-    "ImplicitReward": "rewards.reward",
+    "ImplicitReward": "rewards.implicit",
     "RunResult": "result",
-    "ScalarReward": "rewards.reward",
-    "load_reward": "rewards.reward",
+    "ScalarReward": "rewards.scalar",
+    "load_reward": "rewards.load",
     "resume": "pipeline",
     "run": "pipeline",
 }

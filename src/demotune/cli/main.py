@@ -199,8 +199,8 @@ def sample(
         conversations = read_prompts(prompt or [], prompts)
         for source in (model, *([reward] if reward is not None else [])):
             refuse_missing_model(source)
-        from demotune.rewards.answering import BestOf, answer, show_answers
-        from demotune.rewards.reward import load_reward
+        from demotune.rewards.answers import BestOf, answer, show_answers
+        from demotune.rewards.load import load_reward
 
         best = None
         if best_of is not None and reward is not None:
@@ -232,9 +232,9 @@ def score(
         check_numbers({"max_length": max_length, "max_rows": max_rows, "batch_size": batch_size})
         refuse_missing_data(data)
         refuse_missing_model(reward)
-        from demotune.rewards.ranking import Reading
-        from demotune.rewards.ranking import score as score_data
-        from demotune.rewards.reward import load_reward
+        from demotune.rewards.load import load_reward
+        from demotune.rewards.score import Reading
+        from demotune.rewards.score import score as score_data
 
         reading = Reading(columns=columns, max_length=max_length, max_rows=max_rows, batch_size=batch_size)
         score_data(load_reward(reward, template=template, dtype=dtype, bf16=bf16), data, reading, output)
@@ -260,9 +260,10 @@ def select(
         check_numbers({"max_length": max_length, "max_rows": max_rows, "batch_size": batch_size})
         refuse_missing_data(data)
         refuse_missing_model(reward)
-        from demotune.rewards.ranking import Choice, Reading
-        from demotune.rewards.ranking import select as select_data
-        from demotune.rewards.reward import load_reward
+        from demotune.rewards.load import load_reward
+        from demotune.rewards.score import Reading
+        from demotune.rewards.select import Choice
+        from demotune.rewards.select import select as select_data
 
         choice = Choice(top=top, threshold=threshold)
         reading = Reading(columns=columns, max_length=max_length, max_rows=max_rows, batch_size=batch_size)

@@ -8,7 +8,7 @@ from demotune.data.loading import (
     load_preferences,
 )
 from demotune.data.naming import parse_columns
-from demotune.data.prompts import as_prompt, read_prompt_file
+from demotune.data.prompts import as_prompt, checked_prompt, read_prompt_file
 from demotune.data.reading import refuse_missing_source
 from demotune.data.rows import BadRow, Reason
 
@@ -19,6 +19,7 @@ __all__ = [
     "Reason",
     "are_preferences",
     "as_prompt",
+    "checked_prompt",
     "load_demonstrations",
     "load_preferences",
     "parse_columns",

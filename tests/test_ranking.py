@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 from trl.data_utils import apply_chat_template, is_conversational
 
 from demotune import DemotuneError, ImplicitReward, IRFTConfig, ScalarReward, SFTConfig, run
+from demotune.common.statistics import share_interval
 from demotune.data import load_demonstrations, load_preferences
 from demotune.data.rendering import Renderer
 from demotune.records import Completion, Demonstration
@@ -20,7 +21,6 @@ from demotune.rewards.answers import BestOf, answer
 from demotune.rewards.reward import Reward
 from demotune.rewards.score import Reading, ScoredRow, score_preferences, score_rows
 from demotune.rewards.select import Choice, select_rows
-from demotune.runs.heldout import wilson_interval
 
 REAL = Path(__file__).parents[2] / "shared/data/alpaca_eval/test.jsonl.gz"
 
@@ -163,10 +163,9 @@ def test_accuracy_by_hand(tmp_path: Path) -> None:
     sides = [("zza", "bbb"), ("azb", "bza"), ("abc", "zab"), ("zzzabcabc", "ab")]
     rows = [{"prompt": "a", "chosen": chosen, "rejected": rejected} for chosen, rejected in sides]
     check = score_preferences(Counting(LETTER_Z), [write(tmp_path / "rows.jsonl", *rows)]).check
-    assert (check.pairs, check.accuracy, check.margin) == (4, 2.5 / 4, 1.0)
-    assert (check.accuracy_low, check.accuracy_high) == wilson_interval(2, 4)
-    assert (check.matched_pairs, check.matched_accuracy) == (3, 1.5 / 3)
-    assert (check.matched_accuracy_low, check.matched_accuracy_high) == wilson_interval(1, 3)
+    assert (check.pairs, check.accuracy.value, check.margin) == (4, 2.5 / 4, 1.0)
+    assert check.accuracy == share_interval(2.5, 4)
+    assert (check.matched_pairs, check.matched_accuracy) == (3, share_interval(1.5, 3))
 
 
 def test_an_implicit_reward_judges_pairs_too(tmp_path: Path) -> None:
@@ -176,7 +175,7 @@ def test_an_implicit_reward_judges_pairs_too(tmp_path: Path) -> None:
     file = write(tmp_path / "rows.jsonl", *rows)
     one = score_preferences(ImplicitReward(*models, 0.1), [file])
     other = score_preferences(ImplicitReward(*reversed(models), 0.1), [file])
-    assert one.check.accuracy + other.check.accuracy == pytest.approx(1.0)
+    assert one.check.accuracy.value + other.check.accuracy.value == pytest.approx(1.0)
     assert one.rows[3].rewards == pytest.approx([-score for score in other.rows[3].rewards], abs=1e-5)
 
 
@@ -377,8 +376,7 @@ def test_real_preference_rows(place: Path) -> None:
     rows = read(place / "pairs.jsonl")
     assert len(rows) == 12
     right = sum(row["score_chosen"] > row["score_rejected"] for row in rows)
-    low, high = wilson_interval(right, 12)
-    assert f"chosen earns more in {right / 12:.2f} [{low:.2f}, {high:.2f}] of 12 pairs" in shown
+    assert f"chosen earns more in {share_interval(right, 12).text()} of 12 pairs" in shown
     assert len(load_preferences([str(place / "pairs.jsonl")]).preferences) == 12
     call("select", "--reward", reward, "--data", file, "--top", "4", "--output", str(place / "real-best.jsonl"))
     best = sorted(rows, key=lambda row: -row["score_chosen"])[:4]

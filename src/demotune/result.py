@@ -1,6 +1,6 @@
 """The end of a run: the model published, metrics in one file, and a summary that a newcomer understands."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,19 +9,22 @@ from rich import box
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
-from demotune.common.files import link_or_copy, read_json, read_rows, write_record, write_rows
+from demotune.common.files import link_or_copy, read_rows, write_rows
+from demotune.common.json_records import as_json
 from demotune.common.processes import main_process, this_device, wait_for_everyone
 from demotune.common.profiling import Profile
 from demotune.common.progress import console, minutes, say
+from demotune.common.statistics import Interval
 from demotune.config.methods import RFTConfig
 from demotune.estimation.forecast import Estimate, compare_with_facts, show_comparison
 from demotune.models.files import is_adapter
 from demotune.models.policy import Policy, load_policy, load_tokenizer, merged, save_policy
 from demotune.runs.folder import RunFolder
-from demotune.runs.heldout import interval_text, nll_per_token
+from demotune.runs.gate import best_stage
+from demotune.runs.heldout import nll_per_token
 from demotune.runs.heldout_files import rows_before
-from demotune.training.phases.reward import REWARD, REWARD_METRICS
-from demotune.training.phases.train import METRICS
+from demotune.runs.names import METRICS, MODEL, REWARD, REWARD_METRICS
+from demotune.runs.summary import Summary, read_summary, write_summary
 from demotune.training.setup import Setup
 
 METRICS_OF = {"train": METRICS, "policy": METRICS, "reward": REWARD_METRICS}
@@ -55,17 +58,17 @@ class RunResult:
 
 def read_result(folder: RunFolder) -> RunResult:
     """The result of a run that has finished."""
-    kept = read_json(folder.summary)
+    kept = read_summary(folder.summary)
     return RunResult(
         run_folder=folder.root,
         model_folder=folder.model,
-        method=kept["method"],
-        reward_folder=folder.reward if kept["reward_folder"] else None,
-        start_nll_per_token=kept["start_nll_per_token"],
-        best_stage=kept["best_stage"],
-        stages=tuple(kept["stages"]),
-        estimate=kept.get("estimate"),
-        profile=kept.get("profile"),
+        method=kept.method,
+        reward_folder=folder.reward if kept.reward_folder else None,
+        start_nll_per_token=kept.start_nll_per_token,
+        best_stage=kept.best_stage,
+        stages=tuple(map(dict, kept.stages)),
+        estimate=None if kept.estimate is None else dict(kept.estimate),
+        profile=None if kept.profile is None else dict(kept.profile),
     )
 
 
@@ -79,23 +82,20 @@ def publish_result(setup: Setup, estimate: Estimate | None = None, profile: Prof
         method=setup.config.method,
         reward_folder=setup.folder.reward if isinstance(setup.config, RFTConfig) else None,
         start_nll_per_token=_start_nll(setup),
-        best_stage=_best_stage(setup, stages),
+        best_stage=_best_stage(setup, count),
         stages=stages,
         estimate=None if estimate is None else compare_with_facts(estimate, [stage["phases"] for stage in stages]),
         profile=None if profile is None else profile.record(),
     )
     if main_process():
         best = setup.folder.stage(result.best_stage)
-        link_or_copy(best / "model", setup.folder.model)
+        link_or_copy(best / MODEL, setup.folder.model)
         if result.reward_folder is not None:
             link_or_copy(best / REWARD, result.reward_folder)
         if setup.config.merge_adapter:
-            save_policy(merged(setup.load(best / "model")), setup.tokenizer, setup.folder.merged_model)
+            save_policy(merged(setup.load(best / MODEL)), setup.tokenizer, setup.folder.merged_model)
         write_rows(setup.folder.metrics, _all_metrics(setup, count))
-        write_record(
-            setup.folder.summary,
-            {name: str(value) if isinstance(value, Path) else value for name, value in asdict(result).items()},
-        )
+        write_summary(setup.folder.summary, Summary(**as_json(asdict(result))))
     wait_for_everyone()
     return result
 
@@ -153,10 +153,10 @@ def _say_explicit(result: RunResult) -> None:
         check, stopped = stage["check"], stage["phases"]["policy"]["stopped"]
         reward, policy = check.get("reward"), check.get("policy")
         if reward and reward["matched_pairs"]:
-            matched = interval_text(*(reward[f"matched_accuracy{end}"] for end in ("", "_low", "_high")))
+            matched = Interval(**reward["matched_accuracy"]).text()
             say(f"stage {number}: accuracy on the {reward['matched_pairs']} held-out pairs of like length {matched}")
         if policy:
-            better = interval_text(*(policy[f"better{end}"] for end in ("", "_low", "_high")))
+            better = Interval(**policy["better"]).text()
             say(
                 f"stage {number}: on {policy['prompts']} held-out prompts samples earn {policy['reward_before']:+.2f} "
                 f"before, {policy['reward_after']:+.2f} after (demonstrations {policy['demo_reward']:+.2f}); after is "
@@ -175,13 +175,13 @@ def _steps(phases: dict[str, Any]) -> str:
 
 def accuracy_text(reward: dict[str, Any]) -> str:
     """Held-out reward accuracy with its 95% interval."""
-    return interval_text(reward["accuracy"], reward["accuracy_low"], reward["accuracy_high"])
+    return Interval(**reward["accuracy"]).text()
 
 
 def _stage_record(setup: Setup, number: int) -> dict[str, Any]:
     return {
         "phases": setup.folder.stage_state(number),
-        "check": setup.folder.stage_check(number),
+        "check": as_json(setup.folder.stage_check(number)),
     }
 
 
@@ -191,14 +191,9 @@ def _start_nll(setup: Setup) -> float | None:
     return nll_per_token(setup.heldout, [row.demo_logp for row in rows_before(setup.folder, 0)])
 
 
-def _best_stage(setup: Setup, stages: Sequence[dict[str, Any]]) -> int:
-    """The last stage that its gate did not call worse; where all are worse the least bad; the last without gates."""
-    gates = [stage["check"].get("gate") for stage in stages]
-    if setup.config.gate == "off" or None in gates:
-        return len(stages) - 1
-    good = [number for number, gate in enumerate(gates) if gate["best"]]
-    # Where none is good, all were compared with the start model, so their gains can be compared.
-    return good[-1] if good else max(range(len(gates)), key=lambda number: gates[number]["gain"])
+def _best_stage(setup: Setup, count: int) -> int:
+    off = setup.config.gate == "off"
+    return best_stage([None if off else setup.folder.stage_check(number).gate for number in range(count)])
 
 
 def _all_metrics(setup: Setup, count: int) -> Iterator[dict[str, Any]]:
@@ -209,4 +204,4 @@ def _all_metrics(setup: Setup, count: int) -> Iterator[dict[str, Any]]:
                 for row in read_rows(setup.folder.stage(number) / METRICS_OF[phase]):
                     yield {"stage": number, "phase": phase, **row}
             yield {"stage": number, "phase": phase, "finished": True, **record}
-        yield {"stage": number, "phase": "check", **setup.folder.stage_check(number)}
+        yield {"stage": number, "phase": "check", **as_json(setup.folder.stage_check(number))}

@@ -317,7 +317,8 @@ def compare(
         from demotune.cli.control import train_controls
         from demotune.evaluation.compare import compare as compare_runs
         from demotune.evaluation.show import show_comparison
-        from demotune.runs.comparison import COMPARISON, write_comparison
+        from demotune.runs.comparison import write_comparison
+        from demotune.runs.names import COMPARISON
 
         given = {run.resolve() for run in runs}
         controls = [folder for folder in (train_controls(runs) if control else []) if folder.resolve() not in given]

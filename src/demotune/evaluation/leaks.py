@@ -40,9 +40,7 @@ def find_leaks(config: EvaluationConfig, subjects: Sequence[Subject], rows: Sequ
 def _trained_on(subject: Subject) -> tuple[list[TextRow], list[str]]:
     """The rows behind a model that it was trained on, not those that its runs held out, as far as the runs say."""
     rows, gone = training_texts(subject.folder)
-    return text_rows(
-        [row for row in rows if subject.runs_without_rows or subject.trained_on(row.prompt, row.context)]
-    ), gone
+    return text_rows([row for row in rows if subject.trained_on(row.prompt, row.context)]), gone
 
 
 def _record(model: str, test: str, overlap: Overlap, gone: list[str]) -> dict[str, Any]:

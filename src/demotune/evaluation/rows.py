@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from demotune.common.errors import DemotuneError
-from demotune.common.progress import say, warn
+from demotune.common.progress import say
 from demotune.config.evaluation import EvaluationConfig
 from demotune.data import BadRow, are_preferences, load_demonstrations, load_preferences
 from demotune.data.intake import reasons, write_quarantine
@@ -108,8 +108,6 @@ def read_eval_set(config: EvaluationConfig, subjects: Sequence[Subject], quarant
     for subject in subjects:
         for remark in subject.renderer.remarks():
             say(f"{subject.name}: {remark}")
-    for run in dict.fromkeys(run for subject in subjects for run in subject.runs_without_rows):
-        warn(f"{run}, of an older version, does not say what it trained on: its rows are not left out")
     return EvalSet(
         rows=tuple(kept),
         rendered={name: tuple(view) for name, view in views.items()},

@@ -50,7 +50,7 @@ def against_baseline(runs: Sequence[Run]) -> list[tuple[Run, Run, Gain]]:
         (run, baseline, gain)
         for run in runs
         if run is not baseline
-        and run.manifest.get("model") != baseline.result.model_hash
+        and run.manifest.model != baseline.result.model_hash
         and run.result.heldout is not None
         and (gain := gain_between(baseline.result.heldout, run.result.heldout))
     ]
@@ -96,7 +96,7 @@ def _alone(run: Run) -> str:
 
 
 def _without_rows(run: Run) -> str:
-    after = run.result.check.get("nll_per_token")
+    after = run.result.check.nll_per_token
     if after is None:
         return f"Whether {run.name} helped is not known: it held out no rows; it took {cost(run)}"
     if run.start_nll_per_token is None:
@@ -131,7 +131,7 @@ def _side_by_side(runs: Sequence[Run]) -> str:
 
 def _short(run: Run) -> str:
     gain, took = gain_of(run), duration(run.seconds(run.result_stage))
-    after = run.result.check.get("nll_per_token")
+    after = run.result.check.nll_per_token
     if gain:
         return f"{_found(gain)} in {took}"
     if after is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from demotune.common.progress import minutes
 from demotune.common.statistics import Comparison
 from demotune.runs.comparison import ComparisonTable, Difference, Line
-from demotune.runs.finished import CONTROL_OF
+from demotune.runs.settings import CONTROL_OF
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from demotune.report.collect import Run
 from demotune.report.evaluations import Evaluation
 from demotune.report.gains import gain_of
 from demotune.report.wording import duration, number, plural
+from demotune.runs.settings import setting_key
 
-NOT_A_SETTING = ("seed", "output", "run_name", "profile")
 SEEN_FOUR_TIMES_IN_FIVE = 2.8 / 1.96
 """Half of a 95% interval times this is the difference that a two-sided test at 5% finds with 80% power."""
 
@@ -39,16 +39,7 @@ def _seeds(runs: Sequence[Run]) -> list[str]:
             f"This is one run with one seed ({next(iter(seeds))}). Its intervals cover the choice of held-out prompts, "
             "not what another seed would give."
         ]
-    settings = {
-        str(
-            sorted(
-                (name, value)
-                for name, value in run.config.items()
-                if name not in ("seed", "output", "run_name", "profile")
-            )
-        )
-        for run in runs
-    }
+    settings = {setting_key(run) for run in runs}
     if len(settings) == len(runs):
         return [
             "Every setting was run once, with one seed. The intervals cover the choice of held-out prompts, not what "
@@ -103,12 +94,12 @@ def _of_run(run: Run, who: str) -> list[str]:
 
 def _of_several(runs: Sequence[Run]) -> list[str]:
     found = []
-    if len({run.manifest.get("model") for run in runs}) > 1:
+    if len({run.manifest.model for run in runs}) > 1:
         found.append(
             "The runs start from different models: what the start models cost is in none of the costs, and gains since "
             "the start are not comparable between them."
         )
-    if len({run.manifest.get("rows") for run in runs}) > 1:
+    if len({run.manifest.rows for run in runs}) > 1:
         found.append("The runs did not see the same rows; only prompts that both held out are compared.")
     costs = [run.seconds(run.result_stage) for run in runs]
     if max(costs) > 1.5 * min(costs):

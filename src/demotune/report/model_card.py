@@ -105,7 +105,7 @@ def _about(run: Run, base: str | None) -> str:
     name = str(run.config["model"])
     start = code(public_name(name))
     if not looks_like_hub_id(name):
-        start += f" (a local folder, sha256 {str(run.manifest.get('model'))[:12]}…)"
+        start += f" (a local folder, sha256 {str(run.manifest.model)[:12]}…)"
     kind = "A language model" if base is None else f"A LoRA adapter for {code(public_name(base))}"
     return f"{kind}, trained from {start} with demotune's {NAMES[run.method]} on demonstrations."
 
@@ -127,9 +127,9 @@ def _training(run: Run) -> str:
 
 def _result(run: Run) -> str:
     check, gain = run.result.check, gain_of(run)
-    if check.get("nll_per_token") is None:
+    if check.nll_per_token is None:
         return "The run held no rows out: whether it helped is not known."
-    before, after = run.start_nll_per_token, check["nll_per_token"]
+    before, after = run.start_nll_per_token, check.nll_per_token
     moved = likelihood(after) if before is None else f"{likelihood(before)} before, {likelihood(after)} after"
     facts = [f"Log-likelihood of held-out demonstrations, nats a token: {moved}."]
     if gain is not None:
@@ -141,13 +141,13 @@ def _result(run: Run) -> str:
         )
     else:
         facts.append("The run kept no numbers per row, so this change has no interval.")
-    if reward := check.get("reward_since_start") or check.get("reward"):
-        ends = share_interval(reward["accuracy_low"], reward["accuracy_high"])
+    if reward := check.whole_reward:
+        ends = share_interval(reward.accuracy.low, reward.accuracy.high)
         facts.append(
-            f"The learned reward prefers the demonstration to a sample in {share(reward['accuracy'])} of "
-            f"{plural(reward['pairs'], 'held-out pair')} (95% interval {ends})."
+            f"The learned reward prefers the demonstration to a sample in {share(reward.accuracy.value)} of "
+            f"{plural(reward.pairs, 'held-out pair')} (95% interval {ends})."
         )
-    facts += [f"Warning: {plain(text)}" for text in check.get("gate", {}).get("warnings", ())]
+    facts += [f"Warning: {plain(text)}" for text in (check.gate.warnings if check.gate else ())]
     return bullets(facts)
 
 
@@ -220,18 +220,15 @@ def _use(run: Run, *, adapter: bool) -> str:
 
 def _provenance(run: Run) -> list[str]:
     manifest = run.manifest
-    versions = ", ".join(f"{name} {version}" for name, version in manifest.get("versions", {}).items())
-    hardware = manifest.get("hardware", {})
+    versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+    hardware = manifest.hardware
     machine = [hardware[name] for name in hardware if name in ("system", "device") or name.startswith("gpu")]
     return [
-        f"Begun: {plain(str(manifest.get('created', NOTHING)))}",
-        f"Command: {code(public_command(str(manifest.get('command', NOTHING)), _hub_ids(run)))}",
-        f"Start model: sha256 {code(str(manifest.get('model', NOTHING)))}",
-        *(
-            f"Data {code(public_name(source))}: sha256 {code(str(digest))}"
-            for source, digest in manifest.get("data", {}).items()
-        ),
-        f"Rows, as token ids: sha256 {code(str(manifest.get('rows', NOTHING)))}",
+        f"Begun: {plain(manifest.created)}",
+        f"Command: {code(public_command(manifest.command, _hub_ids(run)))}",
+        f"Start model: sha256 {code(manifest.model)}",
+        *(f"Data {code(public_name(source))}: sha256 {code(str(digest))}" for source, digest in manifest.data.items()),
+        f"Rows, as token ids: sha256 {code(manifest.rows)}",
         f"Result: sha256 {code(run.result.model_hash or NOTHING)}",
         f"Versions: {plain(versions)}",
         f"Machine: {plain(', '.join(machine))}",

@@ -27,7 +27,7 @@ def warnings(runs: Sequence[Run]) -> list[str]:
             done = plural(len(run.stages), "stage")
             found.append(f"{run.name} is unfinished: {done} so far. Continue it with: demotune resume {run.folder}")
         for stage in run.stages:
-            texts = list(stage.check.get("gate", {}).get("warnings", ()))
+            texts = list(stage.check.gate.warnings if stage.check.gate else ())
             if stage.stopped:
                 texts.append(f"policy steps were stopped: {stage.stopped}")
             found += [f"{run.name}, stage {stage.number}: {text}" for text in texts]
@@ -39,7 +39,7 @@ def warnings(runs: Sequence[Run]) -> list[str]:
 def cards(run: Run) -> list[Card]:
     """Numbers of one run."""
     found = []
-    gain, after = gain_of(run), run.result.check.get("nll_per_token")
+    gain, after = gain_of(run), run.result.check.nll_per_token
     if gain:
         ends = interval(gain.per_token_low, gain.per_token_high, signed=True)
         found.append(Card("Held-out gain", number(gain.per_token, signed=True), f"nats a token; {ends}"))
@@ -47,11 +47,11 @@ def cards(run: Run) -> list[Card]:
     elif after is not None and run.start_nll_per_token is not None:
         moved = number(run.start_nll_per_token - after, signed=True)
         found.append(Card("Held-out gain", moved, "nats a token, no interval"))
-    reward = run.result.check.get("reward_since_start") or run.result.check.get("reward")
+    reward = run.result.check.whole_reward
     if reward:
-        ends = share_interval(reward["accuracy_low"], reward["accuracy_high"])
-        detail = f"{ends}, {plural(reward['pairs'], 'held-out pair')}"
-        found.append(Card("Reward accuracy", share(reward["accuracy"]), detail))
+        ends = share_interval(reward.accuracy.low, reward.accuracy.high)
+        detail = f"{ends}, {plural(reward.pairs, 'held-out pair')}"
+        found.append(Card("Reward accuracy", share(reward.accuracy.value), detail))
     found.append(Card("Time", duration(run.seconds(run.result_stage)), "without measuring"))
     found.append(Card("Memory", memory(run.peak_memory_gib), "peak"))
     operations = run.flops(run.result_stage)
@@ -65,7 +65,7 @@ def overview(runs: Sequence[Run]) -> Table:
     beside = {run.name: (baseline, gain) for run, baseline, gain in against_baseline(runs)}
     rows = []
     for run in runs:
-        gain, after = gain_of(run), run.result.check.get("nll_per_token")
+        gain, after = gain_of(run), run.result.check.nll_per_token
         moved = None if after is None or run.start_nll_per_token is None else run.start_nll_per_token - after
         over = beside[run.name][1] if run.name in beside else None
         rows.append(

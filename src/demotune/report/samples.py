@@ -64,7 +64,7 @@ class Browser:
 def collect_samples(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> Browser:
     """Rows of runs and evaluations, joined by key. Held-out rows; of a run without any, training rows."""
     rows: dict[str, Prompt] = {}
-    same_start = len({run.manifest.get("model") for run in runs}) == 1
+    same_start = len({run.manifest.model for run in runs}) == 1
     notes = []
     for run in runs:
         of_run = f"{run.name}, " if len(runs) > 1 else ""

@@ -130,19 +130,18 @@ def all_settings(runs: Sequence[Run]) -> Table:
 def provenance(runs: Sequence[Run]) -> Table:
     """What it takes to run this again: command, hardware, versions, content hashes."""
     parts: list[tuple[str, list[str]]] = [
-        ("started", [_text(run.manifest.get("created", NOTHING)) for run in runs]),
-        ("command", [_text(run.manifest.get("command", NOTHING)) for run in runs]),
+        ("started", [_text(run.manifest.created) for run in runs]),
+        ("command", [_text(run.manifest.command) for run in runs]),
         ("folder", [str(run.folder) for run in runs]),
-        ("start model, sha256", [_text(run.manifest.get("model", NOTHING)) for run in runs]),
+        ("start model, sha256", [_text(run.manifest.model) for run in runs]),
         ("result, sha256", [run.result.model_hash or NOTHING for run in runs]),
-        ("parameters", [_count(run.manifest.get("parameters")) for run in runs]),
-        ("rows, sha256", [_text(run.manifest.get("rows", NOTHING)) for run in runs]),
+        ("parameters", [_count(run.manifest.parameters) for run in runs]),
+        ("rows, sha256", [_text(run.manifest.rows) for run in runs]),
     ]
     for part, prefix in (("data", "data "), ("hardware", ""), ("versions", "")):
-        names = dict.fromkeys(name for run in runs for name in run.manifest.get(part, {}))
-        parts += [
-            (prefix + name, [_text(run.manifest.get(part, {}).get(name, NOTHING)) for run in runs]) for name in names
-        ]
+        told = [getattr(run.manifest, part) for run in runs]
+        names = dict.fromkeys(name for of_run in told for name in of_run)
+        parts += [(prefix + name, [_text(of_run.get(name, NOTHING)) for of_run in told]) for name in names]
     return table(["", *(run.name for run in runs)], [(name, *values) for name, values in parts], texts=len(runs) + 1)
 
 

@@ -15,7 +15,7 @@ from demotune.models.policy import generation_stop_ids, load_policy, load_tokeni
 from demotune.records import Completion, Message, Response
 from demotune.rewards.completions import Asked, completions_for
 from demotune.rewards.reward import Reward
-from demotune.runs.folder import begun_template
+from demotune.runs.run import begun_template
 from demotune.sampling import SamplingOptions, sample_responses
 
 

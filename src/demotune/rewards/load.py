@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from demotune.common.errors import DemotuneError
-from demotune.common.files import read_json
 from demotune.config.methods import RFTConfig, SFTConfig
 from demotune.models.policy import content_hash, resolve_model
 from demotune.rewards.implicit import ImplicitReward
 from demotune.rewards.reward import Reward
 from demotune.rewards.scalar import ScalarReward
 from demotune.runs.folder import RunFolder
+from demotune.runs.manifest import read_manifest
 
 
 def load_reward(
@@ -42,7 +42,7 @@ def load_reward(
 
 def _check_reference(run: RunFolder, reference: str) -> None:
     """The start model must be the one that the run began with: a folder may have been moved or written anew."""
-    begun = read_json(run.manifest)["model"]
+    begun = read_manifest(run.manifest).model
     try:
         found = content_hash(resolve_model(reference))
     except DemotuneError as error:

@@ -28,7 +28,7 @@ from demotune.rewards.output import (
     show_rewards,
 )
 from demotune.rewards.reward import Reward, as_completion
-from demotune.runs.heldout import PairCheck, check_pairs, interval_text
+from demotune.runs.heldout import PairCheck, check_pairs
 
 Row = TypeVar("Row", Demonstration, Preference)
 
@@ -200,11 +200,11 @@ def _rewards(
 
 def _say_accuracy(check: PairCheck) -> None:
     say(
-        f"accuracy: chosen earns more in {interval_text(check.accuracy, check.accuracy_low, check.accuracy_high)} of "
+        f"accuracy: chosen earns more in {check.accuracy.text()} of "
         f"{check.pairs} pairs (95% interval; a tie counts as half), by {check.margin:+.3g} on average"
     )
-    if check.matched_accuracy is None:
+    if not check.matched_pairs:
         say("no pair has responses of like length (within a quarter): the accuracy may be one of length")
         return
-    matched = interval_text(check.matched_accuracy, check.matched_accuracy_low, check.matched_accuracy_high)
+    matched = check.matched_accuracy.text()
     say(f"accuracy on the {check.matched_pairs} pairs of like length (within a quarter): {matched}")

@@ -94,7 +94,8 @@ def _iterable(dataset: Any, name: str) -> Iterable[Any]:
             raise DemotuneError(
                 f"{name} has two columns of one name ({', '.join(map(str, dataset.columns))}); drop one"
             )
-        return dataset.astype(object).where(dataset.notna(), None).to_dict("records")
+        rows: list[Any] = dataset.astype(object).where(dataset.notna(), None).to_dict("records")
+        return rows
     if isinstance(dataset, Mapping):
         return _rows_of_columns(dataset, name)
     if isinstance(dataset, Iterable) and not isinstance(dataset, bytes):

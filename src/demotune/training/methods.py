@@ -1,11 +1,10 @@
 """SFT, SPIN, IRFT and RFT: each a schedule of phases and a choice of objective."""
 
 import math
-from typing import Any
 
 from demotune.common.progress import say, warn
 from demotune.config.methods import IRFTConfig, RFTConfig, SFTConfig, SPINConfig
-from demotune.runs.heldout import interval_text
+from demotune.runs.gate import Gate
 from demotune.training.objectives import PairObjective, SFTObjective
 from demotune.training.phases.check import check_phase, start_phase
 from demotune.training.phases.policy import policy_phase
@@ -38,37 +37,35 @@ def run_stage(setup: Setup, number: int) -> None:
 
 def stopped_by_gate(setup: Setup, number: int) -> bool:
     """Whether the run ends after stage `number` because the stage made things worse and the gate is to stop it."""
-    return setup.config.gate == "stop" and _gate_of(setup, number).get("verdict") == "worse"
+    return setup.config.gate == "stop" and (gate := _gate_of(setup, number)) is not None and gate.verdict == "worse"
 
 
-def _gate_of(setup: Setup, number: int) -> dict[str, Any]:
-    """The gate's record of a finished stage; empty without held-out rows, or when the gate is off."""
-    return {} if setup.config.gate == "off" else setup.folder.stage_check(number).get("gate", {})
+def _gate_of(setup: Setup, number: int) -> Gate | None:
+    """What the gate says of a finished stage; None without held-out rows, or when the gate is off."""
+    return None if setup.config.gate == "off" else setup.folder.stage_check(number).gate
 
 
 def _say_gate(stage: Stage) -> None:
     gate = _gate_of(stage.setup, stage.number)
-    if not gate:
+    if gate is None:
         return
-    wins = interval_text(*(gate[f"wins{end}"] for end in ("", "_low", "_high")))
     say(
-        f"gate: {_verdict_text(gate, stage.number)} nats per held-out demonstration, likelier in {wins} of "
-        f"{gate['prompts']} (95% intervals)",
-        style="yellow" if gate["verdict"] == "worse" else None,
+        f"gate: {_verdict_text(gate, stage.number)} nats per held-out demonstration, likelier in "
+        f"{gate.wins.text()} of {gate.prompts} (95% intervals)",
+        style="yellow" if gate.verdict == "worse" else None,
     )
-    for warning in gate["warnings"]:
+    for warning in gate.warnings:
         warn(f"stage {stage.number}: {warning}")
 
 
-def _verdict_text(gate: dict[str, Any], number: int) -> str:
+def _verdict_text(gate: Gate, number: int) -> str:
     """The verdict with the gain that it rests on."""
-    verdict, before = gate["verdict"], gate["compared_with"]
-    gain = interval_text(*(gate[f"gain{end}"] for end in ("", "_low", "_high")))
+    verdict, before, gain = gate.verdict, gate.compared_with, gate.gain.text()
     if verdict in ("better", "worse"):
         return f"stage {number} is {verdict} than {before}: {gain}"
     if verdict == "no clear change":
         return f"no clear change from {before} to stage {number}: {gain}"
-    return f"{verdict} (n = {gate['prompts']}) whether stage {number} is better than {before}: {gate['gain']:.2f}"
+    return f"{verdict} (n = {gate.prompts}) whether stage {number} is better than {before}: {gate.gain.value:.2f}"
 
 
 def _sft(stage: Stage, config: SFTConfig) -> None:

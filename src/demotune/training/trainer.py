@@ -30,12 +30,11 @@ from demotune.common.progress import peak_memory_gib, track
 from demotune.config.methods import AnyConfig
 from demotune.models.packing import Batch, cut_to_budget
 from demotune.models.policy import Policy
+from demotune.runs.names import BAD_BATCH, CARRIED
 from demotune.training.callbacks import RecordLastStep, ShowProgress, StopOnSignal, latest_checkpoint
 from demotune.training.objectives import Objective, StepLoss
 from demotune.training.schedule import THAT_WORK, learning_rates
 from demotune.training.smaller_passes import one_pass
-
-CARRIED = "carried-optimizer.pt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +283,7 @@ class PhaseTrainer(Trainer):
             torch.save(state, unfinished)
 
     def _stop_for_bad_loss(self, step_loss: StepLoss, inputs: Batch) -> None:
-        file = Path(cast(str, self.args.output_dir)).parent / "bad-batch.json"
+        file = Path(cast(str, self.args.output_dir)).parent / BAD_BATCH
         write_json(file, {name: tensor.tolist() for name, tensor in inputs.items()})
         raise DemotuneError(
             f"the loss became {float(step_loss.total)} at step {self.state.global_step + 1}; its batch is saved in "

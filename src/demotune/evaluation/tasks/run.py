@@ -22,9 +22,8 @@ from demotune.evaluation.tasks.data import check_task_names
 from demotune.evaluation.tasks.loading import LoadedTasks, item_texts, load_tasks
 from demotune.models.files import is_adapter, reading
 from demotune.models.policy import check_policy, resolve_base, tokenizer_folder
+from demotune.runs.names import TASK_ROWS, TASKS
 
-TASKS_FILE = "tasks.json"
-TASK_ROWS_FILE = "task-rows.jsonl.gz"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -182,10 +181,10 @@ def write_task_scores(folder: Path, scores: Mapping[str, TaskScores], options: T
         for name, of_model in scores.items()
     }
     write_rows(
-        folder / TASK_ROWS_FILE,
+        folder / TASK_ROWS,
         ({"model": name, **asdict(row)} for name, of_model in scores.items() for row in of_model.rows),
     )
-    write_json(folder / TASKS_FILE, {"harness": f"lm-eval {version('lm-eval')}", "options": asked, "models": models})
+    write_json(folder / TASKS, {"harness": f"lm-eval {version('lm-eval')}", "options": asked, "models": models})
 
 
 @contextmanager

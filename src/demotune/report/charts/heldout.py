@@ -129,13 +129,13 @@ def _points(run: Run) -> list[_Point]:
         _Point(
             place=stage.number + 1,
             name=f"stage {stage.number}",
-            nll_per_token=float(stage.check["nll_per_token"]),
+            nll_per_token=stage.check.nll_per_token,
             gain=gain_of(run, stage.number),
             seconds=run.seconds(stage.number),
             operations=run.flops(stage.number),
         )
         for stage in run.stages
-        if "nll_per_token" in stage.check
+        if stage.check.nll_per_token is not None
     ]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from demotune.common.statistics import Interval
 from demotune.report.charts.figures import DASHES, PALETTE, Chart, Legend, Span, histogram, intervals, label, table
 from demotune.report.collect import Run, RunStage
 from demotune.report.evaluations import Evaluation
@@ -146,19 +147,23 @@ def _stage_shares(run: Run, rank: int, runs: int) -> list[Share]:
     found: list[Share] = []
     who = f"{run.name}, " if runs > 1 else ""
     for stage in run.stages:
-        gate, reward, policy = (stage.check.get(part) for part in ("gate", "reward", "policy"))
+        gate, reward, policy = stage.check.gate, stage.check.reward, stage.check.policy
         name = f"{who}stage {stage.number}"
         colour = rank if runs > 1 else 0
         if gate:
-            text = f"{name}: likelier than {gate['compared_with']}"
-            found.append((text, gate["wins"], gate["wins_low"], gate["wins_high"], gate["prompts"], colour))
+            text = f"{name}: likelier than {gate.compared_with}"
+            found.append((text, *_ends(gate.wins), gate.prompts, colour))
         if reward:
-            ends = reward["accuracy"], reward["accuracy_low"], reward["accuracy_high"]
-            found.append((f"{name}: reward prefers demonstration", *ends, reward["pairs"], colour if runs > 1 else 2))
+            text, ends = f"{name}: reward prefers demonstration", _ends(reward.accuracy)
+            found.append((text, *ends, reward.pairs, colour if runs > 1 else 2))
         if policy:
-            ends = policy["better"], policy["better_low"], policy["better_high"]
-            found.append((f"{name}: answers earn more", *ends, policy["prompts"], colour if runs > 1 else 1))
+            text, ends = f"{name}: answers earn more", _ends(policy.better)
+            found.append((text, *ends, policy.prompts, colour if runs > 1 else 1))
     return found
+
+
+def _ends(found: Interval) -> tuple[float, float, float]:
+    return found.value, found.low, found.high
 
 
 def _shares(title: str, note: str, rows: Sequence[Share]) -> Chart:

@@ -1,6 +1,5 @@
 """What the rigor card looks for evidence in: the files of runs, evaluations and a comparison, each read once."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,10 +8,11 @@ from typing import Any
 
 from demotune.common.files import read_json, read_rows
 from demotune.common.statistics import Interval
-from demotune.evaluation.shortcuts import audit_run
 from demotune.report.collect import Run, read_runs
 from demotune.report.evaluations import Evaluation, read_evaluation
 from demotune.report.limits import limits
+from demotune.runs.names import SHORTCUTS
+from demotune.runs.shortcuts import StageShortcuts, read_shortcuts
 
 NO_FILES = "no run and no evaluation was given"
 
@@ -227,19 +227,12 @@ def read_evidence(runs: Sequence[Path], evaluations: Sequence[Path], comparison:
 
 
 def _audits(run: Run) -> list[StageAudit]:
-    """From the run's shortcuts.json; worked out from its samples where an older run has none."""
-    kept = run.folder / "shortcuts.json"
-    if kept.exists():
-        stages = json.loads(kept.read_text(encoding="utf-8"))
-        return [_kept_audit(run.name, stage) for stage in stages if stage["shortcuts"]]
-    return [
-        StageAudit(run.name, stage, audit.best.name, audit.best.accuracy, verdict.verdict if verdict else None)
-        for stage, audit, verdict in audit_run(run.folder)
-        if audit is not None
-    ]
+    """From the run's shortcuts.json; a run that is not finished has none."""
+    kept = run.folder / SHORTCUTS
+    stages = read_shortcuts(kept) if kept.exists() else ()
+    return [_audit(run.name, stage) for stage in stages if stage.shortcuts]
 
 
-def _kept_audit(run: str, stage: Mapping[str, Any]) -> StageAudit:
-    best = max(stage["shortcuts"], key=lambda shortcut: shortcut["accuracy"]["value"])
-    verdict = stage["reward"]["verdict"] if stage["reward"] else None
-    return StageAudit(run, stage["stage"], best["name"], Interval(**best["accuracy"]), verdict)
+def _audit(run: str, stage: StageShortcuts) -> StageAudit:
+    best = max(stage.shortcuts, key=lambda shortcut: shortcut.accuracy.value)
+    return StageAudit(run, stage.stage, best.name, best.accuracy, stage.reward.verdict if stage.reward else None)

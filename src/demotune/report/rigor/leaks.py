@@ -13,7 +13,7 @@ SAME = ("same row", "same prompt")
 
 def unseen_rows(evidence: Evidence) -> Finding:
     """No test row or prompt among training rows: by each evaluation's search, and by the keys that runs keep."""
-    parts = [_divided(run) for run in evidence.runs if run.result.check.get("nll_per_token") is not None]
+    parts = [_divided(run) for run in evidence.runs if run.result.check.nll_per_token is not None]
     for one in evidence.evaluations:
         parts += list(_searches(one))
         parts += [
@@ -111,9 +111,9 @@ def _divided(run: Run) -> Finding:
 
 
 def _picked(run: Run, evidence: Evidence) -> Finding:
-    if "gate" not in run.result.check:
+    if run.result.check.gate is None:
         return no(f"{run.name}: no gate picked the stage on held-out rows")
-    seen = set((run.manifest.get("data") or {}).values())
+    seen = set(run.manifest.data.values())
     for one in evidence.evaluations:
         hashes = set(((one.about.get("data") or {}).get("hashes") or {}).values())
         tested = run.result.model_hash in [model.get("hash") for model in one.about.get("models", ())]

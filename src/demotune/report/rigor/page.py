@@ -23,14 +23,14 @@ def threats(evidence: Evidence) -> Finding:
 
 def scope(evidence: Evidence) -> Finding:
     """What these files say nothing about; there must be a result to bound."""
-    if not evidence.evaluations and all(run.result.check.get("nll_per_token") is None for run in evidence.runs):
+    if not evidence.evaluations and all(run.result.check.nll_per_token is None for run in evidence.runs):
         return no("there are no results whose scope could be bounded")
     return _said(evidence, ("nothing here s",), "no sentence of the page bounds the scope of these results")
 
 
 def proxy(evidence: Evidence) -> Finding:
     """Of the metrics in the page's first sentence: likelihood, and each evaluation's headline judge."""
-    if all(run.result.check.get("nll_per_token") is None for run in evidence.runs):
+    if all(run.result.check.nll_per_token is None for run in evidence.runs):
         return no("no run with a held-out likelihood, which the page explains")
     parts = [_said(evidence, ("Likelihood of demonstrations says",), "the page does not say what likelihood is")]
     return every([*parts, *(_judge_explained(evidence, one) for one in evidence.evaluations)], "")

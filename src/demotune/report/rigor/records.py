@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from demotune.common.files import read_json
+from demotune.common.json_records import as_json
 from demotune.config.evaluation import EvaluationConfig
 from demotune.config.files import field_types
 from demotune.config.methods import CONFIGS
@@ -20,14 +21,14 @@ LIBRARIES = ("python", "torch", "transformers")
 
 def environment(evidence: Evidence) -> Finding:
     """Versions, hardware, type of the weights and of computing, for each run and evaluation."""
-    records = [(f"{run.name}/manifest.json", run.manifest) for run in evidence.runs]
+    records = [(f"{run.name}/manifest.json", as_json(run.manifest)) for run in evidence.runs]
     records += [(one.file, one.about) for one in evidence.evaluations]
     return every((_environment(file, record) for file, record in records), NO_FILES)
 
 
 def commands(evidence: Evidence) -> Finding:
     """A demotune command and the version of demotune for each file, and start models that are results or hub ids."""
-    records = [(f"{run.name}/manifest.json", run.manifest) for run in evidence.runs]
+    records = [(f"{run.name}/manifest.json", as_json(run.manifest)) for run in evidence.runs]
     records += [(one.file, one.about) for one in evidence.evaluations]
     parts = [_command(file, record, versions=record.get("versions", {})) for file, record in records]
     if evidence.comparison:
@@ -36,14 +37,14 @@ def commands(evidence: Evidence) -> Finding:
     parts += [
         no(f"{run.name}/manifest.json: the start model is neither a hub id nor the result of a run given here")
         for run in evidence.runs
-        if run.manifest.get("model") not in results and not looks_like_hub_id(str(run.config.get("model")))
+        if run.manifest.model not in results and not looks_like_hub_id(str(run.config.get("model")))
     ]
     return every(parts, NO_FILES)
 
 
 def models_by_hash(evidence: Evidence) -> Finding:
     """SHA-256 of the start model of each run, of each evaluated model, and of each judge that is a model."""
-    parts = [_hashed(f"{run.name}/manifest.json: model", run.manifest.get("model")) for run in evidence.runs]
+    parts = [_hashed(f"{run.name}/manifest.json: model", run.manifest.model) for run in evidence.runs]
     for one in evidence.evaluations:
         models = [*one.about.get("models", ()), *(j for j in one.about.get("judges", ()) if j["kind"] != "function")]
         parts += [_hashed(f"{one.file}: {model['name']}", model.get("hash")) for model in models]
@@ -54,7 +55,7 @@ def prompts(evidence: Evidence) -> Finding:
     """The template of each run, and of each evaluated model that is neither result nor start model of such a run."""
     parts = [_template(run) for run in evidence.runs]
     ours = {run.result.model_hash for run in evidence.runs}
-    ours |= {run.manifest.get("model") for run in evidence.runs if run.config.get("template") is None}
+    ours |= {run.manifest.model for run in evidence.runs if run.config.get("template") is None}
     for one in evidence.evaluations:
         if any(judge["kind"] == "model" for judge in one.about.get("judges", ())):
             parts.append(no(f"{one.file}: the prompt of the judging model is not kept"))
@@ -112,7 +113,7 @@ def row_sources(evidence: Evidence) -> Finding:
     """Sources by hash; of a run with several sources it is not kept which row is whose."""
     parts = []
     for run in evidence.runs:
-        file, hashes = f"{run.name}/manifest.json: data", run.manifest.get("data") or {}
+        file, hashes = f"{run.name}/manifest.json: data", run.manifest.data
         if len(run.config.get("data") or ()) > 1:
             parts.append(no(f"{file}: which of {len(run.config['data'])} sources a training row is from is not kept"))
         else:
@@ -199,7 +200,7 @@ def _raw_of_run(run: Run) -> Finding:
 def _pipeline(run: Run) -> Finding:
     """Hashes from end to end: a reader with the same files can see where theirs part from these."""
     steps = [f"{run.name}/manifest.json: data, rows", "quarantine.jsonl"]
-    if not run.manifest.get("data") or not run.manifest.get("rows"):
+    if not run.manifest.data or not run.manifest.rows:
         return no(f"{run.name}/manifest.json: no hashes of data and of rows")
     if not (run.folder / "quarantine.jsonl").exists():
         return no(f"{run.name}/quarantine.jsonl is missing")

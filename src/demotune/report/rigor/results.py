@@ -42,7 +42,7 @@ KINDS = {
 
 def intervals(evidence: Evidence) -> Finding:
     """For every number: a run's gain on held-out rows, measures, task scores (a standard error), qualities."""
-    parts = [_run_interval(run) for run in evidence.runs if run.result.check.get("nll_per_token") is not None]
+    parts = [_run_interval(run) for run in evidence.runs if run.result.check.nll_per_token is not None]
     for one in evidence.evaluations:
         if one.told.measures:
             ends = [(m.low, m.high) for m in one.told.measures if m.value is not None]
@@ -141,7 +141,7 @@ def metrics(evidence: Evidence) -> Finding:
     for run in evidence.runs:
         file = f"{run.name}/stages/{run.result.number:02d}/check.json"
         told = {"nll_per_token": "likelihood", "reward": "reward", "gate": "variety"}
-        kinds = {kind: f"{file}: {name}" for name, kind in told.items() if run.result.check.get(name)} | kinds
+        kinds = {kind: f"{file}: {name}" for name, kind in told.items() if getattr(run.result.check, name)} | kinds
     for one in evidence.evaluations:
         for measure in (m for m in one.told.measures if m.value is not None):
             kind = next((kind for start, kind in KINDS.items() if measure.measure.startswith(start)), None)
@@ -173,7 +173,7 @@ def harm(evidence: Evidence) -> Finding:
         f"{run.name}/stages/{stage.number:02d}/check.json: gate.verdict worse"
         for run in evidence.runs
         for stage in run.stages
-        if stage.check.get("gate", {}).get("verdict") == "worse"
+        if stage.check.gate is not None and stage.check.gate.verdict == "worse"
     ]
     found += [
         f"{one.file}: {one.what} {number(one.value, signed=True)}, corrected p = {one.p_corrected:.2g}"

@@ -1,24 +1,34 @@
 """CHECK: what the stage did to demonstrations that it was not trained on, and whether it should be kept."""
 
-import dataclasses
 import time
 from collections.abc import Sequence
+from typing import Any
 
-from demotune.common.files import read_rows, write_json, write_rows
+from demotune.common.files import read_rows, write_rows
+from demotune.common.json_records import from_json
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.profiling import timed
 from demotune.common.progress import track
 from demotune.models.scoring import Known, score_pairs
 from demotune.records import Completion
+from demotune.runs.check import StageCheck, write_check
 from demotune.runs.gate import Gate, judge_stage
-from demotune.runs.heldout import HeldoutRow, PolicyCheck, check_policy, check_reward, implicit_rewards, nll_per_token
-from demotune.runs.heldout_files import HELDOUT, START, best_before, read_heldout, write_heldout
+from demotune.runs.heldout import (
+    HeldoutRow,
+    PairCheck,
+    PolicyCheck,
+    RewardCheck,
+    check_policy,
+    check_reward,
+    implicit_rewards,
+    nll_per_token,
+)
+from demotune.runs.heldout_files import best_before, read_heldout, write_heldout
+from demotune.runs.names import CHECK, HELDOUT, IMPLICIT, REWARDS, START
 from demotune.training.phases.heldout_rows import start_rows, trained_rows
 from demotune.training.phases.pairs import known_logps, sampled_pairs, scored_pairs
-from demotune.training.phases.reward import REWARDS, reward_function
+from demotune.training.phases.reward import reward_function
 from demotune.training.phases.stage import Stage, Work, chunks, pair_tokens, tokens_of
-
-IMPLICIT = "implicit.jsonl.gz"
 
 
 def start_phase(stage: Stage) -> None:
@@ -42,7 +52,7 @@ def check_phase(stage: Stage, beta: float | None = None) -> None:
     if stage.done("check"):
         return
     started = time.monotonic()
-    found: dict[str, object] = {}
+    found: dict[str, Any] = {}
     outputs = [stage.folder / HELDOUT]
     work = Work()
     rows = trained_rows(stage) if stage.setup.heldout else []
@@ -56,14 +66,14 @@ def check_phase(stage: Stage, beta: float | None = None) -> None:
             outputs.append(stage.folder / IMPLICIT)
         if stage.done("reward"):
             if reward := stage.setup.folder.stage_state(stage.number)["reward"]["check"]:
-                found["reward"] = reward
-            found["policy"] = dataclasses.asdict(_earned(stage, rows))
-        found["gate"] = dataclasses.asdict(_gate(stage, rows))
+                found["reward"] = from_json(PairCheck, reward)
+            found["policy"] = _earned(stage, rows)
+        found["gate"] = _gate(stage, rows)
     if main_process():
         write_heldout(stage.folder / HELDOUT, rows)
-        write_json(stage.folder / "check.json", found)
+        write_check(stage.folder / CHECK, StageCheck(**found))
     wait_for_everyone()
-    stage.mark("check", started, [stage.folder / "check.json", *outputs], work)
+    stage.mark("check", started, [stage.folder / CHECK, *outputs], work)
 
 
 def _gate(stage: Stage, rows: Sequence[HeldoutRow]) -> Gate:
@@ -102,13 +112,13 @@ def _earned(stage: Stage, rows: Sequence[HeldoutRow]) -> PolicyCheck:
 
 
 @timed("scoring")
-def _implicit(stage: Stage, beta: float, known: Known) -> tuple[dict[str, object], int]:
+def _implicit(stage: Stage, beta: float, known: Known) -> tuple[dict[str, RewardCheck], int]:
     """The implicit reward against this stage's reference and, from the second stage on, against the start model.
 
     The first, pair by pair, is kept in a file. `known` are numbers of the trained policy. Also returns how many tokens
     were scored.
     """
-    found: dict[str, object] = {}
+    found: dict[str, RewardCheck] = {}
     tokens = 0
     checks = {"reward": stage.number} | ({"reward_since_start": 0} if stage.number else {})
     with track(f"stage {stage.number}: held-out rewards", len(stage.setup.heldout) * len(checks), "pairs") as tracker:
@@ -125,7 +135,7 @@ def _implicit(stage: Stage, beta: float, known: Known) -> tuple[dict[str, object
                 known=known,
             )
             rewards = implicit_rewards(pairs, [both for unit in scored for both in unit], beta)
-            found[name] = dataclasses.asdict(check_reward(rewards, beta))
+            found[name] = check_reward(rewards, beta)
             if name == "reward" and main_process():
                 keyed = zip(pairs, rewards, strict=True)
                 names = ("key", "demo_reward", "sample_reward")

@@ -8,11 +8,10 @@ from demotune.common.processes import process_count
 from demotune.models.scoring import Known
 from demotune.records import Pair, Response, ScoredPair
 from demotune.runs.heldout import HeldoutRow
+from demotune.runs.names import REFERENCE_LOGPS, SAMPLES
 from demotune.training.phases.stage import Stage, pairwise, stage_slice
 from demotune.training.setup import Setup
 from demotune.training.trainer import MicrobatchPlan, plan_microbatches
-
-SAMPLES, SCORES = "samples.jsonl.gz", "scores.jsonl.gz"
 
 
 def training_pairs(stage: Stage) -> list[Pair]:
@@ -57,7 +56,7 @@ def scored_pairs(stage: Stage, number: int) -> tuple[list[ScoredPair], list[Scor
     """(training pairs, held-out pairs) of stage `number` with their reference log-probabilities."""
     earlier = stage if number == stage.number else Stage(stage.setup, number)
     pairs, heldout = training_pairs(earlier), sampled_pairs(stage.setup, number, heldout=True)
-    scores = read_rows(earlier.folder / SCORES)
+    scores = read_rows(earlier.folder / REFERENCE_LOGPS)
     both = [
         ScoredPair(pair, row["demo_ref_logp"], row["sample_ref_logp"])
         for pair, row in zip([*pairs, *heldout], scores, strict=True)

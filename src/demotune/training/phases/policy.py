@@ -12,13 +12,14 @@ from demotune.common.progress import warn
 from demotune.models.adapters import load_adapter_on
 from demotune.models.files import is_adapter
 from demotune.models.policy import Policy, save_policy, weight_sharing_base
+from demotune.runs.names import CHECKPOINTS, METRICS, ROLLOUTS
 from demotune.training.callbacks import Checkpoints, WriteMetrics, quiet
 from demotune.training.objectives import PolicyObjective
 from demotune.training.phases.reward import reward_function
-from demotune.training.phases.rollout_files import ROLLOUTS, drop_damaged, read_batches
+from demotune.training.phases.rollout_files import drop_damaged, read_batches
 from demotune.training.phases.rollouts import Rollouts, forward_tokens
 from demotune.training.phases.stage import Stage, Work, stage_slice, with_reward
-from demotune.training.phases.train import METRICS, average_of_last
+from demotune.training.phases.train import average_of_last
 from demotune.training.smaller_passes import in_smaller_passes
 from demotune.training.trainer import AtStart, Interrupted, PhaseTrainer, train_phase, training_arguments
 
@@ -143,7 +144,7 @@ def _train(stage: Stage, budget: int | None) -> _Trained:
         check=lambda facts: guard(facts, limits),
         budget=budget,
     )
-    layout, checkpoints = rollouts.layout, stage.folder / "policy-checkpoints"
+    layout, checkpoints = rollouts.layout, stage.folder / f"policy-{CHECKPOINTS}"
     drop_damaged(stage, checkpoints, layout.iterations * layout.mini_batches)
     arguments = dataclasses.replace(config, gradient_accumulation_steps=layout.microbatches // process_count())
     trainer = PhaseTrainer(

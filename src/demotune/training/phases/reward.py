@@ -11,6 +11,7 @@ from peft import PeftModel
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import write_rows
+from demotune.common.json_records import as_json
 from demotune.common.processes import main_process, process_count, wait_for_everyone
 from demotune.common.profiling import timed
 from demotune.common.progress import say, track, warn
@@ -33,6 +34,7 @@ from demotune.models.scoring import score_completions
 from demotune.records import Completion, Pair
 from demotune.rewards.card import reward_card
 from demotune.runs.heldout import PairCheck, check_pairs, count_wins
+from demotune.runs.names import CHECKPOINTS, REWARD, REWARD_METRICS, REWARDS
 from demotune.training.callbacks import Checkpoints, KeepBest, WriteMetrics, best_judgement, quiet
 from demotune.training.losses import loss_at_reference, reward_loss
 from demotune.training.objectives import RewardObjective
@@ -49,8 +51,6 @@ from demotune.training.trainer import (
     train_phase,
     training_arguments,
 )
-
-REWARD, REWARDS, REWARD_METRICS = "reward", "rewards.jsonl.gz", "reward-metrics.jsonl"
 
 HEAD_RATE = 0.5
 """Learning rate of a head that starts at zero, times its width: so it catches up with the layers below within some ten
@@ -84,7 +84,7 @@ def reward_phase(stage: Stage) -> None:
         on_heldout=bool(heldout),
         demo_reward=sum(row["demo_reward"] for row in judged) / len(judged),
         sample_reward=sum(row["sample_reward"] for row in judged) / len(judged),
-        check=dataclasses.asdict(_check(rewards)) if heldout else {},
+        check=as_json(_check(rewards)) if heldout else {},
     )
     if stop_requested:
         raise Interrupted
@@ -197,7 +197,7 @@ def _train(
     named = config.reward_model is not None and is_reward_model(resolve_reward(config.reward_model))
     at_start = AtStart("reward loss", loss_at_reference(config.reward_link), 1e-6)
     keep = KeepBest(config.reward_eval_steps, config.reward_patience, partial(_publish, stage, reward, len(pairs)))
-    checkpoints = stage.folder / "reward-checkpoints"
+    checkpoints = stage.folder / f"reward-{CHECKPOINTS}"
     trainer = PhaseTrainer(
         model=reward,
         args=training_arguments(

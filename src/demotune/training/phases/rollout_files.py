@@ -9,9 +9,9 @@ from demotune.common.files import first_damaged, read_json, read_rows, seal, wri
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.progress import warn
 from demotune.records import Response, Rollout
-from demotune.training.phases.stage import PARTIAL, Stage
+from demotune.runs.names import PARTIAL, ROLLOUTS
+from demotune.training.phases.stage import Stage
 
-ROLLOUTS = "rollouts"
 SEAL = ".sealed"
 
 

@@ -26,11 +26,12 @@ from demotune.models.packing import cut_to_budget, pack
 from demotune.models.policy import Policy
 from demotune.models.scoring import to_device
 from demotune.records import Completion, Rollout
+from demotune.runs.names import ROLLOUTS
 from demotune.training.advantages import (
     returns_to_go,
 )
 from demotune.training.phases.on_policy import Numbers, OnPolicyBatch
-from demotune.training.phases.rollout_files import ROLLOUTS, SEAL, BatchFiles
+from demotune.training.phases.rollout_files import SEAL, BatchFiles
 from demotune.training.phases.sample import draw_with, tells_logps
 from demotune.training.phases.stage import Stage, share_of_this_process, with_reward
 from demotune.training.smaller_passes import one_pass

@@ -17,8 +17,8 @@ from demotune.common.progress import Tracker, track
 from demotune.config.methods import RFTConfig, SFTConfig
 from demotune.records import Response
 from demotune.runs.heldout_files import rows_before
+from demotune.runs.names import SAMPLES
 from demotune.sampling import SamplingOptions, sample_responses
-from demotune.training.phases.pairs import SAMPLES
 from demotune.training.phases.stage import PhaseJournal, Stage, Work, share_of_this_process, stage_slice, tokens_of
 from demotune.training.setup import Setup
 

@@ -9,8 +9,8 @@ from demotune.common.progress import track
 from demotune.models.policy import Policy
 from demotune.models.scoring import score_pairs
 from demotune.runs.heldout_files import rows_before
+from demotune.runs.names import REFERENCE_LOGPS
 from demotune.training.phases.pairs import (
-    SCORES,
     known_logps,
     pair_plan,
     reference_is_start,
@@ -71,12 +71,12 @@ def score_phase(stage: Stage) -> None:
     wait_for_everyone()
     scored = journal.read()
     if main_process():
-        write_rows(stage.folder / SCORES, (scored[number] for number in range(len(everything))))
+        write_rows(stage.folder / REFERENCE_LOGPS, (scored[number] for number in range(len(everything))))
     wait_for_everyone()
     stage.mark(
         "score",
         started,
-        [stage.folder / SCORES],
+        [stage.folder / REFERENCE_LOGPS],
         Work(forward=pair_tokens(everything, known)),
         pairs=len(pairs),
         reference=reference_of(stage.setup),

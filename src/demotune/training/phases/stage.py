@@ -18,9 +18,8 @@ from demotune.common.progress import peak_memory_gib
 from demotune.config.methods import IRFTConfig, PairwiseConfig, RFTConfig, SFTConfig, SPINConfig, StagedConfig
 from demotune.models.policy import Policy, content_hash
 from demotune.records import Pair, RenderedDemonstration, Response, Side
+from demotune.runs.names import CHECKPOINTS, MODEL, PARTIAL
 from demotune.training.setup import Setup, free_memory
-
-PARTIAL = ".partial.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ class Stage:
     def __init__(self, setup: Setup, number: int) -> None:
         self.setup, self.number = setup, number
         self.folder = setup.folder.stage(number)
-        self.model_folder = self.folder / "model"
+        self.model_folder = self.folder / MODEL
         self._loaded: tuple[Path, Policy] | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -92,7 +91,7 @@ class Stage:
     def tidy(self) -> None:
         """Remove what only an interrupted stage needs: journals and checkpoints."""
         if main_process():
-            for checkpoints in self.folder.glob("*checkpoints"):
+            for checkpoints in self.folder.glob(f"*{CHECKPOINTS}"):
                 for checkpoint in checkpoints.glob("checkpoint-*"):
                     shutil.rmtree(checkpoint, ignore_errors=True)
                 if not any(checkpoints.iterdir()):  # TensorBoard's logs may lie there

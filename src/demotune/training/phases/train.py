@@ -7,6 +7,7 @@ from typing import Any
 from demotune.common.processes import main_process, process_count, wait_for_everyone
 from demotune.config.methods import SFTConfig
 from demotune.models.policy import save_policy
+from demotune.runs.names import CARRIED, CHECKPOINTS, METRICS
 from demotune.training.callbacks import Checkpoints, WriteMetrics, quiet
 from demotune.training.losses import loss_at_reference
 from demotune.training.objectives import Objective, PairObjective, SFTObjective
@@ -14,7 +15,6 @@ from demotune.training.phases.pairs import pair_plan, reference_is_start, scored
 from demotune.training.phases.stage import Stage, Work, pairwise
 from demotune.training.smaller_passes import in_smaller_passes
 from demotune.training.trainer import (
-    CARRIED,
     AtStart,
     Carry,
     Interrupted,
@@ -24,8 +24,6 @@ from demotune.training.trainer import (
     train_phase,
     training_arguments,
 )
-
-METRICS = "metrics.jsonl"
 
 
 def train_demonstrations_phase(stage: Stage, objective: SFTObjective, *, epochs: float, steps: int | None) -> None:
@@ -70,7 +68,7 @@ def _train(
 ) -> None:
     """Train `stage.start_policy` through the plan, or go on from the last whole checkpoint, and publish the result."""
     started = time.monotonic()
-    setup, checkpoints = stage.setup, stage.folder / "checkpoints"
+    setup, checkpoints = stage.setup, stage.folder / CHECKPOINTS
 
     def attempt(budget: int | None) -> tuple[PhaseTrainer, list[dict[str, Any]]]:
         trainer = PhaseTrainer(

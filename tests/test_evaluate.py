@@ -30,6 +30,7 @@ from demotune.evaluation import leaks, measuring
 from demotune.evaluation.evaluate import Evaluation, evaluate
 from demotune.evaluation.measuring import Logps, Measured
 from demotune.evaluation.quantities import quantities
+from demotune.evaluation.show import show_evaluation
 from demotune.evaluation.tasks.run import TaskOptions, TaskResult, TaskScores
 from demotune.rewards import scalar
 from demotune.rewards.load import load_reward
@@ -593,6 +594,8 @@ def test_tasks_alone(
     searched, unknown = found.record["leaks"]
     assert (searched["test"], searched["test_rows"], searched["counts"]) == ("toy", 2, {"same prompt": 1})
     assert unknown["searched"] is False
+    assert "toy, acc, 2 shots" not in capsys.readouterr().out  # a function returns; the command shows
+    show_evaluation(found.folder, found.record, found.tasks)
     shown = capsys.readouterr().out
     assert "toy, acc, 2 shots" in shown
     assert "0.250 ± 0.125" in shown

@@ -278,8 +278,10 @@ def _evaluate_command() -> Callable[..., None]:
             config = from_fields(EvaluationConfig, fields)
             refuse_missing_test_inputs(config)
             from demotune.evaluation.evaluate import evaluate
+            from demotune.evaluation.show import show_evaluation
 
-            evaluate(config)
+            found = evaluate(config)
+            show_evaluation(found.folder, found.record, found.tasks)
 
     command.__signature__ = inspect.Signature(flags_of(EvaluationConfig))  # type: ignore[attr-defined]
     command.__doc__ = EvaluationConfig.__doc__

@@ -76,6 +76,7 @@ def answer(
     The first of several responses to a prompt is the one that is drawn without `best_of`, the first two of four are
     those of two, and so on: more responses never make the best one worse.
     """
+    _check(max_new_tokens=max_new_tokens, batch_size=batch_size, temperature=temperature, top_k=top_k, top_p=top_p)
     if best_of is not None:
         best_of.refuse_greedy(temperature, top_k)
     folder = resolve_model(model)
@@ -101,6 +102,19 @@ def answer(
         return [Answer(renderer.decode(response.ids), response.finished) for response in drawn]
     asked = [Asked(prompt, ids) for prompt, ids in zip(prompts, rendered, strict=True)]
     return best_of.choose(renderer, asked, drawn, batch_size)
+
+
+def _check(*, max_new_tokens: int, batch_size: int, temperature: float, top_k: int, top_p: float) -> None:
+    for name, value, least in (
+        ("max_new_tokens", max_new_tokens, 1),
+        ("batch_size", batch_size, 1),
+        ("temperature", temperature, 0),
+        ("top_k", top_k, 0),
+    ):
+        if not value >= least:
+            raise DemotuneError(f"{name} must be at least {least}, got {value}")
+    if not 0 < top_p <= 1:
+        raise DemotuneError(f"top_p must be above 0, at most 1, got {top_p}; 1 turns it off")
 
 
 def show_answers(prompts: Sequence[Sequence[Message]], answers: Sequence[Answer], output: Path | None) -> None:

@@ -26,7 +26,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from demotune.config.methods import IRFTConfig
 from demotune.models.packing import Batch, aligned, pack
-from demotune.models.scoring import score_pairs
+from demotune.models.reference_logps import pair_logps
 from demotune.records import Pair, RenderedDemonstration, Response, ScoredPair
 from demotune.training.callbacks import quiet
 from demotune.training.objectives import Objective
@@ -124,7 +124,7 @@ def random_pairs(seed: int, count: int, *, all_finished: bool = False) -> list[P
 
 def scored(reference: nn.Module, microbatches: Sequence[Sequence[Pair]], bf16: bool = False) -> list[list[ScoredPair]]:
     """The reference's log-probabilities on the micro-batches, by demotune's own scoring."""
-    numbers = score_pairs(reference, microbatches, bf16=bf16, advance=lambda _: None)
+    numbers = pair_logps(reference, microbatches, bf16=bf16, advance=lambda _: None)
     return [
         [ScoredPair(pair, demo, sample) for pair, (demo, sample) in zip(pairs, rows, strict=True)]
         for pairs, rows in zip(microbatches, numbers, strict=True)

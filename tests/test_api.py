@@ -75,10 +75,10 @@ def test_best_of_n_loads_the_reward_that_is_named(runs: Path, tmp_path: Path) ->
             "model is of type LlamaForCausalLM; give a run, a folder",
         ),
         (lambda start: generate(start, ["a"], max_new_tokens=0), "max_new_tokens must be at least 1, got 0"),
-        (lambda start: generate(start, ["a"], temperature=-1.0), r"temperature must be at least 0, got -1\.0"),
+        (lambda start: generate(start, ["a"], temperature=-1.0), r"temperature must be >= 0, got -1\.0"),
         (
             lambda start: generate(start, ["a"], top_p=0.0),
-            r"top_p must be above 0, at most 1, got 0\.0; 1 turns it",
+            r"top_p must be above 0, at most 1, got 0\.0; the default is 1",
         ),
         (lambda start: best_of(0, Counting([]), start, ["a"]), "n must be at least 1, got 0; 4 is usual"),
         (lambda start: best_of(2, Counting([]), start, ["a"], top_k=1), "greedy ones are all alike"),

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import demotune
 from demotune.cli.main import app
-from demotune.config.files import field_types
+from demotune.config.field import field_types
 from demotune.config.methods import CONFIGS
 
 SHOWS = {"NO_COLOR": "1", "TERM": "dumb"}

@@ -25,7 +25,7 @@ from demotune.estimation.forecast import Estimate, estimate_run
 from demotune.estimation.machines import DATASHEETS, Machine, machine_named, measure_machine
 from demotune.estimation.shapes import read_shape
 from demotune.estimation.work import PhaseWork, Tokens, plan_work
-from demotune.models.pairs import pair_batch
+from demotune.models.batches import pair_batch
 from demotune.models.policy import attach_adapter, lora_config
 from demotune.records import Pair, Response
 from demotune.result import read_result

@@ -24,7 +24,7 @@ from demotune import DemotuneError, SFTConfig, run
 from demotune.cli.main import app
 from demotune.common.files import read_rows
 from demotune.config.evaluation import EvaluationConfig
-from demotune.config.files import field_types
+from demotune.config.field import field_types
 from demotune.evaluation import evaluate as evaluate_module
 from demotune.evaluation import leaks, measuring
 from demotune.evaluation.evaluate import Evaluation, evaluate

@@ -15,11 +15,11 @@ from transformers import AutoModelForCausalLM
 from demotune import IRFTConfig, RFTConfig, SFTConfig, load_reward, run
 from demotune.common.errors import DemotuneError
 from demotune.common.files import read_rows
-from demotune.common.machine import is_lack_of_memory
+from demotune.common.memory import is_lack_of_memory
 from demotune.data import as_prompt
 from demotune.models.files import reading
 from demotune.models.policy import check_policy, load_policy, load_tokenizer, resolve_model
-from demotune.models.scoring import score_logps
+from demotune.models.reference_logps import completion_logps
 from demotune.records import Completion, Response
 from demotune.rewards.answers import answer
 
@@ -218,7 +218,7 @@ def test_scoring_that_memory_lacks_for_says_what_to_lower(monkeypatch: pytest.Mo
     monkeypatch.setattr(model, "forward", fail)
     rows = [Completion((5, 6), Response((7,), finished=False))] * 3
     with pytest.raises(DemotuneError, match=r"score 3 responses together \(CUDA out of memory.*lower --batch-size"):
-        score_logps(model, rows, batch_size=4, bf16=False)
+        completion_logps(model, rows, batch_size=4, bf16=False)
 
 
 def test_masks_and_value_heads_that_other_programs_saved_are_no_fault(place: Path, tmp_path: Path) -> None:

@@ -12,11 +12,22 @@ import pytest
 from test_judges import Waits, completion, contest
 
 from demotune.common.errors import DemotuneError
-from demotune.evaluation.judges.server import ATTEMPTS, MOST_BYTES, ServerJudge
+from demotune.evaluation.judges.messages import MOST_BYTES
+from demotune.evaluation.judges.server import ATTEMPTS, ServerJudge
 
 OK = b"HTTP/1.1 200 OK\r\n"
 GOOD = json.dumps(completion("[[A]]")[2]).encode()
 SECONDS = 0.15
+
+
+def read_request(connection: socket.socket) -> None:
+    """All of it: a connection that is closed with bytes unread is reset, and the answer may be lost with it."""
+    with connection.makefile("rb") as stream:
+        length = 0
+        while (line := stream.readline()) not in (b"\r\n", b""):
+            name, _, value = line.partition(b":")
+            length = int(value) if name.lower() == b"content-length" else length
+        stream.read(length)
 
 
 class RawServer:
@@ -38,7 +49,7 @@ class RawServer:
 
     def _answer(self, connection: socket.socket) -> None:
         with connection, suppress(OSError):
-            connection.recv(2**16)
+            read_request(connection)
             self._play(connection)
 
     def close(self) -> None:

@@ -9,8 +9,8 @@ from micro import END, Bigram, largest_difference, parameters, random_demonstrat
 from torch.testing import assert_close
 
 from demotune.config.methods import IRFTConfig, SPINConfig
+from demotune.models.batches import pair_batch
 from demotune.models.logprobs import naive_response_logps
-from demotune.models.pairs import pair_batch
 from demotune.records import Pair, RenderedDemonstration, Response, ScoredPair
 from demotune.training.losses import Link
 from demotune.training.methods import pair_objective

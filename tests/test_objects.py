@@ -10,7 +10,8 @@ from datasets import Dataset, DatasetDict, IterableDataset
 
 from demotune.common.errors import DemotuneError
 from demotune.config.methods import SFTConfig
-from demotune.data import LoadedData, load_demonstrations
+from demotune.data import Loaded, load_demonstrations
+from demotune.records import Demonstration
 from demotune.runs.folder import RunFolder
 from demotune.training.objects import keep_objects
 
@@ -24,12 +25,12 @@ def keep(tmp_path: Path, rows, eval_dataset=None, **fields) -> SFTConfig:
     return keep_objects(config, RunFolder(tmp_path / "run"), train_dataset=rows, eval_dataset=eval_dataset, **nothing)
 
 
-def load(tmp_path: Path, rows) -> LoadedData:
+def load(tmp_path: Path, rows) -> Loaded[Demonstration]:
     return load_demonstrations(keep(tmp_path, rows).data)
 
 
 def responses(sources: tuple[str, ...]) -> list[str]:
-    return [row.response for row in load_demonstrations(sources).demonstrations]
+    return [row.response for row in load_demonstrations(sources).rows]
 
 
 class Picture:
@@ -39,7 +40,7 @@ class Picture:
 @pytest.mark.parametrize("as_rows", [list, iter, Dataset.from_list])
 def test_rows_of_a_list_and_of_a_dataset_keep_what_stands_beside_their_text(tmp_path, as_rows):
     rows = [{"messages": TURNS, "tools": '[{"name": "f"}]', "when": datetime.datetime(9999, 1, 1)}]
-    (found,) = load(tmp_path, as_rows(rows)).demonstrations
+    (found,) = load(tmp_path, as_rows(rows)).rows
     assert (found.response, found.reasoning, found.context.tools) == ("Hello!", "Greet.", ({"name": "f"},))
 
 
@@ -52,7 +53,7 @@ def test_values_that_are_no_text_refuse_their_row_by_name(tmp_path):
         {"prompt": np.array([TURNS[0]]), "completion": "Hello!"},
     ]
     loaded = load(tmp_path, rows)
-    assert [(one.prompt[-1]["content"], one.response) for one in loaded.demonstrations] == [
+    assert [(one.prompt[-1]["content"], one.response) for one in loaded.rows] == [
         ("2+2?", "4"),
         ("Hi", "Hello!"),
     ]
@@ -113,7 +114,7 @@ def test_a_stream_is_said_to_be_read_to_its_end(tmp_path, capsys):
 
 def test_missing_values_of_a_data_frame_are_no_text(tmp_path):
     frame = pandas.DataFrame([{**ROWS[0], "system": "Be brief."}, {**ROWS[1], "system": None}]).convert_dtypes()
-    first, second = load(tmp_path, frame).demonstrations
+    first, second = load(tmp_path, frame).rows
     assert [turn["role"] for turn in first.prompt] == ["system", "user"]
     assert [turn["role"] for turn in second.prompt] == ["user"]
 

@@ -101,7 +101,7 @@ def test_both_sides_of_every_format(
     tmp_path: Path, row: dict[str, object], prompt: list[dict[str, str]], columns: str | None
 ) -> None:
     loaded = load_preferences([write(tmp_path / "rows.jsonl", row)], columns=columns)
-    (found,) = loaded.preferences
+    (found,) = loaded.rows
     assert (list(found.prompt), found.chosen, found.rejected) == (prompt, "good", "bad")
     assert found.source.endswith("rows.jsonl:1")
     assert (loaded.bad_rows, loaded.rows_read) == ((), 1)
@@ -118,7 +118,7 @@ def test_pairs_that_cannot_be_judged_are_named(tmp_path: Path) -> None:
         {"prompt": "Hi", "chosen": "good", "rejected": "good"},
     )
     loaded = load_preferences([file])
-    assert [row.rejected for row in loaded.preferences] == ["bad", "worse"]
+    assert [row.rejected for row in loaded.rows] == ["bad", "worse"]
     assert [(row.source.rpartition(":")[2], row.reason) for row in loaded.bad_rows] == [
         ("3", "duplicate"),
         ("4", "missing column"),
@@ -312,7 +312,7 @@ def test_select_keeps_the_best_and_its_output_trains(place: Path) -> None:
     sources = [int(row["source"].rpartition(":")[2]) for row in read(out)]
     assert sources == sorted(sources)
     assert all(is_conversational(row) for row in read(out))
-    assert len(load_demonstrations([str(out)]).demonstrations) == 5
+    assert len(load_demonstrations([str(out)]).rows) == 5
     model, sft = str(place / "start"), str(place / "sft")
     run(SFTConfig(model=model, data=(str(out),), output=sft, max_steps=1, bf16=False, max_length=128))
     threshold = best[2]["score"]
@@ -363,7 +363,7 @@ def test_real_pairs_of_one_response_are_named() -> None:
     if not REAL.is_file():
         pytest.skip(f"{REAL} is not here; it is not part of the project")
     loaded = load_preferences([str(REAL)])
-    assert (len(loaded.preferences), loaded.rows_read) == (97, 100)
+    assert (len(loaded.rows), loaded.rows_read) == (97, 100)
     assert {row.detail for row in loaded.bad_rows} == {"chosen and rejected are the same response"}
 
 
@@ -377,7 +377,7 @@ def test_real_preference_rows(place: Path) -> None:
     assert len(rows) == 12
     right = sum(row["score_chosen"] > row["score_rejected"] for row in rows)
     assert f"chosen earns more in {share_interval(right, 12).text()} of 12 pairs" in shown
-    assert len(load_preferences([str(place / "pairs.jsonl")]).preferences) == 12
+    assert len(load_preferences([str(place / "pairs.jsonl")]).rows) == 12
     call("select", "--reward", reward, "--data", file, "--top", "4", "--output", str(place / "real-best.jsonl"))
     best = sorted(rows, key=lambda row: -row["score_chosen"])[:4]
     found = {(str(row["prompt"]), str(row["completion"])) for row in read(place / "real-best.jsonl")}

@@ -108,9 +108,7 @@ def rendered(reward: Counting) -> list[RenderedDemonstration]:
 
 
 def test_selected_rows_keep_what_they_have_beside_their_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "demotune.rewards.score.load_demonstrations", lambda *_, **__: loaded(demonstrations=[DEMONSTRATION])
-    )
+    monkeypatch.setattr("demotune.rewards.score.load_demonstrations", lambda *_, **__: loaded(rows=[DEMONSTRATION]))
     reward = Counting([], renderer=Renderer(family("qwen3")))
     select(reward, ["rows.jsonl"], Reading(), Choice(top=1), tmp_path / "kept.jsonl")
     assert [(one.prompt_ids, one.response) for one in reward.read] == [
@@ -126,7 +124,7 @@ def test_scored_preferences_keep_what_they_have_beside_their_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("demotune.rewards.score.are_preferences", lambda *_, **__: True)
-    monkeypatch.setattr("demotune.rewards.score.load_preferences", lambda *_, **__: loaded(preferences=[PREFERENCE]))
+    monkeypatch.setattr("demotune.rewards.score.load_preferences", lambda *_, **__: loaded(rows=[PREFERENCE]))
     reward = Counting([], renderer=Renderer(family("qwen3_5_nothink")))
     score(reward, ["rows.jsonl"], Reading(), tmp_path / "scored.jsonl")
     assert [(one.prompt_ids, one.response) for one in reward.read] == [
@@ -144,10 +142,9 @@ def test_scored_preferences_keep_what_they_have_beside_their_text(
 def test_evaluated_rows_keep_what_they_have_beside_their_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preferences: bool
 ) -> None:
-    given = loaded(demonstrations=[DEMONSTRATION], preferences=[PREFERENCE])
     monkeypatch.setattr(evaluation_rows, "are_preferences", lambda *_, **__: preferences)
-    monkeypatch.setattr(evaluation_rows, "load_demonstrations", lambda *_, **__: given)
-    monkeypatch.setattr(evaluation_rows, "load_preferences", lambda *_, **__: given)
+    monkeypatch.setattr(evaluation_rows, "load_demonstrations", lambda *_, **__: loaded(rows=[DEMONSTRATION]))
+    monkeypatch.setattr(evaluation_rows, "load_preferences", lambda *_, **__: loaded(rows=[PREFERENCE]))
     renderer = Renderer(family("qwen3"))
     subject = Subject("m", "model", Path("m"), renderer)
     subject.__dict__.update(_trained=(), longest=None, runs_without_rows=())

@@ -21,7 +21,7 @@ from demotune import DemotuneError, IRFTConfig, SFTConfig, resume, run
 from demotune.common.files import read_json, read_rows, write_json
 from demotune.common.interrupts import stopping_like_ctrl_c
 from demotune.common.journals import read_journal
-from demotune.models import scoring
+from demotune.models.reference_logps import pair_logps
 from demotune.sampling import sample_responses
 from demotune.training.callbacks import StopOnSignal
 from demotune.training.phases import sample
@@ -432,7 +432,7 @@ def test_a_manifest_and_a_state_without_their_fields_are_named(uninterrupted: Pa
 def test_a_batch_torn_inside_its_lines_is_done_again(place: Path, uninterrupted: Path) -> None:
     """The file system kept half of what was written: the batch's first rows are there, its last ones are not."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("demotune.training.phases.score.score_pairs", _die_at_call(scoring.score_pairs, 2))
+        patch.setattr("demotune.training.phases.score.pair_logps", _die_at_call(pair_logps, 2))
         with pytest.raises(Killed):
             run(config(place, "torn"))
     journal = place / "torn" / "stages" / "00" / "scored-0.partial.jsonl"

@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,11 +33,11 @@ from demotune import (
 )
 from demotune.cli import main as cli
 from demotune.common.files import read_json, read_rows
+from demotune.common.statistics import share_interval
 from demotune.models import reward as reward_models
 from demotune.models.logprobs import naive_response_logps
 from demotune.models.policy import attach_adapter, load_policy, lora_config, save_policy, weight_sharing_base
 from demotune.records import Response
-from demotune.runs.heldout import wilson_interval
 from demotune.sampling import SamplingOptions, sample_responses
 from demotune.training.phases import heldout_rows
 from demotune.training.phases import policy as policy_phase
@@ -244,9 +245,7 @@ def test_check_worked_out_anew(plain: RunResult, stage: int) -> None:
     assert 0 < len(alike) < len(pairs) < len(heldout) == 9
     for prefix, some in (("", pairs), ("matched_", alike)):
         assert check["reward"][f"{prefix}pairs"] == len(some)
-        assert check["reward"][f"{prefix}accuracy"] == pytest.approx(wins(some) / len(some))
-        interval = check["reward"][f"{prefix}accuracy_low"], check["reward"][f"{prefix}accuracy_high"]
-        assert interval == wilson_interval(wins(some), len(some))
+        assert check["reward"][f"{prefix}accuracy"] == asdict(share_interval(wins(some), len(some)))
     assert check["reward"]["margin"] == pytest.approx(sum(one - other for one, other in pairs) / len(pairs))
     assert state_of(plain.run_folder, stage)["reward"]["check"] == check["reward"]
 
@@ -260,16 +259,13 @@ def test_check_worked_out_anew(plain: RunResult, stage: int) -> None:
     before = [row["sample_reward"] for row in rewards]
     same = [list(answer.ids) == row["sample_ids"] for row, answer in zip(heldout, answers, strict=True)]
     found = sum(0.5 if s else float(now > then) for s, now, then in zip(same, after, before, strict=True))
-    low, high = wilson_interval(found, 9)
+    assert check["policy"].pop("better") == asdict(share_interval(found, 9))
     assert check["policy"] == pytest.approx(
         {
             "prompts": 9,
             "demo_reward": sum(row["demo_reward"] for row in rewards) / 9,
             "reward_before": sum(before) / 9,
             "reward_after": sum(after) / 9,
-            "better": found / 9,
-            "better_low": low,
-            "better_high": high,
             "finished_share": sum(answer.finished for answer in answers) / 9,
             "mean_length": sum(len(answer.ids) for answer in answers) / 9,
         },
@@ -287,7 +283,7 @@ def test_the_same_answers_are_neither_better_nor_worse(place: Path, monkeypatch:
 
     monkeypatch.setattr(heldout_rows, "draw_with", as_before)
     result = run(config(place, "same-answers", reward_learning_rate=3e-2))
-    assert [stage["check"]["policy"]["better"] for stage in result.stages] == [0.5, 0.5]
+    assert [stage["check"]["policy"]["better"]["value"] for stage in result.stages] == [0.5, 0.5]
 
 
 def test_what_a_stage_says_of_its_reward(plain: RunResult) -> None:

@@ -56,9 +56,19 @@ def rich_run(root: Path) -> None:
     interval = {"value": 0.7, "low": 0.5, "high": 0.9}
     shortcut = {"name": "length", "auc": interval, "accuracy": interval}
     worse = {"name": "end token", "auc": interval, "accuracy": {"value": 0.5, "low": 0.4, "high": 0.6}}
-    verdict = {"verdict": "better than its shortcuts"}
+    verdict = {
+        "verdict": "better than its shortcuts",
+        "shortcut": "length",
+        "pairs": 40,
+        "p": 0.02,
+        "sentence": "Better.",
+    }
+    verdict |= {"reward_accuracy": interval, "shortcut_accuracy": interval, "reward_only": 9, "shortcut_only": 1}
     stages = [{"stage": 0, "prompts": 40, "shortcuts": [worse, shortcut], "reward": verdict}]
     write_json(run / "shortcuts.json", stages)
+
+
+WIN = {"measure": "win rate", "kind": "win rate", "judge": "rft"}
 
 
 def rich_evaluation(root: Path) -> None:
@@ -72,7 +82,7 @@ def rich_evaluation(root: Path) -> None:
               "smallest_difference": 0.2, "test": "t"}  # fmt: skip
     searched = {"searched": True, "test_rows": 3, "train_rows": 9, "leaked": 0, "counts": {"near prompt": 0},
                 "matches": [], "not_searched": []}  # fmt: skip
-    likelihood = {"measure": "log-likelihood of demonstrations", "judge": None}
+    likelihood = {"measure": "log-likelihood of demonstrations", "kind": "likelihood", "judge": None}
     record = {
         "command": "demotune evaluate --model m",
         "config": config | {"template": "{prompt}"},
@@ -86,14 +96,14 @@ def rich_evaluation(root: Path) -> None:
                      for name in names],
         "comparisons": [
             likelihood | tested | {"difference": 0.1, "low": 0.05, "high": 0.15},
-            {"measure": "win rate", "judge": "rft"} | tested | {"difference": 0.7, "low": 0.6, "high": 0.8},
+            WIN | tested | {"difference": 0.7, "low": 0.6, "high": 0.8},
         ],
         "warnings": ["each model is one run: intervals are over prompts, not over seeds"],
         "leaks": [searched | {"model": name, "test": test} for name in names for test in ("the rows", "arc", "gsm")],
     }  # fmt: skip
     write_json(root / "evaluation.json", record)
     rows = [{"key": str(row), "source": f"t.jsonl:{row}", "prompt": "p", "demonstration": "d"} for row in range(3)]
-    write_rows(root / "rows.jsonl.gz", [row | {"models": {}} for row in rows])
+    write_rows(root / "rows.jsonl.gz", [row | {"models": {}, "rewards": {}, "verdicts": {}} for row in rows])
     score = {"metric": "acc", "value": 0.5, "stderr": 0.1, "few_shots": 0, "items": 9}
     scores = [score | {"task": task} for task in ("arc", "gsm")]
     told = {"average": None, "missing": [], "notes": [], "headline": scores, "results": scores}
@@ -179,11 +189,11 @@ Damage = tuple[str, tuple[str | int, ...], object]
 DAMAGES: list[tuple[str, list[Damage]]] = [
     ("environment_specified", [(META, ("config", "bf16"), None)]),
     ("environment_specified", [(META, ("versions", "torch"), "not installed")]),
-    ("environment_specified", [(META, ("hardware",), GONE)]),
+    ("environment_specified", [(META, ("hardware",), {})]),
     ("environment_specified", [(JSON, ("config", "bf16"), None)]),
     ("reproduction_instructions", [(META, ("command",), "python train.py")]),
     ("reproduction_instructions", [(META, ("versions", "demotune"), "not installed")]),
-    ("reproduction_instructions", [("irft/run.yaml", ("model",), "/home/anna/start")]),
+    ("reproduction_instructions", [(META, ("config", "model"), "/home/anna/start")]),
     ("reproduction_instructions", [(JSON, ("command",), GONE)]),
     ("reproduction_instructions", [(COMPARISON, ("command",), GONE)]),
     ("confidence_intervals_or_error_bars", [("irft/stages/00/heldout.jsonl.gz", (), GONE)]),
@@ -220,11 +230,11 @@ DAMAGES: list[tuple[str, list[Damage]]] = [
     ("prompts_provided", [("irft/model/chat_template.jinja", (), GONE)]),
     ("prompts_provided", [(JSON, ("config", "template"), None)]),
     ("prompts_provided", [(JSON, ("judges", 0, "kind"), "model")]),
-    ("hyperparameters_reported", [("irft/run.yaml", ("beta",), GONE)]),
+    ("hyperparameters_reported", [(META, ("config", "beta"), GONE)]),
     ("hyperparameters_reported", [(JSON, ("config", "temperature"), GONE)]),
     ("data_preprocessing_documented", [("irft/quarantine.jsonl", (), GONE)]),
     ("data_preprocessing_documented", [(JSON, ("data", "left_out"), GONE)]),
-    ("limitations_section_present", [("irft/run.yaml", ("seed",), GONE)]),
+    ("limitations_section_present", [(META, ("config", "seed"), GONE)]),
     ("threats_to_validity_specific", [("irft/stages/00/start.jsonl.gz", (), GONE),
                                       (JSON, ("comparisons", 0, "smallest_difference"), None),
                                       (JSON, ("comparisons", 1, "smallest_difference"), None)]),
@@ -233,12 +243,12 @@ DAMAGES: list[tuple[str, list[Damage]]] = [
     ("raw_data_available", [("ev/rows.jsonl.gz", (), GONE)]),
     ("raw_data_available", [(JSON, ("data", "rows"), 4)]),
     ("raw_data_available", [("ev/task-rows.jsonl.gz", (), GONE)]),
-    ("data_collection_described", [("irft/run.yaml", ("data",), ["a.jsonl", "b.jsonl"])]),
+    ("data_collection_described", [(META, ("config", "data"), ["a.jsonl", "b.jsonl"])]),
     ("data_collection_described", [(META, ("data", "rows.jsonl"), "a hash")]),
     ("data_collection_described", [("ev/rows.jsonl.gz", (), GONE)]),
     ("data_pipeline_documented", [("irft/quarantine.jsonl", (), GONE)]),
-    ("data_pipeline_documented", [(META, ("rows",), GONE)]),
-    ("data_pipeline_documented", [(STATE, ("train", "policy"), GONE)]),
+    ("data_pipeline_documented", [(META, ("rows",), "")]),
+    ("data_pipeline_documented", [(STATE, ("train", "policy"), "")]),
     ("data_pipeline_documented", [(STATE, ("score", "outputs"), {})]),
     ("train_test_overlap_discussed", [(JSON, ("leaks", 0), {"model": "irft", "searched": False, "why": "gone"})]),
     ("train_test_overlap_discussed", [(JSON, ("leaks", 0, "not_searched"), ["rows.jsonl"])]),
@@ -280,10 +290,9 @@ def test_every_question_is_damaged_somewhere() -> None:
 
 def test_a_run_that_kept_next_to_nothing_answers_nothing(tmp_path: Path) -> None:
     run = write_run(tmp_path / "bare", start=None, stages=[()], tokens=(), config={"seed": None})
-    write_json(run / "stages/00/check.json", {})
     (run / "quarantine.jsonl").unlink()
     (run / "stages/00/samples.jsonl.gz").unlink()
-    (run / "stages/00/scores.jsonl.gz").unlink()
+    (run / "stages/00/reference_logps.jsonl.gz").unlink()
     answers = Counter(one.answer for one in rigor_card([run]))
     assert answers == {"no": 54, "not applicable": 3}
 
@@ -327,24 +336,6 @@ def test_runs_side_by_side_want_a_comparison(rich: Path, tmp_path: Path) -> None
         assert card["significance_tests"].answer == answer
 
 
-def test_surfaces_of_an_older_run_are_audited_from_its_samples(rich: Path) -> None:
-    """All demonstrations have 3 tokens and all samples 1, so length tells every pair apart."""
-    run = rich / RUN
-    (run / "shortcuts.json").unlink()
-    shutil.rmtree(run / "stages/01")
-    rows = [
-        {"key": f"k{n}", "heldout": False, "finished": True, "demo_finished": True, "prompt": "p", "demonstration": "d",
-         "sample": "s", "prompt_ids": [n], "demo_ids": [n, n + 1, 0], "sample_ids": [n]}
-        for n in range(20)
-    ]  # fmt: skip
-    write_rows(run / "stages/00/samples.jsonl.gz", rows)
-    for name in ("scores", "implicit"):
-        (run / f"stages/00/{name}.jsonl.gz").unlink()
-    answer = card_of(rich)["feature_leakage_addressed"]
-    assert answer.answer == "yes"
-    assert (answer.evidence or "").startswith("irft stage 0: best shortcut length 1.00 [")
-
-
 def test_the_card_counts_itself_beside_the_paper(rich: Path, tmp_path: Path) -> None:
     answers = rigor_card([rich / RUN], [rich / EVALUATION], rich / COMPARISON)
     write_card(tmp_path / "card.json", answers)
@@ -386,7 +377,7 @@ def test_keys_and_the_papers_column_are_the_checklists() -> None:
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DemotuneError, match="is not a run folder"):
+    with pytest.raises(DemotuneError, match="holds no run"):
         rigor_card([tmp_path])
 
 

@@ -15,10 +15,10 @@ from speed.work import Work
 
 import demotune
 from demotune import SPINConfig
-from demotune.common.allocator import keep_memory
+from demotune.common.memory import keep_memory
 from demotune.common.processes import this_device
 from demotune.models.policy import Policy, attach_adapter, load_policy, load_tokenizer, lora_config
-from demotune.models.scoring import score_pairs
+from demotune.models.reference_logps import pair_logps
 from demotune.records import Pair, Response, ScoredPair
 from demotune.sampling import SamplingOptions, sample_responses
 from demotune.training.callbacks import quiet
@@ -126,7 +126,7 @@ def sample(policy: Policy, work: Work, stop_ids: frozenset[int]) -> list[Respons
 
 def score(policy: Policy, units: list[list[Pair]], work: Work) -> list[list[ScoredPair]]:
     """The reference's numbers, in the micro-batches of training."""
-    scores = score_pairs(policy, units, bf16=work.bf16, advance=lambda _: None)
+    scores = pair_logps(policy, units, bf16=work.bf16, advance=lambda _: None)
     return [
         [ScoredPair(pair, demo, sampled) for pair, (demo, sampled) in zip(unit, numbers, strict=True)]
         for unit, numbers in zip(units, scores, strict=True)

@@ -7,8 +7,11 @@ from typing import Any, TypeAlias
 
 from demotune.common.errors import DemotuneError
 from demotune.conclusion import make_page
+from demotune.config.commands import SampleConfig
 from demotune.config.evaluation import EvaluationConfig
+from demotune.config.field import fields_of
 from demotune.config.methods import AnyConfig
+from demotune.config.values import checked
 from demotune.data import checked_prompt
 from demotune.estimation.estimate import estimate_config
 from demotune.estimation.forecast import Estimate
@@ -49,11 +52,11 @@ def generate(
     by default that of the model's run, else the tokenizer's chat template. Raises DemotuneError for a model or prompt
     that cannot be used.
     """
-    answers = answer(
-        _model(model), _conversations(prompts), max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p,
-        top_k=top_k, template=template, seed=seed, batch_size=batch_size, dtype=dtype,
+    settings = _checked(
+        max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, template=template, seed=seed,
+        batch_size=batch_size, dtype=dtype,
     )  # fmt: skip
-    return [given.text for given in answers]
+    return [given.text for given in answer(_model(model), _conversations(prompts), **settings)]
 
 
 def best_of(
@@ -76,13 +79,14 @@ def best_of(
     `reward` is a reward, or what `load_reward` takes. The first of the n is what `generate` gives, so a larger n never
     gives a worse one. Raises DemotuneError as `generate` does, and where all n would be the same.
     """
+    settings = _checked(
+        max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, template=template, seed=seed,
+        batch_size=batch_size, dtype=dtype,
+    )  # fmt: skip
     if n < 1:
         raise DemotuneError(f"n must be at least 1, got {n}; 4 is usual")
     chooser = BestOf(n, load_reward(_source(reward)) if isinstance(reward, str | Path | RunResult | Run) else reward)
-    return answer(
-        _model(model), _conversations(prompts), max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p,
-        top_k=top_k, template=template, seed=seed, batch_size=batch_size, dtype=dtype, best_of=chooser,
-    )  # fmt: skip
+    return answer(_model(model), _conversations(prompts), best_of=chooser, **settings)
 
 
 def evaluate(config: EvaluationConfig | None = None, **fields: Any) -> Evaluation:
@@ -91,13 +95,10 @@ def evaluate(config: EvaluationConfig | None = None, **fields: Any) -> Evaluatio
     Give an EvaluationConfig or its fields, or both, of which the fields count; runs may be given as results. Raises
     DemotuneError for anything the user can mend.
     """
-    known = {field.name: field for field in dataclasses.fields(EvaluationConfig)}
+    known = fields_of(EvaluationConfig)
     for name in fields.keys() - known.keys():
         raise DemotuneError(f"evaluate has no field {name}; it has {', '.join(known)}")
-    for name, value in fields.items():
-        several = isinstance(known[name].default, tuple)
-        values = value if isinstance(value, list | tuple) else (value,)
-        fields[name] = tuple(map(_source, values)) if several else _source(value)
+    fields = {name: _source(value) for name, value in fields.items()}
     return evaluating.evaluate(EvaluationConfig(**fields) if config is None else dataclasses.replace(config, **fields))
 
 
@@ -114,8 +115,7 @@ def compare(
     if data:
         if output is None:
             raise DemotuneError("data needs output=FOLDER: what is measured there is kept and used again")
-        sources = (str(data),) if isinstance(data, str | Path) else tuple(data)
-        on = EvaluationConfig(model=str(folders[0]), data=sources, output=str(output))
+        on = EvaluationConfig(model=str(folders[0]), data=data, output=str(output))  # type: ignore[arg-type]
     table = comparing.compare(folders, on=on)
     if output is not None:
         write_comparison(Path(output) / COMPARISON, table)
@@ -154,12 +154,18 @@ def write_report(
 
 
 def _source(value: Any) -> Any:
-    """The folder of a run, and a path as text; anything else stays."""
-    if isinstance(value, RunResult):
-        return str(value.run_folder)
-    if isinstance(value, Run):
-        return str(value.folder)
+    """The folder of a run, or of each in a list, and a path as text; anything else stays."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_source, value))
+    if isinstance(value, RunResult | Run):
+        value = value.run_folder if isinstance(value, RunResult) else value.folder
     return str(value) if isinstance(value, Path) else value
+
+
+def _checked(**settings: Any) -> dict[str, Any]:
+    """Settings within the bounds of the flags of `demotune sample`."""
+    known = fields_of(SampleConfig)
+    return {name: checked(known[name], value) for name, value in settings.items()}
 
 
 def _model(model: Any) -> str:

@@ -6,8 +6,6 @@ from pathlib import Path
 from demotune.common.errors import DemotuneError
 from demotune.common.files import publish_file
 from demotune.common.progress import say
-from demotune.evaluation.compare import compare
-from demotune.evaluation.shortcuts import audit_run
 from demotune.report import build_report
 from demotune.report.answer import answer_sentence
 from demotune.report.comparison import comparison_of
@@ -67,6 +65,8 @@ def make_page(
 
 def _compare_here(runs: Sequence[Path], file: Path) -> tuple[Path, ComparisonTable] | None:
     """Compare and keep the table; runs that are unfinished, or held out rows of their own, are not compared."""
+    from demotune.evaluation.compare import compare  # noqa: PLC0415 (imports torch: a page of one run does without it)
+
     try:
         table = compare(runs)
     except DemotuneError as why:
@@ -78,6 +78,8 @@ def _compare_here(runs: Sequence[Path], file: Path) -> tuple[Path, ComparisonTab
 
 def _audit(run: Path) -> list[str]:
     """How far surfaces alone give demonstrations away, stage by stage, kept; a sentence for each reward."""
+    from demotune.evaluation.shortcuts import audit_run  # noqa: PLC0415 (slow: a page reads what it wrote)
+
     found = [
         StageShortcuts(stage, audit.prompts, audit.shortcuts, reward)
         if audit is not None

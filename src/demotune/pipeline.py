@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from demotune.common.allocator import keep_memory
 from demotune.common.interrupts import stopping_like_ctrl_c
+from demotune.common.memory import keep_memory
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.profiling import profiled
 from demotune.common.progress import say

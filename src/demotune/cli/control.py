@@ -6,7 +6,7 @@ from statistics import fmean
 
 from demotune.common.errors import DemotuneError
 from demotune.common.progress import say
-from demotune.config.files import field_types, from_fields
+from demotune.config.field import fields_of
 from demotune.config.methods import SFTConfig, as_dict
 from demotune.models.policy import content_hash, resolve_model
 from demotune.pipeline import resume, run
@@ -52,7 +52,7 @@ def control_of(finished: Run) -> SFTConfig:
         tokens / steps / _mean_tokens(finished),
         int(finished.config["per_device_train_batch_size"]),
     )
-    shared = {name: value for name, value in finished.config.items() if name in field_types(SFTConfig)}
+    shared = {name: value for name, value in finished.config.items() if name in fields_of(SFTConfig)}
     own = {
         "output": f"{finished.folder}{CONTROL}",
         "max_steps": steps,
@@ -60,7 +60,7 @@ def control_of(finished: Run) -> SFTConfig:
         "gradient_accumulation_steps": accumulation,
         "gate": "off",
     }
-    return from_fields(SFTConfig, shared | own)
+    return SFTConfig(**(shared | own))
 
 
 def _batches(rows: int, per_step: float, largest: int) -> tuple[int, int]:

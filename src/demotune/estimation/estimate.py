@@ -8,7 +8,8 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
-from demotune.common.progress import GIB, console, minutes, say, warn
+from demotune.common.memory import GIB
+from demotune.common.progress import console, minutes, say, warn
 from demotune.config.methods import AnyConfig
 from demotune.estimation.forecast import Estimate, estimate_here, estimate_run, lighter
 from demotune.estimation.machines import Machine, check_name, machine_named, precision_of

@@ -8,8 +8,9 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from demotune.common.memory import GIB
 from demotune.common.processes import main_process, process_count
-from demotune.common.progress import GIB, console, minutes, say
+from demotune.common.progress import console, minutes, say
 from demotune.estimation.costs import Costs
 from demotune.estimation.machines import Machine, measure_machine, nowhere, precision_of
 from demotune.estimation.shapes import read_shape

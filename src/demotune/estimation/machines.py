@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 
 from demotune.common.errors import DemotuneError
+from demotune.common.memory import GIB, total_memory_gib
 from demotune.common.processes import this_device
-from demotune.common.progress import GIB, total_memory_gib
 from demotune.config.methods import AnyConfig
 
 MachineKind = Literal["cpu", "cuda"]

@@ -51,19 +51,8 @@ def compare(folders: Sequence[Path], *, on: EvaluationConfig | None = None) -> C
         rows = f"{prompts} rows of {names}"
     baseline = next((s.label for s in settings if s.runs[0].method == "sft"), START)
     by_setting = {setting.label: setting for setting in settings}
-    places = _ranks(found, settings)
-    lines = tuple(
-        Line(
-            setting=label,
-            runs=tuple(str(run.folder) for run in by_setting[label].runs) if label in by_setting else (),
-            seeds=tuple(run.seed for run in by_setting[label].runs) if label in by_setting else (),
-            qualities={quality.name: over_seeds(quality.values) for quality in qualities},
-            rank=places[0].get(label),
-            best_share=places[1].get(label),
-            cost=mean_cost([run.cost for run in by_setting[label].runs]) if label in by_setting else None,
-        )
-        for label, qualities in found.items()
-    )
+    ranks_of = _ranks(found, settings)
+    lines = tuple(_line(label, qualities, by_setting.get(label), ranks_of) for label, qualities in found.items())
     return ComparisonTable(
         command=command_line(),
         versions=package_versions(),
@@ -74,6 +63,25 @@ def compare(folders: Sequence[Path], *, on: EvaluationConfig | None = None) -> C
         lines=lines,
         differences=_differences(found, baseline),
         notes=_notes(settings, on),
+    )
+
+
+def _line(
+    label: str, qualities: Sequence[Quality], setting: Setting | None, ranks_of: tuple[Mapping[str, float], ...]
+) -> Line:
+    """A setting's line; the start model's where `setting` is None."""
+    runs = () if setting is None else setting.runs
+    return Line(
+        setting=label,
+        method=None if setting is None else runs[0].method,
+        fields={} if setting is None else dict(setting.fields),
+        control_of=None if setting is None else setting.control_of,
+        runs=tuple(str(run.folder) for run in runs),
+        seeds=tuple(run.seed for run in runs),
+        qualities={quality.name: over_seeds(quality.values) for quality in qualities},
+        rank=ranks_of[0].get(label),
+        best_share=ranks_of[1].get(label),
+        cost=mean_cost([run.cost for run in runs]) if runs else None,
     )
 
 

@@ -31,6 +31,9 @@ from demotune.runs.evaluation import (
 )
 from demotune.runs.names import LEFT_OUT, PARTS
 
+OF_A_JUDGE = ("name", "kind", "hash", "note", "abstained", "order_dependent")
+"""What evaluation.json says of a judge; its numbers lie in rows.jsonl.gz."""
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
@@ -77,10 +80,7 @@ def _about(config: EvaluationConfig, subjects: Sequence[Subject]) -> dict[str, A
         "config": asdict(config),
         "versions": package_versions(),
         "hardware": hardware(),
-        "models": [
-            {"name": subject.name, "folder": str(subject.folder), "hash": subject.hash, "role": subject.role}
-            for subject in subjects
-        ],
+        "models": [_model_record(subject) for subject in subjects],
         "judges": [],
         "measures": [],
         "comparisons": [],
@@ -118,18 +118,8 @@ def _on_rows(
             "left_out": dict(Counter(row.reason for row in rows.left_out)),
             "trained_on_and_kept": len(rows.trained_on),
         },
-        "models": [_model_record(subject, measured[subject.name]) for subject in subjects],
-        "judges": [
-            {
-                "name": judge.name,
-                "kind": judge.kind,
-                "hash": judge.hash,
-                "note": judge.note,
-                "abstained": judge.abstained,
-                "order_dependent": judge.order_dependent,
-            }
-            for judge in judged
-        ],
+        "models": [_model_record(subject) | _cost_record(measured[subject.name]) for subject in subjects],
+        "judges": [{name: getattr(judge, name) for name in OF_A_JUDGE} for judge in judged],
         "measures": [
             *(_measure(name, quantity) for name, of_model in found.items() for quantity in of_model),
             *(_measure(None, quantity) for quantity in of_judges),
@@ -154,12 +144,13 @@ def _on_tasks(config: EvaluationConfig, subjects: Sequence[Subject], folder: Pat
     return scores
 
 
-def _model_record(subject: Subject, measured: Measured) -> dict[str, Any]:
+def _model_record(subject: Subject) -> dict[str, Any]:
+    about = {"name": subject.name, "folder": str(subject.folder), "hash": subject.hash, "role": subject.role}
+    return about | {"runs": 1}
+
+
+def _cost_record(measured: Measured) -> dict[str, Any]:
     return {
-        "name": subject.name,
-        "folder": str(subject.folder),
-        "hash": subject.hash,
-        "role": subject.role,
         "seconds": sum(measured.seconds.values()),
         "peak_memory_gib": measured.peak_memory_gib,
         "scored_tokens": measured.scored_tokens,
@@ -171,6 +162,7 @@ def _measure(model: str | None, quantity: Quantity) -> Measure:
     found = quantity.interval() if quantity.items else None
     return Measure(
         measure=quantity.name,
+        kind=quantity.kind,
         model=model,
         judge=quantity.judge,
         value=None if found is None else found.value,
@@ -185,19 +177,20 @@ def _measure(model: str | None, quantity: Quantity) -> Measure:
 def _comparisons(measured: dict[str, list[Quantity]], judged: Sequence[Judged]) -> list[Comparison]:
     """The model against each baseline; p-values are corrected together by Holm's method."""
     (model, ours), *baselines = measured.items()
-    found: list[tuple[str, str | None, str, Found]] = []
+    found: list[tuple[str, str, str | None, str, Found]] = []
     for baseline, theirs in baselines:
         for quantity, other in zip(ours, theirs, strict=True):
             if (difference := quantity.minus(other)) is not None:
-                found.append((quantity.name, quantity.judge, baseline, difference))
+                found.append((quantity.name, quantity.kind, quantity.judge, baseline, difference))
         for judge in judged:
             verdicts = [verdict for verdict in judge.verdicts.get(baseline, ()) if verdict is not None]
             if verdicts:
-                found.append((WIN_RATE, judge.name, baseline, compare_wins(verdicts)))
+                found.append((WIN_RATE, WIN_RATE, judge.name, baseline, compare_wins(verdicts)))
     corrected = holm([difference.p for *_, difference in found])
     return [
         Comparison(
             measure=name,
+            kind=kind,
             judge=judge_name,
             model=model,
             baseline=baseline,
@@ -211,7 +204,7 @@ def _comparisons(measured: dict[str, list[Quantity]], judged: Sequence[Judged]) 
             test=difference.test,
             p_corrected=p,
         )
-        for (name, judge_name, baseline, difference), p in zip(found, corrected, strict=True)
+        for (name, kind, judge_name, baseline, difference), p in zip(found, corrected, strict=True)
     ]
 
 

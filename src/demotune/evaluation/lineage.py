@@ -45,7 +45,7 @@ def training_texts(model: Path) -> tuple[list[Demonstration], list[str]]:
                 gone.append(source)
                 continue
             if loaded.hashes.get(source) == hashes.get(source):
-                rows += loaded.demonstrations
+                rows += loaded.rows
             else:
                 gone.append(source)
     return rows, sorted(set(gone))

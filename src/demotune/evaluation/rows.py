@@ -121,11 +121,11 @@ def read_eval_set(config: EvaluationConfig, subjects: Sequence[Subject], quarant
 def _read(config: EvaluationConfig, preferences: bool) -> tuple[list[EvalRow], list[BadRow], dict[str, str]]:
     if preferences:
         pairs = load_preferences(config.data, columns=config.columns)
-        return [_preference(pair) for pair in pairs.preferences], list(pairs.bad_rows), dict(pairs.hashes)
+        return [_preference(pair) for pair in pairs.rows], list(pairs.bad_rows), dict(pairs.hashes)
     loaded = load_demonstrations(config.data, columns=config.columns)
     rows = [
         EvalRow(_key(row), row.prompt, row.response, None, row.source, reasoning=row.reasoning, context=row.context)
-        for row in loaded.demonstrations
+        for row in loaded.rows
     ]
     return rows, list(loaded.bad_rows), dict(loaded.hashes)
 

@@ -30,8 +30,8 @@ from demotune.common.errors import DemotuneError
 from demotune.common.statistics import Interval, share_interval
 from demotune.records import Pair, Response
 from demotune.runs.rows import ImplicitRow, RewardRow
-from demotune.runs.run import begun_stages
 from demotune.runs.shortcuts import RewardVerdict, Shortcut
+from demotune.runs.stage import begun_stages
 
 Floats = NDArray[np.float64]
 Features = dict[str, float]

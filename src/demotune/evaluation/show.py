@@ -1,6 +1,6 @@
 """An evaluation, or a comparison of runs, on the screen."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,26 +102,15 @@ def _measures(record: dict[str, Any]) -> Table:
     columns = [model["name"] for model in record["models"]]
     if any(row["model"] is None for row in record["measures"]):
         columns.append(THE_JUDGE)
-    rows = record["data"]["rows"]
-    table = Table(title=f"{rows} rows, 95% intervals over prompts", title_justify="left", box=box.SIMPLE)
-    table.add_column("")
-    for name in columns:
-        table.add_column(name, justify="right")
     lines: dict[str, dict[str, str]] = {}
     for row in record["measures"]:
         by = f" by {row['judge']}" if row["judge"] else ""
         line = lines.setdefault(f"{row['measure']}{by}, {row['unit']}", {})
         line[row["model"] or THE_JUDGE] = _number(row)
-    for what, line in lines.items():
-        table.add_row(what, *(line.get(name, "") for name in columns))
-    return table
+    return _table(f"{record['data']['rows']} rows, 95% intervals over prompts", columns, lines)
 
 
 def _tasks(tasks: Mapping[str, TaskScores]) -> Table:
-    table = Table(title="benchmark tasks, with standard errors", title_justify="left", box=box.SIMPLE)
-    table.add_column("")
-    for name in tasks:
-        table.add_column(name, justify="right")
     lines: dict[str, dict[str, str]] = {}
     for name, scores in tasks.items():
         for result in scores.headline:
@@ -130,8 +119,17 @@ def _tasks(tasks: Mapping[str, TaskScores]) -> Table:
             lines.setdefault(f"{result.task}, {result.metric}{shots}", {})[name] = f"{result.value:.3f}{error}"
         if scores.average is not None:
             lines.setdefault("average", {})[name] = f"{scores.average:.3f}"
+    return _table("benchmark tasks, with standard errors", list(tasks), lines)
+
+
+def _table(title: str, columns: Sequence[str], lines: Mapping[str, Mapping[str, str]]) -> Table:
+    """A line for each name, with the cells that it has."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    table.add_column("")
+    for name in columns:
+        table.add_column(name, justify="right")
     for what, line in lines.items():
-        table.add_row(what, *(line.get(name, "") for name in tasks))
+        table.add_row(what, *(line.get(name, "") for name in columns))
     return table
 
 

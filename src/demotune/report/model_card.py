@@ -13,7 +13,7 @@ import yaml
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import read_json
-from demotune.config.files import field_types
+from demotune.config.field import field_types
 from demotune.config.methods import CONFIGS, Method, RunConfig
 from demotune.report.collect import Run, read_run
 from demotune.report.evaluations import Evaluation, read_evaluation

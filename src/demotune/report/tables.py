@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from demotune.config.files import field_help
+from demotune.config.field import field_help
 from demotune.config.methods import CONFIGS, AnyConfig, Method
 from demotune.report.charts.figures import Table, table
 from demotune.report.collect import Run

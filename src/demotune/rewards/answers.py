@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from demotune.common.errors import DemotuneError
@@ -16,7 +17,7 @@ from demotune.records import Completion, Message, Response
 from demotune.rewards.completions import Asked, completions_for
 from demotune.rewards.reward import Reward
 from demotune.runs.run import begun_template
-from demotune.sampling import SamplingOptions, sample_responses
+from demotune.sampling import InProcessSampler, Sampler, SamplingOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,6 @@ def answer(
     The first of several responses to a prompt is the one that is drawn without `best_of`, the first two of four are
     those of two, and so on: more responses never make the best one worse.
     """
-    _check(max_new_tokens=max_new_tokens, batch_size=batch_size, temperature=temperature, top_k=top_k, top_p=top_p)
     if best_of is not None:
         best_of.refuse_greedy(temperature, top_k)
     folder = resolve_model(model)
@@ -102,19 +102,6 @@ def answer(
         return [Answer(renderer.decode(response.ids), response.finished) for response in drawn]
     asked = [Asked(prompt, ids) for prompt, ids in zip(prompts, rendered, strict=True)]
     return best_of.choose(renderer, asked, drawn, batch_size)
-
-
-def _check(*, max_new_tokens: int, batch_size: int, temperature: float, top_k: int, top_p: float) -> None:
-    for name, value, least in (
-        ("max_new_tokens", max_new_tokens, 1),
-        ("batch_size", batch_size, 1),
-        ("temperature", temperature, 0),
-        ("top_k", top_k, 0),
-    ):
-        if not value >= least:
-            raise DemotuneError(f"{name} must be at least {least}, got {value}")
-    if not 0 < top_p <= 1:
-        raise DemotuneError(f"top_p must be above 0, at most 1, got {top_p}; 1 turns it off")
 
 
 def show_answers(prompts: Sequence[Sequence[Message]], answers: Sequence[Answer], output: Path | None) -> None:
@@ -161,11 +148,18 @@ def draw_responses(
     batch_size: int,
     dtype: str,
 ) -> list[Response]:
-    """One response for each prompt, in order, each from a random stream of its own; the policy is gone afterwards."""
-    policy = load_policy(folder, dtype=dtype, attn_implementation=None, device=this_device())
+    """One response for each prompt, in order; the policy is loaded for it and freed afterwards."""
+    load = partial(load_policy, folder, dtype=dtype, attn_implementation=None, device=this_device())
+    return drawn_in_order(InProcessSampler(load, slots=batch_size), prompts, seed, options, what="sample")
+
+
+def drawn_in_order(
+    sampler: Sampler, prompts: Sequence[Sequence[int]], seed: int, options: SamplingOptions, *, what: str
+) -> list[Response]:
+    """One response for each prompt, in order, each from a random stream of its own; shows progress as `what`."""
     drawn: dict[int, Response] = {}
-    with track("sample", len(prompts), "responses") as tracker:
-        for row, response in sample_responses(policy, prompts, range(len(prompts)), seed, options, slots=batch_size):
+    with track(what, len(prompts), "responses") as tracker:
+        for row, response in sampler.draw(prompts, range(len(prompts)), seed, options):
             drawn[row] = response
             tracker.advance()
     return [drawn[row] for row in range(len(prompts))]

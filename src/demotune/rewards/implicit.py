@@ -11,6 +11,7 @@ from demotune.common.errors import DemotuneError
 from demotune.common.machine import has_fast_bf16
 from demotune.common.processes import this_device
 from demotune.data.rendering import Renderer
+from demotune.models.batches import Advance
 from demotune.models.policy import (
     content_hash,
     generation_stop_ids,
@@ -19,7 +20,7 @@ from demotune.models.policy import (
     longest_input,
     resolve_model,
 )
-from demotune.models.scoring import Advance, score_logps
+from demotune.models.reference_logps import completion_logps
 from demotune.records import Completion
 from demotune.rewards.reward import Reward, all_finite
 
@@ -65,7 +66,7 @@ class ImplicitReward(Reward):
     ) -> list[float]:
         """beta times the log-ratio of each completion."""
         logps, ref_logps = (
-            score_logps(self._load(folder), completions, batch_size=batch_size, bf16=self._bf16, advance=advance)
+            completion_logps(self._load(folder), completions, batch_size=batch_size, bf16=self._bf16, advance=advance)
             for folder in (self._policy, self._reference)
         )
         rewards = [self._beta * (logp - ref_logp) for logp, ref_logp in zip(logps, ref_logps, strict=True)]

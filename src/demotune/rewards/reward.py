@@ -10,7 +10,7 @@ from typing import Protocol
 from demotune.common.errors import DemotuneError
 from demotune.data import checked_prompt
 from demotune.data.rendering import Renderer, RenderError
-from demotune.models.scoring import Advance
+from demotune.models.batches import Advance
 from demotune.records import NO_CONTEXT, Completion, Context, Demonstration, Message, Response
 
 

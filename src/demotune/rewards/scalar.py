@@ -7,6 +7,7 @@ from demotune.common.errors import DemotuneError
 from demotune.common.machine import has_fast_bf16
 from demotune.common.processes import this_device
 from demotune.data.rendering import Renderer
+from demotune.models.batches import Advance
 from demotune.models.files import is_adapter
 from demotune.models.policy import content_hash, load_tokenizer, longest_input, resolve_model
 from demotune.models.reward import (
@@ -18,7 +19,7 @@ from demotune.models.reward import (
     read_facts,
     with_padding,
 )
-from demotune.models.scoring import Advance, score_completions
+from demotune.models.reward_head import completion_rewards
 from demotune.records import Completion
 from demotune.rewards.reward import Reward, all_finite
 from demotune.runs.folder import RunFolder
@@ -55,7 +56,7 @@ class ScalarReward(Reward):
         """The reward of each completion, as plain transformers computes it."""
         if self._model is None:
             self._model = self._load()
-        rewards = score_completions(
+        rewards = completion_rewards(
             self._model,
             completions,
             pad_id=self._model.config.get_text_config().pad_token_id,

@@ -10,8 +10,7 @@ from demotune.common.files import write_rows
 from demotune.common.progress import say, track
 from demotune.data import (
     BadRow,
-    LoadedData,
-    LoadedPreferences,
+    Loaded,
     are_preferences,
     load_demonstrations,
     load_preferences,
@@ -89,7 +88,7 @@ def score_rows(reward: Reward, sources: Sequence[str], reading: Reading | None =
     """
     reading = reading or Reading()
     loaded = load_demonstrations(sources, columns=reading.columns)
-    rows, refused = _read_rows(reward, loaded, ((row, (row,)) for row in loaded.demonstrations), reading)
+    rows, refused = _read_rows(reward, loaded, ((row, (row,)) for row in loaded.rows), reading)
     rewards = _rewards(reward, [completion for _, (completion,) in rows], reading, refused, sources)
     scored = (
         ScoredRow(row, earned, len(completion.response.ids))
@@ -102,7 +101,7 @@ def score_preferences(reward: Reward, sources: Sequence[str], reading: Reading |
     """The rewards of both sides of every preference row. Raises DemotuneError where no row has two rewards."""
     reading = reading or Reading()
     loaded = load_preferences(sources, columns=reading.columns)
-    rows, refused = _read_rows(reward, loaded, ((row, _sides(row)) for row in loaded.preferences), reading)
+    rows, refused = _read_rows(reward, loaded, ((row, _sides(row)) for row in loaded.rows), reading)
     rewards = _rewards(reward, [side for _, sides in rows for side in sides], reading, refused, sources)
     scored = tuple(
         ScoredPreference(row, earned, (len(chosen.response.ids), len(rejected.response.ids)))
@@ -148,7 +147,7 @@ def scored_columns(row: ScoredRow) -> dict[str, object]:
 
 def _read_rows(
     reward: Reward,
-    loaded: LoadedData | LoadedPreferences,
+    loaded: Loaded[Row],
     rows: Iterable[tuple[Row, tuple[Demonstration, ...]]],
     reading: Reading,
 ) -> tuple[list[tuple[Row, list[Completion]]], list[BadRow]]:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import write_json
@@ -35,6 +36,12 @@ class Line:
     """A setting in the table; costs are means over its runs, None for the start model."""
 
     setting: str
+    method: str | None
+    """None for the start model."""
+    fields: dict[str, Any]
+    """In which the setting differs from others of its method."""
+    control_of: str | None
+    """The setting whose control this is."""
     runs: tuple[str, ...]
     seeds: tuple[int, ...]
     qualities: dict[str, Interval]

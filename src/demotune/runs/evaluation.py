@@ -19,6 +19,8 @@ class Measure:
     """One number with its 95% interval; None where there is none. `model` is None where it is about a judge."""
 
     measure: str
+    kind: str
+    """likelihood, preference, reward, confidence, length or variety."""
     model: str | None
     judge: str | None
     value: float | None
@@ -38,6 +40,8 @@ class Comparison:
     """Two models by one measure. A win rate's `difference` is the share itself, 0 to 1, tested against a half."""
 
     measure: str
+    kind: str
+    """As of a measure, or win rate."""
     judge: str | None
     model: str
     baseline: str
@@ -53,7 +57,7 @@ class Comparison:
 
     @property
     def is_win_rate(self) -> bool:
-        return self.measure == WIN_RATE
+        return self.kind == WIN_RATE
 
     @property
     def interval(self) -> Interval | None:
@@ -81,6 +85,7 @@ class EvaluatedRow:
 class Evaluation:
     """One evaluation folder; without evaluation.json or tasks.json that part is empty."""
 
+    folder: Path
     name: str
     about: Mapping[str, Any]
     """evaluation.json: command, versions, hardware, config, data, models, judges, leaks, warnings, ..."""
@@ -141,6 +146,7 @@ def read_evaluation(folder: Path) -> Evaluation:
         )
     about = read_json(main) if main.exists() else {}
     return Evaluation(
+        folder=folder,
         name=folder.resolve().name,
         about=about,
         measures=from_file(tuple[Measure, ...], about.get("measures", []), main),

@@ -22,7 +22,9 @@ class Phase:
     """Tokens that were drawn or scored without a gradient, prompts included."""
     trained_tokens: int
     facts: Mapping[str, Any]
-    """What else this phase records: `steps` where it took optimizer steps, metrics at its end, ..."""
+    """The whole record, with what this phase alone has: metrics at its end, why it stopped, ..."""
+    steps: int = 0
+    """Optimizer steps."""
 
 
 def phase_of(name: str, record: Mapping[str, Any]) -> Phase:

@@ -24,6 +24,10 @@ class Setting:
 
     label: str
     runs: tuple[Run, ...]
+    fields: Mapping[str, Any]
+    """In which it differs from other settings of its method."""
+    control_of: str | None
+    """Label of the setting whose control this is."""
 
 
 def group(runs: Sequence[Run]) -> list[Setting]:
@@ -44,7 +48,12 @@ def group(runs: Sequence[Run]) -> list[Setting]:
             raise DemotuneError(f"{names} are runs of one setting and one seed: the same run twice; leave one out")
     settings = [_setting(same[0]) for same in members.values()]
     return [
-        Setting(_label(setting, settings), tuple(same))
+        Setting(
+            label=_label(setting, settings),
+            runs=tuple(same),
+            fields={} if CONTROL_OF in setting else _differing(setting, settings),
+            control_of=_label(setting[CONTROL_OF], settings) if CONTROL_OF in setting else None,
+        )
         for setting, same in zip(settings, members.values(), strict=True)
     ]
 
@@ -73,6 +82,10 @@ def _label(setting: Mapping[str, Any], settings: Sequence[Mapping[str, Any]]) ->
     """The method, with the fields in which it differs from other settings of this method."""
     if CONTROL_OF in setting:
         return CONTROL_OF + _label(setting[CONTROL_OF], settings)
+    differing = _differing(setting, settings)
+    return " ".join([str(setting["method"]), *(f"{name}={value}" for name, value in differing.items())])
+
+
+def _differing(setting: Mapping[str, Any], settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     alike = [other for other in settings if other.get("method") == setting["method"]]
-    differing = [name for name in setting if any(other.get(name) != setting[name] for other in alike)]
-    return " ".join([str(setting["method"]), *(f"{name}={setting[name]}" for name in differing)])
+    return {name: value for name, value in setting.items() if any(other.get(name) != value for other in alike)}

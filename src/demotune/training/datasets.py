@@ -10,7 +10,7 @@ from datasets import Dataset, IterableDataset
 
 from demotune.common.errors import DemotuneError
 from demotune.common.progress import say
-from demotune.data.tables import without_nulls
+from demotune.data.readers.arrow_tables import without_nulls
 
 HELDOUT_SPLITS = ("validation", "test")
 """Names of splits to hold out, the first one that is there: rows that choose the best stage are no test any more."""

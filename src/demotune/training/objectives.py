@@ -7,10 +7,10 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from demotune.models.batches import packed_tokens, pair_batch
 from demotune.models.logprobs import ResponseLogps, response_logps
 from demotune.models.packing import Batch, pack
-from demotune.models.pairs import packed_tokens, pair_batch
-from demotune.models.reward import bounded, head_scores, reward_batch
+from demotune.models.reward_head import bounded, head_scores, reward_batch
 from demotune.records import Completion, Pair, RenderedDemonstration, Rollout, ScoredPair
 from demotune.training.losses import (
     Link,

@@ -1,7 +1,6 @@
 """From a config to a prepared run: model found, tokenizer and renderer made, rows read, automatic values filled in."""
 
 import dataclasses
-import difflib
 import enum
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from demotune.common.files import file_hash
 from demotune.common.machine import has_fast_bf16
 from demotune.common.processes import main_process, process_state, this_device, wait_for_everyone
 from demotune.common.progress import say
+from demotune.common.suggestions import did_you_mean
 from demotune.config.loggers import refuse_unknown_loggers
 from demotune.config.methods import AnyConfig, RFTConfig, SFTConfig
 from demotune.data import read_prompt_file
@@ -128,8 +128,7 @@ def _check_early(config: AnyConfig) -> None:
 def _check_name(field: str, name: str, known: type[enum.Enum], usual: str) -> None:
     names = [str(member.value) for member in known]
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
-        advice = f"did you mean {near[0]}?" if near else f"take {usual}"
+        advice = did_you_mean(name, names) or f"take {usual}"
         raise DemotuneError(f"{field} {name!r} is no name that transformers knows; {advice}")
 
 

@@ -24,9 +24,10 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, Trai
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import publish_file, write_json
+from demotune.common.memory import peak_memory_gib
 from demotune.common.processes import this_device
 from demotune.common.profiling import span
-from demotune.common.progress import peak_memory_gib, track
+from demotune.common.progress import track
 from demotune.config.methods import AnyConfig
 from demotune.models.packing import Batch, cut_to_budget
 from demotune.models.policy import Policy

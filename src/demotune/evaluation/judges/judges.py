@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Protocol, SupportsFloat
 
 from demotune.common.errors import DemotuneError
-from demotune.data.files import file_rows
+from demotune.data.readers.files import file_rows
 from demotune.data.rows import RawRow
 from demotune.evaluation.lineage import runs_behind
 from demotune.records import Message

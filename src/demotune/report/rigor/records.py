@@ -8,7 +8,7 @@ from typing import Any
 from demotune.common.files import read_json
 from demotune.common.json_records import as_json
 from demotune.config.evaluation import EvaluationConfig
-from demotune.config.files import field_types
+from demotune.config.field import field_types
 from demotune.config.methods import CONFIGS
 from demotune.report.collect import Run
 from demotune.report.public_names import base_name, looks_like_hub_id

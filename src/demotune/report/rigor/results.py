@@ -6,7 +6,7 @@ from itertools import combinations
 from typing import Any
 
 from demotune.common.statistics import FEWEST
-from demotune.config.files import field_types
+from demotune.config.field import field_types
 from demotune.config.methods import CONFIGS, RunConfig
 from demotune.report.collect import Run
 from demotune.report.gains import gain_of

@@ -9,7 +9,7 @@ from demotune.common.json_records import from_json
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.profiling import timed
 from demotune.common.progress import track
-from demotune.models.scoring import Known, score_pairs
+from demotune.models.reference_logps import KnownLogps, pair_logps
 from demotune.records import Completion
 from demotune.runs.check import StageCheck, write_check
 from demotune.runs.gate import Gate, judge_stage
@@ -112,7 +112,7 @@ def _earned(stage: Stage, rows: Sequence[HeldoutRow]) -> PolicyCheck:
 
 
 @timed("scoring")
-def _implicit(stage: Stage, beta: float, known: Known) -> tuple[dict[str, RewardCheck], int]:
+def _implicit(stage: Stage, beta: float, known: KnownLogps) -> tuple[dict[str, RewardCheck], int]:
     """The implicit reward against this stage's reference and, from the second stage on, against the start model.
 
     The first, pair by pair, is kept in a file. `known` are numbers of the trained policy. Also returns how many tokens
@@ -126,7 +126,7 @@ def _implicit(stage: Stage, beta: float, known: Known) -> tuple[dict[str, Reward
             pairs = scored_pairs(stage, number)[1]
             tokens += pair_tokens((scored.pair for scored in pairs), known)
             units = chunks([scored.pair for scored in pairs], stage.setup.config.per_device_train_batch_size)
-            scored = score_pairs(
+            scored = pair_logps(
                 stage.trained_policy,
                 units,
                 bf16=stage.setup.bf16,

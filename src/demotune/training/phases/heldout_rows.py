@@ -5,7 +5,7 @@ from collections.abc import Callable
 from demotune.common.profiling import timed
 from demotune.common.progress import track
 from demotune.models.policy import Policy
-from demotune.models.scoring import score_demonstrations
+from demotune.models.reference_logps import demonstration_logps
 from demotune.records import Response
 from demotune.runs.heldout import HeldoutRow
 from demotune.training.phases.pairs import sampled_pairs
@@ -40,7 +40,7 @@ def _rows(stage: Stage, policy: Policy, answers: list[Response], what: str) -> l
     demonstrations, config = stage.setup.heldout, stage.setup.config
     decode = stage.setup.renderer.decode
     with track(what, len(demonstrations), "rows") as tracker:
-        logps = score_demonstrations(
+        logps = demonstration_logps(
             policy,
             demonstrations,
             config.per_device_train_batch_size,

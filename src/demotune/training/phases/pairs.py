@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from demotune.common.files import read_rows
 from demotune.common.processes import process_count
-from demotune.models.scoring import Known
+from demotune.models.reference_logps import KnownLogps
 from demotune.records import Pair, Response, ScoredPair
 from demotune.runs.heldout import HeldoutRow
 from demotune.runs.names import REFERENCE_LOGPS, SAMPLES
@@ -39,7 +39,7 @@ def sampled_pairs(setup: Setup, number: int, heldout: bool = False) -> list[Pair
     ]
 
 
-def known_logps(stage: Stage, rows: Sequence[HeldoutRow]) -> Known:
+def known_logps(stage: Stage, rows: Sequence[HeldoutRow]) -> KnownLogps:
     """Held-out demonstrations under the policy of these rows: numbers that need not be computed again.
 
     In float32 only: in half precision the numbers of a pair are compared that stood in the same batch.

@@ -30,7 +30,7 @@ from demotune.models.reward import (
     with_adapter,
     with_padding,
 )
-from demotune.models.scoring import score_completions
+from demotune.models.reward_head import completion_rewards
 from demotune.records import Completion, Pair
 from demotune.rewards.card import reward_card
 from demotune.runs.heldout import PairCheck, check_pairs, count_wins
@@ -125,7 +125,7 @@ def _check(rewards: Sequence[dict[str, Any]]) -> PairCheck:
 def reward_function(stage: Stage) -> Callable[[Sequence[Completion]], list[float]]:
     """The reward that the stage's reward phase published, loaded; an adapter shares the base of the stage's policy."""
     return partial(
-        score_completions,
+        completion_rewards,
         _load(stage, stage.number),
         pad_id=reward_padding(stage.setup),
         bound=with_reward(stage.setup).reward_bound,
@@ -238,7 +238,7 @@ def _judge(
     reward: RewardModel, objective: RewardObjective, heldout: Sequence[Pair], batch_size: int, bf16: bool
 ) -> dict[str, float]:
     """Mean loss and accuracy on held-out pairs; a tie is half right."""
-    rewards = score_completions(
+    rewards = completion_rewards(
         reward,
         _both_sides(heldout),
         pad_id=objective.pad_id,

@@ -21,10 +21,10 @@ from demotune.common.files import publish_file, read_rows, seal
 from demotune.common.processes import main_process, process_count, this_device, wait_for_everyone
 from demotune.common.profiling import timed
 from demotune.config.methods import RFTConfig
+from demotune.models.batches import to_device
 from demotune.models.logprobs import autocast, response_logps, response_states
 from demotune.models.packing import cut_to_budget, pack
 from demotune.models.policy import Policy
-from demotune.models.scoring import to_device
 from demotune.records import Completion, Rollout
 from demotune.runs.names import ROLLOUTS
 from demotune.training.advantages import (

@@ -19,6 +19,7 @@ from demotune.records import Response
 from demotune.runs.heldout_files import rows_before
 from demotune.runs.names import SAMPLES
 from demotune.sampling import SamplingOptions, sample_responses
+from demotune.sampling.in_process.choosing import keeps_logps
 from demotune.training.phases.stage import PhaseJournal, Stage, Work, share_of_this_process, stage_slice, tokens_of
 from demotune.training.setup import Setup
 
@@ -163,4 +164,4 @@ def sampling_options(setup: Setup) -> SamplingOptions:
 
 def tells_logps(setup: Setup) -> bool:
     """Whether drawing also tells the policy's log-probabilities."""
-    return setup.float32 and sampling_options(setup).tells_logps
+    return setup.float32 and keeps_logps(sampling_options(setup))

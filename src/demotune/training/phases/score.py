@@ -7,7 +7,7 @@ from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.profiling import span
 from demotune.common.progress import track
 from demotune.models.policy import Policy
-from demotune.models.scoring import score_pairs
+from demotune.models.reference_logps import pair_logps
 from demotune.runs.heldout_files import rows_before
 from demotune.runs.names import REFERENCE_LOGPS
 from demotune.training.phases.pairs import (
@@ -52,7 +52,7 @@ def score_phase(stage: Stage) -> None:
         tracker.start_at(len(journal.done))
         for unit in share_of_this_process(missing):
             batch = [everything[number] for number in unit]
-            for scores in score_pairs(
+            for scores in pair_logps(
                 policy,
                 [batch],
                 bf16=stage.setup.bf16,

@@ -13,8 +13,8 @@ from typing import Any
 from demotune.common.errors import DemotuneError
 from demotune.common.files import file_hash, folder_hash
 from demotune.common.journals import Journal, read_journal
+from demotune.common.memory import peak_memory_gib
 from demotune.common.processes import main_process, process_state, wait_for_everyone
-from demotune.common.progress import peak_memory_gib
 from demotune.config.methods import IRFTConfig, PairwiseConfig, RFTConfig, SFTConfig, SPINConfig, StagedConfig
 from demotune.models.policy import Policy, content_hash
 from demotune.records import Pair, RenderedDemonstration, Response, Side

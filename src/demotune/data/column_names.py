@@ -1,11 +1,11 @@
-"""Which columns a user named with `--columns`, and which ones a message proposes."""
+"""Columns that the user named with `--columns`, and those that an error message proposes."""
 
 import re
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from demotune.common.errors import DemotuneError
-from demotune.data.beside import PARTS
+from demotune.data.extra_columns import PARTS
 from demotune.data.rows import RawRow, column_list
 
 _TEXT_PARTS = ("prompt", "response", "messages", "rejected")
@@ -25,7 +25,7 @@ _EXAMPLE = (
 def parse_columns(columns: str | None) -> dict[str, str]:
     """Part -> column of "prompt=question,response=answer"; empty without it.
 
-    Parts are prompt and response, or messages, each perhaps with rejected; and what stands beside the text, alone too:
+    Parts are prompt and response, or messages, each perhaps with rejected; and the extra columns, alone too:
     system, history, tools, documents, reasoning. Raises DemotuneError for other parts, and for a column named twice.
     """
     if columns is None:
@@ -50,7 +50,7 @@ def parse_columns(columns: str | None) -> dict[str, str]:
 
 
 def no_format_fits(name: str, rows: Sequence[RawRow], columns: str | None) -> DemotuneError:
-    """The error for a table whose columns nobody knows: what is there, and what to write."""
+    """The error for a table whose columns fit no format: the columns found, and what to write."""
     found = list(dict.fromkeys(column for row in rows for column in (*row.columns, *row.unread)))
     problem = "these columns fit no known format" if columns is None else f"no row has the columns of {columns!r}"
     return DemotuneError(f"{name}: {problem}; found: {column_list(found) or 'none'}; {_proposal(rows, found)}")
@@ -70,7 +70,7 @@ def _proposal(rows: Sequence[RawRow], found: Sequence[str]) -> str:
     if _rank(response, _RESPONSE_LIKE) == len(_RESPONSE_LIKE):
         named = min(by_length, key=lambda column: _rank(column, _PROMPT_LIKE))
         likely = by_length[:2] if _rank(named, _PROMPT_LIKE) == len(_PROMPT_LIKE) else [named]
-        prompt = min(likely, key=texts.index)  # what is asked usually stands first
+        prompt = min(likely, key=texts.index)  # the question is usually the first column
         response = next(column for column in by_length if column != prompt)
     else:
         others = [column for column in by_length if column != response]

@@ -6,11 +6,11 @@ from io import BufferedReader
 from pathlib import Path
 
 from demotune.common.errors import DemotuneError
-from demotune.data.csv_files import csv_rows
-from demotune.data.json_files import json_rows, jsonl_rows
+from demotune.data.readers.arrow_tables import parquet_rows
+from demotune.data.readers.csv_files import csv_rows
+from demotune.data.readers.json_files import json_rows, jsonl_rows
+from demotune.data.readers.streams import opened
 from demotune.data.rows import Rows
-from demotune.data.streams import opened
-from demotune.data.tables import parquet_rows
 
 _TEXT_READERS: dict[str, Callable[[BufferedReader, str], Rows]] = {
     ".jsonl": jsonl_rows,
@@ -41,7 +41,7 @@ def is_data_file(path: Path) -> bool:
 
 
 def is_other_file(path: Path) -> bool:
-    """Whether the name says that there are rows inside, which cannot be read as they are."""
+    """Whether the suffix is that of a data format which must be converted first."""
     return _kind(path) in _FIXES.keys() - {".txt"}
 
 
@@ -61,7 +61,7 @@ def file_rows(path: Path, reads: Callable[[str], bool] = lambda _: True) -> Rows
 
 
 def refuse_other_suffix(path: Path) -> None:
-    """Raise DemotuneError for a file whose name is not that of a format which is read."""
+    """Raise DemotuneError for a file with the suffix of no format that is read."""
     kind = _kind(path)
     if kind not in SUFFIXES:
         fix = _FIXES.get(kind, "convert it to one of these, for example JSONL with a prompt and a completion a line")

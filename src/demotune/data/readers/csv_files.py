@@ -9,9 +9,9 @@ from io import BufferedReader
 from itertools import chain, islice
 
 from demotune.common.errors import DemotuneError
-from demotune.data.json_text import KeyTwiceError, parse_json
+from demotune.data.readers.json_text import parse_json
+from demotune.data.readers.streams import LARGEST_LINE, text_lines
 from demotune.data.rows import BadRow, RawRow, RowError, Rows
-from demotune.data.streams import LARGEST_LINE, text_lines
 
 _DELIMITERS = (",", ";", "\t", "|")
 _LINES_TO_DETECT_FROM = 200
@@ -23,7 +23,7 @@ _PYTHON_MESSAGES = re.compile(r"\[\{'(role|content|from|value)'")
 
 
 def csv_rows(stream: BufferedReader, label: str) -> Rows:
-    """One row a record; the first one names the columns, and what stands between its names is the delimiter."""
+    """One row per record; the first one names the columns, and its separator is the delimiter."""
     csv.field_size_limit(LARGEST_LINE)  # the default refuses cells above 128 KiB, which long conversations reach
     # A wrong byte becomes a surrogate, which refuses the row that holds it and not the whole file.
     lines = (line.decode("utf-8", "surrogateescape") for line in text_lines(stream, label))
@@ -78,7 +78,7 @@ def _row(header: Sequence[str], cells: Sequence[str], source: str) -> RawRow | B
     try:
         return RawRow(source, {name: _cell(cell) for name, cell in zip(header, cells, strict=True)})
     except RowError as refusal:
-        return BadRow(source, refusal.reason, refusal.detail)
+        return refusal.at(source)
 
 
 def _cell(cell: str) -> object:
@@ -88,13 +88,10 @@ def _cell(cell: str) -> object:
     if not _OBJECTS.match(cell):
         return cell
     try:
-        value = parse_json(cell)
-    except KeyTwiceError as error:
-        value, refusal = None, RowError("key given twice", str(error))
-    except (ValueError, RecursionError) as error:
-        value, refusal = None, RowError("broken JSON", f"messages that are not JSON ({error})")
-    if isinstance(value, list):
-        return value if all(isinstance(item, dict) and item.keys() & {"role", "from"} for item in value) else cell
-    if _MESSAGES.match(cell):
-        raise refusal
-    return cell
+        value = parse_json(cell, "a list of messages")
+    except RowError:
+        if _MESSAGES.match(cell):
+            raise
+        return cell
+    is_messages = isinstance(value, list) and all(isinstance(i, dict) and i.keys() & {"role", "from"} for i in value)
+    return value if is_messages else cell

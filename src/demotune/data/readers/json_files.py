@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from io import BufferedReader, BytesIO
 
 from demotune.common.errors import DemotuneError
-from demotune.data.json_text import KeyTwiceError, key_twice, parse_document, parse_json
-from demotune.data.rows import BadRow, RawRow, Rows, invalid_utf8, shown
-from demotune.data.streams import text_lines, whole_text
+from demotune.data.readers.json_text import key_twice, parse_document, parse_json
+from demotune.data.readers.streams import text_lines, whole_text
+from demotune.data.rows import BadRow, RawRow, RowError, Rows, invalid_utf8, shown
 
 
 def jsonl_rows(stream: BufferedReader, label: str) -> Rows:
@@ -22,10 +22,8 @@ def json_line(line: bytes, source: str) -> RawRow | BadRow:
         value = parse_json(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         return BadRow(source, "invalid UTF-8", invalid_utf8(line[error.start], error.start))
-    except KeyTwiceError as error:
-        return BadRow(source, "key given twice", str(error))
-    except (ValueError, RecursionError) as error:  # RecursionError: thousands of opening brackets
-        return BadRow(source, "broken JSON", str(error))
+    except RowError as refusal:
+        return refusal.at(source)
     return _row(value, source)
 
 

@@ -1,4 +1,4 @@
-"""Bytes of a file as lines of UTF-8 text, whatever its encoding says; nothing without end is read whole."""
+"""Bytes of a file as lines of UTF-8 text, whatever its encoding; every size is bounded."""
 
 import codecs
 import gzip
@@ -16,7 +16,7 @@ LARGEST_LINE = 64 * 2**20
 LARGEST_DOCUMENT = 2**30
 """Bytes of a .json file, which is read whole."""
 LARGEST_GZIP_RATIO = 100
-"""Text packs to a tenth, seldom to a fiftieth; what unpacks to more than this and `_GZIP_ALLOWANCE` is a bomb."""
+"""Text packs to a tenth, seldom to a fiftieth; beyond this and `_GZIP_ALLOWANCE` it is a decompression bomb."""
 _GZIP_ALLOWANCE = 64 * 2**20
 
 _MARKS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
@@ -37,7 +37,7 @@ _OTHER_KINDS = (
 
 @contextmanager
 def opened(path: Path) -> Iterator[BufferedReader]:
-    """The bytes of a file, unpacked if it is named .gz. Whatever the disk refuses is one DemotuneError."""
+    """The bytes of a file, unpacked if it is named .gz. Every error of the disk becomes one DemotuneError."""
     try:
         with path.open("rb") as packed:
             if path.suffix.lower() != ".gz":
@@ -52,7 +52,7 @@ def opened(path: Path) -> Iterator[BufferedReader]:
 
 
 def unreadable(path: Path | str, error: Exception) -> DemotuneError:
-    """What to say about a path that the disk, or gzip, does not give: the cause and its fix."""
+    """The error for a path that cannot be read or unpacked: the cause and its fix."""
     cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if isinstance(error, PermissionError):
         fix = "give yourself the right to read it (chmod, or ask its owner)"
@@ -70,7 +70,7 @@ def unreadable(path: Path | str, error: Exception) -> DemotuneError:
 
 
 class _Unpacked(RawIOBase):
-    """What a gzip stream unpacks to, bounded by the size of what was packed."""
+    """The unpacked bytes of a gzip stream, bounded by the size of the packed file."""
 
     def __init__(self, path: Path, packed_bytes: int, stream: gzip.GzipFile) -> None:
         self._path, self._stream = path, stream

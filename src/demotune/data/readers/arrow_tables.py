@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from io import BufferedReader
 from typing import Any
 
-from demotune.common.errors import DemotuneError
-from demotune.data.rows import BadRow, RawRow, RowError, Rows
+from demotune.common.errors import DemotuneError, one_line
+from demotune.data.rows import RawRow, RowError, Rows
 
 _BATCH_ROWS = 1024
 
@@ -47,7 +47,7 @@ def arrow_rows(batches: Iterator[Any], label: str, wanted: list[str], unread: tu
             if refusal is None:
                 yield RawRow(source, dict(zip(wanted, values, strict=True)), unread)
             else:
-                yield BadRow(source, refusal.reason, refusal.detail)
+                yield refusal.at(source)
 
 
 def _values(column: Any) -> list[object]:
@@ -64,7 +64,7 @@ def _value(scalar: Any) -> object:
     except UnicodeDecodeError as error:
         return RowError("invalid UTF-8", f"byte 0x{error.object[error.start]:02x} at position {error.start} of a text")
     except Exception as error:  # as above
-        problem = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        problem = one_line(error, longest=200)
         return RowError("unreadable value", f"a value of the type {scalar.type} cannot be read ({problem})")
 
 

@@ -1,4 +1,4 @@
-"""From what the user wrote to rows: a file, a folder, a folder written by `datasets`, or a dataset on the hub."""
+"""Open a data source: a file, a folder, a folder written by `datasets`, or a dataset on the hub."""
 
 import hashlib
 import json
@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from demotune.common.errors import DemotuneError
-from demotune.data.files import SUFFIXES, file_rows, is_data_file, is_other_file, refuse_other_suffix
+from demotune.common.errors import DemotuneError, one_line
+from demotune.common.files import file_hash
+from demotune.data.readers.arrow_tables import arrow_rows, divided
+from demotune.data.readers.files import SUFFIXES, file_rows, is_data_file, is_other_file, refuse_other_suffix
+from demotune.data.readers.streams import unreadable
 from demotune.data.rows import Rows
-from demotune.data.streams import unreadable
-from demotune.data.tables import arrow_rows, divided
 
 _HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?::(?P<split>[\w.-]+))?")
 
@@ -55,7 +56,7 @@ def open_source(source: str, reads: Callable[[str], bool]) -> OpenSource:
 
 def _open(source: str, path: Path, reads: Callable[[str], bool]) -> OpenSource:
     if path.is_file():
-        return OpenSource((Table(source, file_rows(path, reads)),), _file_hash(path))
+        return OpenSource((Table(source, file_rows(path, reads)),), file_hash(path))
     if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
         return _open_saved_dataset(source, path, reads)
     if path.is_dir():
@@ -107,15 +108,10 @@ def _files_below(folder: Path) -> Iterator[Path]:
         yield from (path for path in found if path.is_file())
 
 
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _folder_hash(folder: Path, files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for path in files:
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{_file_hash(path)}\n".encode())
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{file_hash(path)}\n".encode())
     return digest.hexdigest()
 
 
@@ -133,7 +129,7 @@ def _open_saved_dataset(source: str, folder: Path, reads: Callable[[str], bool])
         raise
     except Exception as error:  # whatever datasets and pyarrow raise for a folder that lacks a piece
         raise DemotuneError(
-            f"{folder} looks like a dataset written by save_to_disk but cannot be read ({_one_line(error)}); "
+            f"{folder} looks like a dataset written by save_to_disk but cannot be read ({one_line(error)}); "
             "write it again, or export it with to_json"
         ) from error
     return OpenSource((Table(source, _dataset_rows(dataset, source, reads)),), _folder_hash(folder, files))
@@ -154,7 +150,7 @@ def _open_hub_dataset(source: str, name: str, split: str, reads: Callable[[str],
     except Exception as error:  # network, permissions, missing split or config: each library raises its own kinds
         raise DemotuneError(
             f"{source}: there is no such file or folder in {Path.cwd()}, and loading the hub dataset {name} "
-            f"(split {split}) failed: {_one_line(error)}; check the spelling, or download it with "
+            f"(split {split}) failed: {one_line(error)}; check the spelling, or download it with "
             f"`hf download {name} --repo-type dataset --local-dir FOLDER` and give a file of that folder"
         ) from error
     return OpenSource((Table(source, _dataset_rows(dataset, source, reads)),), str(dataset._fingerprint))
@@ -166,7 +162,3 @@ def _dataset_rows(dataset: Any, source: str, reads: Callable[[str], bool]) -> Ro
     tables = dataset.select_columns(wanted).with_format("arrow").iter(batch_size=1024)
     batches = (batch for table in tables for batch in table.to_batches())
     return arrow_rows(batches, source, wanted, unread)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

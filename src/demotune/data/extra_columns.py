@@ -1,10 +1,10 @@
-"""Columns beside the text: system, history, tools, documents and reasoning, as parts of what a row teaches."""
+"""Columns besides prompt and response: system, history, tools, documents and reasoning."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from demotune.data.json_text import KeyTwiceError, parse_json
+from demotune.data.readers.json_text import parse_json
 from demotune.data.rows import RowError, shown
 from demotune.data.turns import (
     MEDIA_NAMES,
@@ -23,7 +23,7 @@ _EMPTY: tuple[object, ...] = (None, "", [], {})
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class ExtraColumns:
     """The names under which each part is looked for; a row may have none of them."""
 
     system: tuple[str, ...] = ("system", "system_prompt")
@@ -37,34 +37,34 @@ class Beside:
         """Of all parts."""
         return (*self.system, *self.history, *self.tools, *self.documents, *self.reasoning)
 
-    def without(self, taken: Iterable[str]) -> "Beside":
+    def without(self, taken: Iterable[str]) -> "ExtraColumns":
         """The names that no other part of the row has."""
         left = {part: tuple(name for name in getattr(self, part) if name not in taken) for part in PARTS}
-        return Beside(**left)
+        return ExtraColumns(**left)
 
 
 PARTS = ("system", "history", "tools", "documents", "reasoning")
-"""What `--columns` can name beside the text."""
+"""What `--columns` can name besides prompt and response."""
 
 
 def is_given(value: object) -> bool:
-    """Whether a column holds something; null and empty are as if it were not there."""
+    """Whether a column holds something; null and empty do not count."""
     return value not in _EMPTY
 
 
-def with_columns_beside(
-    exchanges: list[Exchange], beside: Beside, columns: Columns, remarks: Remarks
+def with_extra_columns(
+    exchanges: list[Exchange], extra: ExtraColumns, columns: Columns, remarks: Remarks
 ) -> list[Exchange]:
-    """The exchanges with what stands beside their text. Raises RowError for what cannot be read or is not text.
+    """The exchanges with the row's other columns. Raises RowError for what cannot be read or is not text.
 
     The system text comes first and the history after it, before the turns that the text itself has. Reasoning is that
     of the last response.
     """
-    if not any(is_given(columns[name]) for name in columns.keys() & {*beside.names, *MEDIA_NAMES}):
+    if not any(is_given(columns[name]) for name in columns.keys() & {*extra.names, *MEDIA_NAMES}):
         return exchanges
-    context, start, earlier = read_context(beside, columns, remarks)
+    context, start, earlier = read_context(extra, columns, remarks)
     found = [replace(one, prompt=with_start(one.prompt, start, earlier), context=context) for one in exchanges]
-    if thought := one_thought([(name, columns.get(name)) for name in beside.reasoning], "the row", remarks):
+    if thought := one_thought([(name, columns.get(name)) for name in extra.reasoning], "the row", remarks):
         if not found[-1].ends_row:
             raise RowError("turn weight", "the row has a thought of its last turn, which has weight 0")
         if found[-1].reasoning not in ("", thought):
@@ -73,14 +73,14 @@ def with_columns_beside(
     return found
 
 
-def read_context(beside: Beside, columns: Columns, remarks: Remarks) -> tuple[Context, str, tuple[Message, ...]]:
+def read_context(extra: ExtraColumns, columns: Columns, remarks: Remarks) -> tuple[Context, str, tuple[Message, ...]]:
     """Tools and documents, the system text, and the earlier turns that the columns of a row hold."""
     for name in MEDIA_NAMES:
         if is_given(columns.get(name)):
             raise RowError("non-text content", f"{name} is {shown(columns[name])}; only text can be learned")
-    context = Context(_objects(beside.tools, columns), _objects(beside.documents, columns))
-    earlier = tuple(turn.message() for turn in _history(beside.history, columns, remarks))
-    return context, _system(beside.system, columns), earlier
+    context = Context(_objects(extra.tools, columns), _objects(extra.documents, columns))
+    earlier = tuple(turn.message() for turn in _history(extra.history, columns, remarks))
+    return context, _system(extra.system, columns), earlier
 
 
 def with_start(prompt: tuple[Message, ...], system: str, earlier: tuple[Message, ...]) -> tuple[Message, ...]:
@@ -106,14 +106,7 @@ def _system(names: tuple[str, ...], columns: Columns) -> str:
 
 def _history(names: tuple[str, ...], columns: Columns, remarks: Remarks) -> tuple[Turn, ...]:
     found: tuple[Turn, ...] = ()
-    for name in names:
-        value = _parsed(columns.get(name), name)
-        if not is_given(value):
-            continue
-        if not isinstance(value, list):
-            raise RowError(
-                "wrong type", f"{name} is {shown(value)}, expected a list of [user, assistant] or of messages"
-            )
+    for name, value in _lists(names, columns, "[user, assistant] or of messages"):
         if isinstance(value[0], list):
             found += tuple(turn for index, pair in enumerate(value) for turn in _pair(pair, f"{name}[{index}]"))
         else:
@@ -129,15 +122,19 @@ def _pair(pair: object, place: str) -> tuple[Turn, Turn]:
 
 
 def _objects(names: tuple[str, ...], columns: Columns) -> tuple[Mapping[str, object], ...]:
-    found: tuple[Mapping[str, object], ...] = ()
+    lists = _lists(names, columns, "objects")
+    return tuple(_object(item, f"{name}[{index}]") for name, items in lists for index, item in enumerate(items))
+
+
+def _lists(names: tuple[str, ...], columns: Columns, of: str) -> Iterator[tuple[str, list[object]]]:
+    """(column, its list) of the columns that hold something. Raises RowError for one that is no list."""
     for name in names:
         value = _parsed(columns.get(name), name)
         if not is_given(value):
             continue
         if not isinstance(value, list):
-            raise RowError("wrong type", f"{name} is {shown(value)}, expected a list of objects")
-        found += tuple(_object(item, f"{name}[{index}]") for index, item in enumerate(value))
-    return found
+            raise RowError("wrong type", f"{name} is {shown(value)}, expected a list of {of}")
+        yield name, value
 
 
 def _object(item: object, place: str) -> Mapping[str, object]:
@@ -154,12 +151,7 @@ def _object(item: object, place: str) -> Mapping[str, object]:
 
 
 def _parsed(value: object, place: str) -> object:
-    """The value itself, or what its text says as JSON: columns of some file formats can hold nothing else."""
+    """The value itself, or its text parsed as JSON: columns of some file formats can hold text only."""
     if not isinstance(value, str) or not value.strip():
         return None if isinstance(value, str) else value
-    try:
-        return parse_json(value)
-    except KeyTwiceError as error:
-        raise RowError("key given twice", f"{place}: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise RowError("broken JSON", f"{place} is text that is not JSON ({error})") from None
+    return parse_json(value, place)

@@ -3,9 +3,7 @@
 import json
 from collections import Counter
 
-
-class KeyTwiceError(ValueError):
-    """An object gives a key twice."""
+from demotune.data.rows import RowError
 
 
 class _WithKeyTwice(dict[str, object]):
@@ -14,9 +12,14 @@ class _WithKeyTwice(dict[str, object]):
     key: str = ""
 
 
-def parse_json(text: str) -> object:
-    """The value. Raises ValueError or RecursionError as `json.loads` does, KeyTwiceError for a key given twice."""
-    value: object = json.loads(text, object_pairs_hook=_object)
+def parse_json(text: str, place: str = "") -> object:
+    """The value. Raises RowError for text that is not JSON and for a key given twice; `place` names it there."""
+    try:
+        value: object = json.loads(text, object_pairs_hook=_object)
+    except RowError as refusal:
+        raise RowError(refusal.reason, f"{place}: {refusal.detail}" if place else refusal.detail) from None
+    except (ValueError, RecursionError) as error:  # RecursionError: thousands of opening brackets
+        raise RowError("broken JSON", f"{place} is text that is not JSON ({error})" if place else str(error)) from None
     return value
 
 
@@ -37,7 +40,7 @@ def key_twice(value: object) -> str | None:
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = _marked_object(pairs)
     if isinstance(found, _WithKeyTwice):
-        raise KeyTwiceError(f"the key {found.key!r} is given twice in one object")
+        raise RowError("key given twice", f"the key {found.key!r} is given twice in one object")
     return found
 
 

@@ -1,9 +1,9 @@
-"""What the rows of a source had and which of it was used, to be said once."""
+"""Which columns a source has and which of them were used: its lines for the screen."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from demotune.data.beside import is_given
+from demotune.data.extra_columns import is_given
 from demotune.data.rows import RawRow, column_list
 from demotune.data.turns import MEDIA_NAMES, Remarks
 
@@ -11,13 +11,13 @@ _SHOWN_NAMES = 20
 
 
 @dataclass(slots=True)
-class Account:
-    """Columns and remarks over the rows of a source."""
+class SourceNotes:
+    """Columns and remarks over all rows of a source."""
 
     found: dict[str, None] = field(default_factory=dict)
     used: dict[str, None] = field(default_factory=dict)
     looked_at: set[str] = field(default_factory=set)
-    """Columns that mean something; where they hold nothing in any good row, they are not worth a word."""
+    """Columns that the format reads; where no good row has a value in one, it is not mentioned."""
     remarks: Remarks = field(default_factory=Remarks)
     passed_over: tuple[str, ...] = ()
     """Files that look like data and are not read."""
@@ -31,7 +31,7 @@ class Account:
             self.remarks.update(remarks)
 
     def lines(self, source: str, formats: str) -> list[str]:
-        """What to say about the source: format and columns in the first line, then each remark."""
+        """Lines about the source: format and columns first, then each remark."""
         unused = [name for name in self.found if name not in {*self.used, *self.looked_at, *MEDIA_NAMES}]
         columns = f"; columns used: {_names(list(self.used))}" if self.used else ""
         columns += f"; not used: {_names(unused)}" if unused else ""

@@ -1,4 +1,4 @@
-"""A conversation as text, and what a writer of such texts offers."""
+"""The `Writer` protocol, which chat and plain templates implement: conversations as text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from demotune.data.rendering.marks import Marks
 from demotune.records import Context, Demonstration, Message
 
 PROBE, ANSWER, OTHER_ANSWER, THOUGHT = "DemotuneProbe", "DemotuneAnswer", "DemotuneReply", "DemotuneThought"
-"""Texts that no template holds, to see where a template puts a user's, an assistant's, and what was thought before."""
+"""Texts that no template holds, to see where a template puts a user's text, an assistant's text and its reasoning."""
 
 OWN_TEMPLATE = r"give a prompt template, for example --template $'### Instruction: {prompt}\n\n### Response: '"
 
@@ -16,7 +16,7 @@ REASONING_LEFT_OUT = "the template does not write reasoning, so it is left out"
 
 
 class RenderError(Exception):
-    """A row that cannot be rendered: `reason` is a short name to count by, `detail` is for people."""
+    """A row that cannot be rendered: `reason` is a short name to count by, `detail` the explanation."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -31,7 +31,7 @@ class Written:
     prompt: str
     response: str = ""
     remarks: tuple[str, ...] = ()
-    """What was done with this conversation that its reader would not expect."""
+    """What was changed in this conversation, for the screen."""
     served: str = ""
     """The prompt as serving sends it, where that is another text."""
 

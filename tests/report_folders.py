@@ -162,7 +162,7 @@ def _state() -> dict[str, Any]:
 
     return {
         "sample": phase(10.0, 1.0, 100, 0),
-        "score": phase(20.0, 1.5, 50, 0),
+        "reference": phase(20.0, 1.5, 50, 0),
         "train": phase(30.0, 4.0, 0, 200, model="hash-of-result"),
         "check": phase(5.0, 4.0, 70, 0),
     }

@@ -16,7 +16,7 @@ from demotune.config.files import build_config
 from demotune.config.loggers import PACKAGES, refuse_unknown_loggers
 from demotune.config.methods import CONFIGS, IRFTConfig, SFTConfig
 from demotune.config.yaml_fields import MOST_BYTES, read_yaml_file
-from demotune.training.trainer import training_arguments
+from demotune.training.arguments import training_arguments
 
 CLASSES: list[type[Any]] = [*CONFIGS.values(), EvaluationConfig]
 GIVEN: dict[str, object] = {"model": "some/model", "data": ["rows.jsonl"], "output": "runs/one"}

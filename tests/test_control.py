@@ -104,7 +104,7 @@ def test_an_unfinished_control_is_finished(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("demotune.training.methods.check_phase", stopped)
+        patch.setattr("demotune.training.phases.check.trained_rows", stopped)
         with pytest.raises(KeyboardInterrupt):
             train_controls([irft])
     folder = irft.with_name("irft-control-sft")

@@ -177,7 +177,7 @@ def test_work_is_counted_in_tokens(place: Path) -> None:
     assert (phases["sample"]["forward_tokens"], phases["sample"]["trained_tokens"]) == (drawn, 0)
     trained = [row for row in samples if not row["heldout"]]
     given = sum(len(row["prompt_ids"]) + len(row["demo_ids"]) for row in trained)
-    assert phases["score"]["forward_tokens"] == drawn + given  # held-out demonstrations were scored at the start
+    assert phases["reference"]["forward_tokens"] == drawn + given  # held-out demonstrations were scored at the start
     sides = sum(2 * len(row["prompt_ids"]) + len(row["sample_ids"]) + len(row["demo_ids"]) for row in trained)
     assert (phases["train"]["forward_tokens"], phases["train"]["trained_tokens"]) == (0, sides)
     manifest = json.loads((result.run_folder / "manifest.json").read_text())

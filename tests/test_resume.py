@@ -22,12 +22,13 @@ from demotune.common.files import read_json, read_rows, write_json
 from demotune.common.interrupts import stopping_like_ctrl_c
 from demotune.common.journals import read_journal
 from demotune.models.reference_logps import pair_logps
-from demotune.sampling import sample_responses
+from demotune.sampling import InProcessSampler
+from demotune.training import drawing
 from demotune.training.callbacks import StopOnSignal
-from demotune.training.phases import sample
-from demotune.training.phases.stage import PhaseJournal
+from demotune.training.journal import PhaseJournal
 from demotune.training.trainer import Interrupted, PhaseTrainer
 
+draw = InProcessSampler.draw
 # Checkpoints inside each stage (every 2 of 3 steps), pairs of the last stage mixed in, a carried optimizer.
 FIELDS = {
     **STAGED,
@@ -65,7 +66,12 @@ def assert_equal_runs(found: Path, expected: Path) -> None:
     ours, theirs = (load_file(folder / "model" / "model.safetensors") for folder in (found, expected))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    for name in ("00/samples.jsonl.gz", "00/scores.jsonl.gz", "01/samples.jsonl.gz", "01/scores.jsonl.gz"):
+    for name in (
+        "00/samples.jsonl.gz",
+        "00/reference_logps.jsonl.gz",
+        "01/samples.jsonl.gz",
+        "01/reference_logps.jsonl.gz",
+    ):
         assert (found / "stages" / name).read_bytes() == (expected / "stages" / name).read_bytes()
     for check in ("00/check.json", "01/check.json"):
         assert (found / "stages" / check).read_bytes() == (expected / "stages" / check).read_bytes()
@@ -204,14 +210,14 @@ def test_a_signal_while_samples_are_drawn_ends_like_ctrl_c(
     name = f"drawing-{number.name}"
 
     def interrupted(*arguments: object, **named: object) -> Iterator[object]:
-        for count, drawn in enumerate(sample_responses(*arguments, **named)):
+        for count, drawn in enumerate(draw(*arguments, **named)):
             if count == 3:
                 os.kill(os.getpid(), number)
                 os.kill(os.getpid(), number)
             yield drawn
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample, "sample_responses", interrupted)
+        patch.setattr(InProcessSampler, "draw", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(config(place, name))
     assert "stopped; what is done is kept: continue with demotune resume" in capsys.readouterr().out
@@ -352,7 +358,7 @@ def test_a_damaged_carried_optimizer_is_made_again(
         patch.setattr(Trainer, "training_step", _die_at_call(Trainer.training_step, 4))
         with pytest.raises(Killed):
             run(config(place, "carried"))
-    assert (folder / "stages" / "01" / "scores.jsonl.gz").exists()
+    assert (folder / "stages" / "01" / "reference_logps.jsonl.gz").exists()
     _flip(folder / "stages" / "00" / name)
     resume(folder)
     assert f"{name} is damaged; stage 0 is trained again" in capsys.readouterr().out.replace("\n", "")
@@ -368,8 +374,8 @@ def test_a_changed_token_in_a_journal_of_samples_is_drawn_again(
     place: Path, uninterrupted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample, "ROWS_KEPT_TOGETHER", 4)
-        patch.setattr(sample, "SECONDS_UNKEPT", 99.0)
+        patch.setattr(drawing, "ROWS_KEPT_TOGETHER", 4)
+        patch.setattr(drawing, "SECONDS_UNKEPT", 99.0)
         patch.setattr(PhaseJournal, "append", _die_at_call(PhaseJournal.append, 3))
         with pytest.raises(Killed):
             run(config(place, "changed-token"))
@@ -432,10 +438,10 @@ def test_a_manifest_and_a_state_without_their_fields_are_named(uninterrupted: Pa
 def test_a_batch_torn_inside_its_lines_is_done_again(place: Path, uninterrupted: Path) -> None:
     """The file system kept half of what was written: the batch's first rows are there, its last ones are not."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("demotune.training.phases.score.pair_logps", _die_at_call(pair_logps, 2))
+        patch.setattr("demotune.training.phases.reference.pair_logps", _die_at_call(pair_logps, 2))
         with pytest.raises(Killed):
             run(config(place, "torn"))
-    journal = place / "torn" / "stages" / "00" / "scored-0.partial.jsonl"
+    journal = place / "torn" / "stages" / "00" / "reference-0.partial.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[:2]) + lines[2][:10])
     resume(place / "torn")
@@ -446,13 +452,13 @@ def test_journalled_responses_are_not_drawn_again(place: Path, uninterrupted: Pa
     """Killed at the third group of four responses of stage 0: eight are kept, only the others are asked for."""
     asked: list[list[int]] = []
 
-    def noting(model: object, prompts: object, streams: Sequence[int], *more: object, **named: object) -> object:
+    def noting(sampler: InProcessSampler, prompts: object, streams: Sequence[int], *more: object) -> object:
         asked.append(list(streams))
-        return sample_responses(model, prompts, streams, *more, **named)
+        return draw(sampler, prompts, streams, *more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample, "ROWS_KEPT_TOGETHER", 4)
-        patch.setattr(sample, "SECONDS_UNKEPT", 99.0)
+        patch.setattr(drawing, "ROWS_KEPT_TOGETHER", 4)
+        patch.setattr(drawing, "SECONDS_UNKEPT", 99.0)
         patch.setattr(PhaseJournal, "append", _die_at_call(PhaseJournal.append, 3))
         with pytest.raises(Killed):
             run(config(place, "kept-samples"))
@@ -460,7 +466,7 @@ def test_journalled_responses_are_not_drawn_again(place: Path, uninterrupted: Pa
     kept = {record["row"] for record in read_journal(journal)}
     assert len(kept) == 8
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample, "sample_responses", noting)
+        patch.setattr(InProcessSampler, "draw", noting)
         resume(place / "kept-samples")
     samples = read_rows(place / "kept-samples" / "stages" / "00" / "samples.jsonl.gz")
     assert sorted(asked[0]) == sorted(set(range(len(samples))) - kept)

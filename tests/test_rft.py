@@ -39,7 +39,7 @@ from demotune.models.logprobs import naive_response_logps
 from demotune.models.policy import attach_adapter, load_policy, lora_config, save_policy, weight_sharing_base
 from demotune.records import Response
 from demotune.sampling import SamplingOptions, sample_responses
-from demotune.training.phases import heldout_rows
+from demotune.training import heldout_rows
 from demotune.training.phases import policy as policy_phase
 from demotune.training.phases.policy import Limits
 from demotune.training.setup import derive_seed
@@ -327,8 +327,10 @@ def test_methods_without_a_reward_model_leave_none(place: Path) -> None:
         result = run(one)
         assert result.reward_folder is None
         assert not (result.run_folder / "reward").exists()
-        assert not list(result.run_folder.glob("stages/*/r*"))
-        phases = ["start", "train", "check"] if one.method == "sft" else ["sample", "start", "score", "train", "check"]
+        assert not [*result.run_folder.glob("stages/*/reward*"), *result.run_folder.glob("stages/*/rollouts*")]
+        phases = (
+            ["start", "train", "check"] if one.method == "sft" else ["sample", "start", "reference", "train", "check"]
+        )
         assert list(state_of(result.run_folder, 0)) == phases
 
 

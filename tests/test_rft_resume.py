@@ -15,10 +15,10 @@ from transformers import Trainer
 from demotune import DemotuneError, RFTConfig, resume, run
 from demotune.common.files import read_rows
 from demotune.common.journals import Journal, read_journal
-from demotune.sampling import sample_responses
+from demotune.sampling import InProcessSampler
+from demotune.training import drawing, rollouts
 from demotune.training.callbacks import Checkpoints
-from demotune.training.phases import rollouts, sample
-from demotune.training.phases.stage import PhaseJournal
+from demotune.training.journal import PhaseJournal
 from demotune.training.trainer import PhaseTrainer
 
 # Two stages; every phase has checkpoints and several batches; a value head, two passes over each batch.
@@ -174,7 +174,7 @@ def test_a_batch_killed_while_it_is_drawn_is_drawn_as_a_whole(
             raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample, "ROWS_KEPT_TOGETHER", 1)
+        patch.setattr(drawing, "ROWS_KEPT_TOGETHER", 1)
         patch.setattr(PhaseJournal, "append", dying)
         with pytest.raises(Killed):
             run(config(place, name))
@@ -185,12 +185,14 @@ def test_a_batch_killed_while_it_is_drawn_is_drawn_as_a_whole(
         Journal(journal).append(rows)
     asked: list[list[int]] = []
 
-    def noting(model: object, prompts: object, streams: Sequence[int], *more: object, **named: object) -> object:
+    draw = InProcessSampler.draw
+
+    def noting(sampler: InProcessSampler, prompts: object, streams: Sequence[int], *more: object) -> object:
         asked.append(list(streams))
-        return sample_responses(model, prompts, streams, *more, **named)
+        return draw(sampler, prompts, streams, *more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample, "sample_responses", noting)
+        patch.setattr(InProcessSampler, "draw", noting)
         resume(place / name)
     assert sorted(asked[0]) == list(range(6))
     assert_equal_runs(place / name, uninterrupted)
@@ -221,7 +223,7 @@ def test_a_damaged_batch_of_unfinished_policy_steps_begins_them_anew(
     name = f"damaged-{damaged}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PhaseTrainer, "compute_loss", _die_in_policy_step(PhaseTrainer.compute_loss, 3))
-        patch.setattr("demotune.training.phases.policy.Checkpoints", lambda _: Checkpoints(3))
+        patch.setattr("demotune.training.fit.Checkpoints", lambda _: Checkpoints(3))
         with pytest.raises(Killed):
             run(config(place, name))
     stage = place / name / "stages" / "00"

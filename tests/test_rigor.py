@@ -46,7 +46,7 @@ def rich_run(root: Path) -> None:
     )
     edit(run / "stages/01/check.json", ("gate", "verdict"), "worse")
     for stage in ("00", "01"):
-        for phase in ("sample", "score", "check"):
+        for phase in ("sample", "reference", "check"):
             edit(run / f"stages/{stage}/state.json", (phase, "outputs"), {f"{phase}.jsonl.gz": ROWS})
         edit(run / f"stages/{stage}/state.json", ("train", "outputs", "model"), RESULT)
     edit(run / "summary.json", ("best_stage",), 0)
@@ -249,7 +249,7 @@ DAMAGES: list[tuple[str, list[Damage]]] = [
     ("data_pipeline_documented", [("irft/quarantine.jsonl", (), GONE)]),
     ("data_pipeline_documented", [(META, ("rows",), "")]),
     ("data_pipeline_documented", [(STATE, ("train", "policy"), "")]),
-    ("data_pipeline_documented", [(STATE, ("score", "outputs"), {})]),
+    ("data_pipeline_documented", [(STATE, ("reference", "outputs"), {})]),
     ("train_test_overlap_discussed", [(JSON, ("leaks", 0), {"model": "irft", "searched": False, "why": "gone"})]),
     ("train_test_overlap_discussed", [(JSON, ("leaks", 0, "not_searched"), ["rows.jsonl"])]),
     ("benchmark_contamination_addressed", [(JSON, ("leaks", 1, "searched"), False),

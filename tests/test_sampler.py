@@ -24,7 +24,7 @@ from demotune.sampling.in_process import sampler
 from demotune.sampling.in_process.adapters import merged_adapters, prepared_for_sampling
 from demotune.sampling.in_process.cache import Cache, CacheShape, Decoding, PrefixFill, PromptFill
 from demotune.sampling.in_process.sampler import common_prefix
-from demotune.training.phases import sample as sample_phase
+from demotune.training import drawing
 
 register_attention()
 
@@ -521,7 +521,7 @@ class Written:
 
 def test_rows_are_journalled_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """37 rows in groups of 16; where a second has passed, at once; what an error leaves over is kept too."""
-    monkeypatch.setattr(sample_phase, "SECONDS_UNKEPT", 99.0)
+    monkeypatch.setattr(drawing, "SECONDS_UNKEPT", 99.0)
     response = Response((5, 1), True)
 
     def rows(count: int, error: bool) -> Any:
@@ -530,13 +530,13 @@ def test_rows_are_journalled_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> 
             raise KeyboardInterrupt
 
     journal = Written()
-    sample_phase._keep(rows(37, False), journal, None)
+    drawing._keep(rows(37, False), journal, None)
     assert journal.groups == [list(range(16)), list(range(16, 32)), list(range(32, 37))]
     journal = Written()
     with pytest.raises(KeyboardInterrupt):
-        sample_phase._keep(rows(18, True), journal, None)
+        drawing._keep(rows(18, True), journal, None)
     assert journal.groups == [list(range(16)), [16, 17]]
-    monkeypatch.setattr(sample_phase, "SECONDS_UNKEPT", 0.0)
+    monkeypatch.setattr(drawing, "SECONDS_UNKEPT", 0.0)
     journal = Written()
-    sample_phase._keep(rows(3, False), journal, None)
+    drawing._keep(rows(3, False), journal, None)
     assert journal.groups == [[0], [1], [2]]

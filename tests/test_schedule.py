@@ -14,9 +14,9 @@ from transformers import TrainerCallback
 
 from demotune import DemotuneError, IRFTConfig, RFTConfig, SFTConfig, run
 from demotune.config.methods import AnyConfig
+from demotune.training.arguments import training_arguments
 from demotune.training.objectives import SFTObjective
 from demotune.training.schedule import learning_rates
-from demotune.training.trainer import training_arguments
 
 
 def shares(steps: int, **fields: Any) -> list[float]:

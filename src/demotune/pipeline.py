@@ -13,7 +13,7 @@ from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.profiling import profiled
 from demotune.common.progress import say
 from demotune.conclusion import conclude
-from demotune.config.methods import AnyConfig, stage_count
+from demotune.config.methods import AnyConfig
 from demotune.estimation.fitting import fit_to_memory
 from demotune.estimation.forecast import estimate_here, say_forecast
 from demotune.estimation.shares import show_profile
@@ -21,10 +21,9 @@ from demotune.result import RunResult, publish_result, show_result
 from demotune.runs.folder import RunFolder
 from demotune.training.callbacks import TimeSteps
 from demotune.training.manifest import check_unchanged, write_manifest
-from demotune.training.methods import run_stage, stopped_by_gate
 from demotune.training.objects import keep_objects
-from demotune.training.preparation import prepare_run
-from demotune.training.setup import Setup
+from demotune.training.setup import Setup, prepare_run
+from demotune.training.stages import run_stage, stopped_by_gate
 
 
 def run(
@@ -87,7 +86,7 @@ def _finish(setup: Setup, *, resumed: bool = False) -> RunResult:
     estimate = say_forecast(setup)
     try:
         with profiled(setup.config.profile) as profile:
-            for number in range(stage_count(setup.config)):
+            for number in range(setup.config.stages):
                 run_stage(setup, number)
                 if stopped_by_gate(setup, number):
                     break

@@ -17,7 +17,6 @@ from demotune.common.processes import main_process, this_device, wait_for_everyo
 from demotune.common.profiling import Profile
 from demotune.common.progress import console, minutes, say
 from demotune.common.statistics import Interval
-from demotune.config.methods import RFTConfig
 from demotune.estimation.forecast import Estimate, compare_with_facts, show_comparison
 from demotune.models.files import is_adapter
 from demotune.models.policy import Policy, load_policy, load_tokenizer, merged, save_policy
@@ -28,12 +27,11 @@ from demotune.runs.folder import RunFolder
 from demotune.runs.gate import Verdict, best_stage
 from demotune.runs.heldout import nll_per_token
 from demotune.runs.heldout_files import rows_before
-from demotune.runs.names import METRICS, MODEL, REWARD, REWARD_METRICS
+from demotune.runs.names import MODEL, REWARD
 from demotune.runs.run import load_run
 from demotune.runs.summary import Summary, read_summary, write_summary
+from demotune.training.fit import METRICS_OF
 from demotune.training.setup import Setup
-
-METRICS_OF = {"train": METRICS, "policy": METRICS, "reward": REWARD_METRICS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +153,7 @@ def publish_result(setup: Setup, estimate: Estimate | None = None, profile: Prof
         run_folder=setup.folder.root,
         model_folder=setup.folder.model,
         method=setup.config.method,
-        reward_folder=setup.folder.reward if isinstance(setup.config, RFTConfig) else None,
+        reward_folder=setup.folder.reward if setup.config.reward_kind == "explicit" else None,
         start_nll_per_token=_start_nll(setup),
         best_stage=_best_stage(setup, count),
         stages=stages,

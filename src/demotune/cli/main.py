@@ -14,17 +14,7 @@ from demotune.cli.flags import COLLECT_UNKNOWN, add_method, command
 from demotune.cli.inputs import refuse_missing_inputs
 from demotune.common.memory import keep_memory
 from demotune.common.messages import DEBUG, errors_as_messages
-from demotune.config.commands import (
-    CompareConfig,
-    DoctorConfig,
-    QuickstartConfig,
-    ReportConfig,
-    ResumeConfig,
-    RewardReading,
-    SampleConfig,
-    ScoreConfig,
-    SelectConfig,
-)
+from demotune.config import commands
 from demotune.config.evaluation import EvaluationConfig
 from demotune.config.files import build_config
 from demotune.config.methods import CONFIGS, Method
@@ -95,8 +85,8 @@ for _method in CONFIGS:
     add_method(app, _method, partial(_run, _method))
 
 
-@command(app, ResumeConfig)
-def _resume(config: ResumeConfig) -> None:
+@command(app, commands.ResumeConfig)
+def _resume(config: commands.ResumeConfig) -> None:
     with errors_as_messages(config.run_folder):
         RunFolder(config.run_folder).read_config()  # a folder without a run is refused before torch is imported
         from demotune.pipeline import resume
@@ -127,8 +117,8 @@ def estimate(
     raise typer.Exit(typer.main.get_command(flags).main(ctx.args, standalone_mode=False) or 0)
 
 
-@command(app, SampleConfig)
-def _sample(config: SampleConfig) -> None:
+@command(app, commands.SampleConfig)
+def _sample(config: commands.SampleConfig) -> None:
     prompts = [as_prompt(text) for text in config.prompt]
     if config.prompts is not None:
         prompts += [prompt for _, prompt in read_prompt_file(config.prompts)]
@@ -147,22 +137,22 @@ def _sample(config: SampleConfig) -> None:
     show_answers(prompts, answers, config.output)
 
 
-@command(app, ScoreConfig)
-def _score(config: ScoreConfig) -> None:
+@command(app, commands.ScoreConfig)
+def _score(config: commands.ScoreConfig) -> None:
     from demotune.rewards.score import score
 
     score(*_reward_and_rows(config), config.output)
 
 
-@command(app, SelectConfig)
-def _select(config: SelectConfig) -> None:
+@command(app, commands.SelectConfig)
+def _select(config: commands.SelectConfig) -> None:
     from demotune.rewards.select import Choice, select
 
     choice = Choice(top=config.top, threshold=config.threshold)
     select(*_reward_and_rows(config), choice, config.output)
 
 
-def _reward_and_rows(config: RewardReading) -> tuple[Any, tuple[str, ...], Any]:
+def _reward_and_rows(config: commands.RewardReading) -> tuple[Any, tuple[str, ...], Any]:
     """The loaded reward, the sources, and how to read them."""
     from demotune.rewards.load import load_reward
     from demotune.rewards.score import Reading
@@ -186,8 +176,8 @@ def _evaluate(config: EvaluationConfig) -> None:
     show_evaluation(found.folder, found.record, found.tasks)
 
 
-@command(app, CompareConfig)
-def _compare(config: CompareConfig) -> None:
+@command(app, commands.CompareConfig)
+def _compare(config: commands.CompareConfig) -> None:
     from demotune.cli.control import train_controls
     from demotune.evaluation.compare import compare
     from demotune.evaluation.show import show_comparison
@@ -208,22 +198,22 @@ def _compare(config: CompareConfig) -> None:
         write_comparison(config.output / COMPARISON, table)
 
 
-@command(app, ReportConfig)
-def _report(config: ReportConfig) -> None:
+@command(app, commands.ReportConfig)
+def _report(config: commands.ReportConfig) -> None:
     from demotune.conclusion import write_page
 
     write_page(config.runs, config.output, evaluations=config.evaluation, comparison=config.comparison)
 
 
-@command(app, QuickstartConfig)
-def _quickstart(config: QuickstartConfig) -> None:
+@command(app, commands.QuickstartConfig)
+def _quickstart(config: commands.QuickstartConfig) -> None:
     from demotune.cli.quickstart import quickstart
 
     quickstart(config.output)
 
 
-@command(app, DoctorConfig)
-def _doctor(_: DoctorConfig) -> None:
+@command(app, commands.DoctorConfig)
+def _doctor(_: commands.DoctorConfig) -> None:
     from demotune.cli.doctor import examine
 
     examine()

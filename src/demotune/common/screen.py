@@ -1,7 +1,6 @@
 """Text from data, files and servers on a terminal, without characters that control it."""
 
 import re
-from collections.abc import Iterable
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
 from rich.segment import Segment
@@ -46,10 +45,6 @@ class _Printable:
         self._renderable = renderable
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield from _without_commands(console.render(self._renderable, options))
-
-
-def _without_commands(segments: Iterable[Segment]) -> Iterable[Segment]:
-    """What rich itself writes to move the cursor stays."""
-    for text, style, control in segments:
-        yield Segment(text, style, control) if control else Segment(printable(text), style)
+        for text, style, control in console.render(self._renderable, options):
+            # What rich itself writes to move the cursor stays.
+            yield Segment(text, style, control) if control else Segment(printable(text), style)

@@ -33,7 +33,7 @@ def build_config(method: Method, file: str | None, overrides: Mapping[str, objec
         raise DemotuneError(f"{file} is a config for {shown(wanted)}, which is no method; write method: {method}")
     if wanted != method:
         raise DemotuneError(f"{file} is a config for {wanted}, not {method}; run demotune {wanted} --config {file}")
-    values = values | dict(overrides)
+    values |= overrides
     _refuse_unknown_fields(method, values)
     refuse_missing_fields(CONFIGS[method], values)
     return from_dict(method, values)

@@ -9,8 +9,8 @@ from demotune.config.run import RunConfig
 from demotune.config.stages import Pairwise, Sampled
 
 __all__ = [
-    "CONFIGS", "AnyConfig", "IRFTConfig", "Method", "PairwiseConfig", "RFTConfig", "RunConfig", "SFTConfig",
-    "SPINConfig", "StagedConfig", "as_dict", "stage_count",
+    "CONFIGS", "AnyConfig", "IRFTConfig", "Method", "RFTConfig", "RunConfig", "SFTConfig",
+    "SPINConfig", "as_dict",
 ]  # fmt: skip
 
 
@@ -61,15 +61,8 @@ class IRFTConfig(Sampled, Pairwise):
 
 
 Method = Literal["sft", "spin", "irft", "rft"]
-StagedConfig = SPINConfig | IRFTConfig | RFTConfig
-PairwiseConfig = SPINConfig | IRFTConfig
 AnyConfig = SFTConfig | SPINConfig | IRFTConfig | RFTConfig
 CONFIGS: dict[Method, type[AnyConfig]] = {"sft": SFTConfig, "spin": SPINConfig, "irft": IRFTConfig, "rft": RFTConfig}
-
-
-def stage_count(config: AnyConfig) -> int:
-    """T; SFT is one stage."""
-    return config.stages
 
 
 def as_dict(config: AnyConfig) -> dict[str, object]:

@@ -62,7 +62,7 @@ def prepare(config: AnyConfig, renderer: Renderer, quarantine_path: Path | None 
     others stay in training without eval_data, and are unused with it. No training row has the prompt of a held-out
     row, nor of any row in eval_data.
 
-    quarantine_path: where bad rows are written before an error about them is raised. Otherwise the caller writes them.
+    quarantine_path: where the bad rows are written, also when an error about them is raised.
 
     Raises DemotuneError when a source cannot be read, when more than `max_bad_share` of the rows are bad, or when no
     row is left to train on.
@@ -71,11 +71,11 @@ def prepare(config: AnyConfig, renderer: Renderer, quarantine_path: Path | None 
     held = _render_all(_load(config, config.eval_data), config, renderer) if config.eval_data else None
     parts = [data] if held is None else [data, held]
     bad_rows = tuple(row for part in parts for row in part.bad_rows)
+    if quarantine_path is not None:
+        write_quarantine(bad_rows, quarantine_path)
     _check_bad_share(parts, bad_rows, config, quarantine_path)
     split = _hold_out_share(data.rows, config) if held is None else _hold_out_eval_data(data.rows, held.rows, config)
     if not split.train:
-        if quarantine_path is not None:
-            write_quarantine(bad_rows, quarantine_path)
         raise DemotuneError(
             f"no row is left to train on: {_count(data.loaded.rows_read, 'row')} read from {', '.join(config.data)}, "
             f"{len(data.bad_rows)} bad ({reasons(data.bad_rows) or 'none'}), {len(data.rows)} good; {split.note}; "
@@ -203,10 +203,7 @@ def _check_bad_share(
     share = _bad_share(parts)
     if share <= config.max_bad_share:
         return
-    where = "each is named in quarantine.jsonl of the run folder"
-    if quarantine_path is not None:
-        write_quarantine(bad_rows, quarantine_path)
-        where = f"each is named in {quarantine_path}"
+    where = f"each is named in {quarantine_path or 'quarantine.jsonl of the run folder'}"
     looked_at = round(len(bad_rows) / share)  # fewer than were read where max_rows ended the rendering early
     fixes = ["mend the data"]
     if share < 1:

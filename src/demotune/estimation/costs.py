@@ -11,7 +11,7 @@ from demotune.common.profiling import Kind
 from demotune.config.methods import AnyConfig
 from demotune.estimation.machines import Machine, MachineKind
 from demotune.estimation.shapes import ModelShape
-from demotune.estimation.work import Draw, PhaseWork, Tokens, Training
+from demotune.training.work import Draw, PhaseWork, Tokens, Training
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ def check_name(name: str) -> None:
         )
 
 
-def nowhere(config: AnyConfig) -> Machine:
+def unknown_machine(config: AnyConfig) -> Machine:
     """For what does not depend on a machine's speed: operations, and memory on this kind of device."""
     return Machine("", "cpu" if this_device().type == "cpu" else "cuda", precision_of(config), 1.0, 1.0, 1.0, False)
 

@@ -107,7 +107,7 @@ def _about(run: Run, base: str | None) -> str:
     if not looks_like_hub_id(name):
         start += f" (a local folder, sha256 {str(run.manifest.model)[:12]}…)"
     kind = "A language model" if base is None else f"A LoRA adapter for {code(public_name(base))}"
-    return f"{kind}, trained from {start} with demotune's {NAMES[run.method]} on demonstrations."
+    return f"{kind}, trained from {start} with demotune's {NAMES.get(run.method, run.method)} on demonstrations."
 
 
 def _training(run: Run) -> str:
@@ -115,7 +115,7 @@ def _training(run: Run) -> str:
     refused = f"; {plural(len(run.quarantine), 'row')} refused ({_reasons(counts)})" if counts else ""
     stages = f"{plural(len(run.stages), 'stage')}; the result is stage {run.result_stage}, counted from 0"
     facts = [
-        f"Method: {TRAINED[run.method]}.",
+        f"Method: {TRAINED.get(run.method, run.method)}.",
         f"Demonstrations: {', '.join(code(public_name(source)) for source in run.config['data'])}{refused}.",
         *([] if run.method == "sft" else [f"Stages: {stages}."]),
     ]

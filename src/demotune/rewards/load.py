@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from demotune.common.errors import DemotuneError
-from demotune.config.methods import RFTConfig, SFTConfig
 from demotune.models.policy import content_hash, resolve_model
 from demotune.rewards.implicit import ImplicitReward
 from demotune.rewards.reward import Reward
@@ -29,11 +28,11 @@ def load_reward(
     if not run.finished:
         raise DemotuneError(f"{source} is an unfinished run; finish it with: demotune resume {source}")
     config = run.read_config()
-    if isinstance(config, SFTConfig):
+    if config.reward_kind == "none":
         raise DemotuneError(
             f"{source} is an SFT run, which learns no reward; give a run of rft, irft or spin, or a reward model"
         )
-    if isinstance(config, RFTConfig):
+    if config.reward_kind == "explicit":
         return ScalarReward(run.reward, template=template, dtype=dtype, bf16=bf16)
     _check_reference(run, config.model)
     template = config.template if template is None else template

@@ -15,15 +15,15 @@ from demotune.common.machine import command_line, hardware, package_versions
 from demotune.common.processes import main_process, process_count, wait_for_everyone
 from demotune.common.progress import warn
 from demotune.config.files import save_config
-from demotune.config.methods import as_dict, stage_count
+from demotune.config.methods import as_dict
 from demotune.data.rendering import content_key
 from demotune.models.policy import parameter_count
 from demotune.runs.manifest import VERSION, Manifest, read_manifest
 from demotune.runs.manifest import write_manifest as write_file
 from demotune.runs.names import CARRIED, PARTIAL, SAMPLES, START, STATE
 from demotune.runs.rows import RowName
-from demotune.training.phases.stage import output_hash
 from demotune.training.setup import Setup
+from demotune.training.stage import output_hash
 
 
 def write_manifest(setup: Setup) -> None:
@@ -91,7 +91,7 @@ def check_unchanged(setup: Setup) -> None:
 
 def _check_outputs(setup: Setup) -> None:
     """Each finished phase's files must be what they were when it finished."""
-    for number in range(stage_count(setup.config)):
+    for number in range(setup.config.stages):
         folder = setup.folder.stage(number)
         state_file = folder / STATE
         if folder.is_dir() and not state_file.exists():
@@ -135,7 +135,7 @@ def _not_what_was_written(path: Path, when: str) -> DemotuneError:
 
 def _carried_is_needed(setup: Setup, number: int) -> bool:
     """Whether a stage that is still to be trained takes up the optimizer that stage `number` left."""
-    if setup.folder.finished or number + 1 == stage_count(setup.config):
+    if setup.folder.finished or number + 1 == setup.config.stages:
         return False
     return "train" not in setup.folder.stage_state(number + 1)
 

@@ -10,7 +10,7 @@ from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.progress import warn
 from demotune.records import Response, Rollout
 from demotune.runs.names import PARTIAL, ROLLOUTS
-from demotune.training.phases.stage import Stage
+from demotune.training.stage import Stage
 
 SEAL = ".sealed"
 

@@ -4,30 +4,38 @@ import gc
 import random
 import shutil
 import time
-from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import file_hash, folder_hash
-from demotune.common.journals import Journal, read_journal
 from demotune.common.memory import peak_memory_gib
-from demotune.common.processes import main_process, process_state, wait_for_everyone
-from demotune.config.methods import IRFTConfig, PairwiseConfig, RFTConfig, SFTConfig, SPINConfig, StagedConfig
-from demotune.models.policy import Policy, content_hash
+from demotune.common.processes import main_process, wait_for_everyone
+from demotune.config.methods import RFTConfig, SFTConfig
+from demotune.config.stages import Pairwise
+from demotune.models.policy import Policy, content_hash, save_policy
 from demotune.records import Pair, RenderedDemonstration, Response, Side
 from demotune.runs.names import CHECKPOINTS, MODEL, PARTIAL
 from demotune.training.setup import Setup, free_memory
 
+Write = Callable[[Path], object]
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """Tokens, prompts included, that a phase sent through a model: forward only (drawn or scored), and trained on."""
 
-    forward: int = 0
-    trained: int = 0
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What a phase leaves: files, and facts for its record in state.json. Tokens are those of prompts and responses."""
+
+    outputs: Mapping[str, Write | None]
+    """Names in the stage's folder, and what writes them; None for what lies there already."""
+    forward_tokens: int = 0
+    """Drawn, or scored: sent through a model without a gradient."""
+    trained_tokens: int = 0
+    facts: Mapping[str, object] = field(default_factory=dict)
+    stop_requested: bool = False
+    """The user asked to stop, and the phase was over first."""
 
 
 class Stage:
@@ -41,21 +49,26 @@ class Stage:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def done(self, phase: str) -> bool:
-        return phase in self.setup.folder.stage_state(self.number)
+        return phase in self.state
 
-    def mark(self, phase: str, started: float, outputs: Sequence[Path], work: Work, **facts: object) -> None:
+    def mark(self, phase: str, started: float, outcome: Outcome) -> None:
         """State that a phase is done, after its outputs lie in place; all processes go on together."""
         if main_process():
             record = {
                 "policy": self.policy_hash,
-                "outputs": {path.name: output_hash(path) for path in outputs},
+                "outputs": {name: output_hash(self.folder / name) for name in outcome.outputs},
                 "seconds": round(time.monotonic() - started, 1),
                 "peak_memory_gib": round(peak_memory_gib(), 2),
-                "forward_tokens": work.forward,
-                "trained_tokens": work.trained,
+                "forward_tokens": outcome.forward_tokens,
+                "trained_tokens": outcome.trained_tokens,
             }
-            self.setup.folder.mark_done(self.number, phase, record | facts)
+            self.setup.folder.mark_done(self.number, phase, record | dict(outcome.facts))
         wait_for_everyone()
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Phase name -> record of what this stage has finished."""
+        return self.setup.folder.stage_state(self.number)
 
     @cached_property
     def policy_hash(self) -> str:
@@ -77,6 +90,13 @@ class Stage:
             self.free_policy()  # one model in memory
             self._loaded = folder, self.setup.load(folder)
         return self._loaded[1]
+
+    def publish_policy(self) -> None:
+        """Write the policy, which was trained in place, as pi_{t+1}, and drop it from memory."""
+        if main_process():
+            save_policy(self.start_policy, self.setup.tokenizer, self.model_folder)
+        self.free_policy()
+        wait_for_everyone()
 
     def free_policy(self) -> None:
         """Drop the policy from memory, and what an optimizer that trained it still holds."""
@@ -105,8 +125,7 @@ class Stage:
 
 def stage_slice(setup: Setup, number: int) -> tuple[RenderedDemonstration, ...]:
     """The demonstrations of a stage: its own random part (disjoint), or all of them."""
-    config = staged(setup)
-    rows = setup.train
+    config, rows = setup.config, setup.train
     if config.slices == "all":
         return rows
     if len(rows) < config.stages:
@@ -116,25 +135,28 @@ def stage_slice(setup: Setup, number: int) -> tuple[RenderedDemonstration, ...]:
     return tuple(rows[row] for row in sorted(shuffled[number :: config.stages]))
 
 
-def staged(setup: Setup) -> StagedConfig:
-    """The config of a run that has stages with samples (SPIN, IRFT, RFT)."""
-    if isinstance(setup.config, SFTConfig):
-        raise TypeError("SFT has no stages with samples")
-    return setup.config
+def supervised(setup: Setup) -> SFTConfig:
+    """The config of a run whose policy is trained on demonstrations alone (SFT)."""
+    config = setup.config
+    if config.reward_kind != "none":
+        raise TypeError(f"{config.method} does not train its policy on demonstrations alone")
+    return config
 
 
-def pairwise(setup: Setup) -> PairwiseConfig:
+def pairwise(setup: Setup) -> Pairwise:
     """The config of a run whose policy is trained on pairs (SPIN, IRFT)."""
-    if not isinstance(setup.config, SPINConfig | IRFTConfig):
-        raise TypeError(f"{setup.config.method} does not train its policy on pairs")
-    return setup.config
+    config = setup.config
+    if config.reward_kind != "implicit":
+        raise TypeError(f"{config.method} does not train its policy on pairs")
+    return config
 
 
 def with_reward(setup: Setup) -> RFTConfig:
     """The config of a run that learns an explicit reward (RFT)."""
-    if not isinstance(setup.config, RFTConfig):
-        raise TypeError(f"{setup.config.method} has no reward model")
-    return setup.config
+    config = setup.config
+    if config.reward_kind != "explicit":
+        raise TypeError(f"{config.method} has no reward model")
+    return config
 
 
 def tokens_of(sides: Iterable[tuple[Sequence[int], Response]]) -> int:
@@ -154,44 +176,6 @@ def output_hash(path: Path) -> str:
         return file_hash(path)
     is_model = (path / "config.json").exists() or (path / "adapter_config.json").exists()
     return content_hash(path) if is_model else folder_hash(path)
-
-
-class PhaseJournal:
-    """What the processes of a phase have finished so far, row by row; it outlives a killed run."""
-
-    def __init__(self, stage: Stage, name: str) -> None:
-        self._stage, self._name = stage, name
-        if main_process():
-            for file in self._files():
-                Journal(file)  # cuts off what is torn or damaged, of all processes, and says so
-        wait_for_everyone()
-        self.done = self.read()
-        self._own = Journal(stage.folder / f"{name}-{process_state().process_index}{PARTIAL}")
-        wait_for_everyone()  # nobody writes before everybody has read the same
-
-    def read(self) -> dict[int, dict[str, Any]]:
-        """Row number -> record, of all processes."""
-        return {record["row"]: record for file in self._files() for record in read_journal(file)}
-
-    def append(self, records: Sequence[dict[str, Any]]) -> None:
-        self._own.append(records)
-
-    def start_over(self) -> None:
-        """Forget all records, of all processes."""
-        if main_process():
-            for file in self._files():
-                file.unlink()
-        wait_for_everyone()
-        self.done = {}
-
-    def _files(self) -> list[Path]:
-        return sorted(self._stage.folder.glob(f"{self._name}-*{PARTIAL}"))
-
-
-def share_of_this_process(batches: Sequence[Any]) -> Sequence[Any]:
-    """Every n-th batch, where n processes work."""
-    state = process_state()
-    return batches[state.process_index :: state.num_processes]
 
 
 def chunks(rows: Sequence[Any], size: int) -> list[Any]:

@@ -1,8 +1,8 @@
 """On-policy batches: drawn from the policy as it is, scored, and kept in files, so that a resumed batch is the same.
 
 One batch is `prompts_per_batch` prompts with `num_generations` responses each. Before the first update each probability
-ratio is 1: in float32 drawing tells the policy's log-probabilities, to rounding; otherwise they are computed in the
-very micro-batches that are trained.
+ratio is 1: in float32 responses carry the policy's log-probabilities, exact to rounding; otherwise these are computed
+in the very micro-batches that are trained.
 """
 
 import itertools
@@ -27,14 +27,13 @@ from demotune.models.packing import cut_to_budget, pack
 from demotune.models.policy import Policy
 from demotune.records import Completion, Rollout
 from demotune.runs.names import ROLLOUTS
-from demotune.training.advantages import (
-    returns_to_go,
-)
-from demotune.training.phases.on_policy import Numbers, OnPolicyBatch
-from demotune.training.phases.rollout_files import SEAL, BatchFiles
-from demotune.training.phases.sample import draw_with, tells_logps
-from demotune.training.phases.stage import Stage, share_of_this_process, with_reward
+from demotune.training.advantages import returns_to_go
+from demotune.training.drawing import draw_with, keeps_logps
+from demotune.training.journal import share_of_this_process
+from demotune.training.on_policy import Numbers, OnPolicyBatch
+from demotune.training.rollout_files import SEAL, BatchFiles
 from demotune.training.smaller_passes import one_pass
+from demotune.training.stage import Stage, with_reward
 from demotune.training.values import ValueSums, explained_variance, predict
 
 ADAPTATION = 0.1
@@ -42,7 +41,7 @@ ADAPTATION = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class RolloutPlan:
     """How responses of a batch become optimizer steps: mini-batches, each of equally many micro-batches."""
 
     responses: int
@@ -55,8 +54,8 @@ class Layout:
     batches: int
 
     @staticmethod
-    def of(config: RFTConfig, prompts: int) -> "Layout":
-        """The layout of a stage with so many prompts."""
+    def of(config: RFTConfig, prompts: int) -> "RolloutPlan":
+        """The plan of a stage with so many prompts."""
         responses, processes = config.prompts_per_batch * config.num_generations, process_count()
         per_step, together = responses // config.num_mini_batches, config.per_device_train_batch_size * processes
         if per_step < processes:
@@ -64,7 +63,7 @@ class Layout:
                 f"{per_step} responses of an optimizer step cannot be shared by {processes} processes; raise "
                 "--prompts-per-batch or --num-generations, or lower --num-mini-batches"
             )
-        return Layout(
+        return RolloutPlan(
             responses=responses,
             generations=config.num_generations,
             mini_batches=config.num_mini_batches,
@@ -113,9 +112,9 @@ class Rollouts(Sequence[list[Rollout]]):
         self._stage, self._config = stage, with_reward(stage.setup)
         self._policy, self._reference, self._reward_of, self._check = policy, reference, reward_of, check
         self._budget = budget
-        self.layout = Layout.of(self._config, len(prompts))
+        self.plan = RolloutPlan.of(self._config, len(prompts))
         self._prompts = _in_passes(
-            prompts, self.layout.batches * self._config.prompts_per_batch, stage.seed("policy-prompts")
+            prompts, self.plan.batches * self._config.prompts_per_batch, stage.seed("policy-prompts")
         )
         self._folder = stage.folder / ROLLOUTS
         self._number = -1
@@ -125,10 +124,10 @@ class Rollouts(Sequence[list[Rollout]]):
         """Metrics of the batch at hand, under TRL's names."""
 
     def __len__(self) -> int:
-        return self.layout.batches * self.layout.microbatches_per_batch
+        return self.plan.batches * self.plan.microbatches_per_batch
 
     def __getitem__(self, number: Any) -> Any:
-        batch, place = divmod(number, self.layout.microbatches_per_batch)
+        batch, place = divmod(number, self.plan.microbatches_per_batch)
         if batch != self._number:
             self._open(batch)
         return [self._rows[row] for row in self._order[place]]
@@ -142,12 +141,12 @@ class Rollouts(Sequence[list[Rollout]]):
         self._check(self.facts)
         minis = self._units(number)
         rng = random.Random(self._stage.seed(f"policy-order-{number}"))
-        passes = [rng.sample(minis, len(minis)) for _ in range(self.layout.iterations)]
+        passes = [rng.sample(minis, len(minis)) for _ in range(self.plan.iterations)]
         self._order = [unit for minis in passes for mini in minis for unit in mini]
         self._number = number
 
     def _units(self, number: int) -> list[list[list[int]]]:
-        return self.layout.units(self._stage.seed(f"policy-microbatches-{number}"))
+        return self.plan.units(self._stage.seed(f"policy-microbatches-{number}"))
 
     def _make(self, number: int, files: BatchFiles) -> None:
         config = self._config
@@ -162,8 +161,8 @@ class Rollouts(Sequence[list[Rollout]]):
             lambda: self._policy,
             prompts,
             purpose="policy",
-            first_stream=number * self.layout.responses,
-            with_logps=tells_logps(self._stage.setup),
+            first_stream=number * self.plan.responses,
+            with_logps=keeps_logps(self._stage.setup),
         )
         completions = [Completion(*both) for both in zip(prompts, responses, strict=True)]
         units = [unit for mini in self._units(number) for unit in mini]
@@ -192,7 +191,7 @@ class Rollouts(Sequence[list[Rollout]]):
         batch = to_device(self._policy, pack([m.prompt_ids for m in members], [m.response.ids for m in members]))
         with torch.no_grad(), autocast(device, setup.bf16):
             ref_logps = response_logps(self._reference, batch).logps.cpu()
-            logps = None if tells_logps(setup) else response_logps(self._policy, batch).logps.cpu()
+            logps = None if keeps_logps(setup) else response_logps(self._policy, batch).logps.cpu()
             states = response_states(self._policy, batch).cpu() if with_states else None
         rewards = self._reward_of(members)
         lengths = [len(member.response.ids) for member in members]
@@ -244,10 +243,10 @@ class Rollouts(Sequence[list[Rollout]]):
 def forward_tokens(stage: Stage) -> int:
     """Tokens of a stage's batches times the passes over them before the update.
 
-    Drawing, log-probabilities of the start model, the reward; those of the policy where drawing does not tell them; and
-    with gae the value head's hidden states.
+    Drawing, log-probabilities of the start model, the reward; those of the policy where responses come without them;
+    and with gae the value head's hidden states.
     """
-    passes = 3 + (not tells_logps(stage.setup)) + (with_reward(stage.setup).advantage == "gae")
+    passes = 3 + (not keeps_logps(stage.setup)) + (with_reward(stage.setup).advantage == "gae")
     files = sorted((stage.folder / ROLLOUTS).glob("*.jsonl.gz"))
     rows = (row for file in files for row in read_rows(file))
     return passes * sum(len(row["prompt_ids"]) + len(row["response"]["ids"]) for row in rows)

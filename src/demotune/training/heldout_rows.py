@@ -1,6 +1,6 @@
 """Held-out demonstrations under the policies of a run, row by row, with each policy's own answers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from demotune.common.profiling import timed
 from demotune.common.progress import track
@@ -8,9 +8,9 @@ from demotune.models.policy import Policy
 from demotune.models.reference_logps import demonstration_logps
 from demotune.records import Response
 from demotune.runs.heldout import HeldoutRow
-from demotune.training.phases.pairs import sampled_pairs
-from demotune.training.phases.sample import draw_with
-from demotune.training.phases.stage import Stage
+from demotune.training.drawing import draw_with
+from demotune.training.pairs import sampled_pairs
+from demotune.training.stage import Stage, tokens_of
 
 
 def start_rows(stage: Stage) -> list[HeldoutRow]:
@@ -27,6 +27,14 @@ def trained_rows(stage: Stage) -> list[HeldoutRow]:
     name = f"stage {stage.number}: held-out"
     answers = _answers(stage, lambda: stage.trained_policy, "check", f"{name} answers")
     return _rows(stage, stage.trained_policy, answers, name)
+
+
+def heldout_tokens(stage: Stage, answered: Sequence[HeldoutRow]) -> int:
+    """Held-out demonstrations scored, and the answers of `answered` drawn."""
+    rows = stage.setup.heldout
+    demos = tokens_of((row.prompt_ids, row.demo) for row in rows)
+    answers = tokens_of((row.prompt_ids, drawn.sample) for row, drawn in zip(rows, answered, strict=False))
+    return demos + answers
 
 
 def _answers(stage: Stage, policy: Callable[[], Policy], purpose: str, what: str) -> list[Response]:

@@ -10,7 +10,7 @@ from demotune.config.methods import RFTConfig
 from demotune.records import Completion, Rollout
 from demotune.training.advantages import generalised, group_normalised, leave_one_out, shaped_scores, token_rewards
 from demotune.training.losses import kl_estimate
-from demotune.training.objectives import columns
+from demotune.training.objectives import pad_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,9 @@ class OnPolicyBatch:
         states = [found.states for found in ordered if found.states is not None]
         return OnPolicyBatch(
             completions=completions,
-            logps=columns([found.logps.tolist() for found in ordered], width),
-            ref_logps=columns([found.ref_logps.tolist() for found in ordered], width),
-            mask=columns([[1.0] * len(completion.response.ids) for completion in completions], width).bool(),
+            logps=pad_rows([found.logps.tolist() for found in ordered], width),
+            ref_logps=pad_rows([found.ref_logps.tolist() for found in ordered], width),
+            mask=pad_rows([[1.0] * len(completion.response.ids) for completion in completions], width).bool(),
             rewards=torch.tensor([found.reward for found in ordered]),
             states=torch.cat(states) if states else torch.empty(0),
         )

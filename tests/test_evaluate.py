@@ -30,10 +30,12 @@ from demotune.evaluation import leaks, measuring
 from demotune.evaluation.evaluate import Evaluation, evaluate
 from demotune.evaluation.measuring import Logps, Measured
 from demotune.evaluation.quantities import quantities
+from demotune.evaluation.show import show_evaluation
 from demotune.evaluation.tasks.run import TaskOptions, TaskResult, TaskScores
-from demotune.rewards import reward as rewards_module
-from demotune.rewards.ranking import Choice, Reading, select
-from demotune.rewards.reward import load_reward
+from demotune.rewards import scalar
+from demotune.rewards.load import load_reward
+from demotune.rewards.score import Reading
+from demotune.rewards.select import Choice, select
 
 Model = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 QUICK: dict[str, Any] = {"max_new_tokens": 6, "bf16": False, "batch_size": 4, "sample_batch_size": 4}
@@ -597,6 +599,8 @@ def test_tasks_alone(
     searched, unknown = found.record["leaks"]
     assert (searched["test"], searched["test_rows"], searched["counts"]) == ("toy", 2, {"same prompt": 1})
     assert unknown["searched"] is False
+    assert "toy, acc, 2 shots" not in capsys.readouterr().out  # a function returns; the command shows
+    show_evaluation(found.folder, found.record, found.tasks)
     shown = capsys.readouterr().out
     assert "toy, acc, 2 shots" in shown
     assert "0.250 ± 0.125" in shown
@@ -619,7 +623,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return counted
 
     monkeypatch.setattr(measuring, "load_policy", counting(measuring.load_policy))
-    monkeypatch.setattr(rewards_module, "load_reward_model", counting(rewards_module.load_reward_model))
+    monkeypatch.setattr(scalar, "load_reward_model", counting(scalar.load_reward_model))
     return loaded
 
 

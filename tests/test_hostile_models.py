@@ -21,7 +21,7 @@ from demotune.models.files import reading
 from demotune.models.policy import check_policy, load_policy, load_tokenizer, resolve_model
 from demotune.models.reference_logps import completion_logps
 from demotune.records import Completion, Response
-from demotune.rewards.answering import answer
+from demotune.rewards.answers import answer
 
 CPU = torch.device("cpu")
 
@@ -81,7 +81,7 @@ def test_a_faulty_reward_is_refused(kind: str, place: Path, tmp_path: Path) -> N
     fault, message = REWARDS[kind]
     folder = faulty(place / "reward", tmp_path / "faulty", fault)
     with refused(message, folder):
-        load_reward(folder, bf16=False).score([Completion((5, 6), Response((7,), finished=False))])
+        load_reward(folder, bf16=False).rewards_of([Completion((5, 6), Response((7,), finished=False))])
 
 
 def test_rft_looks_at_the_model_that_its_reward_starts_from_before_it_begins(place: Path, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_file_is_no_model_folder(place: Path) -> None:
 def test_the_whole_folders_are_accepted(place: Path) -> None:
     assert answers(place / "start") == answers(place / "adapter")  # a new adapter changes nothing
     reward = load_reward(place / "reward", bf16=False)
-    assert reward.score([Completion((5, 6), Response((7,), finished=False))]) == [0.0]  # a head of zeros
+    assert reward.rewards_of([Completion((5, 6), Response((7,), finished=False))]) == [0.0]  # a head of zeros
 
 
 def test_a_model_is_looked_at_without_a_change_of_random_numbers(place: Path) -> None:

@@ -20,7 +20,7 @@ from demotune.common.errors import DemotuneError
 from demotune.common.messages import BUG, CLOSED_PIPE, USER_ERROR, explain
 from demotune.common.progress import console, say, track, warn
 from demotune.common.screen import Screen, Verbatim, printable
-from demotune.rewards.answering import Answer, show_answers
+from demotune.rewards.answers import Answer, show_answers
 
 HOSTILE = "a\x1b[2Jb\x07c\x9bd\u202ee\rf\x00g\udc80h\u2028i"
 SHOWN = r"a\x1b[2Jb\x07c\x9bd\u202ee\rf\x00g\udc80h\u2028i"

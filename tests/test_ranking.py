@@ -17,16 +17,18 @@ from demotune.common.statistics import share_interval
 from demotune.data import load_demonstrations, load_preferences
 from demotune.data.rendering import Renderer
 from demotune.records import Completion, Demonstration
-from demotune.rewards.answering import BestOf, answer
-from demotune.rewards.ranking import Choice, Reading, ScoredRow, score_preferences, score_rows, select_rows
+from demotune.rewards.answers import BestOf, answer
+from demotune.rewards.reward import Reward
+from demotune.rewards.score import Reading, ScoredRow, score_preferences, score_rows
+from demotune.rewards.select import Choice, select_rows
 
 REAL = Path(__file__).parents[2] / "shared/data/alpaca_eval/test.jsonl.gz"
 
 
-class Counting:
+class Counting(Reward):
     """A reward that is the number of certain tokens in the response, so that scores are known without a model."""
 
-    name, passes = "counting", 1
+    name, hash, passes = "counting", "0", 1
 
     def __init__(self, tokens: Sequence[int], longest: int | None = None, renderer: Renderer | None = None) -> None:
         self.renderer = renderer or Renderer(tiny_tokenizer())
@@ -36,7 +38,9 @@ class Counting:
     def of(self, completion: Completion) -> float:
         return float(sum(token in self.tokens for token in completion.response.ids))
 
-    def score(self, completions: Sequence[Completion], *, batch_size: int = 16, advance=lambda _: None) -> list[float]:
+    def rewards_of(
+        self, completions: Sequence[Completion], *, batch_size: int = 16, advance=lambda _: None
+    ) -> list[float]:
         self.read = list(completions)
         return [self.of(completion) for completion in completions]
 
@@ -66,7 +70,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same numbers on machines with and without bfloat16."""
-    monkeypatch.setattr("demotune.rewards.reward.has_fast_bf16", lambda _: False)
+    for module in ("scalar", "implicit"):
+        monkeypatch.setattr(f"demotune.rewards.{module}.has_fast_bf16", lambda _: False)
 
 
 # Preference rows -----------------------------------------------------------------------------------------------------
@@ -140,14 +145,14 @@ def test_rows_are_scored_in_order_and_refused_by_name(tmp_path: Path) -> None:
         {"prompt": "e", "completion": "one z"},
     )
     found = score_rows(Counting(LETTER_Z, longest=100), [file])
-    assert [row.score for row in found.rows] == [2.0, 0.0, 1.0]
+    assert [row.reward for row in found.rows] == [2.0, 0.0, 1.0]
     assert [row.demonstration.source.rpartition(":")[2] for row in found.rows] == ["1", "3", "5"]
     assert found.rows[0].tokens == 3  # z, z, end of turn
     assert [(row.source.rpartition(":")[2], row.reason) for row in found.refused] == [
         ("2", "empty response"),
         ("4", "over-long"),
     ]
-    assert [row.score for row in score_rows(Counting(LETTER_Z), [file], Reading(max_rows=2)).rows] == [2.0, 0.0]
+    assert [row.reward for row in score_rows(Counting(LETTER_Z), [file], Reading(max_rows=2)).rows] == [2.0, 0.0]
 
 
 def test_accuracy_by_hand(tmp_path: Path) -> None:
@@ -171,7 +176,7 @@ def test_an_implicit_reward_judges_pairs_too(tmp_path: Path) -> None:
     one = score_preferences(ImplicitReward(*models, 0.1), [file])
     other = score_preferences(ImplicitReward(*reversed(models), 0.1), [file])
     assert one.check.accuracy.value + other.check.accuracy.value == pytest.approx(1.0)
-    assert one.rows[3].scores == pytest.approx([-score for score in other.rows[3].scores], abs=1e-5)
+    assert one.rows[3].rewards == pytest.approx([-score for score in other.rows[3].rewards], abs=1e-5)
 
 
 # Selection -----------------------------------------------------------------------------------------------------------
@@ -212,7 +217,7 @@ def test_more_responses_are_never_worse_and_the_first_is_the_plain_one(place: Pa
     )
     assert [given.text for given in one] == [given.text for given in plain]
     for first, second, last in zip(one, two, six, strict=True):
-        assert (first.finished, first.score) <= (second.finished, second.score) <= (last.finished, last.score)
+        assert (first.finished, first.reward) <= (second.finished, second.reward) <= (last.finished, last.reward)
     assert all(better.text != given.text for better, given in zip(six, plain, strict=True))
 
 
@@ -235,7 +240,7 @@ def test_the_best_one_is_chosen_of_all_that_were_drawn(place: Path) -> None:
         drawn = [completion for completion in reward.read if completion.prompt_ids == renderer.prompt_ids(prompt)]
         assert len({completion.response.ids for completion in drawn}) == 8  # each from a stream of its own
         best = max(drawn, key=lambda completion: (completion.response.finished, reward.of(completion)))
-        assert (given.finished, given.score) == (best.response.finished, reward.of(best))
+        assert (given.finished, given.reward) == (best.response.finished, reward.of(best))
         assert given.text == renderer.decode(best.response.ids)
 
 
@@ -250,7 +255,7 @@ def test_another_vocabulary_reads_the_text(place: Path) -> None:
     for completion in reward.read:
         assert (completion.response.ids[-1] == 2) == completion.response.finished
     read_as = {reward.renderer.decode(completion.response.ids): reward.of(completion) for completion in reward.read}
-    assert [given.score for given in answers] == [read_as[given.text] for given in answers]
+    assert [given.reward for given in answers] == [read_as[given.text] for given in answers]
 
 
 def test_a_reward_of_the_same_vocabulary_but_another_template_reads_the_text(place: Path) -> None:
@@ -268,7 +273,7 @@ def test_a_reward_leaves_out_what_is_too_long_for_it(place: Path) -> None:
     reward.longest = shortest + 4  # the shortest prompt fits
     answers = answer(str(place / "start"), PROMPTS, max_new_tokens=4, best_of=BestOf(2, reward))
     lengths = [len(reward.renderer.prompt_ids(prompt)) for prompt in PROMPTS]
-    assert [given.score is not None for given in answers] == [length == shortest for length in lengths]
+    assert [given.reward is not None for given in answers] == [length == shortest for length in lengths]
 
 
 # On the command line -------------------------------------------------------------------------------------------------
@@ -326,7 +331,7 @@ def test_sample_writes_the_best_with_its_score(place: Path) -> None:
     best_of = BestOf(3, ScalarReward(place / "reward", bf16=False))
     (expected,) = answer(str(place / "start"), [ask("say one")], max_new_tokens=6, best_of=best_of)
     assert (row["completion"][0]["content"], row["finished"]) == (expected.text, expected.finished)
-    assert row["score"] == pytest.approx(expected.score, abs=1e-6)
+    assert row["score"] == pytest.approx(expected.reward, abs=1e-6)
     code, shown = call("sample", *given, "--best-of", "2", "--reward", str(place / "reward"))
     assert (code, "[score " in shown) == (0, True)
 

@@ -15,8 +15,9 @@ from demotune.data.rendering import Renderer, content_key
 from demotune.evaluation import rows as evaluation_rows
 from demotune.evaluation.subjects import Subject
 from demotune.records import Context, Demonstration, Preference, RenderedDemonstration, Response
-from demotune.rewards.answering import Asked, completions_for
-from demotune.rewards.ranking import Choice, Reading, score, select
+from demotune.rewards.completions import Asked, completions_for
+from demotune.rewards.score import Reading, score
+from demotune.rewards.select import Choice, select
 
 TOOLS = Context(tools=({"type": "function", "function": {"name": "forecast"}},))
 PROMPT = (user("Q1"),)
@@ -107,9 +108,8 @@ def rendered(reward: Counting) -> list[RenderedDemonstration]:
 
 
 def test_selected_rows_keep_what_they_have_beside_their_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("demotune.rewards.ranking.load_demonstrations", lambda *_, **__: loaded(rows=[DEMONSTRATION]))
+    monkeypatch.setattr("demotune.rewards.score.load_demonstrations", lambda *_, **__: loaded(rows=[DEMONSTRATION]))
     reward = Counting([], renderer=Renderer(family("qwen3")))
-    reward.hash = "0"  # type: ignore[attr-defined]
     select(reward, ["rows.jsonl"], Reading(), Choice(top=1), tmp_path / "kept.jsonl")
     assert [(one.prompt_ids, one.response) for one in reward.read] == [
         (row.prompt_ids, row.demo) for row in rendered(reward)
@@ -123,8 +123,8 @@ def test_selected_rows_keep_what_they_have_beside_their_text(tmp_path: Path, mon
 def test_scored_preferences_keep_what_they_have_beside_their_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("demotune.rewards.ranking.are_preferences", lambda *_, **__: True)
-    monkeypatch.setattr("demotune.rewards.ranking.load_preferences", lambda *_, **__: loaded(rows=[PREFERENCE]))
+    monkeypatch.setattr("demotune.rewards.score.are_preferences", lambda *_, **__: True)
+    monkeypatch.setattr("demotune.rewards.score.load_preferences", lambda *_, **__: loaded(rows=[PREFERENCE]))
     reward = Counting([], renderer=Renderer(family("qwen3_5_nothink")))
     score(reward, ["rows.jsonl"], Reading(), tmp_path / "scored.jsonl")
     assert [(one.prompt_ids, one.response) for one in reward.read] == [

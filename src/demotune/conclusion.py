@@ -35,7 +35,17 @@ def conclude(run: Path) -> None:
 def write_page(
     runs: Sequence[Path], output: Path | None, *, evaluations: Sequence[Path] = (), comparison: Path | None = None
 ) -> Path:
-    """`demotune report`: the page, and card.json beside it.
+    """`demotune report`: the page, its first sentence and its address on the screen."""
+    page = make_page(runs, output, evaluations=evaluations, comparison=comparison)
+    say(answer_sentence(read_runs(list(runs)), [read_evaluation(folder) for folder in evaluations]))
+    say(f"Report: {page.resolve().as_uri()}")
+    return page
+
+
+def make_page(
+    runs: Sequence[Path], output: Path | None, *, evaluations: Sequence[Path] = (), comparison: Path | None = None
+) -> Path:
+    """The page, and card.json beside it.
 
     `comparison` is a folder of `demotune compare`; without one, several finished runs are compared on the rows that
     they held out. Raises DemotuneError where a folder holds no run, no evaluation or no comparison.
@@ -50,8 +60,6 @@ def write_page(
     shown = None if table is None else comparison_of(table)
     page = build_report(runs, output, evaluations=evaluations, rigor=answers, comparison=shown)
     write_card(page.with_name(CARD), answers)
-    say(answer_sentence(read_runs(list(runs)), [read_evaluation(folder) for folder in evaluations]))
-    say(f"Report: {page.resolve().as_uri()}")
     return page
 
 

@@ -38,10 +38,12 @@ def run(
 ) -> RunResult:
     """Run one method from demonstrations to an aligned model, in the folder `config.output`.
 
-    `model` (a transformers model), `train_dataset` and `eval_dataset` (datasets.Dataset or a list of rows),
-    `processing_class` (a tokenizer) and `peft_config` stand in for `config.model`, `data`, `eval_data` and the LoRA
-    fields; they are kept in the run folder, so that the run can be resumed without them. `callbacks` are transformers
-    callbacks for every training phase. Raises DemotuneError for anything the user can mend.
+    What is passed stands in for the config's fields and is kept in the run folder, so that the run can be resumed
+    without it: `model` (a transformers model, folder or hub id) for `config.model`, `processing_class` for its
+    tokenizer, `train_dataset` and `eval_dataset` for `data` and `eval_data`, `peft_config` for the LoRA fields.
+    A data set is a datasets.Dataset, a stream or DatasetDict of datasets (its split `train`; `validation` or `test` is
+    held out), a pandas.DataFrame, a dict of columns, a list of rows, or the path of a file. `callbacks` are
+    transformers callbacks for every training phase. Raises DemotuneError for anything the user can mend.
     """
     folder = RunFolder(Path(config.output))
     with _held(folder), stopping_like_ctrl_c():

@@ -1,14 +1,16 @@
 """The end of a run: the model published, metrics in one file, and a summary that a newcomer understands."""
 
+import html
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
+from demotune.common.errors import DemotuneError
 from demotune.common.files import link_or_copy, read_rows, write_rows
 from demotune.common.json_records import as_json
 from demotune.common.processes import main_process, this_device, wait_for_everyone
@@ -18,17 +20,37 @@ from demotune.common.statistics import Interval
 from demotune.estimation.forecast import Estimate, compare_with_facts, show_comparison
 from demotune.models.files import is_adapter
 from demotune.models.policy import Policy, load_policy, load_tokenizer, merged, save_policy
+from demotune.report.gains import gain_of
+from demotune.rewards.load import load_reward
+from demotune.rewards.reward import Reward
 from demotune.runs.folder import RunFolder
-from demotune.runs.gate import best_stage
+from demotune.runs.gate import Verdict, best_stage
 from demotune.runs.heldout import nll_per_token
 from demotune.runs.heldout_files import rows_before
 from demotune.runs.names import MODEL, REWARD
+from demotune.runs.run import load_run
 from demotune.runs.summary import Summary, read_summary, write_summary
 from demotune.training.fit import METRICS_OF
 from demotune.training.setup import Setup
 
 
 @dataclass(frozen=True, slots=True)
+class RunVerdict:
+    """Whether the run's model makes held-out demonstrations likelier than the start model does."""
+
+    answer: Verdict | Literal["not known"]
+    gain: Interval | None
+    """In nats a response, with its 95% interval over prompts; None where the run held out no rows."""
+    prompts: int
+
+    def __str__(self) -> str:
+        if self.gain is None:
+            return f"{self.answer}: the run held out no rows"
+        size = f"{self.gain.text()} (95% interval)" if self.gain.known else f"{self.gain.value:.2f}"
+        return f"{self.answer}: gain {size} nats a response over the start model, on {self.prompts} prompts"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class RunResult:
     """What a finished run leaves: where, and what was measured on held-out rows."""
 
@@ -47,6 +69,59 @@ class RunResult:
     """Seconds by phase, tokens, peak memory, each [estimated, measured]; None for a run too small for an estimate."""
     profile: dict[str, float] | None
     """Seconds by kind of work, and in all, since the run was begun or resumed; None without --profile."""
+
+    @property
+    def verdict(self) -> RunVerdict:
+        """The run's model against its start model on held-out rows, as the report's first sentence has it."""
+        gain = gain_of(load_run(self.run_folder))
+        return (
+            RunVerdict("not known", None, 0) if gain is None else RunVerdict(gain.verdict, gain.interval, gain.prompts)
+        )
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Of the stage whose model is the result: training metrics where it ended, and held-out ones as `eval_...`.
+
+        TRL's names, and `eval_nll_per_token`. Training metrics of RFT's reward model begin with `reward_model/`.
+        """
+        phases, check = (self.stages[self.best_stage][part] for part in ("phases", "check"))
+        found = {f"reward_model/{name}": value for name, value in phases.get("reward", {}).get("end", {}).items()}
+        found |= phases["policy" if "policy" in phases else "train"]["end"]
+        if check:
+            found["eval_nll_per_token"] = check["nll_per_token"]
+        if reward := check.get("reward"):
+            found |= {"eval_rewards/margins": reward["margin"], "eval_rewards/accuracies": reward["accuracy"]["value"]}
+        if policy := check.get("policy"):
+            found["eval_reward"] = policy["reward_after"]
+        return found
+
+    def __repr__(self) -> str:
+        return f"RunResult({self.method}, {self.run_folder}, {self._stages}, {self._verdict})"
+
+    def _repr_html_(self) -> str:
+        """A small table, for notebooks."""
+        cells = {"run": str(self.run_folder), "model": str(self.model_folder), "stages": self._stages}
+        cells |= {"verdict": self._verdict}
+        cells |= {name: f"{value:.4g}" for name, value in self.metrics.items() if name.startswith("eval_")}
+        rows = (f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>" for name, text in cells.items())
+        return f"<table><caption>demotune {html.escape(self.method)}</caption>{''.join(rows)}</table>"
+
+    @property
+    def _stages(self) -> str:
+        last = len(self.stages) - 1
+        count = f"{last + 1} stage{'s' * (last > 0)}"
+        return count if self.best_stage == last else f"{count}, stage {self.best_stage} is the result"
+
+    @property
+    def _verdict(self) -> str:
+        try:
+            return str(self.verdict)
+        except DemotuneError:  # the folder has moved, or is damaged: still a result that can be shown
+            return "not known: its folder cannot be read"
+
+    def reward(self) -> Reward:
+        """The reward that the run learned. Raises DemotuneError for an SFT run, which learns none."""
+        return load_reward(self.run_folder)
 
     def load(self) -> tuple[Policy, PreTrainedTokenizerBase]:
         """The trained policy and its tokenizer, on the current device."""

@@ -122,8 +122,8 @@ def _sample(config: commands.SampleConfig) -> None:
     prompts = [as_prompt(text) for text in config.prompt]
     if config.prompts is not None:
         prompts += [prompt for _, prompt in read_prompt_file(config.prompts)]
-    from demotune.rewards.answering import BestOf, answer, show_answers
-    from demotune.rewards.reward import load_reward
+    from demotune.rewards.answers import BestOf, answer, show_answers
+    from demotune.rewards.load import load_reward
 
     best = None
     if config.best_of is not None and config.reward is not None:
@@ -139,14 +139,14 @@ def _sample(config: commands.SampleConfig) -> None:
 
 @command(app, commands.ScoreConfig)
 def _score(config: commands.ScoreConfig) -> None:
-    from demotune.rewards.ranking import score
+    from demotune.rewards.score import score
 
     score(*_reward_and_rows(config), config.output)
 
 
 @command(app, commands.SelectConfig)
 def _select(config: commands.SelectConfig) -> None:
-    from demotune.rewards.ranking import Choice, select
+    from demotune.rewards.select import Choice, select
 
     choice = Choice(top=config.top, threshold=config.threshold)
     select(*_reward_and_rows(config), choice, config.output)
@@ -154,8 +154,8 @@ def _select(config: commands.SelectConfig) -> None:
 
 def _reward_and_rows(config: commands.RewardReading) -> tuple[Any, tuple[str, ...], Any]:
     """The loaded reward, the sources, and how to read them."""
-    from demotune.rewards.ranking import Reading
-    from demotune.rewards.reward import load_reward
+    from demotune.rewards.load import load_reward
+    from demotune.rewards.score import Reading
 
     reading = Reading(
         columns=config.columns,
@@ -170,8 +170,10 @@ def _reward_and_rows(config: commands.RewardReading) -> tuple[Any, tuple[str, ..
 @command(app, EvaluationConfig)
 def _evaluate(config: EvaluationConfig) -> None:
     from demotune.evaluation.evaluate import evaluate
+    from demotune.evaluation.show import show_evaluation
 
-    evaluate(config)
+    found = evaluate(config)
+    show_evaluation(found.folder, found.record, found.tasks)
 
 
 @command(app, commands.CompareConfig)

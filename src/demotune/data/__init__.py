@@ -2,7 +2,7 @@
 
 from demotune.data.column_names import parse_columns
 from demotune.data.loading import Loaded, are_preferences, load_demonstrations, load_preferences
-from demotune.data.prompts import as_prompt, read_prompt_file
+from demotune.data.prompts import as_prompt, checked_prompt, read_prompt_file
 from demotune.data.rows import BadRow, Reason
 from demotune.data.sources import refuse_missing_source
 
@@ -12,6 +12,7 @@ __all__ = [
     "Reason",
     "are_preferences",
     "as_prompt",
+    "checked_prompt",
     "load_demonstrations",
     "load_preferences",
     "parse_columns",

@@ -43,6 +43,22 @@ def as_prompt(text: str) -> tuple[Message, ...]:
     return ({"role": "user", "content": text},)
 
 
+def checked_prompt(value: object, place: str) -> tuple[Message, ...]:
+    """A prompt that was passed at `place`: text, or messages that end with the user's turn. Raises DemotuneError."""
+    try:
+        if isinstance(value, str):
+            turns: Turns = (Turn("user", checked_text(value, place)),)
+        else:
+            turns = checked_turns(list(value) if isinstance(value, tuple) else value, place, Remarks())
+        check_prompt(turns)
+    except RowError as refusal:
+        raise DemotuneError(
+            f"{place} is no prompt ({refusal.detail}); give text, or a list of messages with role and content that "
+            "ends with the user's turn"
+        ) from None
+    return tuple(turn.message() for turn in turns)
+
+
 def _lines(file: Path) -> Iterator[tuple[str, tuple[Message, ...]]]:
     with opened(file) as stream:
         for number, line in enumerate(text_lines(stream, str(file)), start=1):

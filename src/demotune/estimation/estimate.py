@@ -21,8 +21,15 @@ FULL = 0.95
 """Share of a machine's memory above which a run is not promised to fit."""
 
 
-def estimate(config: AnyConfig, device: str | None) -> Estimate:
-    """Print what the run of `config` would cost here, or on a device of the table; returns it.
+def estimate(config: AnyConfig, device: str | None) -> None:
+    """`demotune estimate`: what the run of `config` would cost, on the screen, and whether it fits."""
+    found, setup = estimate_config(config, device)
+    _show(found)
+    _say_whether_it_fits(found, setup)
+
+
+def estimate_config(config: AnyConfig, device: str | None) -> tuple[Estimate, Setup]:
+    """What the run of `config` would cost here, or on a device of the table, and the run that was prepared for it.
 
     Raises DemotuneError as a run would, and for a device that is not in the table.
     """
@@ -30,14 +37,9 @@ def estimate(config: AnyConfig, device: str | None) -> Estimate:
         check_name(device)  # before data are read
         config = _on_gpu(config)
     setup = _prepare(config)
-    found = (
-        estimate_here(setup)
-        if device is None
-        else estimate_run(setup, machine_named(device, precision_of(setup.config)))
-    )
-    _show(found)
-    _say_whether_it_fits(found, setup)
-    return found
+    if device is None:
+        return estimate_here(setup), setup
+    return estimate_run(setup, machine_named(device, precision_of(setup.config))), setup
 
 
 def _prepare(config: AnyConfig) -> Setup:

@@ -2,7 +2,7 @@
 
 import datetime
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from demotune.evaluation.leaks import find_leaks
 from demotune.evaluation.measuring import Bench, Measured, Parts, fill_in, measure
 from demotune.evaluation.quantities import Quantity, answer_rewards, quantities, reward_quantities
 from demotune.evaluation.rows import EvalRow, EvalSet, read_eval_set
-from demotune.evaluation.show import show_evaluation
 from demotune.evaluation.subjects import Subject, find_subjects
 from demotune.evaluation.tasks.data import check_task_names
 from demotune.evaluation.tasks.run import PRESETS, TaskOptions, TaskScores, evaluate_tasks, write_task_scores
@@ -38,10 +37,13 @@ OF_A_JUDGE = ("name", "kind", "hash", "note", "abstained", "order_dependent")
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What `evaluate` found; `record` is what lies in evaluation.json."""
+    """What `evaluate` found."""
 
     folder: Path
     record: dict[str, Any]
+    """What lies in evaluation.json."""
+    tasks: Mapping[str, TaskScores]
+    """Benchmark tasks by model; empty without tasks."""
 
 
 def evaluate(config: EvaluationConfig) -> Evaluation:
@@ -68,8 +70,7 @@ def evaluate(config: EvaluationConfig) -> Evaluation:
         record["tasks"] = {name: {"average": found.average, "missing": found.missing} for name, found in scores.items()}
     record["leaks"] = find_leaks(config, subjects, rows)
     record = write_evaluation(folder, record)
-    show_evaluation(folder, record, scores)
-    return Evaluation(folder, record)
+    return Evaluation(folder, record, scores)
 
 
 def _about(config: EvaluationConfig, subjects: Sequence[Subject]) -> dict[str, Any]:

@@ -27,7 +27,8 @@ from demotune.evaluation.subjects import Subject
 from demotune.models.policy import Policy, load_policy
 from demotune.models.reference_logps import completion_logps
 from demotune.records import Completion, Demonstration, RenderedDemonstration, Response
-from demotune.rewards.answering import Asked, completions_for, drawn_in_order
+from demotune.rewards.answers import drawn_in_order
+from demotune.rewards.completions import Asked, completions_for
 from demotune.rewards.reward import Reward, as_completion
 from demotune.sampling import InProcessSampler, SamplingOptions
 from demotune.training.setup import free_memory
@@ -267,5 +268,5 @@ def _score(
     if len(readable) < len(completions):
         say(f"{what}: {len(completions) - len(readable)} of {len(completions)} cannot be read and have no reward")
     with track(what, reward.passes * len(readable), "passes") as tracker:
-        scores = iter(reward.score(readable, batch_size=config.batch_size, advance=tracker.advance))
+        scores = iter(reward.rewards_of(readable, batch_size=config.batch_size, advance=tracker.advance))
     return [None if completion is None else next(scores) for completion in completions]

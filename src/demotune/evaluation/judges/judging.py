@@ -10,7 +10,8 @@ from demotune.evaluation.judges.judges import Contest, FunctionJudge, Judge, Ver
 from demotune.evaluation.judges.server import ServerJudge, order_dependent_share
 from demotune.evaluation.measuring import Bench, Earned, Measured, reward_everything
 from demotune.evaluation.subjects import short_names
-from demotune.rewards.reward import Reward, load_reward
+from demotune.rewards.load import load_reward
+from demotune.rewards.reward import Reward
 from demotune.runs.names import JUDGE_REPLIES
 
 

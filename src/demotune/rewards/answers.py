@@ -1,8 +1,8 @@
-"""Prompts in, responses out, outside of any run: `demotune sample`; with a reward the best of several responses."""
+"""Answers to prompts, outside of any run: `demotune sample`; with a reward the best of several responses."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -10,11 +10,12 @@ from demotune.common.errors import DemotuneError
 from demotune.common.files import write_rows
 from demotune.common.machine import has_fast_bf16
 from demotune.common.processes import this_device
-from demotune.common.progress import say, track, warn
+from demotune.common.progress import say, track
 from demotune.data.rendering import Renderer, RenderError
 from demotune.models.policy import generation_stop_ids, load_policy, load_tokenizer, longest_input, resolve_model
-from demotune.records import NO_CONTEXT, Completion, Context, Message, Response
-from demotune.rewards.reward import Reward, as_completion, checked_length
+from demotune.records import Completion, Message, Response
+from demotune.rewards.completions import Asked, completions_for
+from demotune.rewards.reward import Reward
 from demotune.runs.run import begun_template
 from demotune.sampling import InProcessSampler, Sampler, SamplingOptions
 
@@ -25,8 +26,8 @@ class Answer:
 
     text: str
     finished: bool
-    score: float | None = None
-    """By the reward that chose it; None without one, and where the reward could not read it."""
+    reward: float | None = None
+    """By which it was chosen; None where no reward chose, or where the reward could not read it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +37,25 @@ class BestOf:
     count: int
     reward: Reward
 
+    def refuse_greedy(self, temperature: float, top_k: int) -> None:
+        """Raise DemotuneError where all responses to a prompt would be the same one."""
+        if self.count > 1 and (temperature == 0 or top_k == 1):
+            raise DemotuneError(
+                f"best of {self.count} needs responses that differ, and greedy ones are all alike; "
+                "give a --temperature above 0 and no --top-k 1"
+            )
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A prompt as somebody wrote it, and its ids as the policy read them."""
-
-    prompt: Sequence[Message]
-    ids: tuple[int, ...]
-    context: Context = NO_CONTEXT
+    def choose(
+        self, renderer: Renderer, asked: Sequence[Asked], drawn: Sequence[Response], batch_size: int
+    ) -> list[Answer]:
+        """The best answer to each prompt; `drawn` are the first response to each, then the second, and so on."""
+        completions = completions_for(self.reward, renderer, [*asked] * self.count, drawn)
+        rewards = _rewards(self.reward, completions, batch_size)
+        answers = [
+            Answer(renderer.decode(response.ids), response.finished, reward)
+            for response, reward in zip(drawn, rewards, strict=True)
+        ]
+        return [max(answers[row :: len(asked)], key=_merit) for row in range(len(asked))]
 
 
 def answer(
@@ -65,11 +77,8 @@ def answer(
     The first of several responses to a prompt is the one that is drawn without `best_of`, the first two of four are
     those of two, and so on: more responses never make the best one worse.
     """
-    if best_of is not None and best_of.count > 1 and (temperature == 0 or top_k == 1):
-        raise DemotuneError(
-            f"best of {best_of.count} needs responses that differ, and greedy ones are all alike; "
-            "give a --temperature above 0 and no --top-k 1"
-        )
+    if best_of is not None:
+        best_of.refuse_greedy(temperature, top_k)
     folder = resolve_model(model)
     template = begun_template(folder) if template is None else template
     renderer = Renderer(load_tokenizer(folder), template, generation_stop_ids(folder))
@@ -89,18 +98,14 @@ def answer(
     )
     count = 1 if best_of is None else best_of.count
     drawn = draw_responses(folder, rendered * count, seed, options, batch_size=batch_size, dtype=dtype)
-    answers = [Answer(renderer.decode(response.ids), response.finished) for response in drawn]
     if best_of is None:
-        return answers
-    asked = [Asked(prompt, ids) for prompt, ids in zip(prompts, rendered, strict=True)] * count
-    completions = completions_for(best_of.reward, renderer, asked, drawn)
-    scores = _scores(best_of.reward, completions, batch_size)
-    scored = [replace(given, score=score) for given, score in zip(answers, scores, strict=True)]
-    return [max(scored[row :: len(prompts)], key=_merit) for row in range(len(prompts))]
+        return [Answer(renderer.decode(response.ids), response.finished) for response in drawn]
+    asked = [Asked(prompt, ids) for prompt, ids in zip(prompts, rendered, strict=True)]
+    return best_of.choose(renderer, asked, drawn, batch_size)
 
 
 def show_answers(prompts: Sequence[Sequence[Message]], answers: Sequence[Answer], output: Path | None) -> None:
-    """To the screen, or as JSONL (messages, finished; with a reward score) to `output`."""
+    """To the screen, or as JSONL (messages, finished; with a reward also its score) to `output`."""
     if output is not None:
         write_rows(output, (_row(prompt, given) for prompt, given in zip(prompts, answers, strict=True)))
         say(f"{len(answers)} responses written to {output}")
@@ -108,8 +113,8 @@ def show_answers(prompts: Sequence[Sequence[Message]], answers: Sequence[Answer]
     for prompt, given in zip(prompts, answers, strict=True):
         say(f"> {prompt[-1]['content']}", style="bold")
         say(given.text + ("" if given.finished else "  [cut off at --max-new-tokens]"))
-        if given.score is not None:
-            say(f"[score {given.score:.4g}]")
+        if given.reward is not None:
+            say(f"[score {given.reward:.4g}]")
         say()
 
 
@@ -119,7 +124,7 @@ def _row(prompt: Sequence[Message], given: Answer) -> dict[str, object]:
         "completion": [{"role": "assistant", "content": given.text}],
         "finished": given.finished,
     }
-    return row if given.score is None else row | {"score": given.score}
+    return row if given.reward is None else row | {"score": given.reward}
 
 
 def _render(renderer: Renderer, number: int, prompt: Sequence[Message], longest: int | None) -> tuple[int, ...]:
@@ -160,54 +165,12 @@ def drawn_in_order(
     return [drawn[row] for row in range(len(prompts))]
 
 
-def completions_for(
-    reward: Reward,
-    renderer: Renderer,
-    asked: Sequence[Asked],
-    drawn: Sequence[Response],
-) -> list[Completion | None]:
-    """What the reward reads of each response, None where it cannot.
-
-    The very ids that were drawn where the reward has the policy's vocabulary and writes these prompts alike; otherwise
-    the text, written anew by the reward's own renderer.
-    """
-    distinct = {id(one): one for one in asked}.values()  # the responses to one prompt share what was asked
-    alike = reward.renderer.reads_ids_of(renderer) and all(
-        one.ids in _prompt_forms(reward.renderer, one) for one in distinct
-    )
-    found: list[Completion | None] = []
-    refusals: list[str] = []
-    for one, response in zip(asked, drawn, strict=True):
-        try:
-            if alike:
-                found.append(checked_length(reward, Completion(one.ids, response)))
-            else:
-                text = renderer.decode_for_another(one.ids, response.ids)
-                found.append(as_completion(reward, one.prompt, text, context=one.context, finished=response.finished))
-        except RenderError as error:
-            refusals.append(str(error))
-            found.append(None)
-    if len(refusals) == len(drawn):
-        raise DemotuneError(f"the reward can read none of the {len(drawn)} responses ({refusals[0]})")
-    if refusals:
-        warn(f"{len(refusals)} of {len(drawn)} responses have no score and come last ({refusals[0]})")
-    return found
-
-
-def _prompt_forms(renderer: Renderer, asked: Asked) -> tuple[tuple[int, ...], ...]:
-    """The prompt's ids, with and without reasoning; none where this renderer cannot write it."""
-    try:
-        return renderer.prompt_forms(asked.prompt, asked.context)
-    except RenderError:
-        return ()
-
-
-def _scores(reward: Reward, completions: Sequence[Completion | None], batch_size: int) -> list[float | None]:
+def _rewards(reward: Reward, completions: Sequence[Completion | None], batch_size: int) -> list[float | None]:
     readable = [completion for completion in completions if completion is not None]
     with track("score", reward.passes * len(readable), "passes") as tracker:
-        scores = iter(reward.score(readable, batch_size=batch_size, advance=tracker.advance))
-    return [None if completion is None else next(scores) for completion in completions]
+        rewards = iter(reward.rewards_of(readable, batch_size=batch_size, advance=tracker.advance))
+    return [None if completion is None else next(rewards) for completion in completions]
 
 
 def _merit(given: Answer) -> tuple[bool, float]:
-    return given.finished, -math.inf if given.score is None else given.score
+    return given.finished, -math.inf if given.reward is None else given.reward

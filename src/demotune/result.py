@@ -75,7 +75,9 @@ class RunResult:
         """The run's model against its start model on held-out rows, as the report's first sentence has it."""
         gain = gain_of(load_run(self.run_folder))
         return (
-            RunVerdict("not known", None, 0) if gain is None else RunVerdict(gain.verdict, gain.interval, gain.prompts)
+            RunVerdict("not known", None, 0)
+            if gain is None
+            else RunVerdict(gain.verdict, gain.per_response, gain.prompts)
         )
 
     @property

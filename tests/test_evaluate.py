@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from demotune import DemotuneError, SFTConfig, run
 from demotune.cli.main import app
 from demotune.common.files import read_rows
+from demotune.config.commands import RowReading
 from demotune.config.evaluation import EvaluationConfig
 from demotune.config.field import field_types
 from demotune.evaluation import evaluate as evaluate_module
@@ -34,7 +35,6 @@ from demotune.evaluation.show import show_evaluation
 from demotune.evaluation.tasks.run import TaskOptions, TaskResult, TaskScores
 from demotune.rewards import scalar
 from demotune.rewards.load import load_reward
-from demotune.rewards.score import Reading
 from demotune.rewards.select import Choice, select
 
 Model = tuple[PreTrainedModel, PreTrainedTokenizerBase]
@@ -361,7 +361,7 @@ def test_a_reward_that_selected_training_data_is_named(runs: Path, place: Path, 
     select(
         load_reward(runs / "rft", bf16=False),
         [str(runs / "rows.jsonl")],
-        Reading(),
+        RowReading(),
         Choice(top=8),
         tmp_path / "b.jsonl",
     )

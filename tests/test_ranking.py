@@ -14,12 +14,13 @@ from trl.data_utils import apply_chat_template, is_conversational
 
 from demotune import DemotuneError, ImplicitReward, IRFTConfig, ScalarReward, SFTConfig, run
 from demotune.common.statistics import share_interval
+from demotune.config.commands import RowReading
 from demotune.data import load_demonstrations, load_preferences
 from demotune.data.rendering import Renderer
 from demotune.records import Completion, Demonstration
 from demotune.rewards.answers import BestOf, answer
 from demotune.rewards.reward import Reward
-from demotune.rewards.score import Reading, ScoredRow, score_preferences, score_rows
+from demotune.rewards.score import ScoredRow, score_preferences, score_rows
 from demotune.rewards.select import Choice, select_rows
 
 REAL = Path(__file__).parents[2] / "shared/data/alpaca_eval/test.jsonl.gz"
@@ -152,7 +153,7 @@ def test_rows_are_scored_in_order_and_refused_by_name(tmp_path: Path) -> None:
         ("2", "empty response"),
         ("4", "over-long"),
     ]
-    assert [row.reward for row in score_rows(Counting(LETTER_Z), [file], Reading(max_rows=2)).rows] == [2.0, 0.0]
+    assert [row.reward for row in score_rows(Counting(LETTER_Z), [file], RowReading(max_rows=2)).rows] == [2.0, 0.0]
 
 
 def test_accuracy_by_hand(tmp_path: Path) -> None:

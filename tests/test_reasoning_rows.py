@@ -8,6 +8,7 @@ import pytest
 from chats import assistant, family, user, with_plain_tags
 from test_ranking import Counting
 
+from demotune.config.commands import RowReading
 from demotune.config.evaluation import EvaluationConfig
 from demotune.config.methods import SFTConfig
 from demotune.data.intake import prepare
@@ -16,7 +17,7 @@ from demotune.evaluation import rows as evaluation_rows
 from demotune.evaluation.subjects import Subject
 from demotune.records import Context, Demonstration, Preference, RenderedDemonstration, Response
 from demotune.rewards.completions import Asked, completions_for
-from demotune.rewards.score import Reading, score
+from demotune.rewards.score import score
 from demotune.rewards.select import Choice, select
 
 TOOLS = Context(tools=({"type": "function", "function": {"name": "forecast"}},))
@@ -110,7 +111,7 @@ def rendered(reward: Counting) -> list[RenderedDemonstration]:
 def test_selected_rows_keep_what_they_have_beside_their_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("demotune.rewards.score.load_demonstrations", lambda *_, **__: loaded(rows=[DEMONSTRATION]))
     reward = Counting([], renderer=Renderer(family("qwen3")))
-    select(reward, ["rows.jsonl"], Reading(), Choice(top=1), tmp_path / "kept.jsonl")
+    select(reward, ["rows.jsonl"], RowReading(), Choice(top=1), tmp_path / "kept.jsonl")
     assert [(one.prompt_ids, one.response) for one in reward.read] == [
         (row.prompt_ids, row.demo) for row in rendered(reward)
     ]
@@ -126,7 +127,7 @@ def test_scored_preferences_keep_what_they_have_beside_their_text(
     monkeypatch.setattr("demotune.rewards.score.are_preferences", lambda *_, **__: True)
     monkeypatch.setattr("demotune.rewards.score.load_preferences", lambda *_, **__: loaded(rows=[PREFERENCE]))
     reward = Counting([], renderer=Renderer(family("qwen3_5_nothink")))
-    score(reward, ["rows.jsonl"], Reading(), tmp_path / "scored.jsonl")
+    score(reward, ["rows.jsonl"], RowReading(), tmp_path / "scored.jsonl")
     assert [(one.prompt_ids, one.response) for one in reward.read] == [
         (row.prompt_ids, row.demo) for row in rendered(reward)
     ]

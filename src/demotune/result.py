@@ -74,11 +74,9 @@ class RunResult:
     def verdict(self) -> RunVerdict:
         """The run's model against its start model on held-out rows, as the report's first sentence has it."""
         gain = gain_of(load_run(self.run_folder))
-        return (
-            RunVerdict("not known", None, 0)
-            if gain is None
-            else RunVerdict(gain.verdict, gain.per_response, gain.prompts)
-        )
+        if gain is None:
+            return RunVerdict("not known", None, 0)
+        return RunVerdict(gain.verdict, gain.per_response, gain.prompts)
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -141,7 +141,7 @@ def _sample(config: commands.SampleConfig) -> None:
 def _score(config: commands.ScoreConfig) -> None:
     from demotune.rewards.score import score
 
-    score(*_reward_and_rows(config), config.output)
+    score(_load_reward(config), config.data, config, config.output)
 
 
 @command(app, commands.SelectConfig)
@@ -149,22 +149,13 @@ def _select(config: commands.SelectConfig) -> None:
     from demotune.rewards.select import Choice, select
 
     choice = Choice(top=config.top, threshold=config.threshold)
-    select(*_reward_and_rows(config), choice, config.output)
+    select(_load_reward(config), config.data, config, choice, config.output)
 
 
-def _reward_and_rows(config: commands.RewardReading) -> tuple[Any, tuple[str, ...], Any]:
-    """The loaded reward, the sources, and how to read them."""
+def _load_reward(config: commands.RewardReading) -> Any:
     from demotune.rewards.load import load_reward
-    from demotune.rewards.score import Reading
 
-    reading = Reading(
-        columns=config.columns,
-        max_length=config.max_length,
-        max_rows=config.max_rows,
-        batch_size=config.batch_size,
-    )
-    reward = load_reward(config.reward, template=config.template, dtype=config.dtype, bf16=config.bf16)
-    return reward, config.data, reading
+    return load_reward(config.reward, template=config.template, dtype=config.dtype, bf16=config.bf16)
 
 
 @command(app, EvaluationConfig)

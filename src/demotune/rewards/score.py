@@ -8,6 +8,7 @@ from typing import TypeVar
 from demotune.common.errors import DemotuneError
 from demotune.common.files import write_rows
 from demotune.common.progress import say, track
+from demotune.config.commands import RowReading
 from demotune.data import (
     BadRow,
     Loaded,
@@ -30,19 +31,6 @@ from demotune.rewards.reward import Reward, as_completion
 from demotune.runs.heldout import PairCheck, check_pairs
 
 Row = TypeVar("Row", Demonstration, Preference)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """How rows are read; the defaults read everything that the reward can."""
-
-    columns: str | None = None
-    """As in training, with rejected=COLUMN for preference rows; detected when not given."""
-    max_length: int | None = None
-    """Refuse rows with more tokens of prompt and response."""
-    max_rows: int | None = None
-    """Score only the first N good rows."""
-    batch_size: int = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +69,12 @@ class ScoredPreferences:
     check: PairCheck
 
 
-def score_rows(reward: Reward, sources: Sequence[str], reading: Reading | None = None) -> ScoredRows:
+def score_rows(reward: Reward, sources: Sequence[str], reading: RowReading | None = None) -> ScoredRows:
     """The reward of every demonstration; of preference rows, of the chosen side.
 
     Raises DemotuneError where no row has a reward.
     """
-    reading = reading or Reading()
+    reading = reading or RowReading()
     loaded = load_demonstrations(sources, columns=reading.columns)
     rows, refused = _read_rows(reward, loaded, ((row, (row,)) for row in loaded.rows), reading)
     rewards = _rewards(reward, [completion for _, (completion,) in rows], reading, refused, sources)
@@ -97,9 +85,9 @@ def score_rows(reward: Reward, sources: Sequence[str], reading: Reading | None =
     return ScoredRows(tuple(scored), tuple(refused))
 
 
-def score_preferences(reward: Reward, sources: Sequence[str], reading: Reading | None = None) -> ScoredPreferences:
+def score_preferences(reward: Reward, sources: Sequence[str], reading: RowReading | None = None) -> ScoredPreferences:
     """The rewards of both sides of every preference row. Raises DemotuneError where no row has two rewards."""
-    reading = reading or Reading()
+    reading = reading or RowReading()
     loaded = load_preferences(sources, columns=reading.columns)
     rows, refused = _read_rows(reward, loaded, ((row, _sides(row)) for row in loaded.rows), reading)
     rewards = _rewards(reward, [side for _, sides in rows for side in sides], reading, refused, sources)
@@ -111,7 +99,7 @@ def score_preferences(reward: Reward, sources: Sequence[str], reading: Reading |
     return ScoredPreferences(scored, tuple(refused), check)
 
 
-def score(reward: Reward, sources: Sequence[str], reading: Reading, output: Path | None) -> None:
+def score(reward: Reward, sources: Sequence[str], reading: RowReading, output: Path | None) -> None:
     """`demotune score`: a summary on the screen, and each row with its reward, as `score`, in `output`."""
     check_output(output, sources)
     say(reward.name)
@@ -149,7 +137,7 @@ def _read_rows(
     reward: Reward,
     loaded: Loaded[Row],
     rows: Iterable[tuple[Row, tuple[Demonstration, ...]]],
-    reading: Reading,
+    reading: RowReading,
 ) -> tuple[list[tuple[Row, list[Completion]]], list[BadRow]]:
     """Each row with its responses as the reward reads them, and the rows that it cannot read."""
     say_each(loaded.notes)
@@ -165,7 +153,7 @@ def _read_rows(
     return read, refused
 
 
-def _completion(reward: Reward, row: Demonstration, reading: Reading) -> Completion:
+def _completion(reward: Reward, row: Demonstration, reading: RowReading) -> Completion:
     return as_completion(
         reward,
         row.prompt,
@@ -186,7 +174,7 @@ def _sides(row: Preference) -> tuple[Demonstration, Demonstration]:
 def _rewards(
     reward: Reward,
     completions: Sequence[Completion],
-    reading: Reading,
+    reading: RowReading,
     refused: Sequence[BadRow],
     sources: Sequence[str],
 ) -> list[float]:

@@ -7,9 +7,10 @@ from pathlib import Path
 from demotune.common.errors import DemotuneError
 from demotune.common.files import write_rows
 from demotune.common.progress import say
+from demotune.config.commands import RowReading
 from demotune.rewards.output import check_output, say_each, say_refused, show_rewards
 from demotune.rewards.reward import Reward
-from demotune.rewards.score import Reading, ScoredRow, score_rows, scored_columns
+from demotune.rewards.score import ScoredRow, score_rows, scored_columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,7 @@ def select_rows(rows: Sequence[ScoredRow], choice: Choice) -> list[ScoredRow]:
     return kept
 
 
-def select(reward: Reward, sources: Sequence[str], reading: Reading, choice: Choice, output: Path) -> None:
+def select(reward: Reward, sources: Sequence[str], reading: RowReading, choice: Choice, output: Path) -> None:
     """`demotune select`: the best demonstrations as JSONL that trains again, and what was kept on the screen."""
     check_output(output, sources)
     say(reward.name)

@@ -16,8 +16,8 @@ import demotune
 from demotune.common.files import write_json
 from demotune.config.methods import AnyConfig, IRFTConfig, RFTConfig, SFTConfig, as_dict
 from demotune.result import read_result
-from demotune.rewards.ranking import score_preferences
-from demotune.rewards.reward import load_reward
+from demotune.rewards.load import load_reward
+from demotune.rewards.score import score_preferences
 from demotune.runs.folder import RunFolder
 from demotune.runs.heldout import check_pairs
 

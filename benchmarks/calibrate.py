@@ -16,7 +16,7 @@ import torch
 
 from demotune.common import profiling
 from demotune.config.methods import CONFIGS
-from demotune.estimation.estimate import estimate
+from demotune.estimation.estimate import estimate_config
 from demotune.estimation.forecast import finished
 from demotune.pipeline import run
 
@@ -35,7 +35,7 @@ def main() -> None:
     for method in methods or FEW:
         output = f"{folder}/{method}"
         config = CONFIGS[method](model=model, data=(data,), output=output, profile=True, **FEW[method])  # type: ignore[index]
-        expected = estimate(config, None)
+        expected, _ = estimate_config(config, None)
         result = run(config)
         modelled, least = defaultdict[str, float](float), defaultdict[str, float](float)
         for work, record in finished(expected, [stage["phases"] for stage in result.stages]):

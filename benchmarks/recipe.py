@@ -99,7 +99,6 @@ def account(result: RunResult) -> dict[str, Any]:
         "nll_before": result.start_nll_per_token,
         "nll": last["check"]["nll_per_token"],
         "accuracy": reward.get("accuracy"),
-        "interval": [reward.get("accuracy_low"), reward.get("accuracy_high")],
         "demo_logratio": reward.get("demo_logratio"),
         "sample_logratio": reward.get("sample_logratio"),
         "training_margin": train.get("rewards/margins"),

@@ -53,7 +53,7 @@ from demotune.common.machine import has_fast_bf16, package_versions
 from demotune.models.policy import hide_library_bars
 from demotune.runs.folder import RunFolder
 from demotune.training.phases import sample as sample_room
-from demotune.training.phases.rollout_files import ROLLOUTS
+from demotune.training.rollout_files import ROLLOUTS
 
 BETA = 0.05
 

@@ -65,7 +65,7 @@ def stage_of(rows: int) -> Callable[[Work, Watch], None]:
         def watched(policy: Any, microbatches: Any, steps: int, work: Work) -> None:
             trainer = ours.make_trainer(policy, microbatches, steps, work)
             inside.watch(trainer)
-            ours.run_trainer(trainer, steps)
+            ours.take_steps(trainer)
 
         ours.train = watched
         try:

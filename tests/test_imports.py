@@ -19,6 +19,7 @@ FLOORS = [
     {"report"},
     {"conclusion", "result"},
     {"pipeline"},
+    {"api", "trainer"},
     {"cli"},
     {"__main__"},
 ]

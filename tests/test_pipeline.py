@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from demotune import DemotuneError, IRFTConfig, RunResult, SFTConfig, SPINConfig, run
 from demotune.common.files import read_json, read_rows
-from demotune.training.methods import pair_objective
+from demotune.training.methods import spin
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_sft_learns_and_publishes_a_model_that_transformers_loads(place: Path) -
 def test_stages_lie_in_files_and_chain(irft: RunResult) -> None:
     stages = irft.run_folder / "stages"
     first, second = (read_json(stages / f"{n:02d}" / "state.json") for n in (0, 1))
-    assert list(first) == ["sample", "start", "score", "train", "check"]
+    assert list(first) == ["sample", "start", "reference", "train", "check"]
     # The policy that stage 1 samples from is the model that stage 0 published.
     assert second["sample"]["policy"] == first["train"]["outputs"]["model"]
     rows = [read_rows(stages / f"{n:02d}" / "samples.jsonl.gz") for n in (0, 1)]
@@ -64,8 +64,8 @@ def test_stages_lie_in_files_and_chain(irft: RunResult) -> None:
 
 
 @pytest.mark.parametrize("choice", [{}, {"history": 0.5}, {"reference": "initial"}], ids=str)
-def test_scores_are_the_reference_s(choice: dict[str, Any], place: Path, tmp_path: Path) -> None:
-    """scores.jsonl.gz of both stages against a plain forward pass; fp32, 1e-4 nats.
+def test_log_probabilities_are_the_reference_s(choice: dict[str, Any], place: Path, tmp_path: Path) -> None:
+    """reference_logps.jsonl.gz of both stages against a plain forward pass; fp32, 1e-4 nats.
 
     Held-out demonstrations were scored when the policy was checked, so only where that policy is not the reference are
     they computed here.
@@ -77,7 +77,7 @@ def test_scores_are_the_reference_s(choice: dict[str, Any], place: Path, tmp_pat
         other = number == 1 and choice.get("reference") == "initial"
         model = AutoModelForCausalLM.from_pretrained(stages[0] / "model" if number and not other else place / "start")
         again = tokens = 0
-        for score in read_rows(stage / "scores.jsonl.gz"):
+        for score in read_rows(stage / "reference_logps.jsonl.gz"):
             again += score["key"] not in samples[number]
             row = samples[number].get(score["key"]) or samples[number - 1][score["key"]]
             for side in ("demo", "sample"):
@@ -85,7 +85,7 @@ def test_scores_are_the_reference_s(choice: dict[str, Any], place: Path, tmp_pat
                 if side == "sample" or not row["heldout"] or other:
                     tokens += len(row["prompt_ids"]) + len(row[f"{side}_ids"])
         assert bool(again) == (number == 1 and "history" in choice)
-        assert json.loads((stage / "state.json").read_text())["score"]["forward_tokens"] == tokens
+        assert json.loads((stage / "state.json").read_text())["reference"]["forward_tokens"] == tokens
 
 
 def plain_logp(model: Any, row: dict[str, Any], side: str) -> float:
@@ -103,7 +103,7 @@ def test_a_stage_that_changes_nothing_has_no_rewards(bf16: bool, place: Path, tm
     for stage in run(IRFTConfig(output=str(tmp_path / "run"), **config)).stages:
         for name in {"reward", "reward_since_start"} & stage["check"].keys():
             reward = stage["check"][name]
-            assert (reward["margin"], reward["accuracy"], reward["demo_logratio"]) == (0, 0.5, 0)
+            assert (reward["margin"], reward["accuracy"]["value"], reward["demo_logratio"]) == (0, 0.5, 0)
 
 
 @pytest.mark.parametrize("choice", [{}, {"reference": "initial"}], ids=str)
@@ -123,14 +123,14 @@ def test_held_out_rewards_are_log_ratios(choice: dict[str, Any], place: Path, tm
             assert check[name][f"{side}_logratio"] == pytest.approx(sum(ratios) / len(ratios), abs=1e-4)
 
 
-def test_half_precision_knows_no_scores(place: Path, tmp_path: Path) -> None:
+def test_half_precision_knows_no_log_probabilities(place: Path, tmp_path: Path) -> None:
     """There a number depends on what stands beside it, so every side is computed as it will be compared."""
     result = run(IRFTConfig(output=str(tmp_path / "run"), **{**inputs(place), **STAGED, "bf16": True}))
     for number in (0, 1):
         stage = result.run_folder / "stages" / f"{number:02d}"
         rows = read_rows(stage / "samples.jsonl.gz")
         sides = [len(row["prompt_ids"]) + len(row[side]) for row in rows for side in ("demo_ids", "sample_ids")]
-        assert json.loads((stage / "state.json").read_text())["score"]["forward_tokens"] == sum(sides)
+        assert json.loads((stage / "state.json").read_text())["reference"]["forward_tokens"] == sum(sides)
 
 
 def test_the_answers_of_a_start_policy_are_those_of_its_check(irft: RunResult) -> None:
@@ -197,7 +197,7 @@ def test_each_choice_changes_the_model(choice: dict[str, object], irft: RunResul
 def test_history_adds_pairs_of_the_previous_stage(place: Path) -> None:
     result = run(IRFTConfig(output=str(place / "half"), history=0.5, **inputs(place), **STAGED))
     phases = [stage["phases"] for stage in result.stages]
-    first, second = phases[0]["score"]["pairs"], phases[1]["score"]["pairs"]
+    first, second = phases[0]["reference"]["pairs"], phases[1]["reference"]["pairs"]
     own = phases[1]["sample"]["samples"] - phases[0]["sample"]["samples"] + first
     assert second == own + round(0.5 * first)
 
@@ -264,7 +264,7 @@ def test_too_many_bad_rows_stop_the_run_before_training(place: Path) -> None:
 
 
 def test_spin_objective_has_no_choices() -> None:
-    objective = pair_objective(SPINConfig(output="x", beta=0.3))
+    objective = spin.objective(SPINConfig(output="x", beta=0.3))
     assert (objective.link, objective.beta, objective.sft_weight) == ("logistic", 0.3, 0.0)
 
 

@@ -60,7 +60,12 @@ def assert_equal_runs(found: Path, expected: Path) -> None:
     ours, theirs = (load_file(folder / "model" / "model.safetensors") for folder in (found, expected))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    for name in ("00/samples.jsonl.gz", "00/scores.jsonl.gz", "01/samples.jsonl.gz", "01/scores.jsonl.gz"):
+    for name in (
+        "00/samples.jsonl.gz",
+        "00/reference_logps.jsonl.gz",
+        "01/samples.jsonl.gz",
+        "01/reference_logps.jsonl.gz",
+    ):
         assert (found / "stages" / name).read_bytes() == (expected / "stages" / name).read_bytes()
     for check in ("00/check.json", "01/check.json"):
         assert (found / "stages" / check).read_bytes() == (expected / "stages" / check).read_bytes()
@@ -318,7 +323,7 @@ def test_a_damaged_carried_optimizer_is_made_again(
         patch.setattr(Trainer, "training_step", die_at_call(Trainer.training_step, 4))
         with pytest.raises(Killed):
             run(config(place, "carried"))
-    assert (folder / "stages" / "01" / "scores.jsonl.gz").exists()
+    assert (folder / "stages" / "01" / "reference_logps.jsonl.gz").exists()
     _flip(folder / "stages" / "00" / name)
     resume(folder)
     assert f"{name} is damaged; stage 0 is trained again" in capsys.readouterr().out.replace("\n", "")
@@ -399,7 +404,7 @@ def test_a_batch_torn_inside_its_lines_is_done_again(place: Path, uninterrupted:
         after_append(lambda rows: die(rows) if "demo_ref_logp" in rows[0] else None, patch)
         with pytest.raises(Killed):
             run(config(place, "torn"))
-    journal = place / "torn" / "stages" / "00" / "scored-0.partial.jsonl"
+    journal = place / "torn" / "stages" / "00" / "reference-0.partial.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[:2]) + lines[2][:10])
     resume(place / "torn")

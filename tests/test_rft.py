@@ -3,6 +3,7 @@
 import copy
 import gc
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,10 +23,10 @@ from demotune import (
     run,
 )
 from demotune.common.files import read_rows
+from demotune.common.statistics import share_interval
 from demotune.models import reward as reward_models
 from demotune.models.logprobs import naive_response_logps
 from demotune.models.policy import load_policy, save_policy, weight_sharing_base
-from demotune.runs.heldout import wilson_interval
 from demotune.sampling import SamplingOptions, sample_responses
 from demotune.training.phases import policy as policy_phase
 from demotune.training.phases.policy import Limits
@@ -178,9 +179,7 @@ def test_check_worked_out_anew(plain: RunResult, stage: int) -> None:
     assert 0 < len(alike) < len(pairs) < len(heldout) == 9
     for prefix, some in (("", pairs), ("matched_", alike)):
         assert check["reward"][f"{prefix}pairs"] == len(some)
-        assert check["reward"][f"{prefix}accuracy"] == pytest.approx(wins(some) / len(some))
-        interval = check["reward"][f"{prefix}accuracy_low"], check["reward"][f"{prefix}accuracy_high"]
-        assert interval == wilson_interval(wins(some), len(some))
+        assert check["reward"][f"{prefix}accuracy"] == asdict(share_interval(wins(some), len(some)))
     assert check["reward"]["margin"] == pytest.approx(sum(one - other for one, other in pairs) / len(pairs))
     assert state_of(plain.run_folder, stage)["reward"]["check"] == check["reward"]
 
@@ -194,16 +193,13 @@ def test_check_worked_out_anew(plain: RunResult, stage: int) -> None:
     before = [row["sample_reward"] for row in rewards]
     same = [list(answer.ids) == row["sample_ids"] for row, answer in zip(heldout, answers, strict=True)]
     found = sum(0.5 if s else float(now > then) for s, now, then in zip(same, after, before, strict=True))
-    low, high = wilson_interval(found, 9)
+    assert check["policy"].pop("better") == asdict(share_interval(found, 9))
     assert check["policy"] == pytest.approx(
         {
             "prompts": 9,
             "demo_reward": sum(row["demo_reward"] for row in rewards) / 9,
             "reward_before": sum(before) / 9,
             "reward_after": sum(after) / 9,
-            "better": found / 9,
-            "better_low": low,
-            "better_high": high,
             "finished_share": sum(answer.finished for answer in answers) / 9,
             "mean_length": sum(len(answer.ids) for answer in answers) / 9,
         },
@@ -222,7 +218,7 @@ def test_the_same_answers_are_neither_better_nor_worse(place: Path) -> None:
     for stage in result.stages:
         check = stage["check"]["policy"]
         assert check["reward_after"] == pytest.approx(check["reward_before"], abs=1e-5)
-        assert check["better"] == 0.5
+        assert check["better"]["value"] == 0.5
 
 
 def test_what_a_stage_says_of_its_reward(plain: RunResult) -> None:
@@ -266,8 +262,10 @@ def test_methods_without_a_reward_model_leave_none(place: Path) -> None:
         result = run(one)
         assert result.reward_folder is None
         assert not (result.run_folder / "reward").exists()
-        assert not list(result.run_folder.glob("stages/*/r*"))
-        phases = ["start", "train", "check"] if one.method == "sft" else ["sample", "start", "score", "train", "check"]
+        assert not [*result.run_folder.glob("stages/*/reward*"), *result.run_folder.glob("stages/*/rollouts*")]
+        phases = (
+            ["start", "train", "check"] if one.method == "sft" else ["sample", "start", "reference", "train", "check"]
+        )
         assert list(state_of(result.run_folder, 0)) == phases
 
 

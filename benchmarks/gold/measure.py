@@ -14,8 +14,9 @@ from transformers import PreTrainedTokenizerBase
 
 from demotune.data.rendering import Renderer
 from demotune.models.policy import Policy, load_policy, load_tokenizer
+from demotune.models.reference_logps import demonstration_logps
 from demotune.models.reward import load_reward_model, padding_id, read_facts, with_padding
-from demotune.models.scoring import score_completions, score_demonstrations
+from demotune.models.reward_head import completion_rewards
 from demotune.records import Completion, Demonstration, RenderedDemonstration, Response
 from demotune.sampling import SamplingOptions, sample_responses
 
@@ -90,7 +91,7 @@ def measure_reward(questions: Questions, folder: Path) -> dict[str, float | None
         load_reward_model(folder, dtype="float32", attn_implementation=None, device=torch.device("cpu")), pad_id
     )
     scores = [
-        score_completions(
+        completion_rewards(
             reward,
             [Completion(row.prompt_ids, row.demo) for row in rows],
             pad_id=pad_id,
@@ -140,7 +141,7 @@ def _as_rows(prompts: Sequence[tuple[int, ...]], answers: Sequence[Response]) ->
 
 
 def _logps(policy: Policy, rows: Sequence[RenderedDemonstration]) -> list[float]:
-    return score_demonstrations(policy, rows, BATCH, bf16=False, advance=lambda _: None)
+    return demonstration_logps(policy, rows, BATCH, bf16=False, advance=lambda _: None)
 
 
 def _mean_difference(one: Sequence[float], other: Sequence[float]) -> float:

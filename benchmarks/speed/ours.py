@@ -15,17 +15,19 @@ from speed.work import Work
 
 import demotune
 from demotune import SPINConfig
-from demotune.common.allocator import keep_memory
+from demotune.common.memory import keep_memory
 from demotune.common.processes import this_device
 from demotune.models.policy import Policy, attach_adapter, load_policy, load_tokenizer, lora_config
-from demotune.models.scoring import score_pairs
+from demotune.models.reference_logps import pair_logps
 from demotune.records import Pair, Response, ScoredPair
 from demotune.sampling import SamplingOptions, sample_responses
-from demotune.training.callbacks import quiet
+from demotune.training import drawing
+from demotune.training.arguments import training_arguments
+from demotune.training.fit import take_steps
 from demotune.training.losses import loss_at_reference
+from demotune.training.microbatches import plan_microbatches
 from demotune.training.objectives import PairObjective
-from demotune.training.phases import sample as sample_room
-from demotune.training.trainer import AtStart, PhaseTrainer, plan_microbatches, train_phase, training_arguments
+from demotune.training.trainer import ExpectedFirstValue, Fit, PhaseTrainer
 
 CHECKPOINTS = Path("checkpoints")
 """In the worker's own folder; none is written."""
@@ -76,14 +78,15 @@ def demotune_run(work: Work, watch: Watch) -> None:
     """`demotune spin` on a file of the same rows: the seconds of its phases; nothing ends a sample early."""
     if not work.texts:
         raise SystemExit("prompts were cut to length, so there is no file of texts for a whole run")
-    options = sample_room.sampling_options
-    sample_room.sampling_options = lambda setup: dataclasses.replace(options(setup), stop_ids=frozenset())
+    options = drawing.sampling_options
+    drawing.sampling_options = lambda setup: dataclasses.replace(options(setup), stop_ids=frozenset())
     rows = Path("rows.jsonl").resolve()
     rows.write_text("".join(json.dumps(row) + "\n" for row in work.texts), encoding="utf-8")
     # It calls what keeps memory itself, as any run does.
     result = demotune.run(config(work, data=(str(rows),), eval_share=0.0))
     phases = result.stages[-1]["phases"]
-    watch.seconds = {phase: phases[phase]["seconds"] for phase in ("sample", "score", "train")}
+    names = {"sample": "sample", "score": "reference", "train": "train"}
+    watch.seconds = {ours: phases[name]["seconds"] for ours, name in names.items()}
     watch.tokens = work.tokens()
 
 
@@ -126,7 +129,7 @@ def sample(policy: Policy, work: Work, stop_ids: frozenset[int]) -> list[Respons
 
 def score(policy: Policy, units: list[list[Pair]], work: Work) -> list[list[ScoredPair]]:
     """The reference's numbers, in the micro-batches of training."""
-    scores = score_pairs(policy, units, bf16=work.bf16, advance=lambda _: None)
+    scores = pair_logps(policy, units, bf16=work.bf16, advance=lambda _: None)
     return [
         [ScoredPair(pair, demo, sampled) for pair, (demo, sampled) in zip(unit, numbers, strict=True)]
         for unit, numbers in zip(units, scores, strict=True)
@@ -135,26 +138,25 @@ def score(policy: Policy, units: list[list[Pair]], work: Work) -> list[list[Scor
 
 def train(policy: Policy, microbatches: list[list[ScoredPair]], steps: int, work: Work) -> None:
     """The steps, first-loss check included."""
-    run_trainer(make_trainer(policy, microbatches, steps, work), steps)
+    take_steps(make_trainer(policy, microbatches, steps, work))
 
 
 def make_trainer(policy: Policy, microbatches: list[list[ScoredPair]], steps: int, work: Work) -> PhaseTrainer:
     """The train phase's trainer, without its files."""
-    trainer = PhaseTrainer(
+    given = Fit(
         model=policy,
-        args=training_arguments(config(work), CHECKPOINTS, steps, work.seed),
         objective=PairObjective(beta=work.beta, link="logistic", sft_weight=0.0),
         microbatches=microbatches,
+        steps=steps,
+        title="train",
+        expected_first=ExpectedFirstValue("loss", loss_at_reference("logistic"), 1e-3 if work.bf16 else 1e-5),
+    )
+    return PhaseTrainer(
+        given,
+        args=training_arguments(config(work), CHECKPOINTS, steps, work.seed),
         tokenizer=load_tokenizer(Path(work.model)),
-        at_start=AtStart("loss", loss_at_reference("logistic"), 1e-3 if work.bf16 else 1e-5),
         callbacks=[],
     )
-    quiet(trainer)
-    return trainer
-
-
-def run_trainer(trainer: PhaseTrainer, steps: int) -> None:
-    train_phase(trainer, what="train", total_steps=steps, checkpoints=CHECKPOINTS)
 
 
 def _tokens(pair: Pair) -> int:

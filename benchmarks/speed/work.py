@@ -152,7 +152,7 @@ def make_work(
     low, high = prompt_tokens
     fitting: list[tuple[RenderedDemonstration, dict[str, str]]] = []
     others: list[RenderedDemonstration] = []
-    for demonstration in loaded.demonstrations:
+    for demonstration in loaded.rows:
         if len(fitting) == rows:
             break
         if len(found := _cut(demonstration, renderer, demo_tokens)) == 2:

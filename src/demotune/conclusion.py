@@ -1,25 +1,21 @@
 """What a run leaves for people beside its model: the shortcut audit, the report page, the model card."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from demotune.common.errors import DemotuneError
-from demotune.common.files import publish_file, write_json
+from demotune.common.files import publish_file
 from demotune.common.progress import say
-from demotune.evaluation.compare import compare
-from demotune.evaluation.shortcuts import audit_run
 from demotune.report import build_report
 from demotune.report.answer import answer_sentence
-from demotune.report.collect import read_runs
 from demotune.report.comparison import comparison_of
-from demotune.report.evaluations import read_evaluation
 from demotune.report.model_card import model_card
 from demotune.report.rigor.card import rigor_card, write_card
-from demotune.runs.comparison import COMPARISON, ComparisonTable, read_comparison, write_comparison
-
-SHORTCUTS, CARD = "shortcuts.json", "card.json"
+from demotune.runs.comparison import ComparisonTable, read_comparison, write_comparison
+from demotune.runs.evaluation import read_evaluation
+from demotune.runs.names import CARD, COMPARISON, MODEL, MODEL_CARD, SHORTCUTS
+from demotune.runs.run import read_runs
+from demotune.runs.shortcuts import StageShortcuts, write_shortcuts
 
 
 def conclude(run: Path) -> None:
@@ -27,7 +23,7 @@ def conclude(run: Path) -> None:
     verdicts = _audit(run)
     answers = rigor_card([run])
     write_card(run / CARD, answers)
-    with publish_file(run / "model" / "README.md") as unfinished:
+    with publish_file(run / MODEL / MODEL_CARD) as unfinished:
         unfinished.write_text(model_card(run), encoding="utf-8")
     page = build_report([run], rigor=answers)
     for sentence in verdicts:
@@ -39,7 +35,17 @@ def conclude(run: Path) -> None:
 def write_page(
     runs: Sequence[Path], output: Path | None, *, evaluations: Sequence[Path] = (), comparison: Path | None = None
 ) -> Path:
-    """`demotune report`: the page, and card.json beside it.
+    """`demotune report`: the page, its first sentence and its address on the screen."""
+    page = make_page(runs, output, evaluations=evaluations, comparison=comparison)
+    say(answer_sentence(read_runs(list(runs)), [read_evaluation(folder) for folder in evaluations]))
+    say(f"Report: {page.resolve().as_uri()}")
+    return page
+
+
+def make_page(
+    runs: Sequence[Path], output: Path | None, *, evaluations: Sequence[Path] = (), comparison: Path | None = None
+) -> Path:
+    """The page, and card.json beside it.
 
     `comparison` is a folder of `demotune compare`; without one, several finished runs are compared on the rows that
     they held out. Raises DemotuneError where a folder holds no run, no evaluation or no comparison.
@@ -54,13 +60,13 @@ def write_page(
     shown = None if table is None else comparison_of(table)
     page = build_report(runs, output, evaluations=evaluations, rigor=answers, comparison=shown)
     write_card(page.with_name(CARD), answers)
-    say(answer_sentence(read_runs(list(runs)), [read_evaluation(folder) for folder in evaluations]))
-    say(f"Report: {page.resolve().as_uri()}")
     return page
 
 
 def _compare_here(runs: Sequence[Path], file: Path) -> tuple[Path, ComparisonTable] | None:
     """Compare and keep the table; runs that are unfinished, or held out rows of their own, are not compared."""
+    from demotune.evaluation.compare import compare  # noqa: PLC0415 (imports torch: a page of one run does without it)
+
     try:
         table = compare(runs)
     except DemotuneError as why:
@@ -71,27 +77,15 @@ def _compare_here(runs: Sequence[Path], file: Path) -> tuple[Path, ComparisonTab
 
 
 def _audit(run: Path) -> list[str]:
-    """How well surfaces alone tell demonstrations from samples, stage by stage, kept; a sentence for each reward."""
-    found: list[dict[str, Any]] = []
-    sentences = []
-    for stage, audit, verdict in audit_run(run):
-        shortcuts = (
-            []
-            if audit is None
-            else [
-                {"name": one.name, "auc": asdict(one.auc), "accuracy": asdict(one.accuracy)} for one in audit.shortcuts
-            ]
-        )
-        found.append(
-            {
-                "stage": stage,
-                "prompts": None if audit is None else audit.prompts,
-                "shortcuts": shortcuts,
-                "reward": None if verdict is None else asdict(verdict),
-            }
-        )
-        if verdict is not None:
-            sentences.append(f"stage {stage}: {verdict.sentence}")
+    """How far surfaces alone give demonstrations away, stage by stage, kept; a sentence for each reward."""
+    from demotune.evaluation.shortcuts import audit_run  # noqa: PLC0415 (slow: a page reads what it wrote)
+
+    found = [
+        StageShortcuts(stage, audit.prompts, audit.shortcuts, reward)
+        if audit is not None
+        else StageShortcuts(stage, None, (), reward)
+        for stage, audit, reward in audit_run(run)
+    ]
     if found:
-        write_json(run / SHORTCUTS, found)
-    return sentences
+        write_shortcuts(run / SHORTCUTS, found)
+    return [f"stage {one.stage}: {one.reward.sentence}" for one in found if one.reward is not None]

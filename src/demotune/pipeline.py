@@ -7,13 +7,13 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from demotune.common.allocator import keep_memory
 from demotune.common.interrupts import stopping_like_ctrl_c
+from demotune.common.memory import keep_memory
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.profiling import profiled
 from demotune.common.progress import say
 from demotune.conclusion import conclude
-from demotune.config.methods import AnyConfig, stage_count
+from demotune.config.methods import AnyConfig
 from demotune.estimation.fitting import fit_to_memory
 from demotune.estimation.forecast import estimate_here, say_forecast
 from demotune.estimation.shares import show_profile
@@ -21,10 +21,9 @@ from demotune.result import RunResult, publish_result, show_result
 from demotune.runs.folder import RunFolder
 from demotune.training.callbacks import TimeSteps
 from demotune.training.manifest import check_unchanged, write_manifest
-from demotune.training.methods import run_stage, stopped_by_gate
 from demotune.training.objects import keep_objects
-from demotune.training.preparation import prepare_run
-from demotune.training.setup import Setup
+from demotune.training.setup import Setup, prepare_run
+from demotune.training.stages import run_stage, stopped_by_gate
 
 
 def run(
@@ -39,10 +38,12 @@ def run(
 ) -> RunResult:
     """Run one method from demonstrations to an aligned model, in the folder `config.output`.
 
-    `model` (a transformers model), `train_dataset` and `eval_dataset` (datasets.Dataset or a list of rows),
-    `processing_class` (a tokenizer) and `peft_config` stand in for `config.model`, `data`, `eval_data` and the LoRA
-    fields; they are kept in the run folder, so that the run can be resumed without them. `callbacks` are transformers
-    callbacks for every training phase. Raises DemotuneError for anything the user can mend.
+    What is passed stands in for the config's fields and is kept in the run folder, so that the run can be resumed
+    without it: `model` (a transformers model, folder or hub id) for `config.model`, `processing_class` for its
+    tokenizer, `train_dataset` and `eval_dataset` for `data` and `eval_data`, `peft_config` for the LoRA fields.
+    A data set is a datasets.Dataset, a stream or DatasetDict of datasets (its split `train`; `validation` or `test` is
+    held out), a pandas.DataFrame, a dict of columns, a list of rows, or the path of a file. `callbacks` are
+    transformers callbacks for every training phase. Raises DemotuneError for anything the user can mend.
     """
     folder = RunFolder(Path(config.output))
     with _held(folder), stopping_like_ctrl_c():
@@ -85,7 +86,7 @@ def _finish(setup: Setup, *, resumed: bool = False) -> RunResult:
     estimate = say_forecast(setup)
     try:
         with profiled(setup.config.profile) as profile:
-            for number in range(stage_count(setup.config)):
+            for number in range(setup.config.stages):
                 run_stage(setup, number)
                 if stopped_by_gate(setup, number):
                     break

@@ -1,4 +1,4 @@
-"""What crosses a border between rooms: frozen records of text, then of token ids, then of numbers."""
+"""Records that packages exchange, all of them frozen: of text, then of token ids, then of numbers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 Message = Mapping[str, str]
 """One chat turn: `role` is system, user or assistant; `content` is its text.
 
-An assistant turn may have `reasoning_content`, what was thought before the content was written.
+An assistant turn may have `reasoning_content`, the reasoning before its content.
 """
 
 
@@ -16,7 +16,7 @@ Side = tuple[tuple[int, ...], tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a row gives the chat template beside the conversation; each entry as the row had it."""
+    """What a row gives the chat template beside the conversation; each entry as in the row."""
 
     tools: tuple[Mapping[str, object], ...] = ()
     """JSON schemas of functions."""
@@ -29,20 +29,20 @@ NO_CONTEXT = Context()
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """What somebody wrote: a conversation that ends with the user's turn, and the response to imitate."""
+    """A conversation that ends with the user's turn, and the response to imitate."""
 
     prompt: tuple[Message, ...]
     response: str
     source: str
-    """Where the row stood, `FILE:LINE`, for messages to people."""
+    """Where the row stood, `FILE:LINE`, for messages."""
     reasoning: str = ""
-    """What the row says was thought before the response, where it has a column for it."""
+    """The reasoning before the response, where the row has a column for it."""
     context: Context = NO_CONTEXT
 
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """Two responses to one conversation, of which somebody preferred `chosen`."""
+    """Two responses to one conversation, of which `chosen` was preferred."""
 
     prompt: tuple[Message, ...]
     chosen: str
@@ -62,7 +62,7 @@ class Response:
     finished: bool
     """False when the length limit cut it off: then it has no end-of-turn token."""
     logps: tuple[float, ...] | None = field(default=None, compare=False)
-    """Of each token under the policy that drew it, in nats, where drawing told them."""
+    """Log-probability of each token under the policy that drew it, in nats; None where the sampler keeps none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class ScoredPair:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A prompt and one response to it, whoever wrote it: what a reward judges."""
+    """A prompt and one response to it, by a person or a policy: what a reward judges."""
 
     prompt_ids: tuple[int, ...]
     response: Response

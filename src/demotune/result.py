@@ -1,33 +1,56 @@
 """The end of a run: the model published, metrics in one file, and a summary that a newcomer understands."""
 
-from collections.abc import Iterator, Sequence
+import html
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
-from demotune.common.files import link_or_copy, read_json, read_rows, write_record, write_rows
+from demotune.common.errors import DemotuneError
+from demotune.common.files import link_or_copy, read_rows, write_rows
+from demotune.common.json_records import as_json
 from demotune.common.processes import main_process, this_device, wait_for_everyone
 from demotune.common.profiling import Profile
 from demotune.common.progress import console, minutes, say
-from demotune.config.methods import RFTConfig
+from demotune.common.statistics import Interval
 from demotune.estimation.forecast import Estimate, compare_with_facts, show_comparison
 from demotune.models.files import is_adapter
 from demotune.models.policy import Policy, load_policy, load_tokenizer, merged, save_policy
+from demotune.report.gains import gain_of
+from demotune.rewards.load import load_reward
+from demotune.rewards.reward import Reward
 from demotune.runs.folder import RunFolder
-from demotune.runs.heldout import interval_text, nll_per_token
+from demotune.runs.gate import Verdict, best_stage
+from demotune.runs.heldout import nll_per_token
 from demotune.runs.heldout_files import rows_before
-from demotune.training.phases.reward import REWARD, REWARD_METRICS
-from demotune.training.phases.train import METRICS
+from demotune.runs.names import MODEL, REWARD
+from demotune.runs.run import load_run
+from demotune.runs.summary import Summary, read_summary, write_summary
+from demotune.training.fit import METRICS_OF
 from demotune.training.setup import Setup
-
-METRICS_OF = {"train": METRICS, "policy": METRICS, "reward": REWARD_METRICS}
 
 
 @dataclass(frozen=True, slots=True)
+class RunVerdict:
+    """Whether the run's model makes held-out demonstrations likelier than the start model does."""
+
+    answer: Verdict | Literal["not known"]
+    gain: Interval | None
+    """In nats a response, with its 95% interval over prompts; None where the run held out no rows."""
+    prompts: int
+
+    def __str__(self) -> str:
+        if self.gain is None:
+            return f"{self.answer}: the run held out no rows"
+        size = f"{self.gain.text()} (95% interval)" if self.gain.known else f"{self.gain.value:.2f}"
+        return f"{self.answer}: gain {size} nats a response over the start model, on {self.prompts} prompts"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class RunResult:
     """What a finished run leaves: where, and what was measured on held-out rows."""
 
@@ -47,6 +70,59 @@ class RunResult:
     profile: dict[str, float] | None
     """Seconds by kind of work, and in all, since the run was begun or resumed; None without --profile."""
 
+    @property
+    def verdict(self) -> RunVerdict:
+        """The run's model against its start model on held-out rows, as the report's first sentence has it."""
+        gain = gain_of(load_run(self.run_folder))
+        if gain is None:
+            return RunVerdict("not known", None, 0)
+        return RunVerdict(gain.verdict, gain.per_response, gain.prompts)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Of the stage whose model is the result: training metrics where it ended, and held-out ones as `eval_...`.
+
+        TRL's names, and `eval_nll_per_token`. Training metrics of RFT's reward model begin with `reward_model/`.
+        """
+        phases, check = (self.stages[self.best_stage][part] for part in ("phases", "check"))
+        found = {f"reward_model/{name}": value for name, value in phases.get("reward", {}).get("end", {}).items()}
+        found |= phases["policy" if "policy" in phases else "train"]["end"]
+        if check:
+            found["eval_nll_per_token"] = check["nll_per_token"]
+        if reward := check.get("reward"):
+            found |= {"eval_rewards/margins": reward["margin"], "eval_rewards/accuracies": reward["accuracy"]["value"]}
+        if policy := check.get("policy"):
+            found["eval_reward"] = policy["reward_after"]
+        return found
+
+    def __repr__(self) -> str:
+        return f"RunResult({self.method}, {self.run_folder}, {self._stages}, {self._verdict})"
+
+    def _repr_html_(self) -> str:
+        """A small table, for notebooks."""
+        cells = {"run": str(self.run_folder), "model": str(self.model_folder), "stages": self._stages}
+        cells |= {"verdict": self._verdict}
+        cells |= {name: f"{value:.4g}" for name, value in self.metrics.items() if name.startswith("eval_")}
+        rows = (f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>" for name, text in cells.items())
+        return f"<table><caption>demotune {html.escape(self.method)}</caption>{''.join(rows)}</table>"
+
+    @property
+    def _stages(self) -> str:
+        last = len(self.stages) - 1
+        count = f"{last + 1} stage{'s' * (last > 0)}"
+        return count if self.best_stage == last else f"{count}, stage {self.best_stage} is the result"
+
+    @property
+    def _verdict(self) -> str:
+        try:
+            return str(self.verdict)
+        except DemotuneError:  # the folder has moved, or is damaged: still a result that can be shown
+            return "not known: its folder cannot be read"
+
+    def reward(self) -> Reward:
+        """The reward that the run learned. Raises DemotuneError for an SFT run, which learns none."""
+        return load_reward(self.run_folder)
+
     def load(self) -> tuple[Policy, PreTrainedTokenizerBase]:
         """The trained policy and its tokenizer, on the current device."""
         policy = load_policy(self.model_folder, dtype="float32", attn_implementation="sdpa", device=this_device())
@@ -55,17 +131,17 @@ class RunResult:
 
 def read_result(folder: RunFolder) -> RunResult:
     """The result of a run that has finished."""
-    kept = read_json(folder.summary)
+    kept = read_summary(folder.summary)
     return RunResult(
         run_folder=folder.root,
         model_folder=folder.model,
-        method=kept["method"],
-        reward_folder=folder.reward if kept["reward_folder"] else None,
-        start_nll_per_token=kept["start_nll_per_token"],
-        best_stage=kept["best_stage"],
-        stages=tuple(kept["stages"]),
-        estimate=kept.get("estimate"),
-        profile=kept.get("profile"),
+        method=kept.method,
+        reward_folder=folder.reward if kept.reward_folder else None,
+        start_nll_per_token=kept.start_nll_per_token,
+        best_stage=kept.best_stage,
+        stages=tuple(map(dict, kept.stages)),
+        estimate=None if kept.estimate is None else dict(kept.estimate),
+        profile=None if kept.profile is None else dict(kept.profile),
     )
 
 
@@ -77,25 +153,22 @@ def publish_result(setup: Setup, estimate: Estimate | None = None, profile: Prof
         run_folder=setup.folder.root,
         model_folder=setup.folder.model,
         method=setup.config.method,
-        reward_folder=setup.folder.reward if isinstance(setup.config, RFTConfig) else None,
+        reward_folder=setup.folder.reward if setup.config.reward_kind == "explicit" else None,
         start_nll_per_token=_start_nll(setup),
-        best_stage=_best_stage(setup, stages),
+        best_stage=_best_stage(setup, count),
         stages=stages,
         estimate=None if estimate is None else compare_with_facts(estimate, [stage["phases"] for stage in stages]),
         profile=None if profile is None else profile.record(),
     )
     if main_process():
         best = setup.folder.stage(result.best_stage)
-        link_or_copy(best / "model", setup.folder.model)
+        link_or_copy(best / MODEL, setup.folder.model)
         if result.reward_folder is not None:
             link_or_copy(best / REWARD, result.reward_folder)
         if setup.config.merge_adapter:
-            save_policy(merged(setup.load(best / "model")), setup.tokenizer, setup.folder.merged_model)
+            save_policy(merged(setup.load(best / MODEL)), setup.tokenizer, setup.folder.merged_model)
         write_rows(setup.folder.metrics, _all_metrics(setup, count))
-        write_record(
-            setup.folder.summary,
-            {name: str(value) if isinstance(value, Path) else value for name, value in asdict(result).items()},
-        )
+        write_summary(setup.folder.summary, Summary(**as_json(asdict(result))))
     wait_for_everyone()
     return result
 
@@ -153,10 +226,10 @@ def _say_explicit(result: RunResult) -> None:
         check, stopped = stage["check"], stage["phases"]["policy"]["stopped"]
         reward, policy = check.get("reward"), check.get("policy")
         if reward and reward["matched_pairs"]:
-            matched = interval_text(*(reward[f"matched_accuracy{end}"] for end in ("", "_low", "_high")))
+            matched = Interval(**reward["matched_accuracy"]).text()
             say(f"stage {number}: accuracy on the {reward['matched_pairs']} held-out pairs of like length {matched}")
         if policy:
-            better = interval_text(*(policy[f"better{end}"] for end in ("", "_low", "_high")))
+            better = Interval(**policy["better"]).text()
             say(
                 f"stage {number}: on {policy['prompts']} held-out prompts samples earn {policy['reward_before']:+.2f} "
                 f"before, {policy['reward_after']:+.2f} after (demonstrations {policy['demo_reward']:+.2f}); after is "
@@ -175,13 +248,13 @@ def _steps(phases: dict[str, Any]) -> str:
 
 def accuracy_text(reward: dict[str, Any]) -> str:
     """Held-out reward accuracy with its 95% interval."""
-    return interval_text(reward["accuracy"], reward["accuracy_low"], reward["accuracy_high"])
+    return Interval(**reward["accuracy"]).text()
 
 
 def _stage_record(setup: Setup, number: int) -> dict[str, Any]:
     return {
         "phases": setup.folder.stage_state(number),
-        "check": setup.folder.stage_check(number),
+        "check": as_json(setup.folder.stage_check(number)),
     }
 
 
@@ -191,14 +264,9 @@ def _start_nll(setup: Setup) -> float | None:
     return nll_per_token(setup.heldout, [row.demo_logp for row in rows_before(setup.folder, 0)])
 
 
-def _best_stage(setup: Setup, stages: Sequence[dict[str, Any]]) -> int:
-    """The last stage that its gate did not call worse; where all are worse the least bad; the last without gates."""
-    gates = [stage["check"].get("gate") for stage in stages]
-    if setup.config.gate == "off" or None in gates:
-        return len(stages) - 1
-    good = [number for number, gate in enumerate(gates) if gate["best"]]
-    # Where none is good, all were compared with the start model, so their gains can be compared.
-    return good[-1] if good else max(range(len(gates)), key=lambda number: gates[number]["gain"])
+def _best_stage(setup: Setup, count: int) -> int:
+    off = setup.config.gate == "off"
+    return best_stage([None if off else setup.folder.stage_check(number).gate for number in range(count)])
 
 
 def _all_metrics(setup: Setup, count: int) -> Iterator[dict[str, Any]]:
@@ -209,4 +277,4 @@ def _all_metrics(setup: Setup, count: int) -> Iterator[dict[str, Any]]:
                 for row in read_rows(setup.folder.stage(number) / METRICS_OF[phase]):
                     yield {"stage": number, "phase": phase, **row}
             yield {"stage": number, "phase": phase, "finished": True, **record}
-        yield {"stage": number, "phase": "check", **setup.folder.stage_check(number)}
+        yield {"stage": number, "phase": "check", **as_json(setup.folder.stage_check(number))}

@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 from campaign.trials import Trial
 from demotune.cli.main import app
 from demotune.common.errors import DemotuneError
-from demotune.config.files import build_config, field_types
+from demotune.config.field import field_types
+from demotune.config.files import build_config
 from demotune.config.methods import CONFIGS, SFTConfig, as_dict
 from demotune.data import load_demonstrations, load_preferences, read_prompt_file
 from demotune.data.intake import prepare
@@ -164,7 +165,7 @@ def _read(file: Path, rng: random.Random, expected: int | None) -> None:
         return
     every_turn = how == 1
     loaded = load_preferences([str(file)]) if how == 2 else load_demonstrations([str(file)], every_turn=every_turn)
-    good = loaded.preferences if how == 2 else loaded.demonstrations  # type: ignore[union-attr]
+    good = loaded.rows
     accounted = len(good) + len(loaded.bad_rows)
     if accounted < loaded.rows_read or (accounted > loaded.rows_read and not every_turn):
         raise AssertionError(f"{loaded.rows_read} rows read, {len(good)} good and {len(loaded.bad_rows)} named")
@@ -176,7 +177,7 @@ def _prepare(file: Path) -> None:
     """As a run reads it, rendered; each row is trained on, held out or named."""
     config = SFTConfig(model="m", data=(str(file),), output="o", max_bad_share=1.0, max_eval_rows=100)
     found = prepare(config, _renderer())
-    read = len(load_demonstrations([str(file)]).demonstrations) + len(load_demonstrations([str(file)]).bad_rows)
+    read = len(load_demonstrations([str(file)]).rows) + len(load_demonstrations([str(file)]).bad_rows)
     if len(found.train) + len(found.heldout) + len(found.bad_rows) < read:
         raise AssertionError(f"{read} rows read, {len(found.train)} train, {len(found.heldout)} held out")
 

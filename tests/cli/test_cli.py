@@ -14,7 +14,7 @@ from helpers.tiny_runs import STAGED
 from safetensors.torch import load_file
 
 import demotune
-from demotune.config.files import field_types
+from demotune.config.field import field_types
 from demotune.config.methods import CONFIGS
 
 
@@ -195,7 +195,7 @@ def test_two_processes_give_one_model(place: Path) -> None:
     assert call("irft", *staged_flags(place, "one"), *even, "--gradient-accumulation-steps", "2")[0] == 0
     one, two = (place / name / "stages" / "00" for name in ("one", "two"))
     assert (two / "samples.jsonl.gz").read_bytes() == (one / "samples.jsonl.gz").read_bytes()
-    assert (two / "scores.jsonl.gz").read_bytes() == (one / "scores.jsonl.gz").read_bytes()
+    assert (two / "reference_logps.jsonl.gz").read_bytes() == (one / "reference_logps.jsonl.gz").read_bytes()
     assert json.loads((two / "state.json").read_text())["train"]["steps"] == 1
     ours, theirs = (load_file(place / name / "model" / "model.safetensors") for name in ("two", "one"))
     for name, expected in theirs.items():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from demotune import DemotuneError
 from demotune.cli import control
 from demotune.cli.control import control_of, train_controls
 from demotune.common.files import read_json, read_rows, write_json
-from demotune.runs.finished import FinishedRun, read_run
+from demotune.runs.heldout import HeldoutRow
+from demotune.runs.run import Run, load_run
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +31,20 @@ def irft(runs: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[FinishedRun, FinishedRun]:
+def trained(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
     """A run and its control."""
     folder = shutil.copytree(runs / "irft-1", tmp_path_factory.mktemp("control") / "irft", symlinks=True)
     (found,) = train_controls([folder])
     assert found == folder.with_name("irft-control-sft")
-    return read_run(folder), read_run(found)
+    return load_run(folder), load_run(found)
 
 
-def test_it_starts_from_the_same_model_on_the_same_rows(trained: tuple[FinishedRun, FinishedRun]) -> None:
+def keys_of(rows: Sequence[HeldoutRow] | None) -> set[str]:
+    assert rows
+    return {row.key for row in rows}
+
+
+def test_it_starts_from_the_same_model_on_the_same_rows(trained: tuple[Run, Run]) -> None:
     run, found = trained
     assert found.method == "sft"
     assert found.start_hash == run.start_hash
@@ -46,16 +53,20 @@ def test_it_starts_from_the_same_model_on_the_same_rows(trained: tuple[FinishedR
     assert found.config["lr_scheduler_type"] == run.config["lr_scheduler_type"]
     rows = [read_rows(one.folder / "rows.jsonl.gz") for one in trained]
     assert rows[0] == rows[1]
-    assert found.heldout().keys() == run.heldout().keys()
-    for key, (logp, tokens) in run.heldout_at_start().items():
-        assert found.heldout_at_start()[key] == (pytest.approx(logp, abs=1e-4), tokens)
+    assert keys_of(found.result.heldout) == keys_of(run.result.heldout)
+    ours, theirs = ({row.key: row for row in one.start or ()} for one in trained)
+    assert ours.keys() == theirs.keys() != set()
+    for key, row in ours.items():
+        assert (theirs[key].demo_logp, theirs[key].demo_tokens) == (
+            pytest.approx(row.demo_logp, abs=1e-4),
+            row.demo_tokens,
+        )
 
 
-def test_it_takes_the_steps_and_tokens_of_the_run(trained: tuple[FinishedRun, FinishedRun]) -> None:
+def test_it_takes_the_steps_and_tokens_of_the_run(trained: tuple[Run, Run]) -> None:
     """Of 19 rows, in 6 steps of 4 pairs at most; a pair has twice its prompt, a demonstration and a sample."""
     run, found = trained
     assert found.cost.steps == run.cost.steps == 6
-    assert run.cost.trained_tokens is not None
     assert found.cost.trained_tokens == pytest.approx(run.cost.trained_tokens, rel=0.1)
 
 
@@ -75,7 +86,7 @@ def test_sizes_of_a_step(rows: int, per_step: float, largest: int, expected: tup
     assert control._batches(rows, per_step, largest) == expected
 
 
-def test_a_finished_control_is_used_again(trained: tuple[FinishedRun, FinishedRun]) -> None:
+def test_a_finished_control_is_used_again(trained: tuple[Run, Run]) -> None:
     """It is neither trained nor published again: no file is written."""
     files = [file for file in trained[1].folder.rglob("*") if file.is_file()]
     written = [(file.stat().st_ino, file.stat().st_mtime_ns) for file in files]
@@ -85,7 +96,7 @@ def test_a_finished_control_is_used_again(trained: tuple[FinishedRun, FinishedRu
 
 
 def test_an_unfinished_control_is_finished(
-    irft: Path, trained: tuple[FinishedRun, FinishedRun], monkeypatch: pytest.MonkeyPatch
+    irft: Path, trained: tuple[Run, Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped in its check: the result is that of the control that nobody stopped."""
     with monkeypatch.context() as patch:
@@ -95,7 +106,7 @@ def test_an_unfinished_control_is_finished(
     folder = irft.with_name("irft-control-sft")
     assert not (folder / "summary.json").exists()
     assert train_controls([irft]) == [folder]
-    assert read_run(folder).heldout() == trained[1].heldout()
+    assert load_run(folder).result.heldout == trained[1].result.heldout
 
 
 def test_sft_runs_have_none(runs: Path) -> None:
@@ -103,7 +114,7 @@ def test_sft_runs_have_none(runs: Path) -> None:
     assert not (runs / "sft-control-sft").exists()
 
 
-def test_the_control_of_another_run_is_not_taken(irft: Path, trained: tuple[FinishedRun, FinishedRun]) -> None:
+def test_the_control_of_another_run_is_not_taken(irft: Path, trained: tuple[Run, Run]) -> None:
     """The run was made anew, with another learning rate, and its old control is still there."""
     shutil.copytree(trained[1].folder, irft.with_name("irft-control-sft"), symlinks=True)
     manifest = read_json(irft / "manifest.json")
@@ -121,18 +132,18 @@ def test_another_start_model_is_refused(irft: Path) -> None:
     assert not irft.with_name("irft-control-sft").exists()
 
 
-def test_a_run_that_did_not_count_its_tokens_has_none(runs: Path) -> None:
-    finished = read_run(runs / "irft-1")
-    old = replace(finished, cost=replace(finished.cost, trained_tokens=None, flops=None))
-    with pytest.raises(
-        DemotuneError, match=r"irft-1 did not count its rows and tokens \(an older version\).*run it again"
-    ):
-        control_of(old)
+def test_a_run_without_a_step_has_none(irft: Path) -> None:
+    for file in irft.glob("stages/*/state.json"):
+        state = read_json(file)
+        write_json(file, state | {"train": state["train"] | {"steps": 0}})
+    with pytest.raises(DemotuneError, match="irft took no step of training, so there is nothing to control for"):
+        control_of(load_run(irft))
 
 
 def test_rft_and_lora_keep_what_sft_knows_of_their_config(runs: Path) -> None:
-    finished = read_run(runs / "rft")
-    config = control_of(replace(finished, config={**finished.config, "use_peft": True, "lora_r": 3}))
+    finished = load_run(runs / "rft")
+    fields = {**finished.config, "use_peft": True, "lora_r": 3}
+    config = control_of(replace(finished, manifest=replace(finished.manifest, config=fields)))
     assert (config.use_peft, config.lora_r, config.seed, config.gate) == (True, 3, 42, "off")
     assert config.max_steps == finished.cost.steps
     assert config.learning_rate == finished.config["learning_rate"]

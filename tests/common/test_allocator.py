@@ -9,14 +9,13 @@ import pytest
 SIZE = 2**28
 IN_A_NEW_PROCESS = f"""
 import torch
-from demotune.common.allocator import keep_memory, kept_bytes
-from demotune.common.memory import free_bytes
+from demotune.common.memory import allocator_reserve, free_bytes, keep_memory
 
 assert keep_memory()
 tensor = torch.ones({SIZE} // 4)
-kept, free = kept_bytes(), free_bytes(torch.device("cpu"))
+kept, free = allocator_reserve(), free_bytes(torch.device("cpu"))
 del tensor
-print(kept_bytes() - kept, free_bytes(torch.device("cpu")) - free)
+print(allocator_reserve() - kept, free_bytes(torch.device("cpu")) - free)
 """
 """Where other tests have filled the heap up to the next library, glibc asks the system for large tensors after all."""
 

@@ -325,9 +325,9 @@ def test_phases_are_done_one_by_one_and_stay_done(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert folder.stage_state(0) == {}
     folder.mark_done(0, "sample", {"seed": 1})
-    folder.mark_done(0, "score", {"pairs": 2})
-    assert RunFolder(tmp_path).stage_state(0) == {"sample": {"seed": 1}, "score": {"pairs": 2}}
-    assert list(folder.stage_state(0)) == ["sample", "score"]
+    folder.mark_done(0, "reference", {"pairs": 2})
+    assert RunFolder(tmp_path).stage_state(0) == {"sample": {"seed": 1}, "reference": {"pairs": 2}}
+    assert list(folder.stage_state(0)) == ["sample", "reference"]
     assert folder.stage_state(1) == {}
     assert folder.stage(1) == tmp_path / "stages" / "01"
 

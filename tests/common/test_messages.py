@@ -20,7 +20,7 @@ from demotune.common.errors import DemotuneError
 from demotune.common.messages import BUG, CLOSED_PIPE, USER_ERROR, explain
 from demotune.common.progress import console, say, track, warn
 from demotune.common.screen import Screen, Verbatim, printable
-from demotune.rewards.answering import Answer, show_answers
+from demotune.rewards.answers import Answer, show_answers
 
 HOSTILE = "a\x1b[2Jb\x07c\x9bd\u202ee\rf\x00g\udc80h\u2028i"
 SHOWN = r"a\x1b[2Jb\x07c\x9bd\u202ee\rf\x00g\udc80h\u2028i"
@@ -274,3 +274,19 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
         assert code == USER_ERROR
         assert shown.startswith("Traceback (most recent call last)")
         assert "\nerror: gone.jsonl does not exist" in shown
+
+
+def test_speaking_and_describing_the_command_load_no_torch():
+    code = """
+import sys
+from demotune.common.journals import Journal
+from demotune.common.machine import command_line, package_versions
+from demotune.common.profiling import profiled
+from demotune.common.progress import say
+
+with profiled(True):
+    say(command_line() + package_versions()["torch"])
+print("torch" in sys.modules)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.splitlines()[-1] == "False"

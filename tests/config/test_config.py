@@ -2,24 +2,28 @@
 
 import dataclasses
 import math
+import os
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
 from demotune.common.errors import DemotuneError
-from demotune.config.files import (
-    build_config,
-    field_help,
-    field_types,
-    from_dict,
-    load_config,
-    save_config,
-    shipped_configs,
-    unknown_field,
+from demotune.config.field import field_help, field_types, fields_of
+from demotune.config.files import build_config, from_dict, load_config, save_config, shipped_configs, unknown_field
+from demotune.config.methods import (
+    CONFIGS,
+    AnyConfig,
+    IRFTConfig,
+    Method,
+    RFTConfig,
+    RunConfig,
+    SFTConfig,
+    SPINConfig,
+    as_dict,
 )
-from demotune.config.methods import CONFIGS, AnyConfig, IRFTConfig, Method, RunConfig, SFTConfig, SPINConfig, as_dict
 
 METHODS: tuple[Method, ...] = ("sft", "spin", "irft")
 GIVEN: dict[str, object] = {"model": "some/model", "data": ["rows.jsonl"], "output": "runs/one"}
@@ -136,7 +140,7 @@ def test_an_unknown_field_names_its_owner_and_the_nearest(method: Method, field:
         ("use_peft", 1, "bool"),
         ("optim", 3, "str"),
         ("model", None, "str"),
-        ("data", {"a": 1}, "tuple"),
+        ("data", {"a": 1}, "str or a list of str"),
         ("data", [1, 2], "str"),
         ("data_weights", ["x"], "float"),
     ],
@@ -167,6 +171,59 @@ def test_values_of_yaml_become_values_of_python(field: str, given: object, kept:
     assert (found, type(found)) == (kept, type(kept))
 
 
+class Files(os.PathLike[str]):
+    """A path that is no pathlib.Path, as fsspec and others have."""
+
+    def __fspath__(self) -> str:
+        return "rows.jsonl"
+
+
+@pytest.mark.parametrize("data", ["rows.jsonl", Path("rows.jsonl"), ["rows.jsonl"], [Path("rows.jsonl")], Files()])
+def test_a_path_or_one_text_stands_for_a_list_of_one(data: Any) -> None:
+    config = SFTConfig(model=Path("models/start"), data=data, eval_data=data, output=Path("runs") / "one")  # type: ignore[arg-type]
+    assert config == SFTConfig(model="models/start", data=("rows.jsonl",), eval_data=("rows.jsonl",), output="runs/one")
+    assert [type(value) for value in (config.model, config.output, config.data[0])] == [str, str, str]
+
+
+@pytest.mark.parametrize("rows", [{"prompt": ["a"]}, [{"prompt": "a"}], pd.DataFrame({"prompt": ["a"]})])
+@pytest.mark.parametrize(("field", "argument"), [("data", "train_dataset"), ("eval_data", "eval_dataset")])
+def test_rows_in_memory_are_no_data_of_a_config(rows: Any, field: str, argument: str) -> None:
+    with pytest.raises(DemotuneError) as refusal:
+        SFTConfig(output="runs/one", **{field: rows})
+    message = str(refusal.value)
+    assert message.startswith(f"{field} must be str")
+    assert message.endswith(f"name files, folders or hub ids, and pass rows in memory to run() as {argument}=")
+    assert "\n" not in message
+
+
+def test_replaced_values_are_checked_again() -> None:
+    config = SFTConfig(output="runs/one")
+    assert dataclasses.replace(config, data="rows.jsonl").data == ("rows.jsonl",)  # type: ignore[arg-type]
+    with pytest.raises(DemotuneError, match=r"lora_r must be > 0, got 0; the default is 16"):
+        dataclasses.replace(config, lora_r=0)
+
+
+def test_a_method_that_gives_another_default_keeps_bounds_and_panel() -> None:
+    shared, own = fields_of(RunConfig)["learning_rate"], fields_of(SFTConfig)["learning_rate"]
+    assert own == dataclasses.replace(shared, default=2e-5)
+    with pytest.raises(DemotuneError, match=r"stages must be at least 1, got 0; the default is 1"):
+        SPINConfig(output="runs/one", stages=0)
+
+
+def test_what_spin_fixes_is_no_field_of_it() -> None:
+    config = SPINConfig(output="runs/one")
+    assert (config.link, config.reference, config.sft_weight) == ("logistic", "stage", 0.0)
+    assert {"link", "reference", "sft_weight"} == field_types(IRFTConfig).keys() - field_types(SPINConfig).keys()
+    with pytest.raises(TypeError, match="link"):
+        SPINConfig(output="runs/one", link="nce")  # type: ignore[call-arg]
+
+
+def test_what_a_method_has_no_field_for_has_a_value_all_the_same() -> None:
+    assert (SFTConfig(output="x").stages, SFTConfig(output="x").prompts, SPINConfig(output="x").prompts) == (1, (), ())
+    assert RFTConfig(output="x").temperature == 1.0
+    assert "stages" not in as_dict(SFTConfig(output="x"))
+
+
 def test_one_of_a_few_names_them() -> None:
     with pytest.raises(DemotuneError, match="link must be one of logistic, linear, nce, got 'hinge'"):
         from_dict("irft", {**GIVEN, "link": "hinge"})
@@ -189,13 +246,13 @@ SHARED_MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"logging_steps": 0}, "logging_steps must be > 0"),
     ({"save_steps": 0}, "save_steps must be > 0"),
     ({"max_eval_rows": 0}, "max_eval_rows must be > 0"),
-    ({"max_length": 1}, "max_length must be at least 2 tokens, got 1"),
+    ({"max_length": 1}, "max_length must be at least 2, got 1"),
     ({"max_rows": 0}, "max_rows must be > 0, got 0"),
     ({"warmup_steps": -1.0}, "warmup_steps must be >= 0, got -1.0"),
     ({"weight_decay": -0.1}, "weight_decay must be >= 0, got -0.1"),
     ({"max_grad_norm": -1.0}, "max_grad_norm must be >= 0, got -1.0"),
     ({"merge_adapter": True}, "merge_adapter needs use_peft"),
-    ({"seed": -1}, "seed must be at least 0, got -1"),
+    ({"seed": -1}, "seed must be >= 0, got -1"),
     ({"seed": 2**32}, "seed must be at most 4294967295, got 4294967296"),
 ]
 STAGED_MISTAKES: list[tuple[dict[str, Any], str]] = [
@@ -298,3 +355,16 @@ def test_configs_are_frozen(method: Method) -> None:
     config = CONFIGS[method](output="runs/one")
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.seed = 1  # type: ignore[misc]
+
+
+def test_a_run_yaml_torn_anywhere_is_named(tmp_path: Path) -> None:
+    """What is left may still be YAML: fields without a value, or without their later neighbours."""
+    file = tmp_path / "run.yaml"
+    save_config(IRFTConfig(model="m", data=("d",), output="o"), file)
+    text = file.read_text()
+    for length in range(0, len(text), 7):
+        file.write_text(text[:length])
+        try:
+            load_config(file)
+        except DemotuneError as error:
+            assert str(file) in str(error)

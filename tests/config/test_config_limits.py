@@ -2,6 +2,7 @@
 
 import itertools
 import time
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,12 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from demotune.common.errors import DemotuneError
 from demotune.config.evaluation import EvaluationConfig
-from demotune.config.files import build_config, field_types, from_fields
-from demotune.config.limits import LARGEST
-from demotune.config.loggers import _PACKAGES, refuse_unknown_loggers
+from demotune.config.field import Field, fields_of
+from demotune.config.files import build_config
+from demotune.config.loggers import PACKAGES, refuse_unknown_loggers
 from demotune.config.methods import CONFIGS, IRFTConfig, SFTConfig
 from demotune.config.yaml_fields import MOST_BYTES, read_yaml_file
-from demotune.training.trainer import training_arguments
+from demotune.training.arguments import training_arguments
 
 CLASSES: list[type[Any]] = [*CONFIGS.values(), EvaluationConfig]
 GIVEN: dict[str, object] = {"model": "some/model", "data": ["rows.jsonl"], "output": "runs/one"}
@@ -27,28 +28,31 @@ ODD: list[object] = [
 
 
 @pytest.mark.parametrize("config_class", CLASSES)
-def test_every_number_has_a_largest_value(config_class: type[Any]) -> None:
-    numbers = {
-        name for name, kind in field_types(config_class).items() if any(word in str(kind) for word in ("int", "float"))
-        and "Literal" not in str(kind)
-    }  # fmt: skip
-    assert numbers >= {"seed", "max_rows"}
-    assert numbers <= LARGEST.keys()
+def test_every_number_has_a_smallest_and_a_largest_value(config_class: type[Any]) -> None:
+    numbers = [field for field in fields_of(config_class).values() if is_number(field)]
+    assert {field.name for field in numbers} >= {"seed", "max_rows"}
+    for field in numbers:
+        assert (field.above is None) != (field.minimum is None), field.name
+        assert field.maximum <= 2**32 - 1
+
+
+def is_number(field: Field) -> bool:
+    return any(kind in (int, float) for kind in (field.kind, *typing.get_args(field.kind)))
 
 
 @pytest.mark.parametrize("config_class", CLASSES)
 def test_an_odd_value_is_refused_by_the_name_of_its_field_or_kept(config_class: type[Any]) -> None:
-    for name in field_types(config_class):
+    for name, field in fields_of(config_class).items():
         for value in ODD:
             try:
-                kept = getattr(from_fields(config_class, {**GIVEN, name: value}), name)
+                kept = getattr(config_class(**{**GIVEN, name: value}), name)
             except DemotuneError as refusal:
                 named = "judge" if name.startswith("judge") else name  # an address without a model names the other
                 assert named in str(refusal), (name, value)
                 assert len(str(refusal)) < 1000, (name, value)
             else:
-                numbers = [number for number in (kept if isinstance(kept, tuple) else (kept,)) if name in LARGEST]
-                assert all(number is None or abs(number) <= LARGEST[name] for number in numbers), (name, value)
+                numbers = [number for number in (kept if isinstance(kept, tuple) else (kept,)) if is_number(field)]
+                assert all(number is None or abs(number) <= field.maximum for number in numbers), (name, value)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +61,7 @@ def test_an_odd_value_is_refused_by_the_name_of_its_field_or_kept(config_class: 
         ("steps_per_stage", 10**12, "steps_per_stage must be at most 1000000000, got 1000000000000; give a smaller"),
         ("beta", 1e308, "beta must be at most 1000000, got 1e+308; give a smaller number"),
         ("beta", 10**400, "beta must be float, got an integer of 1329 bits (int); give one"),
-        ("seed", -1, "seed must be at least 0, got -1; give a larger number"),
+        ("seed", -1, "seed must be >= 0, got -1; the default is 42"),
         ("max_rows", 10**5000, "max_rows must be at most 1000000000, got an integer of 16610 bits; give a smaller"),
         ("report_to", ["", "wandb"], "report_to holds an empty text; leave it out"),
     ],
@@ -65,17 +69,17 @@ def test_an_odd_value_is_refused_by_the_name_of_its_field_or_kept(config_class: 
 )
 def test_absurd_values_say_what_is_wrong(field: str, value: object, message: str) -> None:
     with pytest.raises(DemotuneError) as refusal:
-        from_fields(IRFTConfig, {**GIVEN, field: value})
+        IRFTConfig(**{**GIVEN, field: value})
     assert str(refusal.value).startswith(message)
 
 
 def test_a_number_of_python_that_is_none_is_refused_by_name() -> None:
-    with pytest.raises(DemotuneError, match=r"beta must be a number, got 'x' \(str\); give a number"):
+    with pytest.raises(DemotuneError, match=r"beta must be float, got 'x' \(str\); give one"):
         IRFTConfig(output="x", beta="x")  # type: ignore[arg-type]
 
 
 def test_largest_values_are_allowed() -> None:
-    config = from_fields(IRFTConfig, {**GIVEN, "save_steps": 10**9, "seed": 2**32 - 1, "learning_rate": 1000})
+    config = IRFTConfig(**{**GIVEN, "save_steps": 10**9, "seed": 2**32 - 1, "learning_rate": 1000})
     assert (config.save_steps, config.seed, config.learning_rate) == (10**9, 2**32 - 1, 1000.0)
 
 
@@ -153,4 +157,4 @@ def test_none_and_all_are_no_packages(names: tuple[str, ...]) -> None:
 
 def test_the_loggers_are_those_of_transformers() -> None:
     """Except kubeflow, which transformers adds by itself where it runs."""
-    assert _PACKAGES.keys() == INTEGRATION_TO_CALLBACK.keys() - {"kubeflow"}
+    assert PACKAGES.keys() == INTEGRATION_TO_CALLBACK.keys() - {"kubeflow"}

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demotune.data import Reason, load_demonstrations
-from demotune.data.json_files import json_line
+from demotune.data.readers.json_files import json_line
 from demotune.data.rows import RowError
 from demotune.data.turns import Remarks, checked_turns, every_exchange, last_exchange
 
@@ -212,7 +212,7 @@ def load_lines(tmp_path, lines, **options):
 @pytest.mark.parametrize(("good", "bad", "reason", "detail"), BAD.values(), ids=BAD)
 def test_a_bad_row_is_refused_with_its_line_and_reason(tmp_path, good, bad, reason, detail):
     loaded = load_lines(tmp_path, [good, b"", bad])
-    assert [d.source for d in loaded.demonstrations] == [f"{tmp_path / 'rows.jsonl'}:1"]
+    assert [d.source for d in loaded.rows] == [f"{tmp_path / 'rows.jsonl'}:1"]
     assert [(row.source, row.reason) for row in loaded.bad_rows] == [(f"{tmp_path / 'rows.jsonl'}:3", reason)]
     assert detail in loaded.bad_rows[0].detail
     assert loaded.rows_read == 2  # the blank line is no row
@@ -229,9 +229,9 @@ def test_an_empty_assistant_turn_in_the_middle_is_bad_when_every_turn_counts(tmp
     assert [(bad.reason, bad.detail) for bad in refused.bad_rows] == [
         ("empty response", "assistant turn 2 of 4 is text ''")
     ]
-    assert len(refused.demonstrations) == 1
+    assert len(refused.rows) == 1
     kept = load_lines(tmp_path, [TURN_GOOD, row])
-    assert [d.response for d in kept.demonstrations] == ["4", "c"]
+    assert [d.response for d in kept.rows] == ["4", "c"]
 
 
 def test_duplicates_are_exact_and_found_across_sources(tmp_path):
@@ -240,7 +240,7 @@ def test_duplicates_are_exact_and_found_across_sources(tmp_path):
     other_space = {"prompt": "2+2?", "completion": "4 "}
     second.write_text(json.dumps(other_space) + "\n" + json.dumps(TURN_GOOD) + "\n" + json.dumps(GOOD) + "\n")
     loaded = load_demonstrations([str(first), str(second)])
-    assert [d.response for d in loaded.demonstrations] == ["4", "4 "]
+    assert [d.response for d in loaded.rows] == ["4", "4 "]
     assert [(bad.source, bad.reason) for bad in loaded.bad_rows] == [
         (f"{second}:2", "missing column"),
         (f"{second}:3", "duplicate"),
@@ -258,7 +258,7 @@ def test_details_show_little_content(tmp_path):
 
 def test_a_file_of_nothing_but_broken_lines_is_all_bad_rows(tmp_path):
     loaded = load_lines(tmp_path, [b"{", b"\xff"])
-    assert loaded.demonstrations == ()
+    assert loaded.rows == ()
     assert [bad.reason for bad in loaded.bad_rows] == ["broken JSON", "invalid UTF-8"]
     assert loaded.formats == {str(tmp_path / "rows.jsonl"): "no readable row"}
 

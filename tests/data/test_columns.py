@@ -7,8 +7,8 @@ import pytest
 from helpers.outside import OUTSIDE
 
 from demotune.common.errors import DemotuneError
-from demotune.data import LoadedData, load_demonstrations, load_preferences
-from demotune.records import Context
+from demotune.data import Loaded, load_demonstrations, load_preferences
+from demotune.records import Context, Demonstration
 
 CASES = OUTSIDE / "cases"
 
@@ -31,7 +31,7 @@ def write(tmp_path: Path, *rows) -> str:
     return str(path)
 
 
-def load(tmp_path: Path, *rows, **options) -> LoadedData:
+def load(tmp_path: Path, *rows, **options) -> Loaded[Demonstration]:
     return load_demonstrations([write(tmp_path, *rows)], **options)
 
 
@@ -114,7 +114,7 @@ BESIDE = {
 def test_a_column_beside_the_text_becomes_what_is_written_here(tmp_path, row, prompt, reasoning, context):
     loaded = load(tmp_path, row)
     assert loaded.bad_rows == ()
-    (demonstration,) = loaded.demonstrations
+    (demonstration,) = loaded.rows
     assert (demonstration.prompt, demonstration.reasoning, demonstration.context) == (prompt, reasoning, context)
 
 
@@ -141,8 +141,8 @@ WEIGHTED = [
 )
 def test_turns_of_weight_0_are_context_and_never_learned(tmp_path, turns, every_turn, taught):
     loaded = load(tmp_path, {"messages": turns}, every_turn=every_turn)
-    assert [one.response for one in loaded.demonstrations] == taught
-    for one in loaded.demonstrations:
+    assert [one.response for one in loaded.rows] == taught
+    for one in loaded.rows:
         before = [turn["content"] for turn in turns[: [turn["content"] for turn in turns].index(one.response)]]
         assert [turn["content"] for turn in one.prompt] == before
 
@@ -176,7 +176,7 @@ DIFFERENT = [
 
 def test_rows_that_differ_in_anything_beside_the_text_stay_apart_and_the_same_ones_are_named(tmp_path):
     loaded = load(tmp_path, *DIFFERENT, *DIFFERENT, {**PLAIN, "id": 3})
-    assert len(loaded.demonstrations) == len(DIFFERENT)
+    assert len(loaded.rows) == len(DIFFERENT)
     assert [bad.reason for bad in loaded.bad_rows] == ["duplicate"] * (len(DIFFERENT) + 1)
 
 
@@ -202,7 +202,7 @@ def test_the_worse_response_is_not_used_by_demonstrations_and_is_by_preferences(
 def test_preferences_carry_thoughts_and_context(tmp_path):
     chosen, rejected = [assistant("4", reasoning="Count.")], [assistant("4", reasoning="Guess.")]
     path = write(tmp_path, {"prompt": [user("2+2?")], "chosen": chosen, "rejected": rejected, "tools": [TOOL]})
-    (pair,) = load_preferences([path]).preferences
+    (pair,) = load_preferences([path]).rows
     assert (pair.chosen, pair.rejected, pair.chosen_reasoning, pair.rejected_reasoning) == (
         "4",
         "4",
@@ -216,18 +216,18 @@ def test_every_part_beside_the_text_can_be_named(tmp_path):
     row = {"q": "2+2?", "a": "4", "persona": "Be kind.", "past": [["Hi", "Ho"]], "api": [TOOL], "why": "Count.",
            "pages": [PAGE]}  # fmt: skip
     named = "prompt=q,response=a,system=persona,history=past,tools=api,reasoning=why,documents=pages"
-    (found,) = load(tmp_path, row, columns=named).demonstrations
+    (found,) = load(tmp_path, row, columns=named).rows
     assert found.prompt == (system("Be kind."), user("Hi"), assistant("Ho"), user("2+2?"))
     assert (found.response, found.reasoning, found.context) == ("4", "Count.", Context((TOOL,), (PAGE,)))
 
 
 def test_a_part_beside_the_text_can_be_named_alone(tmp_path):
-    (found,) = load(tmp_path, {**PLAIN, "persona": "Be kind."}, columns="system=persona").demonstrations
+    (found,) = load(tmp_path, {**PLAIN, "persona": "Be kind."}, columns="system=persona").rows
     assert found.prompt == (system("Be kind."), user("2+2?"))
 
 
 def test_a_column_is_not_read_twice(tmp_path):
-    (found,) = load(tmp_path, {"system": "2+2?", "answer": "4"}, columns="prompt=system,response=answer").demonstrations
+    (found,) = load(tmp_path, {"system": "2+2?", "answer": "4"}, columns="prompt=system,response=answer").rows
     assert found.prompt == (user("2+2?"),)
 
 
@@ -264,8 +264,8 @@ def test_small_inputs_that_failed_once(name, first, every_turn):
         pytest.skip(f"{path} is not here; it is not part of the project")
     loaded = load_demonstrations([str(path)], every_turn=every_turn)
     assert loaded.bad_rows == ()
-    assert len(loaded.demonstrations) == loaded.rows_read >= 12
-    found = loaded.demonstrations[0]
+    assert len(loaded.rows) == loaded.rows_read >= 12
+    found = loaded.rows[0]
     assert (found.prompt, found.reasoning, found.context.tools) == first
 
 
@@ -278,7 +278,7 @@ def test_rows_as_select_writes_them_are_read_with_all_that_they_carry(tmp_path):
         "documents": [PAGE],
         "score": 0.5,
     }
-    (found,) = load(tmp_path, row).demonstrations
+    (found,) = load(tmp_path, row).rows
     assert found.prompt == tuple(row["prompt"])
     assert (found.response, found.reasoning, found.context) == ("d", "D", Context((TOOL,), (PAGE,)))
 
@@ -286,7 +286,7 @@ def test_rows_as_select_writes_them_are_read_with_all_that_they_carry(tmp_path):
 @pytest.mark.parametrize("value", ["on", "off", " True "])
 def test_a_switch_where_a_thought_is_expected_is_no_thought(tmp_path, value):
     loaded = load(tmp_path, {**PLAIN, "reasoning": value})
-    assert [row.reasoning for row in loaded.demonstrations] == [""]
+    assert [row.reasoning for row in loaded.rows] == [""]
     assert any("on or off where a thought is expected, not used: reasoning (1×)" in note for note in loaded.notes)
 
 

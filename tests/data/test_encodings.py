@@ -17,7 +17,8 @@ from helpers.outside import OUTSIDE
 from pyarrow import parquet
 
 from demotune.common.errors import DemotuneError
-from demotune.data import load_demonstrations, read_prompt_file, streams
+from demotune.data import load_demonstrations, read_prompt_file
+from demotune.data.readers import streams
 
 ROWS = [("Naïve?\r\nSay.", "Yes, “so”"), ("2+2?", "4")]
 JSONL = "".join(json.dumps({"prompt": p, "completion": c}, ensure_ascii=False) + "\n" for p, c in ROWS)
@@ -33,7 +34,7 @@ MARKED = {
 
 
 def pairs(path):
-    return [(d.prompt[-1]["content"], d.response) for d in load_demonstrations([str(path)]).demonstrations]
+    return [(d.prompt[-1]["content"], d.response) for d in load_demonstrations([str(path)]).rows]
 
 
 @pytest.mark.parametrize("encoding", MARKED)
@@ -112,7 +113,7 @@ def test_a_header_that_two_delimiters_divide_is_read_as_its_rows_are(tmp_path):
 def test_the_delimiter_that_excel_declares_is_taken(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("sep=;\nprompt;completion\na;b\n")
-    (found,) = load_demonstrations([str(path)]).demonstrations
+    (found,) = load_demonstrations([str(path)]).rows
     assert (found.response, found.source) == ("b", f"{path}:3")
 
 
@@ -135,7 +136,7 @@ def test_a_key_twice_refuses_its_row_of_a_json_document_only(tmp_path):
     path = tmp_path / "a.json"
     path.write_text('[{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d", "prompt": "e"}]')
     loaded = load_demonstrations([str(path)])
-    assert [d.response for d in loaded.demonstrations] == ["b"]
+    assert [d.response for d in loaded.rows] == ["b"]
     assert [(bad.source, bad.reason) for bad in loaded.bad_rows] == [(f"{path}:2", "key given twice")]
 
 
@@ -150,7 +151,7 @@ def test_parquet_columns_of_no_format_are_not_read(tmp_path):
     path = tmp_path / "a.parquet"
     write_parquet(path, id=[1, 2], prompt=["a", "b"], completion=["c", "d"], seen=FAR)
     loaded = load_demonstrations([str(path)])
-    assert [d.response for d in loaded.demonstrations] == ["c", "d"]
+    assert [d.response for d in loaded.rows] == ["c", "d"]
     assert loaded.notes == (
         f"read {path}: prompt and completion; columns used: prompt, completion; not used: id, seen",
     )
@@ -199,7 +200,7 @@ def test_nulls_that_parquet_fills_into_tools_are_not_there(tmp_path):
     path = tmp_path / "a.parquet"
     tools = [[{"name": "f", "parameters": {"x": "int"}}], [{"name": "g", "parameters": {"y": "str"}}]]
     write_parquet(path, prompt=["a", "b"], completion=["c", "d"], tools=tools)
-    assert [list(d.context.tools) for d in load_demonstrations([str(path)]).demonstrations] == tools
+    assert [list(d.context.tools) for d in load_demonstrations([str(path)]).rows] == tools
 
 
 def test_a_dataset_with_dates_and_pictures_it_does_not_need(tmp_path):
@@ -219,7 +220,7 @@ def test_a_dataset_with_dates_and_pictures_it_does_not_need(tmp_path):
     )
     datasets.Dataset.from_dict(rows).cast(features).save_to_disk(str(tmp_path / "saved"))
     loaded = load_demonstrations([str(tmp_path / "saved")])
-    assert [d.response for d in loaded.demonstrations] == ["c"]
+    assert [d.response for d in loaded.rows] == ["c"]
     assert [bad.reason for bad in loaded.bad_rows] == ["non-text content"]
     assert loaded.notes[0].endswith("columns used: prompt, completion; not used: when")
 
@@ -261,7 +262,7 @@ def test_a_cell_without_end_refuses_its_row(tmp_path, monkeypatch):
     path.write_text("prompt,completion\na,b\n" + "x" * 200 + ",d\ne,f\n")
     loaded = load_demonstrations([str(path)])
     assert [(bad.source, bad.reason) for bad in loaded.bad_rows] == [(f"{path}:3", "broken CSV")]
-    assert [d.response for d in loaded.demonstrations] == ["b", "f"]
+    assert [d.response for d in loaded.rows] == ["b", "f"]
 
 
 ADVICE = {
@@ -406,7 +407,7 @@ def test_messages_in_csv_are_messages_and_other_lists_are_text(tmp_path):
     path = tmp_path / "rows.csv"
     quoted = ['"' + cell.replace('"', '""') + '"' for cell in cells]
     path.write_text("prompt,completion\n" + ",".join(quoted) + "\n")
-    (row,) = load_demonstrations([str(path)]).demonstrations
+    (row,) = load_demonstrations([str(path)]).rows
     assert row.prompt == ({"role": "user", "content": "Hi"},)
     assert row.response == '[{"name": "Ann"}]'
 
@@ -418,4 +419,4 @@ def test_linked_folders_are_read_once(tmp_path):
     (real / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     (folder / "link").symlink_to(real)
     (folder / "back").symlink_to(folder)
-    assert [row.response for row in load_demonstrations([str(folder)]).demonstrations] == ["b"]
+    assert [row.response for row in load_demonstrations([str(folder)]).rows] == ["b"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from demotune.common.errors import DemotuneError
-from demotune.data import LoadedData, load_demonstrations
+from demotune.data import Loaded, load_demonstrations
 from demotune.records import Demonstration
 
 
@@ -22,7 +22,7 @@ def assistant(content):
     return {"role": "assistant", "content": content}
 
 
-def load(tmp_path: Path, *rows, **options) -> LoadedData:
+def load(tmp_path: Path, *rows, **options) -> Loaded[Demonstration]:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return load_demonstrations([str(path)], **options)
@@ -188,7 +188,7 @@ ONE_ROW = {
 def test_a_row_becomes_the_demonstration_written_beside_it(tmp_path, row, prompt, response, format_name):
     loaded = load(tmp_path, row)
     path = str(tmp_path / "rows.jsonl")
-    assert loaded.demonstrations == (Demonstration(prompt, response, f"{path}:1"),)
+    assert loaded.rows == (Demonstration(prompt, response, f"{path}:1"),)
     assert loaded.bad_rows == ()
     assert loaded.formats == {path: format_name}
     assert loaded.rows_read == 1
@@ -198,7 +198,7 @@ def test_a_row_becomes_the_demonstration_written_beside_it(tmp_path, row, prompt
 def test_every_turn_makes_a_demonstration_of_each_assistant_turn(tmp_path, row):
     loaded = load(tmp_path, row, every_turn=True)
     source = f"{tmp_path / 'rows.jsonl'}:1"
-    assert loaded.demonstrations == (
+    assert loaded.rows == (
         Demonstration(tuple(TALK[:2]), "Hello!", source),
         Demonstration(tuple(TALK[:4]), "See you.", source),
     )
@@ -209,13 +209,13 @@ def test_every_turn_makes_a_demonstration_of_each_assistant_turn(tmp_path, row):
 def test_every_turn_takes_only_assistant_turns_that_answer_a_user(tmp_path):
     turns = [assistant("Welcome"), user("Hi"), assistant("Hello!"), assistant("Again")]
     loaded = load(tmp_path, {"messages": turns}, every_turn=True)
-    assert [d.response for d in loaded.demonstrations] == ["Hello!"]
-    assert loaded.demonstrations[0].prompt == (assistant("Welcome"), user("Hi"))
+    assert [d.response for d in loaded.rows] == ["Hello!"]
+    assert loaded.rows[0].prompt == (assistant("Welcome"), user("Hi"))
 
 
 def test_every_turn_leaves_rows_with_a_prompt_of_their_own_alone(tmp_path):
     loaded = load(tmp_path, {"prompt": TALK[:4], "chosen": [TALK[4]]}, every_turn=True)
-    assert [d.response for d in loaded.demonstrations] == ["See you."]
+    assert [d.response for d in loaded.rows] == ["See you."]
 
 
 def test_columns_name_prompt_and_response(tmp_path):
@@ -225,13 +225,13 @@ def test_columns_name_prompt_and_response(tmp_path):
         {"question": [user("3+3?")], "answer": [assistant("6")]},
         columns="prompt=question, response=answer",
     )
-    assert [(d.prompt, d.response) for d in loaded.demonstrations] == [((user("2+2?"),), "4"), ((user("3+3?"),), "6")]
+    assert [(d.prompt, d.response) for d in loaded.rows] == [((user("2+2?"),), "4"), ((user("3+3?"),), "6")]
     assert loaded.formats == {str(tmp_path / "rows.jsonl"): "columns question and answer"}
 
 
 def test_columns_name_messages(tmp_path):
     loaded = load(tmp_path, {"dialogue": TALK}, columns="messages=dialogue", every_turn=True)
-    assert [d.response for d in loaded.demonstrations] == ["Hello!", "See you."]
+    assert [d.response for d in loaded.rows] == ["Hello!", "See you."]
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_no_format_fits_lists_the_columns_and_shows_the_flag_for_them(tmp_path, 
     message = str(caught.value)
     assert f"rows.jsonl: these columns fit no known format; found: {', '.join(row)};" in message
     assert message.endswith(f"--columns {flag}")
-    assert load(tmp_path, row, columns=flag).demonstrations
+    assert load(tmp_path, row, columns=flag).rows
 
 
 @pytest.mark.parametrize("row", [{"text": "2+2? 4"}, {"text": "2+2? 4", "n": 4}, {"n": 1}])
@@ -291,5 +291,5 @@ def test_columns_that_no_row_has_are_an_error_and_not_a_file_of_bad_rows(tmp_pat
 def test_the_format_is_that_of_most_rows_even_if_the_first_lacks_a_column(tmp_path):
     good = [{"prompt": f"{n}+1?", "completion": str(n + 1)} for n in range(3)]
     loaded = load(tmp_path, {"instruction": "x", "output": "y"}, *good)
-    assert [d.response for d in loaded.demonstrations] == ["1", "2", "3"]
+    assert [d.response for d in loaded.rows] == ["1", "2", "3"]
     assert [(bad.source.rpartition(":")[2], bad.reason) for bad in loaded.bad_rows] == [("1", "missing column")]

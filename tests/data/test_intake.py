@@ -249,7 +249,9 @@ def test_too_many_bad_rows_stop_the_run_and_are_written_down(tmp_path: Path) -> 
     ]
     assert all(line.keys() == {"source", "reason", "detail"} for line in lines)
 
+    quarantine.unlink()
     assert len(prepare(config(source, max_length=4, max_bad_share=0.5), renderer(), quarantine).train) == 2
+    assert [json.loads(line) for line in quarantine.read_text().splitlines()] == lines
 
 
 def test_bad_rows_of_eval_data_count_too(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def sources(tmp_path):
 
 
 def prompts(loaded):
-    return [d.prompt[0]["content"] for d in loaded.demonstrations]
+    return [d.prompt[0]["content"] for d in loaded.rows]
 
 
 def counts(loaded):

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from helpers.outside import OUTSIDE
 
-from demotune.data import LoadedData, load_demonstrations
+from demotune.data import Loaded, load_demonstrations
+from demotune.records import Demonstration
 
 REAL = OUTSIDE / "data"
 
 
-def load_real(name: str, **options) -> tuple[LoadedData, str]:
+def load_real(name: str, **options) -> tuple[Loaded[Demonstration], str]:
     path = REAL / name
     if not path.is_file():
         pytest.skip(f"{path} is not here; it is not part of the project")
@@ -30,14 +31,14 @@ def load_real(name: str, **options) -> tuple[LoadedData, str]:
 )
 def test_every_row_is_good(name, size, columns, format_name):
     loaded, path = load_real(name, columns=columns)
-    assert (len(loaded.demonstrations), len(loaded.bad_rows), loaded.rows_read) == (size, 0, size)
+    assert (len(loaded.rows), len(loaded.bad_rows), loaded.rows_read) == (size, 0, size)
     assert loaded.formats == {path: format_name}
     assert loaded.hashes == {path: hashlib.sha256(Path(path).read_bytes()).hexdigest()}
 
 
 def test_multi_turn_dialogues_keep_their_turns():
     loaded, _ = load_real("hh_harmless/train.jsonl.gz")
-    lengths = Counter(len(demonstration.prompt) for demonstration in loaded.demonstrations)
+    lengths = Counter(len(demonstration.prompt) for demonstration in loaded.rows)
     assert all(length % 2 == 1 for length in lengths)  # user, assistant, ..., user
     assert sum(lengths[length] for length in lengths if length > 1) > 0
 
@@ -48,4 +49,4 @@ def test_shipped_demonstrations():
         loaded = load_demonstrations([str(path)])
         lines = sum(1 for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
         assert loaded.bad_rows == ()
-        assert len(loaded.demonstrations) == (size or lines)
+        assert len(loaded.rows) == (size or lines)

@@ -7,6 +7,7 @@ import pytest
 from helpers.chats import assistant, family, user, with_plain_tags
 from helpers.rewards import Counting
 
+from demotune.config.commands import RowReading
 from demotune.config.evaluation import EvaluationConfig
 from demotune.config.methods import SFTConfig
 from demotune.data.intake import prepare
@@ -14,8 +15,9 @@ from demotune.data.rendering import Renderer, content_key
 from demotune.evaluation.rows import read_eval_set
 from demotune.evaluation.subjects import Subject
 from demotune.records import Context, Demonstration, RenderedDemonstration, Response
-from demotune.rewards.answering import Asked, completions_for
-from demotune.rewards.ranking import Choice, Reading, score, select
+from demotune.rewards.completions import Asked, completions_for
+from demotune.rewards.score import score
+from demotune.rewards.select import Choice, select
 
 TOOLS = Context(tools=({"type": "function", "function": {"name": "forecast"}},))
 PROMPT = (user("Q1"),)
@@ -123,8 +125,7 @@ def rendered(reward: Counting) -> list[RenderedDemonstration]:
 
 def test_selected_rows_keep_what_they_have_beside_their_text(demonstrations: str) -> None:
     reward = Counting([], renderer=Renderer(family("qwen3")))
-    reward.hash = "0"  # type: ignore[attr-defined]
-    select(reward, [demonstrations], Reading(), Choice(top=1), Path("kept.jsonl"))
+    select(reward, [demonstrations], RowReading(), Choice(top=1), Path("kept.jsonl"))
     assert [(one.prompt_ids, one.response) for one in reward.read] == [
         (row.prompt_ids, row.demo) for row in rendered(reward)
     ]
@@ -138,7 +139,7 @@ def test_scored_preferences_keep_what_they_have_beside_their_text(
     preferences: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reward = Counting([], renderer=Renderer(family("qwen3_5_nothink")))
-    score(reward, [preferences], Reading(), Path("scored.jsonl"))
+    score(reward, [preferences], RowReading(), Path("scored.jsonl"))
     assert [(one.prompt_ids, one.response) for one in reward.read] == [
         (row.prompt_ids, row.demo) for row in rendered(reward)
     ]

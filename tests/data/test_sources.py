@@ -19,7 +19,7 @@ PAIRS = [("2+2?", "4"), ("Naïve?\nSay.", "Yes, “so”")]
 
 
 def pairs(loaded):
-    return [(d.prompt[-1]["content"], d.response) for d in loaded.demonstrations]
+    return [(d.prompt[-1]["content"], d.response) for d in loaded.rows]
 
 
 def as_jsonl(rows):
@@ -58,7 +58,7 @@ def test_each_kind_of_file_gives_the_same_rows(tmp_path, suffix, zipped):
     loaded = load_demonstrations([str(path)])
     assert pairs(loaded) == PAIRS
     first, second = (2, 3) if suffix == ".csv" else (1, 2)  # line 1 of CSV is the header
-    assert [d.source for d in loaded.demonstrations] == [f"{path}:{first}", f"{path}:{second}"]
+    assert [d.source for d in loaded.rows] == [f"{path}:{first}", f"{path}:{second}"]
     assert loaded.hashes == {str(path): hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
@@ -112,7 +112,7 @@ def test_bad_rows_inside_csv_are_labelled_with_their_first_line(tmp_path):
     )
     loaded = load_demonstrations([str(path)])
     assert pairs(loaded) == [("two\nlines", "yes"), ("last good", "x")]
-    assert [d.source for d in loaded.demonstrations] == [f"{path}:2", f"{path}:8"]
+    assert [d.source for d in loaded.rows] == [f"{path}:2", f"{path}:8"]
     assert [(bad.source, bad.reason) for bad in loaded.bad_rows] == [
         (f"{path}:4", "broken CSV"),
         (f"{path}:5", "invalid UTF-8"),
@@ -168,7 +168,7 @@ def folder(tmp_path):
 def test_a_folder_is_all_its_data_files_sorted_each_with_its_own_format(folder):
     loaded = load_demonstrations([str(folder)])
     assert pairs(loaded) == [("from a/z", "2"), ("from b", "1")]
-    assert [d.source for d in loaded.demonstrations] == [f"{folder}/a/z.jsonl:1", f"{folder}/b.csv:2"]
+    assert [d.source for d in loaded.rows] == [f"{folder}/a/z.jsonl:1", f"{folder}/b.csv:2"]
     assert loaded.formats == {str(folder): "prompt and completion; Alpaca: instruction, input, output"}
     assert loaded.bad_rows == ()
 
@@ -197,7 +197,7 @@ def test_a_folder_written_by_save_to_disk(tmp_path):
     datasets.Dataset.from_list(ROWS).save_to_disk(str(saved))
     loaded = load_demonstrations([str(saved)])
     assert pairs(loaded) == PAIRS
-    assert [d.source for d in loaded.demonstrations] == [f"{saved}:1", f"{saved}:2"]
+    assert [d.source for d in loaded.rows] == [f"{saved}:1", f"{saved}:2"]
     (saved / "cache-1234.arrow").write_bytes(b"what map() leaves behind")
     assert load_demonstrations([str(saved)]).hashes == loaded.hashes
     (saved / "state.json").unlink()
@@ -231,7 +231,7 @@ def test_a_hub_dataset_is_asked_for_by_name_and_split(monkeypatch, source, split
     loaded = load_demonstrations([source])
     assert asked == [(source.partition(":")[0], split)]
     assert pairs(loaded) == PAIRS
-    assert [d.source for d in loaded.demonstrations] == [f"{source}:1", f"{source}:2"]
+    assert [d.source for d in loaded.rows] == [f"{source}:1", f"{source}:2"]
     assert loaded.hashes == {source: datasets.Dataset.from_list(ROWS)._fingerprint}
 
 

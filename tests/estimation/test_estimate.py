@@ -17,19 +17,18 @@ from demotune.config.methods import AnyConfig
 from demotune.estimation import estimate as estimate_command
 from demotune.estimation import fitting
 from demotune.estimation.costs import Costs
-from demotune.estimation.forecast import Estimate, estimate_run
+from demotune.estimation.forecast import Estimate, estimate_run, plan_work
 from demotune.estimation.machines import DATASHEETS, Machine, machine_named, measure_machine
 from demotune.estimation.shapes import read_shape
-from demotune.estimation.work import PhaseWork, Tokens, plan_work
-from demotune.models.pairs import pair_batch
+from demotune.models.batches import pair_batch
 from demotune.models.policy import attach_adapter, lora_config
 from demotune.records import Pair, Response
 from demotune.result import read_result
 from demotune.runs.folder import RunFolder
-from demotune.training.phases.stage import stage_slice
-from demotune.training.preparation import prepare_run
-from demotune.training.setup import Setup
-from demotune.training.trainer import plan_microbatches
+from demotune.training.microbatches import plan_microbatches
+from demotune.training.setup import Setup, prepare_run
+from demotune.training.stage import stage_slice
+from demotune.training.work import PhaseWork, Tokens
 
 ROUND = Machine("round", "cpu", "float32", products=1e9, bandwidth=1e9, memory=2.0**34, measured=True)
 VOCABULARY = len(tiny_tokenizer())
@@ -152,9 +151,9 @@ def test_what_is_known_is_not_planned(place: Path, tmp_path: Path) -> None:
     half = prepared(irft_config(place, stages=2, bf16=True), tmp_path)
     for number in (0, 1):
         own = stage_slice(setup, number)
-        (score,) = (work for work in plan_work(setup) if (work.stage, work.name) == (number, "score"))
+        (reference,) = (work for work in plan_work(setup) if (work.stage, work.name) == (number, "reference"))
         prompts = sum(len(row.prompt_ids) for row in (*own, *own, *setup.heldout))
-        assert score.forward_tokens == prompts + sum(len(row.demo.ids) + 8 for row in own) + 8 * len(setup.heldout)
+        assert reference.forward_tokens == prompts + sum(len(row.demo.ids) + 8 for row in own) + 8 * len(setup.heldout)
         (sample,) = (work for work in plan_work(setup) if (work.stage, work.name) == (number, "sample"))
         assert sample.draws[0].rows == len(own) + (0 if number else len(setup.heldout))
         (check, more) = (
@@ -167,7 +166,7 @@ def test_what_is_known_is_not_planned(place: Path, tmp_path: Path) -> None:
 
 def test_a_pair_computes_its_prompt_once_and_counts_it_twice(place: Path, tmp_path: Path) -> None:
     setup = prepared(irft_config(place, stages=1, sft_weight=0.0, bf16=True), tmp_path)
-    score = next(work for work in plan_work(setup) if work.name == "score").scored
+    score = next(work for work in plan_work(setup) if work.name == "reference").scored
     rows = [*setup.train, *setup.heldout]
     prompts, demos = sum(len(row.prompt_ids) for row in rows), sum(len(row.demo.ids) for row in rows)
     samples = 8 * len(rows)  # max_new_tokens; demonstrations are longer
@@ -214,7 +213,7 @@ def test_policy_steps_share_a_prompt_among_its_responses(place: Path, tmp_path: 
     assert shared.training.tokens.computed == pytest.approx(responses * (prompt / 2 + 8) - beginning)
     assert alone.training.tokens.computed == pytest.approx(responses * (prompt + 8))
     assert shared.trained_tokens == pytest.approx(responses * (prompt + 8))
-    # Drawn, scored by start model and reward: drawing told the policy's numbers.
+    # Drawn, scored by start model and reward: responses carry the policy's log-probabilities.
     assert shared.forward_tokens == pytest.approx(3 * responses * (prompt + 8))
 
 
@@ -429,7 +428,7 @@ def test_a_run_that_does_not_fit_is_cut_then_recomputed(
     """Less and less memory: first smaller micro-batches, then recomputed activations; never below one row."""
     monkeypatch.setattr(fitting, "SHARE", 1.0)
     setup = prepared(irft_config(place, activation_checkpointing=False), tmp_path / "plain")
-    estimate = estimate_run(setup, fitting.nowhere(setup.config))
+    estimate = estimate_run(setup, fitting.unknown_machine(setup.config))
     budgets = fitting._budgets(estimate, setup.config, 1)
     needs = [fitting._needed(estimate, budget) for budget in budgets]
     assert needs == sorted(needs, reverse=True)
@@ -446,7 +445,7 @@ def test_a_run_that_does_not_fit_is_cut_then_recomputed(
 def test_sampling_does_not_ask_for_smaller_micro_batches(place: Path, tmp_path: Path) -> None:
     """It takes fewer slots by itself; the run's own peak still counts it."""
     few, many = (
-        estimate_run(setup, fitting.nowhere(setup.config))
+        estimate_run(setup, fitting.unknown_machine(setup.config))
         for slots in (1, 10**6)
         for setup in [prepared(irft_config(place, sample_batch_size=slots, max_rows=None), tmp_path / str(slots))]
     )

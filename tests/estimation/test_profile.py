@@ -81,7 +81,7 @@ def test_a_profile_changes_nothing_and_adds_up(
     result = run(IRFTConfig(**where(place, "profiled") | STAGED, profile=True))
     shown = capsys.readouterr().out
     assert same_weights(result.run_folder, plain.run_folder)
-    for name in ("samples.jsonl.gz", "scores.jsonl.gz", "heldout.jsonl.gz"):
+    for name in ("samples.jsonl.gz", "reference_logps.jsonl.gz", "heldout.jsonl.gz"):
         stage = Path("stages") / "01" / name
         assert (result.run_folder / stage).read_bytes() == (plain.run_folder / stage).read_bytes()
     assert result.profile is not None
@@ -129,7 +129,7 @@ def test_the_end_compares_estimate_and_fact(
     assert same_weights(result.run_folder, plain.run_folder)
     kept = json.loads((result.run_folder / "summary.json").read_text())["estimate"]
     assert kept == result.estimate
-    assert list(kept["seconds"]) == ["sample", "start", "score", "train", "check"]
+    assert list(kept["seconds"]) == ["sample", "start", "reference", "train", "check"]
     measured = sum(phase["seconds"] for stage in result.stages for phase in stage["phases"].values())
     assert sum(both[1] for both in kept["seconds"].values()) == pytest.approx(measured, abs=0.5)
     assert kept["tokens"][0] == pytest.approx(kept["tokens"][1], rel=0.03)

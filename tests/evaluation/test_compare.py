@@ -26,16 +26,17 @@ from demotune.runs.comparison import (
     write_comparison,
 )
 from demotune.runs.costs import flops
-from demotune.runs.finished import group, read_run
+from demotune.runs.run import load_finished
+from demotune.runs.settings import group
 
 LIKELIHOOD = "log-likelihood of demonstrations"
 TOKENS = (2, 4, 3, 3, 8, 4)  # of six held-out rows: 24, 4 a row
 AT_START = (-4.0, -9.0, -6.0, -5.0, -20.0, -10.0)
 
 
-def phase(forward: int | None, trained: int | None, *, seconds: float = 10.0, **facts: Any) -> dict[str, Any]:
-    counted = {"forward_tokens": forward, "trained_tokens": trained} if forward is not None else {}
-    return {"seconds": seconds, "peak_memory_gib": 2.0, "outputs": {}} | counted | facts
+def phase(forward: int, trained: int, *, seconds: float = 10.0, **facts: Any) -> dict[str, Any]:
+    counted = {"forward_tokens": forward, "trained_tokens": trained}
+    return {"policy": "hash", "seconds": seconds, "peak_memory_gib": 2.0, "outputs": {}} | counted | facts
 
 
 IRFT_STAGES = (
@@ -54,7 +55,7 @@ def make_run(
     folder: Path,
     method: str = "irft",
     *,
-    gains: Sequence[float] | None = (),
+    gains: Sequence[float] = (),
     seed: int = 1,
     start: str = "a" * 64,
     stages: Sequence[Mapping[str, Any]] = (),
@@ -63,23 +64,34 @@ def make_run(
     finished: bool = True,
     **config: Any,
 ) -> Path:
-    """A run whose result has the start model's log-probabilities of the held-out rows plus `gains`; None: no files."""
+    """A run whose result has the start model's log-probabilities of the held-out rows plus `gains`."""
     fields = {"method": method, "model": "org/start", "data": ["d.jsonl"], "output": str(folder), "seed": seed}
     fields |= {"use_peft": False, "template": None, "learning_rate": 1e-5, "run_name": None} | config
-    write_json(folder / "manifest.json", {"config": fields, "model": start, "parameters": 1000})
+    about = {
+        **dict.fromkeys(("created", "command", "rows_file", "rows"), ""),
+        "versions": {},
+        "hardware": {},
+        "data": {},
+    }
+    begun = {"version": 1, "config": fields, "model": start, "parameters": 1000, "processes": 1}
+    write_json(folder / "manifest.json", about | begun)
     stages = stages or (SFT_STAGES if method == "sft" else IRFT_STAGES)
     best_stage = len(stages) - 1 if best_stage is None else best_stage
+    for number, phases in enumerate(stages):
+        write_json(folder / "stages" / f"{number:02d}" / "state.json", {"check": phase(0, 0), **phases})
     if finished:
-        told = {"best_stage": best_stage, "stages": [{"phases": phases, "check": {}} for phases in stages]}
-        write_json(folder / "summary.json", told)
-    if gains is not None:
-        gains = gains or (0.0,) * len(keys)
-        for file, added in (("00/start", (0.0,) * len(keys)), (f"{best_stage:02d}/heldout", gains)):
-            rows = [
-                {"key": key, "demo_logp": logp + gain, "demo_tokens": tokens}
-                for key, logp, tokens, gain in zip(keys, AT_START, TOKENS, added, strict=False)
-            ]
-            write_rows(folder / "stages" / f"{file}.jsonl.gz", rows)
+        places = {"run_folder": str(folder), "model_folder": str(folder / "model"), "reward_folder": None}
+        facts = dict.fromkeys(("start_nll_per_token", "estimate", "profile"))
+        found = {"method": method, "best_stage": best_stage, "stages": []}
+        write_json(folder / "summary.json", places | facts | found)
+    gains = gains or (0.0,) * len(keys)
+    texts = {**dict.fromkeys(("prompt", "demonstration", "sample"), "text"), "sample_ids": [1], "finished": True}
+    for file, added in (("00/start", (0.0,) * len(keys)), (f"{best_stage:02d}/heldout", gains)):
+        rows = [
+            {"key": key, "demo_logp": logp + gain, "demo_tokens": tokens, **texts}
+            for key, logp, tokens, gain in zip(keys, AT_START, TOKENS, added, strict=False)
+        ]
+        write_rows(folder / "stages" / f"{file}.jsonl.gz", rows)
     return folder
 
 
@@ -113,7 +125,7 @@ def test_runs_that_differ_in_their_seed_are_one_setting(tmp_path: Path) -> None:
         make_run(tmp_path / "three", seed=1, beta=0.5),
         make_run(tmp_path / "spin", "spin", seed=1, beta=0.5, learning_rate=1.0),
     ]
-    settings = group([read_run(run) for run in runs])
+    settings = group([load_finished(run) for run in runs])
     assert [setting.label for setting in settings] == ["irft beta=0.1", "irft beta=0.5", "spin"]
     assert [[run.seed for run in setting.runs] for setting in settings] == [[1, 2], [1], [1]]
 
@@ -122,7 +134,7 @@ def test_the_start_model_counts_by_its_content(tmp_path: Path) -> None:
     one = make_run(tmp_path / "one", seed=1, model="here")
     moved = make_run(tmp_path / "two", seed=2, model="there")
     other = make_run(tmp_path / "three", seed=3, start="b" * 64, model="here")
-    settings = group([read_run(run) for run in (one, moved, other)])
+    settings = group([load_finished(run) for run in (one, moved, other)])
     assert [setting.label for setting in settings] == ["irft model=aaaaaaaa", "irft model=bbbbbbbb"]
     assert [len(setting.runs) for setting in settings] == [2, 1]
 
@@ -137,13 +149,15 @@ def test_controls_belong_to_the_setting_of_their_runs(tmp_path: Path) -> None:
         make_run(tmp_path / "mine", "sft", seed=1),
         make_run(tmp_path / "lost-control-sft", "sft", seed=1, learning_rate=3.0),
     ]
-    settings = group([read_run(run) for run in runs])
+    settings = group([load_finished(run) for run in runs])
     assert [(setting.label, len(setting.runs)) for setting in settings] == [
         ("irft", 2),
         ("sft, control of irft", 2),
         ("sft learning_rate=1e-05", 1),
         ("sft learning_rate=3.0", 1),
     ]
+    assert [setting.control_of for setting in settings] == [None, "irft", None, None]
+    assert [setting.fields for setting in settings] == [{}, {}, {"learning_rate": 1e-05}, {"learning_rate": 3.0}]
 
 
 # Cost ----------------------------------------------------------------------------------------------------------------
@@ -151,19 +165,17 @@ def test_controls_belong_to_the_setting_of_their_runs(tmp_path: Path) -> None:
 
 def test_cost_by_hand(tmp_path: Path) -> None:
     """Forward 1000 + 500, trained 2000 + 1000, 1000 parameters; what start and check did is left out."""
-    cost = read_run(make_run(tmp_path / "full")).cost
+    cost = load_finished(make_run(tmp_path / "full")).cost
     assert (cost.steps, cost.forward_tokens, cost.trained_tokens) == (8, 1500, 3000)
     assert cost.flops == 1000 * (2 * 1500 + 6 * 3000)
     assert (cost.seconds, cost.peak_memory_gib) == (40.0, 3.5)
-    assert read_run(make_run(tmp_path / "lora", use_peft=True)).cost.flops == 1000 * (2 * 1500 + 4 * 3000)
+    assert load_finished(make_run(tmp_path / "lora", use_peft=True)).cost.flops == 1000 * (2 * 1500 + 4 * 3000)
     assert flops(7, 11, 13, adapter=False) == 7 * (22 + 78)
-    old = read_run(make_run(tmp_path / "old", stages=({"train": phase(None, None, steps=4)},))).cost
-    assert (old.steps, old.trained_tokens, old.forward_tokens, old.flops) == (4, None, None, None)
 
 
 def test_steps_of_reward_and_policy_add_up(tmp_path: Path) -> None:
     stages = ({"sample": phase(1, 0, steps=99), "reward": phase(1, 2, steps=5), "policy": phase(3, 4, steps=7)},)
-    cost = read_run(make_run(tmp_path / "rft", "rft", stages=stages)).cost
+    cost = load_finished(make_run(tmp_path / "rft", "rft", stages=stages)).cost
     assert (cost.steps, cost.forward_tokens, cost.trained_tokens) == (12, 5, 6)
 
 
@@ -318,7 +330,6 @@ def test_runs_that_cannot_be_compared(tmp_path: Path) -> None:
     unfinished = make_run(tmp_path / "unfinished", seed=2, finished=False)
     twin = make_run(tmp_path / "twin")
     others = make_run(tmp_path / "others", seed=3, keys="abcdeg")
-    old = make_run(tmp_path / "old", seed=4, gains=None)
     empty = make_run(tmp_path / "empty", seed=5, keys="")
     single = make_run(tmp_path / "single", seed=6, keys="a")
     for runs, message in (
@@ -328,7 +339,6 @@ def test_runs_that_cannot_be_compared(tmp_path: Path) -> None:
         ([one, twin], "one, .*twin are runs of one setting and one seed: the same run twice"),
         ([one, others], "others and .*one held out different rows; compare them on test rows: --data FILE"),
         ([one, empty], "empty and .*one held out different rows"),
-        ([old], r"old/stages/00/start.jsonl.gz is missing: .*older version; compare on --data instead"),
         ([empty], "these runs held nothing out; compare them on test rows: --data FILE"),
         ([single], "these runs held one row out, which says nothing"),
     ):
@@ -436,7 +446,7 @@ def test_the_command(tmp_path: Path) -> None:
         (["one", "--data", "d.jsonl"], "--data needs --output: what is measured there is kept and used again"),
         (["one", "--data", "d.jsonl", "--output", "out"], "d.jsonl does not exist"),
         (["one", "--data", "d/d", "--output", "out"], "the hub did not give it"),
-        (["one", "--control", "sft"], "one did not count its rows and tokens"),
+        (["one", "--control", "sft"], "one took no step of training, so there is nothing to control for"),
     ],
     ids=" ".join,
 )
@@ -444,7 +454,7 @@ def test_wrong_input_gets_one_line_that_names_the_fix(
     arguments: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    make_run(tmp_path / "one", model="org/start-that-nobody-has", stages=({"train": phase(None, None, steps=3)},))
+    make_run(tmp_path / "one", model="org/start-that-nobody-has", stages=({"train": phase(0, 0, steps=0)},))
     code, shown = call("compare", *arguments)
     assert code == 1
     assert "error: " in shown

@@ -26,14 +26,16 @@ from transformers import (
 
 from demotune import DemotuneError, SFTConfig, run
 from demotune.common.files import read_rows
+from demotune.config.commands import RowReading
 from demotune.evaluation import evaluate as evaluate_module
 from demotune.evaluation import leaks
 from demotune.evaluation.evaluate import Evaluation
 from demotune.evaluation.measuring import Logps, Measured
 from demotune.evaluation.quantities import quantities
+from demotune.evaluation.show import show_evaluation
 from demotune.evaluation.tasks.run import TaskOptions, TaskResult, TaskScores
-from demotune.rewards.ranking import Choice, Reading, select
-from demotune.rewards.reward import load_reward
+from demotune.rewards.load import load_reward
+from demotune.rewards.select import Choice, select
 
 Model = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
@@ -313,7 +315,7 @@ def test_a_reward_that_selected_training_data_is_named(runs: Path, place: Path, 
     select(
         load_reward(runs / "rft", bf16=False),
         [str(runs / "rows.jsonl")],
-        Reading(),
+        RowReading(),
         Choice(top=8),
         tmp_path / "b.jsonl",
     )
@@ -378,6 +380,11 @@ def test_what_lies_in_evaluation_json(main: Evaluation, place: Path) -> None:
     assert all(model["scored_tokens"] > 0 and len(model["hash"]) == 64 for model in record["models"])
     assert [leak["searched"] for leak in record["leaks"]] == [True, True, False]
     assert any("9 rows are few" in warning for warning in record["warnings"])
+    assert [model["runs"] for model in record["models"]] == [1, 1, 1]
+    kinds = {row["measure"]: row["kind"] for row in record["measures"]}
+    assert kinds["log-likelihood of demonstrations"] == "likelihood"
+    assert kinds["preference accuracy"] == kinds["gap per token"] == "preference"
+    assert {row["kind"] for row in record["comparisons"]} == {*kinds.values(), "win rate"}
 
 
 def test_one_row_has_no_interval_and_no_nan(runs: Path, place: Path, tmp_path: Path) -> None:
@@ -528,7 +535,7 @@ def test_tasks_alone(
     def scores(folder: Path, names: tuple[str, ...], options: TaskOptions) -> TaskScores:
         asked.append((folder, names, options.limit))
         result = TaskResult("toy", "acc", 0.25 * len(asked), 0.125, 2, 4, True, "1")
-        return TaskScores((result,), (result,), (), 0.25 * len(asked), ("absent",), ())
+        return TaskScores(0.25 * len(asked), ("absent",), (), (result,), (result,), ())
 
     monkeypatch.setattr(evaluate_module, "check_task_names", lambda names, also: None)
     monkeypatch.setattr(evaluate_module, "evaluate_tasks", scores)
@@ -546,6 +553,8 @@ def test_tasks_alone(
     searched, unknown = found.record["leaks"]
     assert (searched["test"], searched["test_rows"], searched["counts"]) == ("toy", 2, {"same prompt": 1})
     assert unknown["searched"] is False
+    assert "toy, acc, 2 shots" not in capsys.readouterr().out  # a function returns; the command shows
+    show_evaluation(found.folder, found.record, found.tasks)
     shown = capsys.readouterr().out
     assert "toy, acc, 2 shots" in shown
     assert "0.250 ± 0.125" in shown

@@ -7,7 +7,7 @@ from helpers.command import call
 from helpers.evaluations import strict
 
 from demotune.config.evaluation import EvaluationConfig
-from demotune.config.files import field_types
+from demotune.config.field import field_types
 
 
 def test_the_command(runs: Path, place: Path, tmp_path: Path) -> None:

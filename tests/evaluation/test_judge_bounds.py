@@ -12,7 +12,8 @@ import pytest
 from helpers.judge_server import Waits, completion, contest
 
 from demotune.common.errors import DemotuneError
-from demotune.evaluation.judges.server import ATTEMPTS, MOST_BYTES, ServerJudge
+from demotune.evaluation.judges.messages import MOST_BYTES
+from demotune.evaluation.judges.server import ATTEMPTS, ServerJudge
 
 OK = b"HTTP/1.1 200 OK\r\n"
 GOOD = json.dumps(completion("[[A]]")[2]).encode()

@@ -5,7 +5,8 @@ import random
 import pytest
 
 from demotune.common.statistics import share_interval
-from demotune.evaluation.overlap import KINDS, Match, TextRow, find_overlap, text_rows, words_of
+from demotune.evaluation.overlap import KINDS, Match, TextRow, find_overlap, text_rows
+from demotune.evaluation.words import words_of
 from demotune.records import Demonstration
 
 

@@ -12,13 +12,13 @@ from demotune.common.files import write_rows
 from demotune.common.statistics import Interval, share_interval
 from demotune.evaluation.shortcuts import (
     SHORTCUTS,
-    Shortcut,
     ShortcutAudit,
     audit_run,
     audit_shortcuts,
     judge_reward,
 )
 from demotune.records import Pair, Response
+from demotune.runs.shortcuts import Shortcut
 
 STOP = 1
 
@@ -39,6 +39,13 @@ def audited(pairs: Sequence[Pair]) -> dict[str, Shortcut]:
     return {shortcut.name: shortcut for shortcut in audit.shortcuts}
 
 
+def right_by(pairs: Sequence[Pair]) -> dict[str, tuple[float, ...]]:
+    """By shortcut, which pairs it gets right."""
+    audit = audit_shortcuts(pairs)
+    assert audit is not None
+    return {shortcut.name: right for shortcut, right in zip(audit.shortcuts, audit.right, strict=True)}
+
+
 def test_samples_always_longer() -> None:
     """Only length tells: all of it, and together with the rest too. The end token is on both sides: half, a tie."""
     rng = random.Random(0)
@@ -50,7 +57,7 @@ def test_samples_always_longer() -> None:
         assert found[name].accuracy == share_interval(60, 60)
     assert found["end token"].auc == Interval(0.5, 0.5, 0.5)
     assert found["end token"].accuracy == share_interval(30, 60)
-    assert found["end token"].right == (0.5,) * 60
+    assert right_by(pairs)["end token"] == (0.5,) * 60
     for name in ("first tokens", "last tokens"):
         assert found[name].auc.low < 0.5 < found[name].auc.high
 
@@ -81,7 +88,7 @@ def test_end_token_by_hand() -> None:
     assert shortcut.auc.value == pytest.approx(0.625)
     assert 0.55 < shortcut.auc.low < 0.6
     assert 0.65 < shortcut.auc.high < 0.7
-    assert shortcut.right == tuple(1.0 if n % 4 == 0 else 0.5 for n in range(60))
+    assert right_by(pairs)["end token"] == tuple(1.0 if n % 4 == 0 else 0.5 for n in range(60))
 
 
 def test_neither_short_nor_long_is_the_demonstration() -> None:
@@ -127,8 +134,7 @@ def test_only_three_tokens_and_not_the_stop_token() -> None:
         first, last = [[rng.randrange(10, 60) for _ in range(3)] for _ in range(2)]
         demo, sample = ((*first, mark, 5, 5, mark, *last, mark) for mark in (98, 99))
         pairs.append(pair(n, Response(demo, True), Response(sample, True)))
-    found = audited(pairs)
-    assert {right for name in SHORTCUTS for right in found[name].right} == {0.5}
+    assert {right for name in SHORTCUTS for right in right_by(pairs)[name]} == {0.5}
 
 
 def test_a_prompt_is_never_in_training_and_test() -> None:
@@ -141,7 +147,7 @@ def test_a_prompt_is_never_in_training_and_test() -> None:
     audit = audit_shortcuts(pairs)
     assert audit is not None
     assert (audit.prompts, len(audit.keys)) == (20, 100)
-    assert {right for shortcut in audit.shortcuts for right in shortcut.right} == {0.5}
+    assert {right for of_shortcut in audit.right for right in of_shortcut} == {0.5}
 
 
 def test_responses_without_text() -> None:
@@ -169,10 +175,9 @@ def test_the_same_pairs_give_the_same_numbers() -> None:
 def audit_with(rights: dict[str, list[float]]) -> ShortcutAudit:
     [count] = {len(right) for right in rights.values()}
     shortcuts = tuple(
-        Shortcut(name, Interval(0.5, 0.4, 0.6), share_interval(sum(right), count), tuple(right))
-        for name, right in rights.items()
+        Shortcut(name, Interval(0.5, 0.4, 0.6), share_interval(sum(right), count)) for name, right in rights.items()
     )
-    return ShortcutAudit(count, tuple(f"k{n}" for n in range(count)), shortcuts)
+    return ShortcutAudit(count, tuple(f"k{n}" for n in range(count)), shortcuts, tuple(map(tuple, rights.values())))
 
 
 def test_a_reward_better_than_its_shortcuts() -> None:
@@ -234,6 +239,7 @@ def write_samples(stage: Path, pairs: Sequence[Pair], heldout: int) -> None:
                 "key": pair.key,
                 "heldout": number >= len(pairs) - heldout,
                 "finished": pair.sample.finished,
+                **dict.fromkeys(("prompt", "demonstration", "sample"), "text"),
                 "prompt_ids": pair.prompt_ids,
                 "demo_ids": pair.demo.ids,
                 "demo_finished": pair.demo.finished,
@@ -262,8 +268,8 @@ def test_a_run_with_a_reward_model(tmp_path: Path) -> None:
     write_rows(
         tmp_path / "stages" / "00" / "rewards.jsonl.gz",
         (
-            {"key": pair.key, "heldout": n >= 20, "usable": usable[n], "demo_reward": 0.0, "sample_reward": -1.0}
-            | ({} if right[n] else {"sample_reward": 1.0})
+            {"key": pair.key, "heldout": n >= 20, "usable": usable[n], "demo_length": 1, "sample_length": 1}
+            | {"demo_reward": 0.0, "sample_reward": -1.0 if right[n] else 1.0}
             for n, pair in enumerate(pairs)
         ),
     )

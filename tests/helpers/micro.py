@@ -26,11 +26,12 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from demotune.config.methods import IRFTConfig
 from demotune.models.packing import Batch, aligned, pack
-from demotune.models.scoring import score_pairs
+from demotune.models.reference_logps import pair_logps
 from demotune.records import Pair, RenderedDemonstration, Response, ScoredPair
-from demotune.training.callbacks import quiet
+from demotune.training.arguments import training_arguments
+from demotune.training.fit import take_steps
 from demotune.training.objectives import Objective
-from demotune.training.trainer import AtStart, Carry, PhaseTrainer, train_phase, training_arguments
+from demotune.training.trainer import Carry, ExpectedFirstValue, Fit, PhaseTrainer
 
 PAD, END = 0, 1
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012345"
@@ -124,7 +125,7 @@ def random_pairs(seed: int, count: int, *, all_finished: bool = False) -> list[P
 
 def scored(reference: nn.Module, microbatches: Sequence[Sequence[Pair]], bf16: bool = False) -> list[list[ScoredPair]]:
     """The reference's log-probabilities on the micro-batches, by demotune's own scoring."""
-    numbers = score_pairs(reference, microbatches, bf16=bf16, advance=lambda _: None)
+    numbers = pair_logps(reference, microbatches, bf16=bf16, advance=lambda _: None)
     return [
         [ScoredPair(pair, demo, sample) for pair, (demo, sample) in zip(pairs, rows, strict=True)]
         for pairs, rows in zip(microbatches, numbers, strict=True)
@@ -137,7 +138,7 @@ def train(
     microbatches: Sequence[Sequence[Any]],
     folder: Path,
     *,
-    at_start: AtStart | None = None,
+    expected_first: ExpectedFirstValue | None = None,
     carry: Carry | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     **settings: Any,
@@ -146,20 +147,24 @@ def train(
     plain = {"optim": "sgd", "learning_rate": 0.1, "lr_scheduler_type": "constant", "warmup_steps": 0.0, "bf16": False}
     config = IRFTConfig(output=str(folder), **{**plain, **settings})
     steps = -(-len(microbatches) // config.gradient_accumulation_steps)
-    trainer = PhaseTrainer(
+    given = Fit(
         model=model,
-        args=training_arguments(config, folder / "checkpoints", steps, seed=0),
         objective=objective,
         microbatches=microbatches,
-        tokenizer=letter_tokenizer(),
-        at_start=at_start,
+        steps=steps,
+        title="test",
+        expected_first=expected_first,
         carry=carry,
+    )
+    trainer = PhaseTrainer(
+        given,
+        args=training_arguments(config, folder / "checkpoints", steps, seed=0),
+        tokenizer=letter_tokenizer(),
         callbacks=list(callbacks),
         budget=config.tokens_per_microbatch,
     )
-    quiet(trainer)
-    history = train_phase(trainer, what="test", total_steps=steps, checkpoints=folder / "checkpoints")
-    return trainer, history
+    take_steps(trainer)
+    return trainer, [dict(record) for record in trainer.state.log_history if "loss" in record]
 
 
 def align(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Batch:

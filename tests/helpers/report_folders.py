@@ -29,12 +29,14 @@ def write_run(
 ) -> Path:
     """A run with one held-out row per number of `start`; `stages` has the rows' log-probabilities after each stage.
 
-    `start=None` is an older run: likelihoods without rows.
+    `start=None` is a run that held no rows out.
     """
     settings = {"method": method, "model": "start", "data": ["rows.jsonl"], "output": str(root), "seed": 7}
+    settings |= {"gate": "warn", "use_peft": False, **(config or {})}
     root.mkdir(parents=True)
-    (root / "run.yaml").write_text(yaml.safe_dump(settings | dict(config or {})), encoding="utf-8")
+    (root / "run.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     about = {
+        "version": 1,
         "created": "2026-01-02T03:04:05+00:00",
         "command": "demotune irft",
         "versions": {"torch": "2.0"},
@@ -44,13 +46,15 @@ def write_run(
         "data": {"rows.jsonl": "hash-of-rows"},
         "rows": "hash-of-row-keys",
         "parameters": 1000,
+        "rows_file": "hash-of-rows-file",
+        "processes": 1,
     }
     write_json(root / "manifest.json", about | dict(manifest or {}))
     write_rows(root / "quarantine.jsonl", refused)
-    before, logps = 1.5, start
+    before, logps = None, start
     for number, after in enumerate(stages):
         folder = root / "stages" / f"{number:02d}"
-        check: dict[str, Any] = {"nll_per_token": 1.5 - 0.1 * (number + 1), "reward": REWARD}
+        check: dict[str, Any] = {}
         if start is not None and logps is not None:
             check = {"nll_per_token": -sum(after) / sum(tokens), "reward": REWARD, "gate": _gate(logps, after, number)}
             before = -sum(start) / sum(tokens)
@@ -58,43 +62,54 @@ def write_run(
                 write_rows(folder / "start.jsonl.gz", _heldout(start, tokens, f"{texts} of start"))
             write_rows(folder / "heldout.jsonl.gz", _heldout(after, tokens, f"{texts} of stage {number}"))
             logps = after
-        write_rows(folder / "samples.jsonl.gz", _samples(len(tokens), f"{texts} of start"))
-        write_rows(folder / "scores.jsonl.gz", _scores(len(tokens)))
-        write_rows(folder / "implicit.jsonl.gz", _implicit(len(tokens)))
+        heldout = 0 if start is None else len(tokens)
+        write_rows(folder / "samples.jsonl.gz", _samples(heldout, f"{texts} of start"))
+        write_rows(folder / "reference_logps.jsonl.gz", _scores(heldout))
+        write_rows(folder / "implicit.jsonl.gz", _implicit(heldout))
         write_rows(folder / "metrics.jsonl", TRAINING)
         write_json(folder / "check.json", check)
         write_json(folder / "state.json", _state())
     if finished:
-        summary = {"method": method, "start_nll_per_token": before, "reward_folder": None, "stages": []}
+        summary: dict[str, Any] = {"method": method, "start_nll_per_token": before, "reward_folder": None, "stages": []}
+        summary |= {"run_folder": str(root), "model_folder": str(root / "model"), "estimate": None, "profile": None}
         write_json(root / "summary.json", summary | {"best_stage": len(stages) - 1})
     return root
 
 
 def write_evaluation(root: Path, *, name: str = "irft", texts: str = "text", rows: int = 3) -> Path:
     """Two models on preference rows, a win rate by a function and one by a learned reward."""
-    judged = {"measure": "win rate", "model": name, "baseline": "start", "items": 200, "test": "sign test"}
+    judged = {
+        "measure": "win rate",
+        "kind": "win rate",
+        "model": name,
+        "baseline": "start",
+        "items": 200,
+        "test": "sign test",
+    }
     numbers = {"p": 0.002, "p_corrected": 0.004, "effect_size": 0.22, "smallest_difference": 0.1}
     write_json(
         root / "evaluation.json",
         {
             "data": {"kind": "preferences", "rows": rows, "left_out": {"over-long": 2}, "sources": [], "hashes": {}},
-            "models": [{"name": name, "folder": "m", "hash": "abc", "role": "model", "seconds": 3.0}],
+            "models": [{"name": name, "folder": "m", "hash": "abc", "role": "model", "runs": 1, "seconds": 3.0}],
             "judges": [
                 {"name": "own reward", "kind": "reward", "note": None, "abstained": {}},
                 {"name": "judge", "kind": "function", "note": "a rule", "abstained": {"no answer": 1}},
             ],
             "measures": [
-                {"measure": "log-likelihood", "model": name, "judge": None, "value": -1.5, "low": -1.7, "high": -1.3,
-                 "items": rows, "unit": "nats a token", "higher_is_better": True},
-                {"measure": "accuracy", "model": None, "judge": "judge", "value": None, "low": None, "high": None,
-                 "items": 0, "unit": "share", "higher_is_better": True},
+                {"measure": "log-likelihood", "kind": "likelihood", "model": name, "judge": None,
+                 "value": -1.5, "low": -1.7, "high": -1.3, "items": rows, "unit": "nats a token",
+                 "higher_is_better": True},
+                {"measure": "accuracy", "kind": "preference", "model": None, "judge": "judge",
+                 "value": None, "low": None, "high": None, "items": 0, "unit": "share", "higher_is_better": True},
             ],
             "comparisons": [
                 judged | numbers | {"judge": "own reward", "difference": 0.9, "low": 0.8, "high": 0.95},
                 judged | numbers | {"judge": "judge", "difference": 0.61, "low": 0.54, "high": 0.68},
             ],
             "leaks": [
-                {"model": name, "searched": True, "test": "the test rows", "test_rows": 9, "leaked": 2},
+                {"model": name, "searched": True, "test": "the test rows", "test_rows": 9,
+                 "train_rows": 20, "leaked": 2, "counts": {"near row": 2}, "not_searched": []},
                 {"model": "start", "searched": False, "why": "no run is known behind it"},
             ],
             "warnings": ["the judge knows little"],
@@ -107,6 +122,7 @@ def write_evaluation(root: Path, *, name: str = "irft", texts: str = "text", row
         (
             {
                 "key": f"key{row}",
+                "source": f"test.jsonl:{row + 1}",
                 "prompt": f"prompt {row}",
                 "demonstration": f"demonstration {row}",
                 "rejected": f"{texts} rejected {row}",
@@ -123,7 +139,8 @@ def write_evaluation(root: Path, *, name: str = "irft", texts: str = "text", row
     return root
 
 
-REWARD = {"pairs": 3, "margin": 0.2, "accuracy": 0.7, "accuracy_low": 0.4, "accuracy_high": 0.9}
+REWARD = {"pairs": 3, "margin": 0.2, "accuracy": {"value": 0.7, "low": 0.4, "high": 0.9}, "demo_logratio": 0.1,
+          "sample_logratio": -0.1}  # fmt: skip
 TRAINING = [
     {"step": 1, "loss": 0.69, "rewards/margins": 0.0, "logps/chosen": -20.0, "logps/rejected": -30.0},
     {"step": 2, "loss": 0.5, "rewards/margins": 0.25, "logps/chosen": -19.0, "logps/rejected": -35.0},
@@ -175,6 +192,7 @@ def _samples(heldout: int, answer: str) -> list[dict[str, Any]]:
             "sample": f"{answer} {row}",
             "prompt_ids": [1],
             "demo_ids": [1, 2],
+            "demo_finished": True,
             "sample_ids": list(range(row + 1)),
         }
         for key, is_heldout, row in rows
@@ -201,7 +219,9 @@ def _gate(before: Sequence[float], after: Sequence[float], stage: int) -> dict[s
         "best": True,
         "compared_with": "start model" if stage == 0 else f"stage {stage - 1}",
         "prompts": len(after),
-        "wins": wins,
-        "wins_low": max(0.0, wins - 0.3),
-        "wins_high": min(1.0, wins + 0.3),
+        "gain": {"value": 0.0, "low": -1.0, "high": 1.0},
+        "wins": {"value": wins, "low": max(0.0, wins - 0.3), "high": min(1.0, wins + 0.3)},
+        **dict.fromkeys(("mean_length", "mean_length_before"), 3.0),
+        **dict.fromkeys(("finished_share", "finished_share_before", "distinct_2", "distinct_2_before"), 0.5),
+        **dict.fromkeys(("repetition", "repetition_before"), 0.0),
     }

@@ -12,6 +12,7 @@ from demotune.data.rendering import Renderer
 from demotune.models.policy import attach_adapter, load_policy, lora_config
 from demotune.models.reward import RewardFacts, RewardModel, padding_id, reward_from_policy, save_reward_model
 from demotune.records import Completion
+from demotune.rewards.reward import Reward
 from helpers.tiny import save_tiny, tiny_model, tiny_tokenizer
 
 
@@ -81,10 +82,10 @@ def adapted_tiny(folder: Path) -> PeftModel:
     return policy
 
 
-class Counting:
+class Counting(Reward):
     """A reward that is the number of certain tokens in the response, so that scores are known without a model."""
 
-    name, passes = "counting", 1
+    name, hash, passes = "counting", "0", 1
 
     def __init__(self, tokens: Sequence[int], longest: int | None = None, renderer: Renderer | None = None) -> None:
         self.renderer = renderer or Renderer(tiny_tokenizer())
@@ -94,6 +95,13 @@ class Counting:
     def of(self, completion: Completion) -> float:
         return float(sum(token in self.tokens for token in completion.response.ids))
 
-    def score(self, completions: Sequence[Completion], *, batch_size: int = 16, advance=lambda _: None) -> list[float]:
+    def rewards_of(
+        self, completions: Sequence[Completion], *, batch_size: int = 16, advance=lambda _: None
+    ) -> list[float]:
         self.read = list(completions)
         return [self.of(completion) for completion in completions]
+
+
+ODD_TOKENS = range(3, 400, 2)
+LONG = 100  # a random policy ends a response with a chance of one in 280 a token: three in ten are finished by then
+PROMPTS = [tuple(ask(text)) for text in ("hello", "what is one", "three")]

@@ -15,13 +15,13 @@ from transformers import AutoModelForCausalLM
 from demotune import IRFTConfig, RFTConfig, SFTConfig, load_reward, run
 from demotune.common.errors import DemotuneError
 from demotune.common.files import read_rows
-from demotune.common.machine import is_lack_of_memory
+from demotune.common.memory import is_lack_of_memory
 from demotune.data import as_prompt
 from demotune.models.files import reading
 from demotune.models.policy import check_policy, load_policy, load_tokenizer, resolve_model
-from demotune.models.scoring import score_logps
+from demotune.models.reference_logps import completion_logps
 from demotune.records import Completion, Response
-from demotune.rewards.answering import answer
+from demotune.rewards.answers import answer
 
 CPU = torch.device("cpu")
 
@@ -81,7 +81,7 @@ def test_a_faulty_reward_is_refused(kind: str, place: Path, tmp_path: Path) -> N
     fault, message = REWARDS[kind]
     folder = faulty(place / "reward", tmp_path / "faulty", fault)
     with refused(message, folder):
-        load_reward(folder, bf16=False).score([Completion((5, 6), Response((7,), finished=False))])
+        load_reward(folder, bf16=False).rewards_of([Completion((5, 6), Response((7,), finished=False))])
 
 
 def test_rft_looks_at_the_model_that_its_reward_starts_from_before_it_begins(place: Path, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_file_is_no_model_folder(place: Path) -> None:
 def test_the_whole_folders_are_accepted(place: Path) -> None:
     assert answers(place / "start") == answers(place / "adapter")  # a new adapter changes nothing
     reward = load_reward(place / "reward", bf16=False)
-    assert reward.score([Completion((5, 6), Response((7,), finished=False))]) == [0.0]  # a head of zeros
+    assert reward.rewards_of([Completion((5, 6), Response((7,), finished=False))]) == [0.0]  # a head of zeros
 
 
 def test_a_model_is_looked_at_without_a_change_of_random_numbers(place: Path) -> None:
@@ -218,7 +218,7 @@ def test_scoring_that_memory_lacks_for_says_what_to_lower(monkeypatch: pytest.Mo
     monkeypatch.setattr(model, "forward", fail)
     rows = [Completion((5, 6), Response((7,), finished=False))] * 3
     with pytest.raises(DemotuneError, match=r"score 3 responses together \(CUDA out of memory.*lower --batch-size"):
-        score_logps(model, rows, batch_size=4, bf16=False)
+        completion_logps(model, rows, batch_size=4, bf16=False)
 
 
 def test_masks_and_value_heads_that_other_programs_saved_are_no_fault(place: Path, tmp_path: Path) -> None:

@@ -27,8 +27,9 @@ from demotune.models.attention import ATTENTION, carries_layouts, register_atten
 from demotune.models.logprobs import naive_response_logps, response_logps, response_states
 from demotune.models.packing import aligned, cut_to_budget, pack, predictors
 from demotune.models.policy import attach_adapter, load_policy, lora_config
-from demotune.models.reward import head_scores, reward_batch, reward_from_policy, right_padded
-from demotune.models.scoring import score_pairs
+from demotune.models.reference_logps import pair_logps
+from demotune.models.reward import reward_from_policy
+from demotune.models.reward_head import head_scores, reward_batch, right_padded
 from demotune.records import Completion, Pair, Response, ScoredPair
 from demotune.training.objectives import PairObjective
 
@@ -255,7 +256,7 @@ def test_a_pair_shares_its_prompt_and_starts_at_log_two_in_bfloat16() -> None:
         for number in range(4)
     ]
     model, objective = model_of("llama"), PairObjective(0.1, "logistic", 0.0)
-    (scores,) = score_pairs(model, [pairs], bf16=True, advance=lambda _: None)
+    (scores,) = pair_logps(model, [pairs], bf16=True, advance=lambda _: None)
     batch = objective.collate([ScoredPair(pair, *both) for pair, both in zip(pairs, scores, strict=True)])
     assert batch["input_ids"].numel() == sum(len(p.prompt_ids) + len(p.demo.ids) + len(p.sample.ids) for p in pairs)
     with torch.autocast("cpu", dtype=torch.bfloat16):

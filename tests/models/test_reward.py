@@ -28,17 +28,14 @@ from demotune.models.reward import (
     RewardFacts,
     RewardModel,
     freeze_lower_layers,
-    head_scores,
     is_reward_model,
     load_reward_model,
     padding_id,
     read_facts,
-    reward_batch,
     reward_from_policy,
-    right_padded,
     save_reward_model,
 )
-from demotune.models.scoring import score_completions
+from demotune.models.reward_head import completion_rewards, head_scores, reward_batch, right_padded
 from demotune.records import Completion, Response
 from demotune.training.objectives import RewardObjective
 
@@ -122,7 +119,7 @@ def test_padding_and_company_change_no_reward(architecture: Architecture, pad_id
     assert found == pytest.approx([alone[row] for row in shuffled], abs=1e-5)
     for size in (1, 2, 5):
         settings: dict[str, Any] = {"pad_id": pad_id, "bound": None, "bf16": False}
-        assert score_completions(reward, completions, batch_size=size, **settings) == pytest.approx(alone, abs=1e-5)
+        assert completion_rewards(reward, completions, batch_size=size, **settings) == pytest.approx(alone, abs=1e-5)
     batch = right_padded(reward_batch(completions, pad_id))
     wide = {
         name: torch.nn.functional.pad(tensor, (0, 5), value=pad_id if name == "input_ids" else 0)
@@ -136,7 +133,7 @@ def test_bounded_scores() -> None:
     """3 * sigmoid of the head."""
     reward = with_random_head(reward_from_policy(tiny_lm(), 0))
     completions = some_completions()
-    found = score_completions(reward, completions, pad_id=0, bound=3.0, batch_size=4, bf16=False)
+    found = completion_rewards(reward, completions, pad_id=0, bound=3.0, batch_size=4, bf16=False)
     assert found == pytest.approx(
         [3 / (1 + math.exp(-score)) for score in scores(reward, completions).tolist()], abs=1e-5
     )

@@ -12,8 +12,8 @@ from markdown_it import MarkdownIt
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import write_json
-from demotune.report.model_card import model_card, public_command
-from demotune.report.public_names import looks_like_hub_id, without_paths
+from demotune.report.model_card import model_card
+from demotune.report.public_names import looks_like_hub_id, public_command, without_paths
 
 HOSTILE = "a|b`` ` <script>alert(1)</script> ![x](http://x/y.png) [z](http://z) **bold** {{7*7}}\n# heading"
 HOME = "/home/anna kowalski/secret"
@@ -85,11 +85,9 @@ def test_the_result_stands_with_interval_and_number_of_prompts(tmp_path: Path) -
 
 
 def test_what_is_not_known_is_said(tmp_path: Path) -> None:
-    old = model_card(write_run(tmp_path / "old", start=None, stages=[()]))
-    assert "this change has no interval" in old
-    bare = write_run(tmp_path / "bare", start=None, stages=[()], tokens=())
-    write_json(bare / "stages/00/check.json", {})
-    assert "whether it helped is not known" in model_card(bare)
+    assert "whether it helped is not known" in model_card(write_run(tmp_path / "bare", start=None))
+    few = model_card(write_run(tmp_path / "few"))
+    assert "+1.00 nats a response (paired by prompt, 3 prompts): **too few held-out rows to tell**" in few
 
 
 def test_the_warnings_of_the_gate_are_on_the_card(tmp_path: Path) -> None:
@@ -103,7 +101,7 @@ def test_the_warnings_of_the_gate_are_on_the_card(tmp_path: Path) -> None:
 def test_an_evaluation_shows_this_models_numbers_only(tmp_path: Path) -> None:
     card = model_card(write_run(tmp_path / "run"), [write_judged(tmp_path / "ev")])
     assert "| log-likelihood | −1.50 | −1.70 to −1.30 | 3 | nats a token |" in card
-    assert "| win rate by `judge` | `start` | 61% | 54% to 68% | 0.004 | 200 |" in card
+    assert "| win rate, by judge | ours over start | 61% | 54% to 68% | 0.004 | 200 |" in card
     assert "9.87" not in card
     assert "3 rows of `test.jsonl` (preferences)" in card
 
@@ -111,7 +109,7 @@ def test_an_evaluation_shows_this_models_numbers_only(tmp_path: Path) -> None:
 def test_task_scores_are_shown_with_their_error(tmp_path: Path) -> None:
     folder = write_judged(tmp_path / "ev")
     tasks = yaml.safe_load((folder / "tasks.json").read_text(encoding="utf-8"))
-    run, line = write_run(tmp_path / "run"), "| arc | acc | 0.500 | ± 0.196 | 40 |"
+    run, line = write_run(tmp_path / "run"), "| arc | acc | 0.500 ± 0.196 | 40 |"
     assert line in model_card(run, [folder])
     tasks["models"] = {"start": tasks["models"]["ours"]}
     write_json(folder / "tasks.json", tasks)

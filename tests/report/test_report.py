@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,24 @@ from helpers.report_folders import FIVE, write_evaluation, write_run
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import read_json, write_json, write_rows
+from demotune.common.statistics import Interval
 from demotune.records import Response
 from demotune.report import build_report
-from demotune.report.answer import against_baseline, answer_sentence, baseline_of, headline_comparison
+from demotune.report.answer import answer_sentence, headline_comparison
 from demotune.report.charts.figures import histogram, label
-from demotune.report.collect import read_run, read_runs
-from demotune.report.evaluations import read_evaluation
-from demotune.report.gains import gain_between, gain_of
+from demotune.report.comparison import CostPoint, PageComparison
+from demotune.report.facts import facts_of
+from demotune.report.gains import against_baseline, baseline_of, gain_between, gain_of
 from demotune.report.limits import limits
 from demotune.report.page import script_json
+from demotune.report.rigor.card import RigorAnswer
 from demotune.report.samples import CHANGE, GAP, LENGTH, MARGIN, REWARD, collect_samples
-from demotune.report.tables import changed_settings, task_table
-from demotune.report.wording import duration, flops, interval, number
+from demotune.report.settings import changed_settings
+from demotune.report.tables import task_table
+from demotune.report.wording import bounds, duration, flops, number
+from demotune.runs.evaluation import Evaluation, read_evaluation
 from demotune.runs.heldout import HeldoutRow
+from demotune.runs.run import Run, load_run, read_runs
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}"
 
@@ -66,12 +71,13 @@ RISEN = (-8.0, -19.0, -30.0, -9.0, -9.0)
 
 def test_a_gain_is_the_mean_paired_difference_with_its_interval(tmp_path: Path) -> None:
     """Gains 2, 1, 0, 1, 1: mean 1, variance 1/2, no skewness: half width of Student's t 2.7764 / sqrt(10) = .87799."""
-    gain = gain_of(read_run(write_run(tmp_path / "run", **FIVE, stages=[RISEN])))
+    gain = gain_of(load_run(write_run(tmp_path / "run", **FIVE, stages=[RISEN])))
     assert gain is not None
-    assert (gain.prompts, gain.per_response, gain.wins) == (5, 1.0, 4.5 / 5)
-    assert (gain.low, gain.high) == (pytest.approx(1 - 0.87799, abs=1e-4), pytest.approx(1 + 0.87799, abs=1e-4))
-    assert gain.per_token == pytest.approx(0.1)
-    assert gain.per_token_high - gain.per_token == pytest.approx(0.087799, abs=1e-5)
+    assert (gain.prompts, gain.per_response.value, gain.wins) == (5, 1.0, 4.5 / 5)
+    assert gain.per_response.low == pytest.approx(1 - 0.87799, abs=1e-4)
+    assert gain.per_response.high == pytest.approx(1 + 0.87799, abs=1e-4)
+    assert gain.per_token.value == pytest.approx(0.1)
+    assert gain.per_token.high - gain.per_token.value == pytest.approx(0.087799, abs=1e-5)
     assert gain.verdict == "better"
 
 
@@ -83,21 +89,20 @@ def test_gains_pair_by_key_not_by_place() -> None:
     after = [row(key, logp) for key, logp in zip("fedcba", (-4, -3, -2, -7, -48, 1), strict=True)]
     gain = gain_between(before, after)
     assert gain is not None
-    assert (gain.prompts, gain.per_response, gain.low, gain.high, gain.verdict) == (6, 2.0, 2.0, 2.0, "better")
+    assert (gain.prompts, gain.per_response, gain.verdict) == (6, Interval(2.0, 2.0, 2.0), "better")
     assert gain_between([row("a", -1.0)], [row("b", -1.0)]) is None
 
 
 def test_cost_counts_work_and_not_measuring(tmp_path: Path) -> None:
     """Two stages of 10 + 20 + 30 s; 1000 * (2 * 150 + 6 * 200) operations each, 4 instead of 6 with LoRA."""
-    run = read_run(write_run(tmp_path / "run", stages=[(-8, -19, -30), (-7, -19, -30)]))
+    run = load_run(write_run(tmp_path / "run", stages=[(-8, -19, -30), (-7, -19, -30)]))
     assert (run.seconds(0), run.seconds(1), run.peak_memory_gib) == (60.0, 120.0, 4.0)
     assert (run.flops(0), run.flops(1)) == (1_500_000, 3_000_000)
-    assert read_run(write_run(tmp_path / "lora", config={"use_peft": True})).flops(0) == 1_100_000
-    assert read_run(write_run(tmp_path / "old", manifest={"parameters": None})).flops(0) is None
+    assert load_run(write_run(tmp_path / "lora", config={"use_peft": True})).flops(0) == 1_100_000
 
 
 def test_scores_of_earlier_stages_do_not_shift_the_heldout_ones(tmp_path: Path) -> None:
-    rows = read_run(write_run(tmp_path / "run")).stages[0].samples
+    rows = load_run(write_run(tmp_path / "run")).stages[0].samples
     heldout = [row for row in rows if row.heldout]
     assert [row.demo_logp - row.sample_logp for row in heldout] == [5.0, 6.0, 7.0]  # type: ignore[operator]
     assert [row.demo_reward for row in heldout] == [0.5, 1.5, 2.5]
@@ -106,40 +111,43 @@ def test_scores_of_earlier_stages_do_not_shift_the_heldout_ones(tmp_path: Path) 
 
 def test_the_sentence_says_better_only_when_the_interval_does(tmp_path: Path) -> None:
     """Gains 4, 1, -2, 1, 1: mean 1, variance 9/2, so half the interval is three times .87799."""
-    unclear = read_run(write_run(tmp_path / "unclear", **FIVE, stages=[(-6.0, -19.0, -32.0, -9.0, -9.0)]))
+    unclear = load_run(write_run(tmp_path / "unclear", **FIVE, stages=[(-6.0, -19.0, -32.0, -9.0, -9.0)]))
     assert answer_sentence([unclear]) == (
         "unclear shows no clear change against its start model: held-out demonstrations moved by +1.00 nats a response "
         "(95% interval −1.63 to 3.63, 5 prompts), at a cost of 1 min and 1.5 MFLOP."
     )
-    better = read_run(write_run(tmp_path / "better", **FIVE, stages=[RISEN]))
+    better = load_run(write_run(tmp_path / "better", **FIVE, stages=[RISEN]))
     assert answer_sentence([better]).startswith("better makes held-out demonstrations likelier than its start model")
-    worse = read_run(write_run(tmp_path / "worse", **FIVE, stages=[(-12.0, -22.1, -32.0, -12.0, -12.0)]))
+    worse = load_run(write_run(tmp_path / "worse", **FIVE, stages=[(-12.0, -22.1, -32.0, -12.0, -12.0)]))
     assert "less likely than its start model does, by 2.02 nats a response" in answer_sentence([worse])
 
 
 def test_the_sentence_for_runs_that_cannot_know(tmp_path: Path) -> None:
-    old = read_run(write_run(tmp_path / "old", start=None, stages=[(), ()]))
-    assert "by +0.200 nats to −1.300 on 3 rows in 2 min" in answer_sentence([old])
-    assert "how sure that is is not known" in answer_sentence([old])
-    none = write_run(tmp_path / "none", start=None, stages=[()], tokens=())
-    write_json(none / "stages" / "00" / "check.json", {})
-    assert answer_sentence([read_run(none)]).startswith("Whether none helped is not known: it held out no rows")
+    none = load_run(write_run(tmp_path / "none", start=None))
+    assert answer_sentence([none]) == (
+        "Whether none helped is not known: it held out no rows; it took 1 min and 1.5 MFLOP."
+    )
+    text = answer_sentence([none, load_run(write_run(tmp_path / "sft", method="sft", start=None))])
+    assert text == (
+        "Against their start models: none not known (no held-out rows) in 1 min, "
+        "sft not known (no held-out rows) in 1 min."
+    )
 
 
 def test_a_report_of_few_rows_says_that_they_are_too_few(tmp_path: Path) -> None:
     """Alone and beside a baseline, in sentences, limits, tables and charts; nan is nowhere."""
-    run = read_run(write_run(tmp_path / "run"))
+    run = load_run(write_run(tmp_path / "run"))
     assert answer_sentence([run]) == (
         "run held out too few rows to tell whether it helped: held-out demonstrations moved by +1.00 nats a response "
         "(3 prompts, fewer than the 5 that an interval needs), at a cost of 1 min and 1.5 MFLOP."
     )
-    assert "3 held-out prompts, and an interval needs 5" in " ".join(limits([run], []))
-    control = read_run(write_run(tmp_path / "control", method="sft"))
+    assert "3 held-out prompts, and an interval needs 5" in limits_of([run])
+    control = load_run(write_run(tmp_path / "control", method="sft"))
     assert "run too few held-out rows to tell (+1.00) in 1 min" in answer_sentence([run, control])
     for page in (Page(build_report([run.folder])), Page(build_report([run.folder, control.folder], tmp_path / "two"))):
         assert "too few rows to tell" in page.text
         assert not re.search(r"\bnan\b", page.text + json.dumps(page.data), re.IGNORECASE)
-    one = read_run(write_run(tmp_path / "one", start=(-3.0,), stages=[(-1.0,)], tokens=(4,)))
+    one = load_run(write_run(tmp_path / "one", start=(-3.0,), stages=[(-1.0,)], tokens=(4,)))
     assert "(1 prompt, fewer than the 5 that an interval needs)" in answer_sentence([one])
     build_report([one.folder])
 
@@ -154,7 +162,7 @@ def test_runs_side_by_side_are_compared_with_the_only_sft_run(tmp_path: Path) ->
     )
     assert baseline_of(runs) is runs[1]
     [(run, baseline, gain)] = against_baseline(runs)
-    assert (run.name, baseline.name, gain.per_response, gain.verdict) == ("irft", "control", 1.0, "better")
+    assert (run.name, baseline.name, gain.per_response.value, gain.verdict) == ("irft", "control", 1.0, "better")
     text = answer_sentence(runs)
     assert "irft better (+2.00, 2.00 to 2.00) in 1 min, control better (+1.00, 1.00 to 1.00) in 1 min" in text
     assert "; against control: irft better (+1.00, 1.00 to 1.00)" in text
@@ -179,15 +187,19 @@ def test_the_headline_comparison_is_not_a_learned_rewards(tmp_path: Path) -> Non
     one = headline_comparison(evaluation)
     assert one is not None
     assert (one.judge, one.difference) == ("judge", 0.61)
-    text = answer_sentence([read_run(write_run(tmp_path / "irft"))], [evaluation])
+    text = answer_sentence([load_run(write_run(tmp_path / "irft"))], [evaluation])
     assert "judged by judge, irft wins against start in 61% of 200 prompts (95% interval 54% to 68%)" in text
+
+
+def limits_of(runs: Sequence[Run], evaluations: Sequence[Evaluation] = ()) -> str:
+    return " ".join(fact.text for fact in limits(runs, evaluations))
 
 
 def test_limits_speak_of_these_numbers(tmp_path: Path) -> None:
     """Half the interval, .87799, times 2.8 / 1.96 is 1.25."""
     refused = [{"source": "rows.jsonl:3", "reason": "over-long", "detail": "too long"}]
-    run = read_run(write_run(tmp_path / "run", **FIVE, stages=[(-9, -19, -31, -9, -9), RISEN], refused=refused))
-    text = " ".join(limits([run], [read_evaluation(write_evaluation(tmp_path / "eval"))]))
+    run = load_run(write_run(tmp_path / "run", **FIVE, stages=[(-9, -19, -31, -9, -9), RISEN], refused=refused))
+    text = limits_of([run], [read_evaluation(write_evaluation(tmp_path / "eval"))])
     assert "one run with one seed (7)" in text
     assert "With 5 held-out prompts, a change smaller than about 1.25 nats" in text
     assert "Stage 1 was chosen among 2 by the same held-out rows" in text
@@ -196,9 +208,24 @@ def test_limits_speak_of_these_numbers(tmp_path: Path) -> None:
     assert "eval: 2 of 9 rows of the test rows are like training rows of irft" in text
     assert "eval: test data was not looked for in the training data of start: no run is known behind it" in text
     assert "eval: the judge knows little" in text
-    others = " ".join(limits(read_runs([run.folder, write_run(tmp_path / "two")]), []))
-    assert "No run with plain SFT" in others
-    assert "the dearest took 2 min, the cheapest 1 min" in others
+    others = limits_of(read_runs([run.folder, write_run(tmp_path / "two")]))
+    assert "There is no run with plain SFT" in others
+    assert "the longest took 2 min, the shortest 1 min" in others
+
+
+def test_each_limit_has_its_kind(tmp_path: Path) -> None:
+    """What one asks for is a kind: no wording decides what a limit is about."""
+    refused = [{"source": "rows.jsonl:3", "reason": "over-long", "detail": "too long"}]
+    run = load_run(write_run(tmp_path / "run", **FIVE, stages=[RISEN], refused=refused))
+    facts = limits([run], [read_evaluation(write_evaluation(tmp_path / "eval"))])
+    assert [fact.kind for fact in facts] == [
+        "seeds", "smallest difference", "scope", "warning", "warning", "warning", "judge", "smallest difference",
+        "many tests", "meaning", "cost",
+    ]  # fmt: skip
+    (judge,) = facts_of("judge", facts)
+    assert (judge.source, judge.judges) == ("eval", ("own reward",))
+    none = limits([load_run(write_run(tmp_path / "none", start=None, finished=False))], [])
+    assert [fact.kind for fact in none] == ["seeds", "unfinished", "scope", "meaning", "abilities", "cost"]
 
 
 def test_a_run_too_fast_to_time_is_compared_in_words(tmp_path: Path) -> None:
@@ -207,7 +234,7 @@ def test_a_run_too_fast_to_time_is_compared_in_words(tmp_path: Path) -> None:
     state = runs[0] / "stages" / "00" / "state.json"
     phases = {name: phase | {"seconds": 0.0} for name, phase in read_json(state).items()}
     write_json(state, phases)
-    assert "the cheapest 0.0 s" in " ".join(limits(read_runs(runs), []))
+    assert "the shortest 0.0 s" in limits_of(read_runs(runs))
 
 
 def test_samples_join_what_belongs_together(tmp_path: Path) -> None:
@@ -228,14 +255,12 @@ def test_samples_join_what_belongs_together(tmp_path: Path) -> None:
 
 def test_a_second_draw_stands_beside_the_first(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", stages=[(-8, -19, -30), (-7, -19, -30)])
-    browser = collect_samples([read_run(folder)], [])
+    browser = collect_samples([load_run(folder)], [])
     assert list(browser.rows[0].answers) == ["start model", "stage 0", "stage 1", "stage 0, second draw"]
 
 
 def test_without_heldout_rows_the_browser_shows_training_rows_and_says_so(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", start=None, stages=[()], tokens=())
-    write_json(folder / "stages" / "00" / "check.json", {})
-    browser = collect_samples([read_run(folder)], [])
+    browser = collect_samples([load_run(write_run(tmp_path / "run", start=None))], [])
     assert [row.key for row in browser.rows] == ["trained0", "trained1"]
     assert "its prompts here were trained on" in browser.note
 
@@ -248,7 +273,7 @@ def test_histogram_counts() -> None:
 
 
 def test_settings_that_differ(tmp_path: Path) -> None:
-    runs = [read_run(write_run(tmp_path / "run", config={"beta": 0.5, "temperature": 1.0}))]
+    runs = [load_run(write_run(tmp_path / "run", config={"beta": 0.5, "temperature": 1.0}))]
     rows = {row[0]: row[1:3] for row in changed_settings(runs).rows}
     assert rows["beta"] == ("0.5", "0.1")
     assert rows["seed"] == ("7", "42")
@@ -270,8 +295,10 @@ def test_numbers_as_people_read_them() -> None:
         "2 h 5 min",
         "1 min",
     ]
-    assert [flops(3.1e15), flops(None)] == ["3.1 PFLOP", "–"]
-    assert interval(float("nan"), float("nan")) == "too few rows to tell"
+    assert [flops(3.1e15), flops(12.0)] == ["3.1 PFLOP", "12 FLOP"]
+    assert bounds(Interval(0.1, float("nan"), float("nan"))) == "too few rows to tell"
+    assert bounds(Interval(0.1, -0.21, 0.5), signed=True) == "−0.210 to +0.500"
+    assert bounds(Interval(0.1, 0.054, 0.5), percent=True) == "5% to 50%"
 
 
 def test_one_page_holds_all_sections_in_order(tmp_path: Path) -> None:
@@ -330,13 +357,10 @@ def test_json_in_a_script_element_cannot_end_it() -> None:
 
 
 def test_missing_parts_say_how_to_get_them(tmp_path: Path) -> None:
-    text = Page(build_report([write_run(tmp_path / "old", start=None)])).text
-    assert "old: no numbers per held-out row, so no intervals." in text
+    text = Page(build_report([write_run(tmp_path / "none", start=None)])).text
     assert "No evaluation was given. demotune evaluate" in text
-    none = write_run(tmp_path / "none", start=None, stages=[()], tokens=())
-    write_json(none / "stages" / "00" / "check.json", {})
-    text = Page(build_report([none])).text
     assert "none: no rows were held out. Set eval_share or eval_data next time." in text
+    assert "Without held-out rows there is no quality to compare." in text
 
 
 def test_unfinished_runs(tmp_path: Path) -> None:
@@ -352,15 +376,15 @@ def test_a_worse_last_stage_is_not_the_result(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", stages=[(-8, -19, -30), (-12, -25, -40)])
     summary = json.loads((folder / "summary.json").read_text())
     write_json(folder / "summary.json", summary | {"best_stage": 0})
-    run = read_run(folder)
+    run = load_run(folder)
     gain = gain_of(run)
     assert gain is not None
-    assert (run.result_stage, gain.per_response) == (0, 1.0)
+    assert (run.result_stage, gain.per_response.value) == (0, 1.0)
     assert "stage 0 is the result; later ones were worse" in Page(build_report([folder])).text
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DemotuneError, match=r"is not a run folder \(no manifest.json\)"):
+    with pytest.raises(DemotuneError, match="holds no run; name the folder that a run wrote with --output"):
         build_report([tmp_path])
     with pytest.raises(DemotuneError, match="at least one run folder"):
         build_report([])
@@ -374,34 +398,22 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
         build_report([run])
 
 
-@dataclass(frozen=True)
-class Answer:
-    section: str
-    key: str
-    question: str
-    answer: str
-    evidence: str | None
-    paper: str
-
-
-@dataclass(frozen=True)
-class Compared:
-    columns: tuple[str, ...] = ("method", "quality")
-    rows: tuple[tuple[str, ...], ...] = (("irft", "0.61"),)
-    sentences: tuple[str, ...] = ("irft wins in 3 of 3 seeds.",)
-    points: tuple[tuple[str, float | None, float, float, float, float], ...] = (
-        ("irft", 3e15, 60.0, 0.6, 0.5, 0.7),
-        ("sft", 1e13, 60.0, 0.5, 0.4, 0.6),
-    )
-
-
 def test_the_rigor_card_and_the_comparison_have_their_places(tmp_path: Path) -> None:
     rigor = [
-        Answer("artifacts", "code", "Is the code public?", "yes", "LICENSE", "yes"),
-        Answer("artifacts", "data", "Is the data public?", "no", None, "yes"),
-        Answer("statistics", "raters", "Were raters paid?", "not applicable", None, "not applicable"),
+        RigorAnswer("artifacts", "code", "Is the code public?", "yes", "LICENSE", "yes"),
+        RigorAnswer("artifacts", "data", "Is the data public?", "no", None, "yes"),
+        RigorAnswer("statistics", "raters", "Were raters paid?", "not applicable", None, "not applicable"),
     ]
-    file = build_report([write_run(tmp_path / "run")], rigor=rigor, comparison=Compared())
+    compared = PageComparison(
+        columns=("method", "quality"),
+        rows=(("irft", "0.61"),),
+        sentences=("irft wins in 3 of 3 seeds.",),
+        points=(
+            CostPoint("irft", 3e15, 60.0, Interval(0.6, 0.5, 0.7)),
+            CostPoint("sft", 1e13, 60.0, Interval(0.5, 0.4, 0.6)),
+        ),
+    )
+    file = build_report([write_run(tmp_path / "run")], rigor=rigor, comparison=compared)
     page = Page(file)
     assert "1 of 2 answered; the paper: 2 of 2." in page.text
     assert "Were raters paid?" in page.text
@@ -418,7 +430,11 @@ def test_rft_has_its_curves_and_shares(tmp_path: Path) -> None:
     write_rows(stage / "metrics.jsonl", steps)
     write_rows(stage / "reward-metrics.jsonl", [{"step": 1, "rewards/margins": 0.5}, {"eval_loss": 1.0, "step": 1}])
     check = json.loads((stage / "check.json").read_text())
-    policy = {"prompts": 29, "better": 0.38, "better_low": 0.23, "better_high": 0.56}
+    policy = {
+        **dict.fromkeys(("demo_reward", "reward_before", "reward_after", "finished_share", "mean_length"), 1.0),
+        "prompts": 29,
+        "better": {"value": 0.38, "low": 0.23, "high": 0.56},
+    }
     write_json(stage / "check.json", check | {"policy": policy})
     page = Page(build_report([folder]))
     for title in ("Margin of the reward model", "Reward of on-policy samples", "KL to the start model"):
@@ -426,16 +442,31 @@ def test_rft_has_its_curves_and_shares(tmp_path: Path) -> None:
     shares = {
         trace["name"]: trace["x"] for chart in page.data["charts"] for trace in chart["data"] if "error_x" in trace
     }
-    assert shares["stage 0: answers earn more"] == [0.38]
+    assert shares["stage 0: answers get a higher reward"] == [0.38]
     assert shares["stage 0: likelier than start model"] == [pytest.approx(2 / 3)]
 
 
-def test_reports_need_neither_torch_nor_transformers(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run")
-    code = (
-        "import sys; from pathlib import Path; from demotune.report import build_report; "
-        f"build_report([Path({str(folder)!r})]); "
-        "print(sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert found.strip() == "[]"
+HEAVY = {"torch", "transformers", "datasets", "accelerate", "sklearn", "statsmodels", "pandas"}
+ABOVE = ("demotune.evaluation", "demotune.training", "demotune.models")
+
+
+def imported_by(code: str) -> set[str]:
+    """Heavy packages, and packages of demotune that a report does not need, which a process has after `code`."""
+    show = f"import sys\n{code}\nprint(*(m for m in sys.modules if m in {HEAVY} or m.startswith({ABOVE})))"
+    done = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_a_report_of_a_run_needs_no_torch(tmp_path: Path) -> None:
+    """The page module, the model card, and the whole of `demotune report RUN --evaluation FOLDER`."""
+    assert imported_by("import demotune.report.page, demotune.report.model_card") == set()
+    run, evaluation = write_run(tmp_path / "run"), write_evaluation(tmp_path / "eval")
+    arguments = f"{str(run)!r}, '--evaluation', {str(evaluation)!r}"
+    command = f"from demotune.cli.main import app\napp(['report', {arguments}], standalone_mode=False)"
+    assert imported_by(command) == set()
+    assert (run / "report.html").exists()
+    assert (run / "card.json").exists()
+
+
+def test_the_check_of_imports_sees_torch() -> None:
+    assert "torch" in imported_by("import torch")

@@ -8,24 +8,25 @@ from pathlib import Path
 import pytest
 from helpers.command import call
 from helpers.outside import OUTSIDE
-from helpers.rewards import Counting, ask, plain_scores, save_classifier, save_reward
+from helpers.rewards import LONG, ODD_TOKENS, PROMPTS, Counting, ask, plain_scores, save_classifier, save_reward
 from helpers.tiny import save_tiny, tiny_tokenizer, write_rows
 from transformers import AutoTokenizer
 from trl.data_utils import apply_chat_template, is_conversational
 
 from demotune import DemotuneError, ImplicitReward, IRFTConfig, ScalarReward, SFTConfig, run
+from demotune.common.statistics import share_interval
+from demotune.config.commands import RowReading
 from demotune.data import load_demonstrations, load_preferences
 from demotune.data.rendering import Renderer
 from demotune.records import Demonstration
-from demotune.rewards.answering import BestOf, answer
-from demotune.rewards.ranking import Choice, Reading, ScoredRow, score_preferences, score_rows, select_rows
-from demotune.runs.heldout import wilson_interval
+from demotune.rewards.answers import BestOf, answer
+from demotune.rewards.score import ScoredRow, score_preferences, score_rows
+from demotune.rewards.select import Choice, select_rows
 
 REAL = OUTSIDE / "data/alpaca_eval/test.jsonl.gz"
 
 
 LETTER_Z = [tiny_tokenizer().convert_tokens_to_ids("z")]
-ODD_TOKENS = range(3, 400, 2)
 
 
 def write(file: Path, *rows: Mapping[str, object]) -> str:
@@ -49,7 +50,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same numbers on machines with and without bfloat16."""
-    monkeypatch.setattr("demotune.rewards.reward.has_fast_bf16", lambda _: False)
+    for module in ("scalar", "implicit"):
+        monkeypatch.setattr(f"demotune.rewards.{module}.has_fast_bf16", lambda _: False)
 
 
 # Preference rows -----------------------------------------------------------------------------------------------------
@@ -79,7 +81,7 @@ def test_both_sides_of_every_format(
     tmp_path: Path, row: dict[str, object], prompt: list[dict[str, str]], columns: str | None
 ) -> None:
     loaded = load_preferences([write(tmp_path / "rows.jsonl", row)], columns=columns)
-    (found,) = loaded.preferences
+    (found,) = loaded.rows
     assert (list(found.prompt), found.chosen, found.rejected) == (prompt, "good", "bad")
     assert found.source.endswith("rows.jsonl:1")
     assert (loaded.bad_rows, loaded.rows_read) == ((), 1)
@@ -96,7 +98,7 @@ def test_pairs_that_cannot_be_judged_are_named(tmp_path: Path) -> None:
         {"prompt": "Hi", "chosen": "good", "rejected": "good"},
     )
     loaded = load_preferences([file])
-    assert [row.rejected for row in loaded.preferences] == ["bad", "worse"]
+    assert [row.rejected for row in loaded.rows] == ["bad", "worse"]
     assert [(row.source.rpartition(":")[2], row.reason) for row in loaded.bad_rows] == [
         ("3", "duplicate"),
         ("4", "missing column"),
@@ -123,14 +125,14 @@ def test_rows_are_scored_in_order_and_refused_by_name(tmp_path: Path) -> None:
         {"prompt": "e", "completion": "one z"},
     )
     found = score_rows(Counting(LETTER_Z, longest=100), [file])
-    assert [row.score for row in found.rows] == [2.0, 0.0, 1.0]
+    assert [row.reward for row in found.rows] == [2.0, 0.0, 1.0]
     assert [row.demonstration.source.rpartition(":")[2] for row in found.rows] == ["1", "3", "5"]
     assert found.rows[0].tokens == 3  # z, z, end of turn
     assert [(row.source.rpartition(":")[2], row.reason) for row in found.refused] == [
         ("2", "empty response"),
         ("4", "over-long"),
     ]
-    assert [row.score for row in score_rows(Counting(LETTER_Z), [file], Reading(max_rows=2)).rows] == [2.0, 0.0]
+    assert [row.reward for row in score_rows(Counting(LETTER_Z), [file], RowReading(max_rows=2)).rows] == [2.0, 0.0]
 
 
 def test_accuracy_by_hand(tmp_path: Path) -> None:
@@ -141,10 +143,9 @@ def test_accuracy_by_hand(tmp_path: Path) -> None:
     sides = [("zza", "bbb"), ("azb", "bza"), ("abc", "zab"), ("zzzabcabc", "ab")]
     rows = [{"prompt": "a", "chosen": chosen, "rejected": rejected} for chosen, rejected in sides]
     check = score_preferences(Counting(LETTER_Z), [write(tmp_path / "rows.jsonl", *rows)]).check
-    assert (check.pairs, check.accuracy, check.margin) == (4, 2.5 / 4, 1.0)
-    assert (check.accuracy_low, check.accuracy_high) == wilson_interval(2, 4)
-    assert (check.matched_pairs, check.matched_accuracy) == (3, 1.5 / 3)
-    assert (check.matched_accuracy_low, check.matched_accuracy_high) == wilson_interval(1, 3)
+    assert (check.pairs, check.accuracy.value, check.margin) == (4, 2.5 / 4, 1.0)
+    assert check.accuracy == share_interval(2.5, 4)
+    assert (check.matched_pairs, check.matched_accuracy) == (3, share_interval(1.5, 3))
 
 
 def test_an_implicit_reward_judges_pairs_too(tmp_path: Path) -> None:
@@ -154,8 +155,8 @@ def test_an_implicit_reward_judges_pairs_too(tmp_path: Path) -> None:
     file = write(tmp_path / "rows.jsonl", *rows)
     one = score_preferences(ImplicitReward(*models, 0.1), [file])
     other = score_preferences(ImplicitReward(*reversed(models), 0.1), [file])
-    assert one.check.accuracy + other.check.accuracy == pytest.approx(1.0)
-    assert one.rows[3].scores == pytest.approx([-score for score in other.rows[3].scores], abs=1e-5)
+    assert one.check.accuracy.value + other.check.accuracy.value == pytest.approx(1.0)
+    assert one.rows[3].rewards == pytest.approx([-score for score in other.rows[3].rewards], abs=1e-5)
 
 
 # Selection -----------------------------------------------------------------------------------------------------------
@@ -184,10 +185,6 @@ def test_exactly_one_choice(choice: dict[str, float], named: str) -> None:
 # Best of several -----------------------------------------------------------------------------------------------------
 
 
-LONG = 100  # a random policy ends a response with a chance of one in 280 a token: three in ten are finished by then
-PROMPTS = [tuple(ask(text)) for text in ("hello", "what is one", "three")]
-
-
 def test_more_responses_are_never_worse_and_the_first_is_the_plain_one(place: Path) -> None:
     policy = str(place / "start")
     plain = answer(policy, PROMPTS, max_new_tokens=LONG)
@@ -196,7 +193,7 @@ def test_more_responses_are_never_worse_and_the_first_is_the_plain_one(place: Pa
     )
     assert [given.text for given in one] == [given.text for given in plain]
     for first, second, last in zip(one, two, six, strict=True):
-        assert (first.finished, first.score) <= (second.finished, second.score) <= (last.finished, last.score)
+        assert (first.finished, first.reward) <= (second.finished, second.reward) <= (last.finished, last.reward)
     assert all(better.text != given.text for better, given in zip(six, plain, strict=True))
 
 
@@ -219,7 +216,7 @@ def test_the_best_one_is_chosen_of_all_that_were_drawn(place: Path) -> None:
         drawn = [completion for completion in reward.read if completion.prompt_ids == renderer.prompt_ids(prompt)]
         assert len({completion.response.ids for completion in drawn}) == 8  # each from a stream of its own
         best = max(drawn, key=lambda completion: (completion.response.finished, reward.of(completion)))
-        assert (given.finished, given.score) == (best.response.finished, reward.of(best))
+        assert (given.finished, given.reward) == (best.response.finished, reward.of(best))
         assert given.text == renderer.decode(best.response.ids)
 
 
@@ -234,7 +231,7 @@ def test_another_vocabulary_reads_the_text(place: Path) -> None:
     for completion in reward.read:
         assert (completion.response.ids[-1] == 2) == completion.response.finished
     read_as = {reward.renderer.decode(completion.response.ids): reward.of(completion) for completion in reward.read}
-    assert [given.score for given in answers] == [read_as[given.text] for given in answers]
+    assert [given.reward for given in answers] == [read_as[given.text] for given in answers]
 
 
 def test_a_reward_of_the_same_vocabulary_but_another_template_reads_the_text(place: Path) -> None:
@@ -252,7 +249,7 @@ def test_a_reward_leaves_out_what_is_too_long_for_it(place: Path) -> None:
     reward.longest = shortest + 4  # the shortest prompt fits
     answers = answer(str(place / "start"), PROMPTS, max_new_tokens=4, best_of=BestOf(2, reward))
     lengths = [len(reward.renderer.prompt_ids(prompt)) for prompt in PROMPTS]
-    assert [given.score is not None for given in answers] == [length == shortest for length in lengths]
+    assert [given.reward is not None for given in answers] == [length == shortest for length in lengths]
 
 
 # On the command line -------------------------------------------------------------------------------------------------
@@ -291,7 +288,7 @@ def test_select_keeps_the_best_and_its_output_trains(place: Path) -> None:
     sources = [int(row["source"].rpartition(":")[2]) for row in read(out)]
     assert sources == sorted(sources)
     assert all(is_conversational(row) for row in read(out))
-    assert len(load_demonstrations([str(out)]).demonstrations) == 5
+    assert len(load_demonstrations([str(out)]).rows) == 5
     model, sft = str(place / "start"), str(place / "sft")
     run(SFTConfig(model=model, data=(str(out),), output=sft, max_steps=1, bf16=False, max_length=128))
     threshold = best[2]["score"]
@@ -310,7 +307,7 @@ def test_sample_writes_the_best_with_its_score(place: Path) -> None:
     best_of = BestOf(3, ScalarReward(place / "reward", bf16=False))
     (expected,) = answer(str(place / "start"), [ask("say one")], max_new_tokens=6, best_of=best_of)
     assert (row["completion"][0]["content"], row["finished"]) == (expected.text, expected.finished)
-    assert row["score"] == pytest.approx(expected.score, abs=1e-6)
+    assert row["score"] == pytest.approx(expected.reward, abs=1e-6)
     code, shown = call("sample", *given, "--best-of", "2", "--reward", str(place / "reward"))
     assert (code, "[score " in shown) == (0, True)
 
@@ -342,7 +339,7 @@ def test_real_pairs_of_one_response_are_named() -> None:
     if not REAL.is_file():
         pytest.skip(f"{REAL} is not here; it is not part of the project")
     loaded = load_preferences([str(REAL)])
-    assert (len(loaded.preferences), loaded.rows_read) == (97, 100)
+    assert (len(loaded.rows), loaded.rows_read) == (97, 100)
     assert {row.detail for row in loaded.bad_rows} == {"chosen and rejected are the same response"}
 
 
@@ -355,9 +352,8 @@ def test_real_preference_rows(place: Path) -> None:
     rows = read(place / "pairs.jsonl")
     assert len(rows) == 12
     right = sum(row["score_chosen"] > row["score_rejected"] for row in rows)
-    low, high = wilson_interval(right, 12)
-    assert f"chosen earns more in {right / 12:.2f} [{low:.2f}, {high:.2f}] of 12 pairs" in shown
-    assert len(load_preferences([str(place / "pairs.jsonl")]).preferences) == 12
+    assert f"chosen earns more in {share_interval(right, 12).text()} of 12 pairs" in shown
+    assert len(load_preferences([str(place / "pairs.jsonl")]).rows) == 12
     call("select", "--reward", reward, "--data", file, "--top", "4", "--output", str(place / "real-best.jsonl"))
     best = sorted(rows, key=lambda row: -row["score_chosen"])[:4]
     found = {(str(row["prompt"]), str(row["completion"])) for row in read(place / "real-best.jsonl")}

@@ -53,14 +53,14 @@ def test_a_scalar_reward_is_what_transformers_computes(tmp_path: Path, pad_is_en
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
     expected = plain_scores(folder, [chat_ids(tokenizer, *texts) for texts in TEXTS])
     assert max(expected) - min(expected) > 0.1  # or this test shows nothing
-    assert reward.score(completions(reward), batch_size=2) == pytest.approx(expected, abs=1e-6)
+    assert reward.rewards_of(completions(reward), batch_size=2) == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_bounded_reward_is_a_share_of_its_bound(tmp_path: Path) -> None:
     folder = save_reward(tmp_path / "reward", bound=5.0)
     heads = torch.tensor(plain_scores(folder, [chat_ids(tiny_tokenizer(), *texts) for texts in TEXTS]))
     reward = ScalarReward(folder, bf16=False)
-    assert reward.score(completions(reward)) == pytest.approx((5 * heads.sigmoid()).tolist(), abs=1e-6)
+    assert reward.rewards_of(completions(reward)) == pytest.approx((5 * heads.sigmoid()).tolist(), abs=1e-6)
 
 
 def test_a_foreign_reward_judges_where_transformers_does(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_foreign_reward_judges_where_transformers_does(tmp_path: Path) -> None
     tokenizer.save_pretrained(folder)
     rows = [chat_ids(tokenizer, *texts) for texts in TEXTS]
     reward = ScalarReward(folder, bf16=False)
-    found = reward.score(completions(reward))
+    found = reward.rewards_of(completions(reward))
     assert found == pytest.approx(plain_scores(folder, rows), abs=1e-6)
     assert found == pytest.approx(plain_scores(folder, [row[:-1] for row in rows]), abs=1e-6)
 
@@ -81,7 +81,7 @@ def test_a_foreign_reward_without_padding_gets_one(tmp_path: Path) -> None:
     folder = save_classifier(tmp_path / "foreign", 1, pad_token_id=None)
     reward = ScalarReward(folder, bf16=False)
     expected = [plain_scores(folder, [chat_ids(tiny_tokenizer(), *texts)])[0] for texts in TEXTS]
-    assert reward.score(completions(reward)) == pytest.approx(expected, abs=1e-6)
+    assert reward.rewards_of(completions(reward)) == pytest.approx(expected, abs=1e-6)
 
 
 def test_an_architecture_with_plain_attention_only(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_an_architecture_with_plain_attention_only(tmp_path: Path) -> None:
     tiny_tokenizer().save_pretrained(tmp_path)
     reward = ScalarReward(tmp_path, bf16=False)
     expected = plain_scores(tmp_path, [chat_ids(tiny_tokenizer(), *texts) for texts in TEXTS[:2]])
-    assert reward.score(completions(reward)[:2]) == pytest.approx(expected, abs=1e-6)
+    assert reward.rewards_of(completions(reward)[:2]) == pytest.approx(expected, abs=1e-6)
     with pytest.raises(RenderError, match="the reward can read 64"):
         as_completion(reward, ask("hello" * 40), "one")
 
@@ -139,7 +139,7 @@ def test_an_implicit_reward_is_beta_times_the_log_ratio(tmp_path: Path) -> None:
     reward = ImplicitReward(policy, reference, 0.3, bf16=False)
     rows = completions(reward)
     counted: list[int] = []
-    found = reward.score(rows, batch_size=2, advance=counted.append)
+    found = reward.rewards_of(rows, batch_size=2, advance=counted.append)
     assert found == pytest.approx(naive_reward(policy, reference, 0.3, rows), abs=1e-4)
     assert sum(counted) == reward.passes * len(rows)
     assert max(map(abs, found)) > 0.01
@@ -148,7 +148,7 @@ def test_an_implicit_reward_is_beta_times_the_log_ratio(tmp_path: Path) -> None:
 def test_a_policy_that_has_not_moved_rewards_nothing(tmp_path: Path) -> None:
     start = save_tiny(tmp_path / "start")
     reward = ImplicitReward(start, start, 0.1, bf16=False)
-    assert reward.score(completions(reward)) == [0.0, 0.0, 0.0]
+    assert reward.rewards_of(completions(reward)) == [0.0, 0.0, 0.0]
 
 
 def test_an_implicit_reward_needs_one_vocabulary_and_a_beta(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_an_irft_run_has_the_reward_since_its_start_model(runs: Path) -> None:
     reward = load_reward(runs / "irft", bf16=False)
     rows = completions(reward)
     expected = naive_reward(str(runs / "irft" / "model"), str(runs / "start"), 0.25, rows)
-    assert reward.score(rows) == pytest.approx(expected, abs=1e-4)
+    assert reward.rewards_of(rows) == pytest.approx(expected, abs=1e-4)
     assert "0.25 * log" in reward.name
 
 
@@ -203,8 +203,8 @@ def test_an_rft_run_has_the_reward_in_its_folder(runs: Path, use_peft: bool) -> 
     reward = load_reward(output, bf16=False)
     assert isinstance(reward, ScalarReward)
     rows = completions(reward)
-    found = reward.score(rows)
-    assert found == ScalarReward(output / "reward", bf16=False).score(rows)
+    found = reward.rewards_of(rows)
+    assert found == ScalarReward(output / "reward", bf16=False).rewards_of(rows)
     auto = AutoPeftModelForSequenceClassification if use_peft else AutoModelForSequenceClassification
     model = auto.from_pretrained(output / "reward", num_labels=1)
     ids = [torch.tensor([[*row.prompt_ids, *row.response.ids]]) for row in rows]
@@ -280,7 +280,7 @@ def test_damaged_weights_are_no_number(tmp_path: Path) -> None:
     model.save_pretrained(folder)
     reward = load_reward(folder)
     with pytest.raises(DemotuneError, match="is not finite on 3 of 3 responses"):
-        reward.score(completions(reward))
+        reward.rewards_of(completions(reward))
 
 
 def test_the_folder_says_what_the_reward_is(tmp_path: Path) -> None:

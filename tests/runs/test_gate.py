@@ -14,10 +14,11 @@ from transformers import TrainerCallback
 from demotune import IRFTConfig, RunResult, SFTConfig, run
 from demotune.common.diversity import distinct, repetition
 from demotune.common.files import read_rows
+from demotune.common.statistics import share_interval
 from demotune.conclusion import conclude
 from demotune.records import Response
 from demotune.runs.gate import judge_stage
-from demotune.runs.heldout import HeldoutRow, wilson_interval
+from demotune.runs.heldout import HeldoutRow
 
 SMALL: dict[str, Any] = {"per_device_train_batch_size": 4, "eval_share": 0.3, "max_length": 96, "bf16": False}
 
@@ -42,10 +43,9 @@ def test_gain_and_wins_by_hand() -> None:
     """Gains 1, 2, 0, 3, 1.5: mean 1.5, variance 5/4, no skewness, so by t 1.5 +- 2.7764 * 0.5; wins 4 of 5."""
     gate = judge_stage(rows(-10, -10, -10, -10, -10), rows(-9, -8, -10, -7, -8.5), "start model")
     half = 2.7764451 * 0.5
-    assert gate.gain == 1.5
-    assert gate.gain_low == pytest.approx(1.5 - half, abs=1e-6)
-    assert gate.gain_high == pytest.approx(1.5 + half, abs=1e-6)
-    assert (gate.wins, gate.wins_low, gate.wins_high) == (4.5 / 5, *wilson_interval(4, 5))
+    assert gate.gain.value == 1.5
+    assert (gate.gain.low, gate.gain.high) == pytest.approx((1.5 - half, 1.5 + half), abs=1e-6)
+    assert gate.wins == share_interval(4.5, 5)
     assert gate.verdict == "better"
     assert gate.best
     assert gate.compared_with == "start model"
@@ -59,12 +59,7 @@ def test_five_nearly_equal_gains_that_all_rose_are_better() -> None:
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_too_few_rows_give_no_verdict(count: int) -> None:
     gate = judge_stage(rows(*[-10.0] * count), rows(*[-9.0] * count), "start model")
-    assert (gate.verdict, gate.gain, gate.gain_low, gate.gain_high) == (
-        "too few held-out rows to tell",
-        1.0,
-        None,
-        None,
-    )
+    assert (gate.verdict, gate.gain.value, gate.gain.known) == ("too few held-out rows to tell", 1.0, False)
     assert gate.best
 
 
@@ -145,7 +140,7 @@ def test_each_stage_is_compared_with_the_best_before_it(place: Path) -> None:
     for number, stage in enumerate(result.stages):
         gate = stage["check"]["gate"]
         gains = [new["demo_logp"] - old["demo_logp"] for old, new in zip(kept[number], kept[number + 1], strict=True)]
-        assert gate["gain"] == pytest.approx(sum(gains) / len(gains), abs=1e-9)
+        assert gate["gain"]["value"] == pytest.approx(sum(gains) / len(gains), abs=1e-9)
         assert gate["compared_with"] == ("start model" if number == 0 else f"stage {number - 1}")
         tokens = sum(row["demo_tokens"] for row in kept[number + 1])
         assert stage["check"]["nll_per_token"] == pytest.approx(
@@ -180,7 +175,7 @@ def test_work_is_counted_in_tokens(place: Path) -> None:
     assert (phases["sample"]["forward_tokens"], phases["sample"]["trained_tokens"]) == (drawn, 0)
     trained = [row for row in samples if not row["heldout"]]
     given = sum(len(row["prompt_ids"]) + len(row["demo_ids"]) for row in trained)
-    assert phases["score"]["forward_tokens"] == drawn + given  # held-out demonstrations were scored at the start
+    assert phases["reference"]["forward_tokens"] == drawn + given  # held-out demonstrations were scored at the start
     sides = sum(2 * len(row["prompt_ids"]) + len(row["sample_ids"]) + len(row["demo_ids"]) for row in trained)
     assert (phases["train"]["forward_tokens"], phases["train"]["trained_tokens"]) == (0, sides)
     manifest = json.loads((result.run_folder / "manifest.json").read_text())

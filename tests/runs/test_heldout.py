@@ -4,8 +4,9 @@ import math
 
 import pytest
 
+from demotune.common.statistics import share_interval
 from demotune.records import Pair, RenderedDemonstration, Response, ScoredPair
-from demotune.runs.heldout import RewardCheck, check_reward, implicit_rewards, nll_per_token, wilson_interval
+from demotune.runs.heldout import RewardCheck, check_reward, implicit_rewards, nll_per_token
 
 
 @pytest.mark.parametrize(
@@ -22,7 +23,8 @@ from demotune.runs.heldout import RewardCheck, check_reward, implicit_rewards, n
 )
 def test_wilson_interval_as_published(wins: int, count: int, low: float, high: float) -> None:
     """To the four digits that are printed."""
-    assert wilson_interval(wins, count) == pytest.approx((low, high), abs=5e-5)
+    interval = share_interval(wins, count)
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=5e-5)
 
 
 def test_wilson_interval_by_its_formula() -> None:
@@ -30,8 +32,9 @@ def test_wilson_interval_by_its_formula() -> None:
     z, p, n = 1.959964, 0.8, 10
     middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     expected = ((middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n))
-    assert wilson_interval(8, 10) == pytest.approx(expected, abs=1e-6)
-    assert wilson_interval(8.5, 10) == wilson_interval(8, 10)  # half a win does not make the interval better
+    found, with_a_tie = share_interval(8, 10), share_interval(8.5, 10)
+    assert (found.low, found.high) == pytest.approx(expected, abs=1e-6)
+    assert (with_a_tie.low, with_a_tie.high) == (found.low, found.high)  # half a win does not make it better
 
 
 def demonstration(tokens: int) -> RenderedDemonstration:
@@ -59,8 +62,8 @@ def test_reward_of_four_pairs_with_a_tie() -> None:
     pairs = [pair_scored(-10, -20), pair_scored(-11, -21), pair_scored(-12, -22), pair_scored(-13, -23)]
     found = judged(pairs, [(-8, -19), (-10, -20), (-12, -19), (-12, -24)], beta=0.1)
     assert found.pairs == 4
-    assert found.accuracy == 2.5 / 4
-    assert (found.accuracy_low, found.accuracy_high) == wilson_interval(2, 4)
+    assert found.accuracy == share_interval(2.5, 4)
+    assert found.accuracy.value == 2.5 / 4
     assert (found.demo_logratio, found.sample_logratio) == pytest.approx((1.0, 1.0), abs=1e-12)
     assert found.margin == pytest.approx(0.0, abs=1e-12)
 
@@ -68,7 +71,7 @@ def test_reward_of_four_pairs_with_a_tie() -> None:
 def test_a_policy_that_has_not_moved_is_right_half_of_the_time() -> None:
     pairs = [pair_scored(-10, -20), pair_scored(-1, -2)]
     found = judged(pairs, [(-10, -20), (-1, -2)], beta=0.1)
-    assert (found.accuracy, found.margin) == (0.5, 0.0)
+    assert (found.accuracy.value, found.margin) == (0.5, 0.0)
 
 
 def test_margin_is_in_units_of_beta() -> None:

@@ -21,10 +21,10 @@ from demotune.models.logprobs import naive_response_logps
 from demotune.records import Response
 from demotune.sampling import SamplingOptions, choose_tokens, sample_responses
 from demotune.sampling.in_process import sampler
-from demotune.sampling.in_process.adapters import merged_adapters, ready_to_sample
+from demotune.sampling.in_process.adapters import merged_adapters, prepared_for_sampling
 from demotune.sampling.in_process.cache import Cache, CacheShape, Decoding, PrefixFill, PromptFill
 from demotune.sampling.in_process.sampler import common_prefix
-from demotune.training.phases import sample as sample_phase
+from demotune.training import drawing
 
 register_attention()
 
@@ -243,14 +243,14 @@ def test_the_layouts_are_plain_attention(prefix: int) -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_drawing_tells_log_probabilities(architecture: Architecture) -> None:
+def test_responses_come_with_their_log_probabilities(architecture: Architecture) -> None:
     """Of each token, against one plain call a row; both samplers, rows that share prompts and slots that refill."""
     fast, plain = both(architecture)
     for model in (fast, plain):
         assert_told(model, plain)
 
 
-def test_drawing_with_a_merged_adapter_tells_what_the_adapter_will_find() -> None:
+def test_log_probabilities_with_a_merged_adapter_are_those_of_the_adapter() -> None:
     policy, plain = adapted(), adapted()
     plain.set_attn_implementation("eager")
     assert_told(policy, plain)
@@ -267,7 +267,7 @@ def assert_told(model: nn.Module, plain: nn.Module) -> None:
 @pytest.mark.parametrize(
     "how", [{"temperature": 0.5}, {"temperature": 0.0}, {"top_k": 3}, {"top_p": 0.9}, {"bf16": True}]
 )
-def test_shaped_or_rounded_draws_tell_none(how: dict[str, Any]) -> None:
+def test_a_changed_distribution_or_half_precision_keeps_no_log_probabilities(how: dict[str, Any]) -> None:
     for model in both("llama"):
         assert {response.logps for response in draw(model, prompts_of(6, 4), options(5, **how), 3).values()} == {None}
 
@@ -500,7 +500,7 @@ def test_what_merging_would_change_is_not_merged() -> None:
     with merged_adapters(off):
         assert any(getattr(module, "merged", False) for module in off.modules())
     half = adapted().to(torch.bfloat16)  # a small adapter would be rounded away
-    with merged_adapters(half), ready_to_sample(off, bf16=True):
+    with merged_adapters(half), prepared_for_sampling(off, bf16=True):
         assert not any(getattr(module, "merged", False) for module in (*half.modules(), *off.modules()))
     prompts = prompts_of(4, 6)
     plain = tiny_lm("llama", seed=2)
@@ -521,7 +521,7 @@ class Written:
 
 def test_rows_are_journalled_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """37 rows in groups of 16; where a second has passed, at once; what an error leaves over is kept too."""
-    monkeypatch.setattr(sample_phase, "SECONDS_UNKEPT", 99.0)
+    monkeypatch.setattr(drawing, "SECONDS_UNKEPT", 99.0)
     response = Response((5, 1), True)
 
     def rows(count: int, error: bool) -> Any:
@@ -530,13 +530,13 @@ def test_rows_are_journalled_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> 
             raise KeyboardInterrupt
 
     journal = Written()
-    sample_phase._keep(rows(37, False), journal, None)
+    drawing._keep(rows(37, False), journal, None)
     assert journal.groups == [list(range(16)), list(range(16, 32)), list(range(32, 37))]
     journal = Written()
     with pytest.raises(KeyboardInterrupt):
-        sample_phase._keep(rows(18, True), journal, None)
+        drawing._keep(rows(18, True), journal, None)
     assert journal.groups == [list(range(16)), [16, 17]]
-    monkeypatch.setattr(sample_phase, "SECONDS_UNKEPT", 0.0)
+    monkeypatch.setattr(drawing, "SECONDS_UNKEPT", 0.0)
     journal = Written()
-    sample_phase._keep(rows(3, False), journal, None)
+    drawing._keep(rows(3, False), journal, None)
     assert journal.groups == [[0], [1], [2]]

@@ -18,11 +18,11 @@ from helpers.micro import (
 from torch.testing import assert_close
 
 from demotune.config.methods import IRFTConfig, SPINConfig
+from demotune.models.batches import pair_batch
 from demotune.models.logprobs import naive_response_logps
-from demotune.models.pairs import pair_batch
 from demotune.records import Pair, RenderedDemonstration, Response, ScoredPair
 from demotune.training.losses import Link
-from demotune.training.methods import pair_objective
+from demotune.training.methods import irft, spin
 from demotune.training.objectives import PairObjective, SFTObjective
 
 BIT = log(2)
@@ -129,10 +129,10 @@ def test_sft_weight_pulls_on_demonstrations_alone() -> None:
 
 
 def test_spin_has_no_choices_and_is_irft_with_its_defaults() -> None:
-    assert pair_objective(SPINConfig(output="x", beta=0.3)) == PairObjective(beta=0.3, link="logistic", sft_weight=0.0)
-    assert pair_objective(IRFTConfig(output="x", beta=0.3)) == pair_objective(SPINConfig(output="x", beta=0.3))
+    assert spin.objective(SPINConfig(output="x", beta=0.3)) == PairObjective(beta=0.3, link="logistic", sft_weight=0.0)
+    assert irft.objective(IRFTConfig(output="x", beta=0.3)) == spin.objective(SPINConfig(output="x", beta=0.3))
     chosen = IRFTConfig(output="x", beta=0.3, link="nce", sft_weight=0.4)
-    assert pair_objective(chosen) == PairObjective(beta=0.3, link="nce", sft_weight=0.4)
+    assert irft.objective(chosen) == PairObjective(beta=0.3, link="nce", sft_weight=0.4)
 
 
 # SFT -----------------------------------------------------------------------------------------------------------------

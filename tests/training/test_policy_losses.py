@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from demotune.models.reward import bounded
+from demotune.models.reward_head import bounded
 from demotune.training.advantages import (
     generalised,
     group_normalised,

@@ -16,9 +16,9 @@ from transformers.trainer_utils import SchedulerType
 
 from demotune import DemotuneError, IRFTConfig, RFTConfig, SFTConfig, run
 from demotune.config.methods import AnyConfig
+from demotune.training.arguments import training_arguments
 from demotune.training.objectives import SFTObjective
 from demotune.training.schedule import learning_rates
-from demotune.training.trainer import training_arguments
 
 
 def shares(steps: int, **fields: Any) -> list[float]:

@@ -34,8 +34,9 @@ from demotune.models.policy import load_policy
 from demotune.records import Pair, RenderedDemonstration, Response, ScoredPair
 from demotune.training.callbacks import WHOLE, Checkpoints, WriteMetrics, latest_checkpoint
 from demotune.training.losses import Link, loss_at_reference
+from demotune.training.microbatches import plan_microbatches
 from demotune.training.objectives import Objective, PairObjective, SFTObjective
-from demotune.training.trainer import CARRIED, AtStart, Carry, check_start, plan_microbatches
+from demotune.training.trainer import CARRIED, Carry, ExpectedFirstValue, check_first_value
 
 PAIRS = PairObjective(beta=0.5, link="logistic", sft_weight=0.3)
 LOG2 = 0.6931471805599453
@@ -224,7 +225,7 @@ def test_a_stage_starts_at_its_known_loss(tmp_path: Path, link: Link, bf16: bool
         PairObjective(beta=0.1, link=link, sft_weight=0.0),
         records,
         tmp_path,
-        at_start=AtStart("loss", loss_at_reference(link), tolerance),
+        expected_first=ExpectedFirstValue("loss", loss_at_reference(link), tolerance),
         bf16=bf16,
         learning_rate=2.0,
     )
@@ -243,7 +244,7 @@ def test_scores_of_another_policy_stop_the_stage(tmp_path: Path, link: Link) -> 
             objective,
             [off_policy_pairs(5, 3)],
             tmp_path,
-            at_start=AtStart("loss", loss_at_reference(link), 1e-5),
+            expected_first=ExpectedFirstValue("loss", loss_at_reference(link), 1e-5),
         )
     assert largest_difference(parameters(model), start) == 0  # before any update
 
@@ -254,7 +255,7 @@ def test_one_wrong_score_by_a_hundredth_of_a_nat_stops_the_stage(tmp_path: Path)
     first = records[0]
     records[0] = ScoredPair(first.pair, first.demo_ref_logp + 0.01, first.sample_ref_logp)
     with pytest.raises(DemotuneError, match=r"it must be 0.693147 within 1e-05"):
-        train(model, PAIRS, [records], tmp_path, at_start=AtStart("loss", LOG2, 1e-5))
+        train(model, PAIRS, [records], tmp_path, expected_first=ExpectedFirstValue("loss", LOG2, 1e-5))
 
 
 def test_active_dropout_stops_the_stage(tmp_path: Path) -> None:
@@ -262,14 +263,14 @@ def test_active_dropout_stops_the_stage(tmp_path: Path) -> None:
     model = tiny_lm("gpt2", dropout=0.1)
     [records] = scored(model, [random_pairs(7, 3)])
     with pytest.raises(DemotuneError, match="active dropout"):
-        train(model, PAIRS, [records], tmp_path, at_start=AtStart("loss", LOG2, 1e-5))
+        train(model, PAIRS, [records], tmp_path, expected_first=ExpectedFirstValue("loss", LOG2, 1e-5))
 
 
 def test_a_model_with_dropout_starts_at_log_two_once_it_is_loaded_by_us(tmp_path: Path) -> None:
     tiny_lm("gpt2", dropout=0.1).save_pretrained(tmp_path / "model")
     model = loaded(tmp_path / "model")
     records = scored(model, [random_pairs(7, 3)])
-    _, history = train(model, PAIRS, records, tmp_path, at_start=AtStart("loss", LOG2, 1e-5))
+    _, history = train(model, PAIRS, records, tmp_path, expected_first=ExpectedFirstValue("loss", LOG2, 1e-5))
     assert history[0]["rewards/margins"] == pytest.approx(0, abs=1e-5)
 
 
@@ -281,9 +282,9 @@ def loaded(folder: Path) -> PreTrainedModel:
 
 @pytest.mark.parametrize("off_by", [-2e-5, 2e-5])
 def test_first_loss_tolerance_counts_on_both_sides(off_by: float) -> None:
-    check_start(LOG2 + off_by / 4, AtStart("loss", LOG2, 1e-5))
+    check_first_value(LOG2 + off_by / 4, ExpectedFirstValue("loss", LOG2, 1e-5))
     with pytest.raises(DemotuneError):
-        check_start(LOG2 + off_by, AtStart("loss", LOG2, 1e-5))
+        check_first_value(LOG2 + off_by, ExpectedFirstValue("loss", LOG2, 1e-5))
 
 
 # Losses that are no numbers ------------------------------------------------------------------------------------------

@@ -5,14 +5,14 @@ from pathlib import Path
 from statistics import fmean
 
 from demotune.common.errors import DemotuneError
-from demotune.common.files import read_rows
 from demotune.common.progress import say
-from demotune.config.files import field_types, from_fields
+from demotune.config.field import fields_of
 from demotune.config.methods import SFTConfig, as_dict
 from demotune.models.policy import content_hash, resolve_model
 from demotune.pipeline import resume, run
-from demotune.runs.finished import CONTROL, FinishedRun, read_run
-from demotune.runs.folder import RunFolder, begun_config
+from demotune.runs.folder import RunFolder
+from demotune.runs.run import Run, load_finished, load_run
+from demotune.runs.settings import CONTROL
 
 
 def train_controls(folders: Sequence[Path]) -> list[Path]:
@@ -21,7 +21,7 @@ def train_controls(folders: Sequence[Path]) -> list[Path]:
     Raises DemotuneError where a run can have no control, and where the folder holds another run.
     """
     found = []
-    for finished in [finished for folder in folders if (finished := read_run(folder)).method != "sft"]:
+    for finished in [finished for folder in folders if (finished := load_finished(folder)).method != "sft"]:
         config = control_of(finished)
         target = RunFolder(Path(config.output))
         if target.manifest.exists():
@@ -38,25 +38,21 @@ def train_controls(folders: Sequence[Path]) -> list[Path]:
     return found
 
 
-def control_of(finished: FinishedRun) -> SFTConfig:
+def control_of(finished: Run) -> SFTConfig:
     """SFT from the run's start model on its rows, at its learning rate and schedule, steps and tokens as in the run.
 
     A step of SFT takes as many rows as it needs to see the tokens that a step of the run saw: about twice as many, for
-    a pair has two sides. What the run drew and scored without a gradient is not made up for. Raises DemotuneError for
-    a run of an older version, which did not count its tokens.
+    a pair has two sides. What the run drew and scored without a gradient is not made up for.
     """
-    tokens, steps, rows = finished.cost.trained_tokens, finished.cost.steps, RunFolder(finished.folder).rows
-    if not tokens or not steps or not rows.exists():
-        raise DemotuneError(
-            f"{finished.folder} did not count its rows and tokens (an older version), so it has no control; run it "
-            "again with another --output"
-        )
+    tokens, steps = finished.cost.trained_tokens, finished.cost.steps
+    if not steps:
+        raise DemotuneError(f"{finished.folder} took no step of training, so there is nothing to control for")
     size, accumulation = _batches(
-        sum(not row["heldout"] for row in read_rows(rows)),
+        sum(not row.heldout for row in finished.rows),
         tokens / steps / _mean_tokens(finished),
         int(finished.config["per_device_train_batch_size"]),
     )
-    shared = {name: value for name, value in finished.config.items() if name in field_types(SFTConfig)}
+    shared = {name: value for name, value in finished.config.items() if name in fields_of(SFTConfig)}
     own = {
         "output": f"{finished.folder}{CONTROL}",
         "max_steps": steps,
@@ -64,7 +60,7 @@ def control_of(finished: FinishedRun) -> SFTConfig:
         "gradient_accumulation_steps": accumulation,
         "gate": "off",
     }
-    return from_fields(SFTConfig, shared | own)
+    return SFTConfig(**(shared | own))
 
 
 def _batches(rows: int, per_step: float, largest: int) -> tuple[int, int]:
@@ -82,16 +78,15 @@ def _batches(rows: int, per_step: float, largest: int) -> tuple[int, int]:
     return size, accumulation
 
 
-def _mean_tokens(finished: FinishedRun) -> float:
+def _mean_tokens(finished: Run) -> float:
     """Of a training row, prompt and response."""
-    files = sorted(finished.folder.glob("stages/*/samples.jsonl.gz"))
-    rows = [row for file in files for row in read_rows(file) if not row["heldout"]]
-    return fmean(len(row["prompt_ids"]) + len(row["demo_ids"]) for row in rows)
+    rows = [row for stage in finished.stages for row in stage.sample_rows if not row.heldout]
+    return fmean(len(row.prompt_ids) + len(row.demo_ids) for row in rows)
 
 
 def _check_same(config: SFTConfig, target: RunFolder) -> None:
     """Raise DemotuneError unless the folder holds the run that `config` asks for; unset fields were filled in."""
-    begun, wanted = begun_config(target.root), as_dict(config)
+    begun, wanted = load_run(target.root).config, as_dict(config)
     differing = [name for name, value in wanted.items() if value is not None and begun.get(name) != value]
     if differing:
         raise DemotuneError(

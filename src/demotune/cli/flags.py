@@ -1,47 +1,25 @@
-"""A config's fields as flags of a command: name, type, help and default come from the field."""
+"""Commands from config classes: a field's name, type, help, default and panel make its flag."""
 
 import inspect
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from demotune.config.files import field_help, field_types
+from demotune.cli.inputs import refuse_missing_inputs
+from demotune.common.errors import DemotuneError
+from demotune.common.messages import errors_as_messages
+from demotune.config.field import INPUTS, Field, field_help, fields_of
+from demotune.config.files import refuse_missing_fields, shipped_configs, unknown_field
+from demotune.config.methods import CONFIGS, Method
+from demotune.config.values import Config
 
-PANELS = {
-    "Model, data, output": (
-        "config", "model", "baseline", "data", "output", "eval_data", "eval_share", "max_eval_rows", "gate",
-    ),
-    "Reading the data": (
-        "trained_on", "max_rows", "data_weights", "columns", "every_turn", "template", "max_length", "overlong",
-        "max_bad_share",
-    ),
-    "LoRA": ("use_peft", "lora_r", "lora_alpha", "lora_target_modules", "merge_adapter"),
-    "Optimisation and precision": (
-        "learning_rate", "per_device_train_batch_size", "tokens_per_microbatch", "gradient_accumulation_steps",
-        "optim", "lr_scheduler_type",
-        "warmup_steps", "weight_decay", "max_grad_norm", "bf16", "dtype", "activation_checkpointing",
-        "attn_implementation",
-    ),
-    "Reward steps": (
-        "reward_model", "reward_learning_rate", "reward_epochs", "reward_steps", "reward_eval_steps",
-        "reward_patience", "reward_link", "reward_bound", "center_rewards_coefficient", "reward_frozen_layers",
-        "finished_only",
-    ),
-    "Policy steps": (
-        "advantage", "prompts_per_batch", "num_generations", "policy_epochs", "policy_batches", "num_iterations",
-        "num_mini_batches", "epsilon", "kl_estimator", "kl_target", "lam", "whiten_rewards", "reward_clip",
-        "missing_eos_penalty",
-    ),
-    "Guard rails": ("stop_kl", "stop_length_ratio", "stop_unfinished", "stop_reward_margin"),
-    "Judges": ("reward", "judge", "judge_url", "judge_model"),
-    "Answers": ("answers", "max_new_tokens", "temperature", "sample_batch_size", "batch_size"),
-    "Benchmark tasks": ("tasks", "task_data", "limit", "few_shots"),
-    "Bookkeeping": ("seed", "logging_steps", "save_steps", "report_to", "run_name", "profile"),
-}  # fmt: skip
+COLLECT_UNKNOWN = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""Unknown flags are collected, so that the error can name the nearest field and the methods that have it."""
 
 
 class NamesAllMissing(TyperCommand):
@@ -55,41 +33,88 @@ class NamesAllMissing(TyperCommand):
         return super().parse_args(ctx, args)
 
 
-def flags_of(config_class: type[Any]) -> list[inspect.Parameter]:
-    """One option for each field; an option that is not given is None or an empty list."""
+def command(app: typer.Typer, config_class: type[Config]) -> Callable[[Callable[[Any], None]], None]:
+    """Add a command whose flags are the fields of `config_class`; the function acts on the checked config.
+
+    Flags that must be given come first, then the command's own, then those that it shares with others.
+    """
+
+    def add(act: Callable[[Any], None]) -> None:
+        def run(**given: Any) -> None:
+            with errors_as_messages():
+                fields = _given(given)
+                refuse_missing_fields(config_class, fields)
+                config = config_class(**fields)
+                refuse_missing_inputs(config)
+                act(config)
+
+        def place(field: Field) -> int:
+            return 0 if field.default is MISSING else 1 if field.name in config_class.__annotations__ else 2
+
+        fields = sorted(fields_of(config_class).values(), key=place)
+        _take(run, config_class, _flags(config_class, fields))
+        app.command(act.__name__.strip("_"), cls=NamesAllMissing)(run)
+
+    return add
+
+
+def add_method(app: typer.Typer, method: Method, act: Callable[[str | None, dict[str, Any]], None]) -> None:
+    """Add a command whose flags are the fields of the method's config; `act` takes the YAML file and what was given."""
+
+    def run(ctx: typer.Context, **given: Any) -> None:
+        with errors_as_messages():
+            if ctx.args:
+                name = ctx.args[0].split("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
+                raise DemotuneError(unknown_field(name, method))
+            act(given.pop("config"), _given(given))
+
+    context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    text = f"YAML file with fields, or a shipped config: {', '.join(sorted(shipped_configs()))}. Flags override it."
+    file = _parameter(Field(name="config", kind=str, default=None, panel=INPUTS), text)
+    _take(run, CONFIGS[method], [context, file, *_flags(CONFIGS[method], fields_of(CONFIGS[method]).values())])
+    app.command(method, context_settings=COLLECT_UNKNOWN)(run)
+
+
+def _take(run: Callable[..., None], config_class: type[Config], parameters: Sequence[inspect.Parameter]) -> None:
+    """Show typer the parameters of a command, and its help."""
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__doc__ = config_class.__doc__
+
+
+def _flags(config_class: type[Config], fields: Iterable[Field]) -> list[inspect.Parameter]:
     helps = field_help(config_class)
-    return [
-        parameter(name, _flag_type(kind), _option(config_class, name, kind, helps[name]))
-        for name, kind in field_types(config_class).items()
-    ]
+    return [_parameter(field, helps[field.name]) for field in fields]
 
 
-def what_was_given(options: Mapping[str, Any]) -> dict[str, Any]:
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that stood on the command line."""
     return {name: value for name, value in options.items() if value is not None and value != []}
 
 
-def parameter(name: str, kind: Any, option: Any) -> inspect.Parameter:
+def _parameter(field: Field, text: str) -> inspect.Parameter:
+    """A flag or positional argument; one that is not given is None or an empty list, and the config's default holds."""
+    needed = field.default is MISSING
+    kind = _flag_type(field.kind)
+    if field.argument:
+        option = typer.Argument(help=text)
+    else:
+        flag = "--" + field.name.replace("_", "-")
+        shown = "" if needed else f" \\[{'required' if field.required else _default(field.default)}]"
+        option = typer.Option(
+            f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
+            help=text + shown,
+            show_default=False,
+            rich_help_panel=field.panel,
+        )
     return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+        field.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if needed else None,
+        annotation=Annotated[kind if needed else kind | None, option],
     )
 
 
-def _option(config_class: type[Any], name: str, kind: Any, text: str) -> Any:
-    flag = "--" + name.replace("_", "-")
-    is_switch = bool in (kind, *typing.get_args(kind))
-    default = next(f.default for f in config_class.__dataclass_fields__.values() if f.name == name)
-    shown = "required" if name in config_class.required else _show_default(default)
-    panel = next((title for title, names in PANELS.items() if name in names), config_class.method.upper())
-    return typer.Option(
-        f"{flag}/--no-{flag[2:]}" if is_switch else flag,
-        help=f"{text} \\[{shown}]",
-        show_default=False,
-        rich_help_panel=panel,
-    )
-
-
-def _show_default(default: Any) -> str:
+def _default(default: Any) -> str:
     if default is None or default == ():
         return "default: not given"
     if isinstance(default, tuple):
@@ -100,7 +125,7 @@ def _show_default(default: Any) -> str:
 
 
 def _flag_type(kind: Any) -> Any:
-    """A config field's type as a flag takes it: tuples are repeated flags, `X | None` is X."""
+    """A field's type as a flag takes it: a tuple is a repeated flag, `X | None` is X."""
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
         return next(argument for argument in typing.get_args(kind) if argument is not type(None))
     if typing.get_origin(kind) is tuple:

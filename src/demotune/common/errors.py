@@ -1,5 +1,10 @@
-"""The one exception for what the user can mend; see `messages` for how the command line shows it and others."""
+"""The one exception for what the user can fix; see `messages` for how the command line shows it and others."""
 
 
 class DemotuneError(Exception):
-    """Something the user can mend: the message says what happened, the value, and the fix."""
+    """Something the user can fix: the message says what happened, the value, and the fix."""
+
+
+def one_line(error: BaseException, longest: int = 300) -> str:
+    """Kind and text of another library's error on one line, for a message."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:longest]

@@ -54,7 +54,7 @@ def write_json(file: Path, value: object) -> None:
 
 
 def write_record(file: Path, fields: Mapping[str, object]) -> None:
-    """A JSON object with a checksum, which `read_json` looks at: for what a run later goes by."""
+    """A JSON object with a checksum, which `read_json` verifies: for what a resumed run depends on."""
     write_json(file, with_checksum(json.loads(json.dumps(fields))))
 
 
@@ -64,7 +64,7 @@ def with_checksum(fields: Mapping[str, object]) -> dict[str, object]:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object in a file, without its checksum. Raises DemotuneError where it is not what was written."""
+    """A JSON object in a file, without its checksum. Raises DemotuneError where it is damaged."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -78,7 +78,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def damaged(file: Path, why: str) -> DemotuneError:
-    """What to raise for a file of ours that cannot be what was written."""
+    """The error for a file of ours that differs from what was written."""
     return DemotuneError(f"{file} cannot be read ({why}); restore it from a copy, or make its folder anew")
 
 
@@ -102,12 +102,12 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
 
 
 def seal(mark: Path, files: Iterable[Path]) -> None:
-    """State, in a file beside or above them, that these files are whole: their hashes."""
+    """Write the hashes of these files to `mark`, beside or above them."""
     write_json(mark, {file.relative_to(mark.parent).as_posix(): file_hash(file) for file in sorted(files)})
 
 
 def first_damaged(mark: Path) -> Path | None:
-    """The first file that is not what its seal says; the seal itself where that cannot be read."""
+    """The first file that differs from its seal; the seal itself where that cannot be read."""
     try:
         hashes = read_json(mark)
     except DemotuneError:

@@ -30,7 +30,7 @@ def handled(numbers: Iterable[int], handler: Handler) -> Iterator[None]:
             continue
         try:
             previous[number] = signal.signal(number, answer)
-        except ValueError:  # not the main thread: leave signals to whoever runs us
+        except ValueError:  # not the main thread: signals belong to the caller
             break
     try:
         yield

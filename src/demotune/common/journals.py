@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from demotune.common.files import CHECKSUM, publish_file, with_checksum
+from demotune.common.progress import warn
 
 
 class Journal:
-    """A file that grows by whole lines while a phase runs; torn and damaged lines are cut off, the latter with a word.
+    """A file that grows by whole lines while a phase runs; torn lines are dropped, damaged ones with a warning.
 
     Each line is a row with a checksum as its last field.
     """
@@ -23,8 +24,6 @@ class Journal:
                 with publish_file(file) as unfinished:
                     unfinished.write_bytes(_as_lines(rows))
             if count:
-                from demotune.common.progress import warn  # noqa: PLC0415 (it needs torch, which judging does without)
-
                 warn(f"{file}: {count} damaged line{'s' if count > 1 else ''} dropped; what stood there is made again")
 
     def append(self, rows: Iterable[Mapping[str, object]]) -> None:

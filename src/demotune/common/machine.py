@@ -5,16 +5,17 @@ import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
-import torch
 
+from demotune.common.memory import GIB
 from demotune.common.processes import process_count, this_device
-from demotune.common.progress import GIB
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("demotune", "torch", "transformers", "accelerate", "peft", "datasets", "gguf", "safetensors", "trl")
-LACKS = ("not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""What torch says in an ordinary RuntimeError when memory lacks."""
 
 
 def package_versions() -> dict[str, str]:
@@ -29,7 +30,9 @@ def package_versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, str]:
-    """Processor, memory and accelerators, as text for people and for the manifest."""
+    """Processor, memory and accelerators, in words: for the screen and the manifest."""
+    import torch  # noqa: PLC0415 (seconds to import, and only needed here)
+
     described = {
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": f"{psutil.cpu_count() or 1} logical cores, {torch.get_num_threads()} threads used by torch",
@@ -43,9 +46,11 @@ def hardware() -> dict[str, str]:
     return described
 
 
-def has_fast_bf16(device: torch.device) -> bool:
+def has_fast_bf16(device: "torch.device") -> bool:
     """Whether matrix products in bfloat16 are faster than in float32 on this device."""
     if device.type == "cuda":
+        import torch  # noqa: PLC0415
+
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     cpuinfo = Path("/proc/cpuinfo")
     if device.type != "cpu" or not cpuinfo.exists():
@@ -54,11 +59,6 @@ def has_fast_bf16(device: torch.device) -> bool:
     return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def is_lack_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that the device or the machine has no memory left."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(lack in str(error) for lack in LACKS)
-
-
 def command_line() -> str:
-    """This command, so that a shell reads it as it was."""
+    """This command, quoted so that a shell reads it again."""
     return shlex.join(["demotune", *sys.argv[1:]])

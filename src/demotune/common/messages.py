@@ -17,7 +17,7 @@ from pathlib import Path
 
 import typer
 
-from demotune.common.errors import DemotuneError
+from demotune.common.errors import DemotuneError, one_line
 from demotune.common.screen import printable
 
 DEBUG = "DEMOTUNE_DEBUG"
@@ -53,7 +53,7 @@ _NETWORK = {"httpx", "requests", "urllib3", "huggingface_hub"}
 
 @contextmanager
 def errors_as_messages(run: Path | None = None) -> Iterator[None]:
-    """What goes wrong inside is one message and an exit code, not a traceback; `run` is as `explain` takes it."""
+    """An error inside becomes one message and an exit code, not a traceback; `run` as in `explain`."""
     try:
         yield
     except typer.Exit:
@@ -85,23 +85,23 @@ def _drop_unwritten_output() -> int | None:
 
 
 def explain(error: Exception, run: Path | None = None) -> tuple[str, int]:
-    """The message for whoever gave the command, and the exit code.
+    """The message for the user, and the exit code.
 
     `run` is the folder of the run that the command works on: where it can be resumed, the message says how.
     """
     if isinstance(error, DemotuneError):
         return str(error), USER_ERROR
-    for mendable in (_out_of_memory, _of_the_system, _torn_file, _of_the_machine):
-        found = mendable(error)
+    for recognise in (_out_of_memory, _of_the_system, _torn_file, _of_the_machine):
+        found = recognise(error)
         if found is not None:
             return f"{found}, then {_next(run)}", USER_ERROR
-    return f"this is a bug in demotune: {_one_line(error)}{_where(error)}; {DEBUG}=1 shows the traceback", BUG
+    return f"this is a bug in demotune: {one_line(error)}{_where(error)}; {DEBUG}=1 shows the traceback", BUG
 
 
 def _out_of_memory(error: Exception) -> str | None:
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))):
         return (
-            f"memory is used up ({_one_line(error)}); close other programs or choose smaller batches and lengths "
+            f"memory is used up ({one_line(error)}); close other programs or choose smaller batches and lengths "
             "(--per-device-train-batch-size, --sample-batch-size, --batch-size, --max-length)"
         )
     return None
@@ -115,7 +115,7 @@ def _of_the_system(error: Exception) -> str | None:
     cause, fix = _BY_ERRNO.get(number, (os.strerror(number), "mend that"))
     path = getattr(error, "filename", None)
     path = os.fsdecode(path) if isinstance(path, str | bytes) else _path_in_hand(error)
-    return f"{path}: {cause}; {fix}" if path else f"{cause} ({_one_line(error)}); {fix}"
+    return f"{path}: {cause}; {fix}" if path else f"{cause} ({one_line(error)}); {fix}"
 
 
 def _system_number(error: Exception) -> int | None:
@@ -133,21 +133,21 @@ def _torn_file(error: Exception) -> str | None:
         return None
     path = _path_in_hand(error)
     file = "a file" if path is None else f"a file in {path}" if os.path.isdir(path) else path  # noqa: PTH112
-    return f"{file} is cut off or damaged ({_one_line(error)}); write or copy it again"
+    return f"{file} is cut off or damaged ({one_line(error)}); write or copy it again"
 
 
 def _of_the_machine(error: Exception) -> str | None:
-    """What is no fault of ours, and has neither a path nor a number: a missing package, the network, the GPU."""
+    """Errors outside of demotune without a path or a number: a missing package, the network, the GPU."""
     if isinstance(error, ImportError):
-        return f"a package is missing or broken ({_one_line(error)}); install it"
+        return f"a package is missing or broken ({one_line(error)}); install it"
     if isinstance(error, UnicodeEncodeError):
-        return f"a text or a file name is no valid Unicode ({_one_line(error)}); rename or mend it"
+        return f"a text or a file name is no valid Unicode ({one_line(error)}); rename or mend it"
     if type(error).__module__.partition(".")[0] in _NETWORK:
-        return f"the network or the hub fails ({_one_line(error)}); check the connection"
+        return f"the network or the hub fails ({one_line(error)}); check the connection"
     if isinstance(error, OSError):  # transformers raises these with a text of its own
-        return f"{_one_line(error)}; mend that"
+        return f"{one_line(error)}; mend that"
     if type(error).__name__ == "AcceleratorError" or str(error).startswith("CUDA error"):
-        return f"the GPU fails ({_one_line(error)}); see that it works"
+        return f"the GPU fails ({one_line(error)}); see that it works"
     return None
 
 
@@ -170,7 +170,3 @@ def _path_in_hand(error: Exception) -> str | None:
 def _where(error: Exception) -> str:
     last = traceback.extract_tb(error.__traceback__)[-1:]
     return f" ({Path(last[0].filename).name}:{last[0].lineno})" if last else ""
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

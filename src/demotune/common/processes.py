@@ -1,25 +1,34 @@
-"""One process or several: who this one is, and waiting for the others."""
+"""One process or several: which one this is, and waiting for the others. Importing this module loads no torch."""
 
 import os
+import sys
+from typing import TYPE_CHECKING
 
-import torch
-from accelerate import PartialState
+if TYPE_CHECKING:
+    import torch
+    from accelerate import PartialState
 
 
-def process_state() -> PartialState:
+def process_state() -> "PartialState":
     """accelerate's state of this process. Without CUDA or XPU it is a CPU one: MPS lacks the float64 of the sampler."""
+    import torch  # noqa: PLC0415 (seconds to import)
+    from accelerate import PartialState  # noqa: PLC0415
+
     has_accelerator = torch.cuda.is_available() or torch.xpu.is_available()
     wants_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     return PartialState(cpu=wants_cpu or not has_accelerator)
 
 
-def this_device() -> torch.device:
-    return torch.device(process_state().device)
+def this_device() -> "torch.device":
+    device: torch.device = process_state().device
+    return device
 
 
 def main_process() -> bool:
-    """Whether this process writes files and speaks."""
-    return bool(process_state().is_main_process)
+    """Whether this process writes files and prints. Before torch is imported, what the launcher says decides."""
+    if "torch" in sys.modules:
+        return bool(process_state().is_main_process)
+    return "LOCAL_RANK" not in os.environ or os.environ.get("RANK", "0") == "0"
 
 
 def process_count() -> int:
@@ -30,6 +39,8 @@ def any_process(flag: bool) -> bool:
     """Whether the flag is set in any of the processes."""
     if process_count() == 1:
         return flag
+    import torch  # noqa: PLC0415
+
     flags = torch.tensor(int(flag), device=this_device())
     torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
     return bool(flags)

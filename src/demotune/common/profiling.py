@@ -1,5 +1,6 @@
 """Where the time of a run goes: named, nested spans of code. They cost nothing while nobody profiles."""
 
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -7,10 +8,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
 from typing import Literal, ParamSpec, TypeVar
 
-import torch
-
 Kind = Literal["sampling", "scoring", "forward", "backward", "optimizer", "files"]
-"""Kinds of work that a profile tells apart; "files" is models read, written and hashed."""
+"""Kinds of work in a profile; "files" is reading, writing and hashing models."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -109,6 +108,7 @@ def profiled(wanted: bool) -> Iterator[Profile | None]:
 
 def _now() -> float:
     """Seconds; an accelerator's queue is emptied first, so that its work counts where it was asked for."""
-    if torch.cuda.is_available():
+    torch = sys.modules.get("torch")  # without it there is no such queue
+    if torch is not None and torch.cuda.is_available():
         torch.cuda.synchronize()
     return clock()

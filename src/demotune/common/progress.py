@@ -1,50 +1,28 @@
-"""What the person at the keyboard sees while work goes on: a bar on a terminal, a line every few seconds in a log."""
+"""Progress on the screen while work goes on: a bar on a terminal, a line every few seconds in a log."""
 
-import resource
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-import psutil
-import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from demotune.common.processes import main_process, this_device
+from demotune.common.memory import peak_memory_gib, total_memory_gib
+from demotune.common.processes import main_process
 from demotune.common.screen import Screen, Verbatim, printable
 
 console = Screen()
 SECONDS_BETWEEN_LINES = 10.0
-GIB = 2**30
 
 
 def say(text: str = "", style: str | None = None) -> None:
-    """Print one line for people, on the main process only; the text is shown as it is, control characters escaped."""
+    """Print one line, on the main process only: text without markup, control characters escaped."""
     if main_process():
         console.print(Verbatim(text), style=style, soft_wrap=True)
 
 
 def warn(text: str) -> None:
     say(f"warning: {text}", style="yellow")
-
-
-def peak_memory_gib() -> float:
-    """Highest memory use of this process so far: of the accelerator where there is one, else resident memory."""
-    if this_device().type == "cuda":
-        return torch.cuda.max_memory_allocated() / GIB
-    status = Path("/proc/self/status")
-    if status.exists():  # the system's own count, below, begins with what the parent process had
-        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024 / GIB
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
-
-
-def total_memory_gib() -> float:
-    """What there is of the memory that `peak_memory_gib` counts."""
-    if this_device().type == "cuda":
-        return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / GIB
-    return float(psutil.virtual_memory().total) / GIB
 
 
 def minutes(seconds: float) -> str:

@@ -1,7 +1,6 @@
-"""What may reach a terminal: text from data, files and servers without the characters that command it."""
+"""Text from data, files and servers on a terminal, without characters that control it."""
 
 import re
-from collections.abc import Iterable
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
 from rich.segment import Segment
@@ -11,12 +10,12 @@ _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2
 
 
 def printable(text: str) -> str:
-    r"""The text with each character that commands a terminal, or cannot be encoded, as its escape: \x1b, \u202e."""
+    r"""The text with each control character, and each that cannot be encoded, as its escape: \x1b, \u202e."""
     return _COMMANDS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class Verbatim:
-    """Text for a console as it is: no markup, no emoji names, no wrapping; tabs stay tabs."""
+    """Text for a console, unchanged: no markup, no emoji names, no wrapping; tabs stay tabs."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -26,7 +25,7 @@ class Verbatim:
 
 
 class Screen(Console):
-    """A console on which text never commands the terminal and is never read as markup; a closed pipe is an error."""
+    """A console on which text cannot control the terminal and is never read as markup; a closed pipe is an error."""
 
     def __init__(self) -> None:
         super().__init__(highlight=False, markup=False, emoji=False)
@@ -46,10 +45,6 @@ class _Printable:
         self._renderable = renderable
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield from _without_commands(console.render(self._renderable, options))
-
-
-def _without_commands(segments: Iterable[Segment]) -> Iterable[Segment]:
-    """What rich itself writes to move the cursor stays."""
-    for text, style, control in segments:
-        yield Segment(text, style, control) if control else Segment(printable(text), style)
+        for text, style, control in console.render(self._renderable, options):
+            # What rich itself writes to move the cursor stays.
+            yield Segment(text, style, control) if control else Segment(printable(text), style)

@@ -1,80 +1,77 @@
-"""What `demotune evaluate` is asked to do. The docstring under a field is its help text on the command line."""
+"""What `demotune evaluate` measures. The docstring under a field is its help text on the command line."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from demotune.common.errors import DemotuneError
-from demotune.config.limits import check_numbers
+from demotune.config.field import BOOKKEEPING, INPUTS, JUDGES, OPTIMISATION, READING, SAMPLING, TASKS, field
+from demotune.config.values import Config
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
+class EvaluationConfig(Config):
     """Measure a model, and how it differs from others, on rows that it was not trained on.
 
     Held-out likelihood, answers and who wins, preferences, benchmark tasks; every number with its 95% interval.
     """
 
-    method: ClassVar[str] = "evaluate"
-    required: ClassVar[frozenset[str]] = frozenset({"model", "output"})
-
-    model: str = ""
+    model: str = field("", INPUTS, required=True, names="model")
     """The model: a run folder, a model or adapter folder, a hub id, or a GGUF file."""
-    baseline: tuple[str, ...] = ()
+    baseline: tuple[str, ...] = field((), INPUTS, names="model")
     """A model to compare it with, on the same prompts; repeat for several."""
-    data: tuple[str, ...] = ()
+    data: tuple[str, ...] = field((), INPUTS, names="rows")
     """Test rows: demonstrations or preference rows, in any format that training reads; repeat for several."""
-    output: str = ""
+    output: str = field("", INPUTS, required=True)
     """Folder for the results. What an earlier, interrupted command measured there is used again."""
 
-    columns: str | None = None
-    """Which columns to read, for example prompt=question,response=answer or messages=dialogue; beside the text also
+    columns: str | None = field(None, READING, names="columns")
+    """Read these columns, for example prompt=question,response=answer or messages=dialogue; besides the text also
     system, history, tools, documents and reasoning. Detected when not given."""
-    max_rows: int | None = None
+    max_rows: int | None = field(None, READING, minimum=1)
     """Use only the first N usable rows."""
-    max_length: int | None = None
+    max_length: int | None = field(None, READING, minimum=1, maximum=10**7)
     """Leave out rows with more tokens of prompt and response. Not given: what the models can read."""
-    template: str | None = None
+    template: str | None = field(None, READING)
     """Prompt template with {prompt}, for all models. Not given: that of the model's run, else its chat template."""
-    trained_on: Literal["leave-out", "keep"] = "leave-out"
-    """What happens to rows whose prompt a model was trained on. keep: they are counted and named, and stay in."""
+    trained_on: Literal["leave-out", "keep"] = field("leave-out", READING)
+    """Leave out rows whose prompt a model was trained on, or keep them; they are counted and named either way."""
 
-    reward: tuple[str, ...] = ()
+    reward: tuple[str, ...] = field((), JUDGES, names="model")
     """A judge: a run of rft, irft or spin, or a reward model with one label (folder or hub id); repeat for several."""
-    judge: tuple[str, ...] = ()
+    judge: tuple[str, ...] = field((), JUDGES)
     """A judge of your own, MODULE:FUNCTION: score(prompt, response) or better(prompt, first, second); repeatable."""
-    judge_url: str | None = None
+    judge_url: str | None = field(None, JUDGES)
     """Address up to /v1 of an OpenAI-compatible server whose model judges; both orders are asked."""
-    judge_model: str | None = None
+    judge_model: str | None = field(None, JUDGES)
     """Name of the judge model on that server. The key is read from OPENAI_API_KEY."""
 
-    answers: bool = True
+    answers: bool = field(True, SAMPLING)
     """Let the models answer the prompts: length, variety, and win rates where there is a judge and a baseline."""
-    max_new_tokens: int = 256
+    max_new_tokens: int = field(256, SAMPLING, minimum=1, maximum=10**7)
     """Longest answer, in tokens."""
-    temperature: float = 1.0
+    temperature: float = field(1.0, SAMPLING, minimum=0, maximum=10**3)
     """Sampling temperature of the answers; 0 is greedy."""
-    seed: int = 42
+    seed: int = field(42, BOOKKEEPING, minimum=0, maximum=2**32 - 1)
     """Seed of the answers."""
-    batch_size: int = 16
-    """Rows scored together on one device."""
-    sample_batch_size: int = 32
-    """Prompts answered together on one device."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    batch_size: int = field(16, OPTIMISATION, minimum=1, maximum=10**6)
+    """Compute log-probabilities of this many rows together on one device."""
+    sample_batch_size: int = field(32, SAMPLING, minimum=1, maximum=10**6)
+    """Answer this many prompts together on one device."""
+    dtype: Literal["float32", "bfloat16"] = field("float32", OPTIMISATION)
     """Type in which weights are held."""
-    bf16: bool | None = None
-    """Compute in bfloat16 autocast. When not given: yes where the hardware has it."""
+    bf16: bool | None = field(None, OPTIMISATION)
+    """Compute in bfloat16 autocast. Not given: where the hardware has it."""
 
-    tasks: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = field((), TASKS)
     """Benchmark tasks by the names of lm-eval, or open-llm-leaderboard-v1; repeat for several."""
-    task_data: tuple[str, ...] = ()
-    """Folder with a subfolder of rows per task, where no hub is at hand; repeat for several."""
-    limit: int | None = None
+    task_data: tuple[str, ...] = field((), TASKS)
+    """Folder with a subfolder of rows per task, where the hub cannot be reached; repeat for several."""
+    limit: int | None = field(None, TASKS, minimum=1)
     """Use only the first N items of each task."""
-    few_shots: int | None = None
+    few_shots: int | None = field(None, TASKS, minimum=0, maximum=10**4)
     """Examples in the prompt, for all tasks. Not given: the preset's number, else the task's own."""
 
-    def __post_init__(self) -> None:
-        check_numbers(vars(self))
+    def _check(self) -> None:
         if not self.model:
             raise DemotuneError("model is missing; name it with --model")
         if not self.output:
@@ -85,16 +82,9 @@ class EvaluationConfig:
             missing = "--judge-model" if self.judge_model is None else "--judge-url"
             raise DemotuneError(f"{missing} is missing: a judge needs an address and the name of a model there")
         self._check_judges()
-        for name in ("max_new_tokens", "batch_size", "sample_batch_size", "max_rows", "max_length", "limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                flag = name.replace("_", "-")
-                raise DemotuneError(f"{name} must be at least 1, got {value}; set it with --{flag}")
-        if self.temperature < 0:
-            raise DemotuneError(f"temperature must be >= 0, got {self.temperature}; 1 samples the policy as it is")
 
     def _check_judges(self) -> None:
-        """Refuse a judge that nobody would hear of."""
+        """Refuse a judge that would have nothing to judge."""
         for flag, given in (("reward", self.reward), ("judge", self.judge)):
             if len(set(given)) < len(given):
                 twice = next(name for name in given if given.count(name) > 1)

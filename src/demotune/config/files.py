@@ -1,28 +1,19 @@
-"""Configs as YAML files and as fields to fill in: shipped ones, loading with overrides, saving, help texts."""
+"""Configs as YAML files: shipped ones, loading with overrides, saving."""
 
-import ast
-import dataclasses
-import difflib
-import inspect
-import itertools
-import sys
-import types
-import typing
 from collections.abc import Mapping, Sequence
-from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import yaml
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import publish_file
-from demotune.config.limits import shown
+from demotune.common.suggestions import did_you_mean
+from demotune.config.field import fields_of
 from demotune.config.methods import CONFIGS, AnyConfig, Method, as_dict
+from demotune.config.values import shown
 from demotune.config.yaml_fields import parse_fields, read_yaml_file
-
-Config = TypeVar("Config")
 
 
 def shipped_configs() -> dict[str, str]:
@@ -42,7 +33,7 @@ def build_config(method: Method, file: str | None, overrides: Mapping[str, objec
         raise DemotuneError(f"{file} is a config for {shown(wanted)}, which is no method; write method: {method}")
     if wanted != method:
         raise DemotuneError(f"{file} is a config for {wanted}, not {method}; run demotune {wanted} --config {file}")
-    values = values | dict(overrides)
+    values |= overrides
     _refuse_unknown_fields(method, values)
     refuse_missing_fields(CONFIGS[method], values)
     return from_dict(method, values)
@@ -50,7 +41,7 @@ def build_config(method: Method, file: str | None, overrides: Mapping[str, objec
 
 def refuse_missing_fields(config_class: type[Any], values: Mapping[str, object]) -> None:
     """Raise DemotuneError that names every field that a command cannot do without and that is not given."""
-    missing = [name for name in field_types(config_class) if name in config_class.required and not values.get(name)]
+    missing = [name for name, field in fields_of(config_class).items() if field.required and not values.get(name)]
     if missing:
         flags = " ".join(f"--{name.replace('_', '-')} {name.upper()}" for name in missing)
         raise DemotuneError(f"{_listed(missing)} {'is' if len(missing) == 1 else 'are'} missing; add {flags}")
@@ -59,20 +50,14 @@ def refuse_missing_fields(config_class: type[Any], values: Mapping[str, object])
 def from_dict(method: Method, values: Mapping[str, object]) -> AnyConfig:
     """Plain values (as from YAML) to a checked config. Raises DemotuneError."""
     _refuse_unknown_fields(method, values)
-    return from_fields(CONFIGS[method], values)
+    config_class: type[Any] = CONFIGS[method]
+    return cast(AnyConfig, config_class(**values))
 
 
 def _refuse_unknown_fields(method: Method, values: Mapping[str, object]) -> None:
-    known = field_types(CONFIGS[method])
     for name in values:
-        if name not in known:
+        if name not in fields_of(CONFIGS[method]):
             raise DemotuneError(unknown_field(name, method))
-
-
-def from_fields(config_class: type[Config], values: Mapping[str, object]) -> Config:
-    """A config of its own fields, each brought to its type. Raises DemotuneError."""
-    types_of = field_types(config_class)
-    return config_class(**{name: _convert(name, value, types_of[name]) for name, value in values.items()})
 
 
 def load_config(file: Path) -> AnyConfig:
@@ -83,7 +68,10 @@ def load_config(file: Path) -> AnyConfig:
         raise DemotuneError(
             f"{file} names no known method (found {shown(method)}); it should be one of {', '.join(CONFIGS)}"
         )
-    return from_dict(method, values)
+    try:
+        return from_dict(method, values)
+    except DemotuneError as error:
+        raise DemotuneError(f"{file}: {error}") from error
 
 
 def save_config(config: AnyConfig, file: Path) -> None:
@@ -94,45 +82,16 @@ def save_config(config: AnyConfig, file: Path) -> None:
 
 def unknown_field(name: str, method: Method) -> str:
     """What to write instead of a field that `method` does not have."""
-    owners = [other for other, config_class in CONFIGS.items() if name in field_types(config_class)]
-    near = difflib.get_close_matches(name, field_types(CONFIGS[method]), n=1)
-    advice = f"; did you mean {near[0]}?" if near else ""
+    owners = [other for other, config_class in CONFIGS.items() if name in fields_of(config_class)]
+    near = did_you_mean(name, fields_of(CONFIGS[method]))
     if owners:
-        return f"{name} is a field of {_listed(owners)}, which {method} does not use{advice}"
-    return f"{method} has no field {name}{advice or f'; see demotune {method} --help'}"
+        return "; ".join(filter(None, (f"{name} is a field of {_listed(owners)}, which {method} does not use", near)))
+    return f"{method} has no field {name}; {near or f'see demotune {method} --help'}"
 
 
 def _listed(names: Sequence[str]) -> str:
     """a; a and b; a, b and c."""
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
-
-
-def field_types(config_class: type[Any]) -> dict[str, Any]:
-    """Field name -> type."""
-    hints = typing.get_type_hints(config_class)
-    return {field.name: hints[field.name] for field in dataclasses.fields(config_class)}
-
-
-def field_help(config_class: type[Any]) -> dict[str, str]:
-    """Field name -> the docstring that stands under it in the source."""
-    texts: dict[str, str] = {}
-    for owner in reversed(config_class.__mro__[:-1]):
-        texts |= _docstrings(owner.__module__).get(owner.__name__, {})
-    return texts
-
-
-@cache
-def _docstrings(module: str) -> dict[str, dict[str, str]]:
-    """Class -> field -> docstring, of the classes at the top of a module; it is parsed once, for all commands."""
-    found: dict[str, dict[str, str]] = {}
-    for node in ast.parse(inspect.getsource(sys.modules[module])).body:
-        if isinstance(node, ast.ClassDef):
-            found[node.name] = {
-                cast(ast.Name, line.target).id: str(cast(ast.Constant, following.value).value)
-                for line, following in itertools.pairwise(node.body)
-                if isinstance(line, ast.AnnAssign) and isinstance(following, ast.Expr)
-            }
-    return found
 
 
 def _read_yaml(file: str) -> dict[str, object]:
@@ -142,31 +101,3 @@ def _read_yaml(file: str) -> dict[str, object]:
             f"config {file} is neither a file nor a shipped config ({', '.join(sorted(shipped))}); check the path"
         )
     return read_yaml_file(Path(file)) if Path(file).is_file() else parse_fields(shipped[file], file)
-
-
-def _convert(name: str, value: object, wanted: Any) -> object:
-    """Bring a YAML or command-line value to the field's type, or say what was expected."""
-    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
-    if origin in (types.UnionType, typing.Union):
-        if value is None:
-            return None
-        return _convert(name, value, next(a for a in arguments if a is not type(None)))
-    if origin is tuple:
-        items = [value] if isinstance(value, str | int | float) else value
-        if isinstance(items, list | tuple):
-            if "" in items:
-                raise DemotuneError(f"{name} holds an empty text; leave it out")
-            return tuple(_convert(name, item, arguments[0]) for item in items)
-    elif origin is typing.Literal:
-        if value in arguments:
-            return value
-        raise DemotuneError(f"{name} must be one of {', '.join(map(str, arguments))}, got {shown(value)}")
-    elif wanted is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            return float(value)  # YAML reads 5e-7 as text
-        except (ValueError, OverflowError):  # OverflowError: an integer beyond the largest float
-            pass
-    elif type(value) is wanted:
-        return value
-    expected = getattr(wanted, "__name__", wanted)
-    raise DemotuneError(f"{name} must be {expected}, got {shown(value)} ({type(value).__name__}); give one")

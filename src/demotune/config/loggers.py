@@ -1,12 +1,12 @@
 """The experiment loggers that transformers can report to, by the names of `report_to`."""
 
-import difflib
 from collections.abc import Sequence
 from importlib.util import find_spec
 
 from demotune.common.errors import DemotuneError
+from demotune.common.suggestions import did_you_mean
 
-_PACKAGES = {
+PACKAGES = {
     "azure_ml": "azureml-core",
     "clearml": "clearml",
     "codecarbon": "codecarbon",
@@ -34,9 +34,8 @@ def refuse_unknown_loggers(report_to: Sequence[str]) -> None:
         if name in {"none", "all"}:
             if len(report_to) > 1:
                 raise DemotuneError(f"report_to is {', '.join(report_to)}, and {name} stands alone; drop one of them")
-        elif name not in _PACKAGES:
-            near = difflib.get_close_matches(name, _PACKAGES, n=1)
-            advice = f"did you mean {near[0]}?" if near else f"it can be {', '.join(_PACKAGES)}, none or all"
+        elif name not in PACKAGES:
+            advice = did_you_mean(name, PACKAGES) or f"it can be {', '.join(PACKAGES)}, none or all"
             raise DemotuneError(f"report_to names {name!r}, which transformers does not know; {advice}")
         elif find_spec(_MODULES.get(name, name)) is None:
-            raise DemotuneError(f"report_to names {name}, which is not installed; pip install {_PACKAGES[name]}")
+            raise DemotuneError(f"report_to names {name}, which is not installed; pip install {PACKAGES[name]}")

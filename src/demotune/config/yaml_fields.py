@@ -39,7 +39,7 @@ def parse_fields(text: str, name: str) -> dict[str, object]:
         value = None if node is None else _plain(node, name)
     except yaml.YAMLError as error:
         problem = " ".join(str(error).replace('in "<unicode string>", ', "").split())
-        raise DemotuneError(f"{name} is not valid YAML: {problem}; mend it") from error
+        raise DemotuneError(f"{name} is not valid YAML: {problem}; correct it") from error
     if not isinstance(value, dict):
         raise DemotuneError(f"{name} must hold fields (name: value), found {type(value).__name__}; write them so")
     return value

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from demotune.common.errors import DemotuneError
-from demotune.data.beside import PARTS, Beside, Columns, with_columns_beside
-from demotune.data.naming import no_format_fits, parse_columns
+from demotune.data.column_names import no_format_fits, parse_columns
+from demotune.data.extra_columns import PARTS, Columns, ExtraColumns, with_extra_columns
 from demotune.data.rows import RawRow, RowError, column_list
 from demotune.data.turns import (
     MEDIA_NAMES,
@@ -38,13 +38,13 @@ class Format:
     """Columns of the better and of the worse response, where the format knows both; `convert` reads the better."""
     inputs: tuple[str, ...] = ()
     """Columns whose text joins the prompt where a row has them."""
-    beside: Beside = field(default_factory=Beside)
+    extra: ExtraColumns = field(default_factory=ExtraColumns)
     reads: tuple[str, ...] = ()
-    """Every column that has a say in the demonstration."""
+    """Every column that the demonstration depends on."""
 
 
 def column_reader(columns: str | None) -> Callable[[str], bool]:
-    """Whether a column means something to some format, or was named: the others need not be read."""
+    """Whether some format reads a column, or the user named it: the others need not be read."""
     known = {*MEDIA_NAMES, *parse_columns(columns).values()}
     for format in _formats({}, every_turn=False):
         known.update(format.reads, format.needs, format.sides or ())
@@ -79,7 +79,7 @@ def convert_row(format: Format, columns: Columns, remarks: Remarks) -> list[Exch
     missing = _missing(format, columns)
     if missing:
         raise RowError("missing column", f"no {' and '.join(missing)}; columns here: {column_list(columns)[:80]}")
-    return with_columns_beside(format.convert(columns, remarks), format.beside, columns, remarks)
+    return with_extra_columns(format.convert(columns, remarks), format.extra, columns, remarks)
 
 
 def convert_pair(format: Format, columns: Columns, remarks: Remarks) -> tuple[Exchange, Exchange]:
@@ -90,7 +90,7 @@ def convert_pair(format: Format, columns: Columns, remarks: Remarks) -> tuple[Ex
     (chosen,) = convert_row(format, columns, remarks)
     if columns.get(worse) is None:
         raise RowError("missing column", f"no {worse}; columns here: {column_list(columns)[:80]}")
-    other_side = replace(format, beside=replace(format.beside, reasoning=()))
+    other_side = replace(format, extra=replace(format.extra, reasoning=()))
     try:
         (rejected,) = convert_row(other_side, {**columns, better: columns[worse]}, Remarks())
     except RowError as refusal:
@@ -103,7 +103,7 @@ def convert_pair(format: Format, columns: Columns, remarks: Remarks) -> tuple[Ex
 
 
 def holds_pairs(format: Format, rows: Sequence[RawRow]) -> bool:
-    """Whether most of these rows, of which there is at least one, have a worse response beside the better one."""
+    """Whether most of these rows, of which there is at least one, have a worse response besides the better one."""
     if format.sides is None:
         return False
     worse = format.sides[1]
@@ -126,24 +126,24 @@ def _formats(named: dict[str, str], every_turn: bool) -> list[Format]:
         formats = _known_formats(every_turn)
     if worse:
         formats = [replace(format, needs=(*format.needs, worse)) for format in formats]
-    return [_with_beside(format, named) for format in formats]
+    return [_with_extra_columns(format, named) for format in formats]
 
 
-def _with_beside(format: Format, named: dict[str, str]) -> Format:
-    beside = _beside(format, named)
+def _with_extra_columns(format: Format, named: dict[str, str]) -> Format:
+    extra = _extra_columns(format, named)
     worse = format.sides[1] if format.sides else None
     text = tuple(name for name in format.needs if name != worse)
-    return replace(format, beside=beside, reads=(*text, *format.inputs, *beside.names))
+    return replace(format, extra=extra, reads=(*text, *format.inputs, *extra.names))
 
 
-def _beside(format: Format, named: dict[str, str]) -> Beside:
-    """Where a format looks for what stands beside its text: a column has one meaning only."""
-    beside = Beside()
+def _extra_columns(format: Format, named: dict[str, str]) -> ExtraColumns:
+    """The columns that a format reads besides its text: a column has one meaning only."""
+    extra = ExtraColumns()
     if format.sides:
-        beside = replace(beside, reasoning=())  # it does not say of which response it is the thought
-    beside = beside.without({*format.needs, *(format.sides or ()), *format.inputs, *named.values()})
+        extra = replace(extra, reasoning=())  # it does not say of which response it is the thought
+    extra = extra.without({*format.needs, *(format.sides or ()), *format.inputs, *named.values()})
     parts = {part: (column,) for part, column in named.items() if part in PARTS}
-    return replace(beside, **parts)
+    return replace(extra, **parts)
 
 
 def _known_formats(every_turn: bool) -> list[Format]:
@@ -234,7 +234,7 @@ def _from_instruction(columns: Columns, remarks: Remarks, prompt_column: str, re
 
 
 def instruction_text(columns: Columns, column: str) -> object:
-    """The instruction or question, and under it what it is about; the value itself where nothing stands beside it."""
+    """The instruction or question, and under it the text that it is about, where there is one."""
     inputs = {name: checked_text(columns[name], name) for name in _INPUTS if columns.get(name) is not None}
     texts = [text for text in inputs.values() if text.strip()]
     if not texts and isinstance(columns[column], list):

@@ -1,4 +1,4 @@
-"""From data sources to what a run trains on and what it holds out. Every row that is refused is named."""
+"""From data sources to training rows and held-out rows. Every refused row is recorded."""
 
 import hashlib
 import json
@@ -12,9 +12,9 @@ from demotune.common.errors import DemotuneError
 from demotune.common.files import write_rows
 from demotune.common.progress import say
 from demotune.config.methods import AnyConfig
-from demotune.data import BadRow, LoadedData, load_demonstrations
+from demotune.data import BadRow, Loaded, load_demonstrations
 from demotune.data.rendering import Renderer, RenderError, content_key
-from demotune.records import RenderedDemonstration, Response
+from demotune.records import Demonstration, RenderedDemonstration, Response
 
 _FEW_ROWS = 10
 """With fewer rows than this, eval_share alone decides; otherwise at least one row is held out."""
@@ -22,7 +22,7 @@ _FEW_ROWS = 10
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """What a run trains on, what it holds out, and an account of the rest."""
+    """Training rows and held-out rows of a run, and a record of the rest."""
 
     train: tuple[RenderedDemonstration, ...]
     """In the order of the data; no key twice, at least one row."""
@@ -39,7 +39,7 @@ class Intake:
 class _Rendered:
     """The rows of some sources."""
 
-    loaded: LoadedData
+    loaded: Loaded[Demonstration]
     rows: tuple[RenderedDemonstration, ...]
     bad_rows: tuple[BadRow, ...]
     truncated: int
@@ -62,7 +62,7 @@ def prepare(config: AnyConfig, renderer: Renderer, quarantine_path: Path | None 
     others stay in training without eval_data, and are unused with it. No training row has the prompt of a held-out
     row, nor of any row in eval_data.
 
-    quarantine_path: where bad rows are written before an error about them is raised. Otherwise the caller writes them.
+    quarantine_path: where the bad rows are written, also when an error about them is raised.
 
     Raises DemotuneError when a source cannot be read, when more than `max_bad_share` of the rows are bad, or when no
     row is left to train on.
@@ -71,11 +71,11 @@ def prepare(config: AnyConfig, renderer: Renderer, quarantine_path: Path | None 
     held = _render_all(_load(config, config.eval_data), config, renderer) if config.eval_data else None
     parts = [data] if held is None else [data, held]
     bad_rows = tuple(row for part in parts for row in part.bad_rows)
+    if quarantine_path is not None:
+        write_quarantine(bad_rows, quarantine_path)
     _check_bad_share(parts, bad_rows, config, quarantine_path)
     split = _hold_out_share(data.rows, config) if held is None else _hold_out_eval_data(data.rows, held.rows, config)
     if not split.train:
-        if quarantine_path is not None:
-            write_quarantine(bad_rows, quarantine_path)
         raise DemotuneError(
             f"no row is left to train on: {_count(data.loaded.rows_read, 'row')} read from {', '.join(config.data)}, "
             f"{len(data.bad_rows)} bad ({reasons(data.bad_rows) or 'none'}), {len(data.rows)} good; {split.note}; "
@@ -98,17 +98,19 @@ def write_quarantine(bad_rows: Iterable[BadRow], path: Path) -> None:
     write_rows(path, [asdict(row) for row in bad_rows])
 
 
-def _load(config: AnyConfig, sources: Sequence[str], weights: Sequence[float] = ()) -> LoadedData:
+def _load(config: AnyConfig, sources: Sequence[str], weights: Sequence[float] = ()) -> Loaded[Demonstration]:
     return load_demonstrations(
         sources, columns=config.columns, every_turn=config.every_turn, weights=weights, seed=config.seed
     )
 
 
-def _render_all(loaded: LoadedData, config: AnyConfig, renderer: Renderer, max_rows: int | None = None) -> _Rendered:
+def _render_all(
+    loaded: Loaded[Demonstration], config: AnyConfig, renderer: Renderer, max_rows: int | None = None
+) -> _Rendered:
     rows: dict[str, RenderedDemonstration] = {}
     bad_rows = list(loaded.bad_rows)
     truncated = looked_at = 0
-    for demonstration in loaded.demonstrations:
+    for demonstration in loaded.rows:
         if len(rows) == max_rows:
             break
         looked_at += 1
@@ -188,7 +190,7 @@ def _smallest(rows: Sequence[RenderedDemonstration], limit: int) -> tuple[Render
 def _without_prompts_of(
     heldout: Sequence[RenderedDemonstration], rows: Sequence[RenderedDemonstration]
 ) -> tuple[tuple[RenderedDemonstration, ...], str]:
-    """The rows whose prompt no held-out row has, and what to say about the others."""
+    """The rows whose prompt no held-out row has, and a remark on the others."""
     prompts, questions = {row.prompt_ids for row in heldout}, {row.question for row in heldout}
     train = tuple(row for row in rows if row.prompt_ids not in prompts and row.question not in questions)
     dropped = len(rows) - len(train)
@@ -201,10 +203,7 @@ def _check_bad_share(
     share = _bad_share(parts)
     if share <= config.max_bad_share:
         return
-    where = "each is named in quarantine.jsonl of the run folder"
-    if quarantine_path is not None:
-        write_quarantine(bad_rows, quarantine_path)
-        where = f"each is named in {quarantine_path}"
+    where = f"each is named in {quarantine_path or 'quarantine.jsonl of the run folder'}"
     looked_at = round(len(bad_rows) / share)  # fewer than were read where max_rows ended the rendering early
     fixes = ["mend the data"]
     if share < 1:
@@ -226,13 +225,13 @@ def _bad_share(parts: Sequence[_Rendered]) -> float:
     for part in parts:
         refused_on_reading = len(part.loaded.bad_rows)
         refused_on_rendering = len(part.bad_rows) - refused_on_reading
-        bad += refused_on_reading + refused_on_rendering * len(part.loaded.demonstrations) / max(part.looked_at, 1)
+        bad += refused_on_reading + refused_on_rendering * len(part.loaded.rows) / max(part.looked_at, 1)
     return bad / max(sum(map(_rows_read, parts)), 1)
 
 
 def _rows_read(part: _Rendered) -> int:
     """With every_turn a row holds several demonstrations; each of them can be bad, so each counts as a row."""
-    return max(part.loaded.rows_read, len(part.loaded.bad_rows) + len(part.loaded.demonstrations))
+    return max(part.loaded.rows_read, len(part.loaded.bad_rows) + len(part.loaded.rows))
 
 
 def _notes_on_losses(parts: Sequence[_Rendered], bad_rows: Sequence[BadRow], config: AnyConfig) -> list[str]:
@@ -242,7 +241,7 @@ def _notes_on_losses(parts: Sequence[_Rendered], bad_rows: Sequence[BadRow], con
     ]
     if truncated := sum(part.truncated for part in parts):
         notes.append(f"{_count(truncated, 'row')} over {config.max_length} tokens cut ({config.overlong})")
-    if unused := sum(len(part.loaded.demonstrations) - part.looked_at for part in parts):
+    if unused := sum(len(part.loaded.rows) - part.looked_at for part in parts):
         notes.append(f"{_count(unused, 'row')} not used (max_rows {config.max_rows})")
     return notes
 

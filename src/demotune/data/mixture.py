@@ -4,14 +4,14 @@ import math
 import random
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import TypeVar
 
 from demotune.common.errors import DemotuneError
-from demotune.records import Demonstration
+
+Row = TypeVar("Row")
 
 
-def mixture(
-    sources: Sequence[str], parts: Sequence[list[Demonstration]], weights: Sequence[float], seed: int
-) -> list[list[Demonstration]]:
+def mixture(sources: Sequence[str], parts: Sequence[list[Row]], weights: Sequence[float], seed: int) -> list[list[Row]]:
     """The largest choice of rows with part sizes proportional to the weights, each to the nearest row."""
     shares = [Fraction(str(weight)) for weight in weights]  # 0.1 means one tenth, not the nearest binary number
     rows_per_share = min(len(part) / share for part, share in zip(parts, shares, strict=True))
@@ -28,5 +28,5 @@ def mixture(
     ]
 
 
-def _chosen(part: Sequence[Demonstration], size: int, generator: random.Random) -> list[Demonstration]:
+def _chosen(part: Sequence[Row], size: int, generator: random.Random) -> list[Row]:
     return [part[index] for index in sorted(generator.sample(range(len(part)), size))]

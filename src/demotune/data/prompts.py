@@ -4,17 +4,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from demotune.common.errors import DemotuneError
-from demotune.data.beside import Beside, Columns, read_context, with_start
-from demotune.data.files import file_rows, is_data_file
+from demotune.data.extra_columns import Columns, ExtraColumns, read_context, with_start
 from demotune.data.formats import instruction_text, prompt_turns
+from demotune.data.readers.files import file_rows, is_data_file
+from demotune.data.readers.streams import opened, text_lines, unreadable
 from demotune.data.rows import BadRow, RawRow, RowError, invalid_utf8
-from demotune.data.streams import opened, text_lines, unreadable
 from demotune.data.turns import MEDIA_NAMES, Remarks, Turn, Turns, check_prompt, checked_text, checked_turns
 from demotune.records import NO_CONTEXT, Message
 
 _CONVERSATIONS = ("messages", "conversations")
 _INSTRUCTIONS = ("instruction", "question", "query")
-_READ = frozenset({"prompt", *_CONVERSATIONS, *_INSTRUCTIONS, "input", "context", *MEDIA_NAMES, *Beside().names})
+_READ = frozenset({"prompt", *_CONVERSATIONS, *_INSTRUCTIONS, "input", "context", *MEDIA_NAMES, *ExtraColumns().names})
 
 
 def read_prompt_file(file: Path) -> list[tuple[str, tuple[Message, ...]]]:
@@ -41,6 +41,22 @@ def read_prompt_file(file: Path) -> list[tuple[str, tuple[Message, ...]]]:
 def as_prompt(text: str) -> tuple[Message, ...]:
     """A user's single turn."""
     return ({"role": "user", "content": text},)
+
+
+def checked_prompt(value: object, place: str) -> tuple[Message, ...]:
+    """A prompt that was passed at `place`: text, or messages that end with the user's turn. Raises DemotuneError."""
+    try:
+        if isinstance(value, str):
+            turns: Turns = (Turn("user", checked_text(value, place)),)
+        else:
+            turns = checked_turns(list(value) if isinstance(value, tuple) else value, place, Remarks())
+        check_prompt(turns)
+    except RowError as refusal:
+        raise DemotuneError(
+            f"{place} is no prompt ({refusal.detail}); give text, or a list of messages with role and content that "
+            "ends with the user's turn"
+        ) from None
+    return tuple(turn.message() for turn in turns)
 
 
 def _lines(file: Path) -> Iterator[tuple[str, tuple[Message, ...]]]:
@@ -71,7 +87,7 @@ def _conversation(columns: Columns) -> tuple[Message, ...]:
     remarks = Remarks()
     prompt = _own_turns(columns, remarks)
     check_prompt(prompt)
-    context, system, earlier = read_context(Beside(), columns, remarks)
+    context, system, earlier = read_context(ExtraColumns(), columns, remarks)
     if context != NO_CONTEXT:
         raise RowError("wrong type", "it has tools or documents, which prompts without demonstrations cannot have yet")
     return with_start(tuple(turn.message() for turn in prompt), system, earlier)

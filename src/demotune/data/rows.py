@@ -1,4 +1,4 @@
-"""A row on its way in: as it was read, or refused with a reason."""
+"""A row that was read: with its columns, or refused with a reason."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -52,10 +52,7 @@ class RawRow:
     source: str
     columns: Mapping[str, object]
     unread: tuple[str, ...] = ()
-    """Names of the columns that the file has besides, and no format reads."""
-
-
-Rows = Iterator[RawRow | BadRow]
+    """Names of the other columns of the file, which no format reads."""
 
 
 class RowError(Exception):
@@ -65,6 +62,13 @@ class RowError(Exception):
         super().__init__(detail)
         self.reason: Reason = reason
         self.detail = detail
+
+    def at(self, source: str) -> BadRow:
+        """The row that was refused."""
+        return BadRow(source, self.reason, self.detail)
+
+
+Rows = Iterator[RawRow | BadRow]
 
 
 def shown(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Conversations: from whatever a column holds to checked turns, and from turns to prompt and response."""
+"""Conversations: from the value of a column to checked turns, and from turns to prompt and response."""
 
 import re
 from collections import Counter
@@ -18,7 +18,7 @@ _USUAL_ROLES = frozenset({"system", "user", "human", "assistant", "gpt"})
 _TOOL_ROLES = frozenset({"tool", "function", "function_call", "function_response", "observation", "ipython"})
 _TOOL_KEYS = ("tool_calls", "function_call", "tool_call_id", "tools", "functions")
 THOUGHT_NAMES = ("reasoning_content", "reasoning", "thinking")
-"""Keys of an assistant turn, and columns, that hold what was thought before the response."""
+"""Keys of an assistant turn, and columns, that hold the reasoning before the response."""
 MEDIA_NAMES = ("image", "images", "audio", "audios", "video", "videos", "files", "image_url")
 """Keys of a turn, and columns, that hold what is not text."""
 _WEIGHT_KEYS = ("weight", "train", "training", "loss")
@@ -29,7 +29,7 @@ _SWITCHES = ("on", "off", "true", "false", "yes", "no", "none")
 _SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 
 Remarks = Counter[tuple[str, str]]
-"""What is worth saying once about many rows: (heading, item) -> turns or rows."""
+"""Remarks that many rows share, each shown once: (heading, item) -> number of turns or rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,10 @@ class Turn:
     content: str
     reasoning: str = ""
     learn: bool = field(default=True, compare=False)
-    """False for an assistant turn of weight 0: it may stand in a prompt and is never a target."""
+    """False for an assistant turn of weight 0: it may be in a prompt and is never a target."""
 
     def message(self) -> Message:
-        """The turn as it stands in a prompt."""
+        """The turn as a message of a prompt."""
         thought = {"reasoning_content": self.reasoning} if self.reasoning else {}
         return {"role": self.role, "content": self.content, **thought}
 
@@ -101,7 +101,7 @@ def _checked_turn(item: object, place: str, remarks: Remarks) -> Turn:
 
 
 def _more_keys(item: Mapping[str, object], place: str) -> dict[str, object]:
-    """What a turn has beside its text. Refuses tools and what is no text."""
+    """The keys of a turn besides its text. Refuses tools and content that is not text."""
     # Keys that only other messages have stand there as null in some formats: those do not count.
     more = {key: item[key] for key in item.keys() - _TEXT_KEYS if item[key] is not None}
     for key, value in more.items():

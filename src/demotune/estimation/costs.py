@@ -6,12 +6,12 @@ of a layer costs whatever its size. A step of decoding reads every weight, and m
 
 from dataclasses import dataclass
 
+from demotune.common.memory import GIB
 from demotune.common.profiling import Kind
-from demotune.common.progress import GIB
 from demotune.config.methods import AnyConfig
 from demotune.estimation.machines import Machine, MachineKind
 from demotune.estimation.shapes import ModelShape
-from demotune.estimation.work import Draw, PhaseWork, Tokens, Training
+from demotune.training.work import Draw, PhaseWork, Tokens, Training
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,35 +8,38 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
-from demotune.common.progress import GIB, console, minutes, say, warn
+from demotune.common.memory import GIB
+from demotune.common.progress import console, minutes, say, warn
 from demotune.config.methods import AnyConfig
 from demotune.estimation.forecast import Estimate, estimate_here, estimate_run, lighter
 from demotune.estimation.machines import Machine, check_name, machine_named, precision_of
-from demotune.estimation.work import PhaseWork
 from demotune.runs.folder import RunFolder
-from demotune.training.preparation import prepare_run
-from demotune.training.setup import Setup
+from demotune.training.setup import Setup, prepare_run
+from demotune.training.work import PhaseWork
 
 FULL = 0.95
 """Share of a machine's memory above which a run is not promised to fit."""
 
 
-def estimate(config: AnyConfig, device: str | None) -> Estimate:
-    """Print what the run of `config` would cost here, or on a device of the table; returns it.
+def estimate(config: AnyConfig, device: str | None) -> None:
+    """`demotune estimate`: what the run of `config` would cost, on the screen, and whether it fits."""
+    found, setup = estimate_config(config, device)
+    _show(found)
+    _say_whether_it_fits(found, setup)
+
+
+def estimate_config(config: AnyConfig, device: str | None) -> tuple[Estimate, Setup]:
+    """What the run of `config` would cost here, or on a device of the table, and the run that was prepared for it.
 
     Raises DemotuneError as a run would, and for a device that is not in the table.
     """
     if device is not None:
         check_name(device)  # before data are read
+        config = _on_gpu(config)
     setup = _prepare(config)
     if device is None:
-        found = estimate_here(setup)
-    else:
-        setup = dataclasses.replace(setup, config=_on_gpu(setup.config, config))
-        found = estimate_run(setup, machine_named(device, precision_of(setup.config)))
-    _show(found)
-    _say_whether_it_fits(found, setup)
-    return found
+        return estimate_here(setup), setup
+    return estimate_run(setup, machine_named(device, precision_of(setup.config))), setup
 
 
 def _prepare(config: AnyConfig) -> Setup:
@@ -52,12 +55,12 @@ def _prepare(config: AnyConfig) -> Setup:
     return setup
 
 
-def _on_gpu(filled_in: AnyConfig, given: AnyConfig) -> AnyConfig:
-    """The automatic values of a GPU, in place of this machine's."""
+def _on_gpu(config: AnyConfig) -> AnyConfig:
+    """With the automatic values of a GPU, in place of this machine's."""
     return dataclasses.replace(
-        filled_in,
-        bf16=True if given.bf16 is None else given.bf16,
-        attn_implementation=given.attn_implementation or "sdpa",
+        config,
+        bf16=True if config.bf16 is None else config.bf16,
+        attn_implementation=config.attn_implementation or "sdpa",
     )
 
 

@@ -10,9 +10,9 @@ from demotune.common.processes import process_count, this_device
 from demotune.common.progress import say
 from demotune.config.methods import AnyConfig
 from demotune.estimation.forecast import Estimate, estimate_run
-from demotune.estimation.machines import nowhere
-from demotune.estimation.work import PhaseWork
+from demotune.estimation.machines import unknown_machine
 from demotune.training.setup import Setup
+from demotune.training.work import PhaseWork
 
 SHARE = 0.9
 """Of free memory that a run may plan to fill; the estimate is no promise."""
@@ -44,7 +44,7 @@ def _fitting(setup: Setup, free: float) -> AnyConfig:
     tried = given
     for recompute in [given.activation_checkpointing] if given.activation_checkpointing is not None else [False, True]:
         tried = dataclasses.replace(given, activation_checkpointing=recompute)
-        estimate = estimate_run(dataclasses.replace(setup, config=tried), nowhere(tried))
+        estimate = estimate_run(dataclasses.replace(setup, config=tried), unknown_machine(tried))
         budgets = _budgets(estimate, given, max(len(row.prompt_ids) + len(row.demo.ids) for row in setup.train))
         for budget in budgets:
             tried = dataclasses.replace(tried, tokens_per_microbatch=budget)

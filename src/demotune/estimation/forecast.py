@@ -8,14 +8,16 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from demotune.common.memory import GIB
 from demotune.common.processes import main_process, process_count
-from demotune.common.progress import GIB, console, minutes, say
+from demotune.common.progress import console, minutes, say
 from demotune.estimation.costs import Costs
-from demotune.estimation.machines import Machine, measure_machine, nowhere, precision_of
+from demotune.estimation.machines import Machine, measure_machine, precision_of, unknown_machine
 from demotune.estimation.shapes import read_shape
-from demotune.estimation.work import PhaseWork, plan_work
 from demotune.models.policy import lora_config
+from demotune.training.methods import method_of
 from demotune.training.setup import Setup
+from demotune.training.work import PhaseWork
 
 TINY = 1e12
 """Fewer operations than this take seconds wherever they run: nobody needs an estimate of them."""
@@ -55,6 +57,12 @@ class Estimate:
         return sum(self.costs.flops(work).values())
 
 
+def plan_work(setup: Setup) -> list[PhaseWork]:
+    """The phases of all stages, in order, over all processes."""
+    method = method_of(setup.config)
+    return [work for number in range(setup.config.stages) for work in method.work_of(setup, number)]
+
+
 def estimate_run(setup: Setup, machine: Machine) -> Estimate:
     """What the run that was prepared will cost on `machine`; no weights are read."""
     costs = Costs(setup.config, read_shape(setup.start_model, setup.adapter), machine, process_count())
@@ -70,7 +78,7 @@ def say_forecast(setup: Setup) -> Estimate | None:
     """Say how long the whole run takes and how much memory; nothing of a tiny one. On the main process only."""
     if not main_process():
         return None
-    estimate = estimate_run(setup, nowhere(setup.config))
+    estimate = estimate_run(setup, unknown_machine(setup.config))
     if estimate.flops < TINY:
         return None
     here = measure_machine(precision_of(setup.config))

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 
 from demotune.common.errors import DemotuneError
+from demotune.common.memory import GIB, total_memory_gib
 from demotune.common.processes import this_device
-from demotune.common.progress import GIB, total_memory_gib
 from demotune.config.methods import AnyConfig
 
 MachineKind = Literal["cpu", "cuda"]
@@ -60,7 +60,7 @@ def check_name(name: str) -> None:
         )
 
 
-def nowhere(config: AnyConfig) -> Machine:
+def unknown_machine(config: AnyConfig) -> Machine:
     """For what does not depend on a machine's speed: operations, and memory on this kind of device."""
     return Machine("", "cpu" if this_device().type == "cpu" else "cuda", precision_of(config), 1.0, 1.0, 1.0, False)
 

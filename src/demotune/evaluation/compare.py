@@ -4,18 +4,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from demotune.common.errors import DemotuneError
+from demotune.common.machine import command_line, package_versions
 from demotune.common.statistics import Comparison, compare_over_seeds, holm, over_seeds, ranks
 from demotune.config.evaluation import EvaluationConfig
 from demotune.evaluation.measuring import Bench, Parts, fill_in, measure
-from demotune.evaluation.quantities import quantities
+from demotune.evaluation.quantities import Quantity, quantities
 from demotune.evaluation.rows import read_eval_set
 from demotune.evaluation.subjects import find_subjects
 from demotune.runs.comparison import ComparisonTable, Difference, Line
 from demotune.runs.costs import Cost
-from demotune.runs.finished import CONTROL_OF, FinishedRun, Setting, group, read_run
+from demotune.runs.heldout import HeldoutRow
+from demotune.runs.names import LEFT_OUT, PARTS
+from demotune.runs.run import Run, load_finished
+from demotune.runs.settings import CONTROL_OF, Setting, group
 
 START = "start model"
 LIKELIHOOD = "log-likelihood of demonstrations"
@@ -38,7 +41,7 @@ def compare(folders: Sequence[Path], *, on: EvaluationConfig | None = None) -> C
     The baseline is SFT where there is an SFT run, else the start model. Raises DemotuneError for runs that are missing,
     unfinished, or cannot be compared.
     """
-    settings = group([read_run(folder) for folder in folders])
+    settings = group([load_finished(folder) for folder in folders])
     if on is None:
         found, prompts = _on_heldout(settings)
         rows = f"the {prompts} held-out rows of the runs"
@@ -48,20 +51,11 @@ def compare(folders: Sequence[Path], *, on: EvaluationConfig | None = None) -> C
         rows = f"{prompts} rows of {names}"
     baseline = next((s.label for s in settings if s.runs[0].method == "sft"), START)
     by_setting = {setting.label: setting for setting in settings}
-    places = _ranks(found, settings)
-    lines = tuple(
-        Line(
-            setting=label,
-            runs=tuple(str(run.folder) for run in by_setting[label].runs) if label in by_setting else (),
-            seeds=tuple(run.seed for run in by_setting[label].runs) if label in by_setting else (),
-            qualities={quality.name: over_seeds(quality.values) for quality in qualities},
-            rank=places[0].get(label),
-            best_share=places[1].get(label),
-            cost=mean_cost([run.cost for run in by_setting[label].runs]) if label in by_setting else None,
-        )
-        for label, qualities in found.items()
-    )
+    ranks_of = _ranks(found, settings)
+    lines = tuple(_line(label, qualities, by_setting.get(label), ranks_of) for label, qualities in found.items())
     return ComparisonTable(
+        command=command_line(),
+        versions=package_versions(),
         rows=rows,
         prompts=prompts,
         units={quality.name: quality.unit for quality in found[START]},
@@ -72,16 +66,32 @@ def compare(folders: Sequence[Path], *, on: EvaluationConfig | None = None) -> C
     )
 
 
-def mean_cost(costs: Sequence[Cost]) -> Cost:
-    """Means over runs; None where one of them did not count."""
-    trained, forward, flops = (
-        [getattr(cost, name) for cost in costs] for name in ("trained_tokens", "forward_tokens", "flops")
+def _line(
+    label: str, qualities: Sequence[Quality], setting: Setting | None, ranks_of: tuple[Mapping[str, float], ...]
+) -> Line:
+    """A setting's line; the start model's where `setting` is None."""
+    runs = () if setting is None else setting.runs
+    return Line(
+        setting=label,
+        method=None if setting is None else runs[0].method,
+        fields={} if setting is None else dict(setting.fields),
+        control_of=None if setting is None else setting.control_of,
+        runs=tuple(str(run.folder) for run in runs),
+        seeds=tuple(run.seed for run in runs),
+        qualities={quality.name: over_seeds(quality.values) for quality in qualities},
+        rank=ranks_of[0].get(label),
+        best_share=ranks_of[1].get(label),
+        cost=mean_cost([run.cost for run in runs]) if runs else None,
     )
+
+
+def mean_cost(costs: Sequence[Cost]) -> Cost:
+    """Means over runs, of memory the largest."""
     return Cost(
         steps=round(fmean(cost.steps for cost in costs)),
-        trained_tokens=None if None in trained else round(fmean(trained)),
-        forward_tokens=None if None in forward else round(fmean(forward)),
-        flops=None if None in flops else fmean(flops),
+        trained_tokens=round(fmean(cost.trained_tokens for cost in costs)),
+        forward_tokens=round(fmean(cost.forward_tokens for cost in costs)),
+        flops=fmean(cost.flops for cost in costs),
         seconds=fmean(cost.seconds for cost in costs),
         peak_memory_gib=max(cost.peak_memory_gib for cost in costs),
     )
@@ -90,9 +100,10 @@ def mean_cost(costs: Sequence[Cost]) -> Cost:
 def _on_heldout(settings: Sequence[Setting]) -> tuple[dict[str, list[Quality]], int]:
     """Each setting's likelihood of the rows that all runs held out alike."""
     runs = _runs(settings)
-    start = runs[0].heldout_at_start()
+    start = _by_key(runs[0].start)
+    results = {run: _by_key(run.result.heldout) for run in runs}
     for run in runs:
-        if run.heldout().keys() != start.keys():
+        if results[run].keys() != start.keys():
             raise DemotuneError(
                 f"{run.folder} and {runs[0].folder} held out different rows; compare them on test rows: --data FILE"
             )
@@ -102,14 +113,18 @@ def _on_heldout(settings: Sequence[Setting]) -> tuple[dict[str, list[Quality]], 
         raise DemotuneError("these runs held one row out, which says nothing; compare them on test rows: --data FILE")
     found = {START: [_per_token([start], start)]}
     for setting in settings:
-        found[setting.label] = [_per_token([run.heldout() for run in setting.runs], start)]
+        found[setting.label] = [_per_token([results[run] for run in setting.runs], start)]
     return found, len(start)
 
 
-def _per_token(runs: Sequence[Mapping[str, tuple[float, int]]], order: Mapping[str, tuple[float, int]]) -> Quality:
+def _by_key(rows: Sequence[HeldoutRow] | None) -> dict[str, HeldoutRow]:
+    return {row.key: row for row in rows or ()}
+
+
+def _per_token(runs: Sequence[Mapping[str, HeldoutRow]], order: Mapping[str, HeldoutRow]) -> Quality:
     """Log-likelihood over mean tokens of a row: its mean over rows is the likelihood per token."""
-    mean_tokens = fmean(tokens for _, tokens in order.values())
-    values = tuple(tuple(run[key][0] / mean_tokens for key in order) for run in runs)
+    mean_tokens = fmean(row.demo_tokens for row in order.values())
+    values = tuple(tuple(run[key].demo_logp / mean_tokens for key in order) for run in runs)
     return Quality(LIKELIHOOD, "nats/token", values)
 
 
@@ -128,10 +143,10 @@ def _on_data(settings: Sequence[Setting], on: EvaluationConfig) -> tuple[dict[st
     subjects = find_subjects(config)
     if subjects[0].hash != runs[0].start_hash:
         raise DemotuneError(f"{start} is not the model that {runs[0].folder} started from any more; put it back")
-    rows = read_eval_set(config, subjects, Path(config.output) / "left-out.jsonl")
+    rows = read_eval_set(config, subjects, Path(config.output) / LEFT_OUT)
     if len(rows.rows) == 1:
         raise DemotuneError("one row is left to compare on, which says nothing; give more --data")
-    bench = Bench(config, tuple(subjects), rows, Parts(Path(config.output) / "parts"))
+    bench = Bench(config, tuple(subjects), rows, Parts(Path(config.output) / PARTS))
     measured = [_compared(quantities(measure(bench, subject))) for subject in subjects]
     by_run = dict(zip([START, *sources], measured, strict=True))
     found = {START: _stacked([by_run[START]])}
@@ -140,10 +155,10 @@ def _on_data(settings: Sequence[Setting], on: EvaluationConfig) -> tuple[dict[st
     return found, len(rows.rows)
 
 
-def _compared(told: Sequence[Any]) -> list[Quality]:
+def _compared(measured: Sequence[Quantity]) -> list[Quality]:
     """The quantities of one model that are compared."""
     found = []
-    for quantity in told:
+    for quantity in measured:
         if quantity.name in COMPARED and None not in quantity.values:
             scale = fmean(quantity.weights) if quantity.weights else 1.0
             values = tuple(float(value or 0.0) / scale for value in quantity.values)
@@ -224,5 +239,5 @@ def _different_work(settings: Sequence[Setting]) -> str | None:
     return f"{most} trained on {known[most] / known[least]:.1f} times the tokens of {least}: not equal compute"
 
 
-def _runs(settings: Sequence[Setting]) -> list[FinishedRun]:
+def _runs(settings: Sequence[Setting]) -> list[Run]:
     return [run for setting in settings for run in setting.runs]

@@ -1,39 +1,49 @@
 """`demotune evaluate`, the story: models and rows, measurements, judges, statistics, tasks, leaks; then files."""
 
 import datetime
-import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from demotune.common.errors import DemotuneError
-from demotune.common.files import write_json, write_rows
 from demotune.common.machine import command_line, hardware, package_versions
 from demotune.common.progress import say
-from demotune.common.statistics import FEWEST, Comparison, compare_wins, holm
+from demotune.common.statistics import FEWEST, compare_wins, holm
+from demotune.common.statistics import Comparison as Found
 from demotune.config.evaluation import EvaluationConfig
 from demotune.evaluation.judges.judging import Judged, Panel, ask_judge, ask_rewards, find_judges
 from demotune.evaluation.leaks import find_leaks
 from demotune.evaluation.measuring import Bench, Measured, Parts, fill_in, measure
 from demotune.evaluation.quantities import Quantity, answer_rewards, quantities, reward_quantities
 from demotune.evaluation.rows import EvalRow, EvalSet, read_eval_set
-from demotune.evaluation.show import show_evaluation
 from demotune.evaluation.subjects import Subject, find_subjects
 from demotune.evaluation.tasks.data import check_task_names
 from demotune.evaluation.tasks.run import PRESETS, TaskOptions, TaskScores, evaluate_tasks, write_task_scores
+from demotune.runs.evaluation import (
+    WIN_RATE,
+    Comparison,
+    EvaluatedRow,
+    Measure,
+    write_evaluated_rows,
+    write_evaluation,
+)
+from demotune.runs.names import LEFT_OUT, PARTS
 
-RESULT, ROWS, LEFT_OUT = "evaluation.json", "rows.jsonl.gz", "left-out.jsonl"
-WIN_RATE = "win rate"
+OF_A_JUDGE = ("name", "kind", "hash", "note", "abstained", "order_dependent")
+"""What evaluation.json says of a judge; its numbers lie in rows.jsonl.gz."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What `evaluate` found; `record` is what lies in evaluation.json."""
+    """What `evaluate` found."""
 
     folder: Path
     record: dict[str, Any]
+    """What lies in evaluation.json."""
+    tasks: Mapping[str, TaskScores]
+    """Benchmark tasks by model; empty without tasks."""
 
 
 def evaluate(config: EvaluationConfig) -> Evaluation:
@@ -59,9 +69,8 @@ def evaluate(config: EvaluationConfig) -> Evaluation:
     if scores:
         record["tasks"] = {name: {"average": found.average, "missing": found.missing} for name, found in scores.items()}
     record["leaks"] = find_leaks(config, subjects, rows)
-    write_json(folder / RESULT, record)
-    show_evaluation(folder, record, scores)
-    return Evaluation(folder, record)
+    record = write_evaluation(folder, record)
+    return Evaluation(folder, record, scores)
 
 
 def _about(config: EvaluationConfig, subjects: Sequence[Subject]) -> dict[str, Any]:
@@ -71,10 +80,7 @@ def _about(config: EvaluationConfig, subjects: Sequence[Subject]) -> dict[str, A
         "config": asdict(config),
         "versions": package_versions(),
         "hardware": hardware(),
-        "models": [
-            {"name": subject.name, "folder": str(subject.folder), "hash": subject.hash, "role": subject.role}
-            for subject in subjects
-        ],
+        "models": [_model_record(subject) for subject in subjects],
         "judges": [],
         "measures": [],
         "comparisons": [],
@@ -87,12 +93,12 @@ def _on_rows(
 ) -> tuple[tuple[EvalRow, ...], dict[str, Any]]:
     """The rows, and what was found on them."""
     rows = read_eval_set(config, subjects, folder / LEFT_OUT)
-    bench = Bench(config, tuple(subjects), rows, Parts(folder / "parts"))
+    bench = Bench(config, tuple(subjects), rows, Parts(folder / PARTS))
     say(f"{len(rows.rows)} {'preference rows' if rows.preferences else 'demonstrations'}, {len(subjects)} models")
     measured = {subject.name: measure(bench, subject) for subject in subjects}
     judged = ask_rewards(bench, panel.rewards, measured)
     judged += [ask_judge(bench, kind, judge, measured) for kind, judge in panel.judges]
-    told = {name: quantities(found) for name, found in measured.items()}
+    found = {name: quantities(one) for name, one in measured.items()}
     of_judges: list[Quantity] = []
     tokens = [(row.demo_tokens, row.rejected_tokens or 0) for row in measured[subjects[0].name].logps]
     for judge in judged:
@@ -101,8 +107,8 @@ def _on_rows(
         if rows.preferences:
             of_judges += reward_quantities(judge.name, judge.earned, tokens)
         for name, rewards in judge.earned.answers.items():
-            told[name].append(answer_rewards(judge.name, rewards))
-    write_rows(folder / ROWS, _raw_rows(rows.rows, measured, judged))
+            found[name].append(answer_rewards(judge.name, rewards))
+    write_evaluated_rows(folder, _raw_rows(rows.rows, measured, judged))
     return rows.rows, {
         "data": {
             "sources": list(config.data),
@@ -112,23 +118,13 @@ def _on_rows(
             "left_out": dict(Counter(row.reason for row in rows.left_out)),
             "trained_on_and_kept": len(rows.trained_on),
         },
-        "models": [_model_record(subject, measured[subject.name]) for subject in subjects],
-        "judges": [
-            {
-                "name": judge.name,
-                "kind": judge.kind,
-                "hash": judge.hash,
-                "note": judge.note,
-                "abstained": judge.abstained,
-                "order_dependent": judge.order_dependent,
-            }
-            for judge in judged
-        ],
+        "models": [_model_record(subject) | _cost_record(measured[subject.name]) for subject in subjects],
+        "judges": [{name: getattr(judge, name) for name in OF_A_JUDGE} for judge in judged],
         "measures": [
-            *(_measure(name, quantity) for name, found in told.items() for quantity in found),
+            *(_measure(name, quantity) for name, of_model in found.items() for quantity in of_model),
             *(_measure(None, quantity) for quantity in of_judges),
         ],
-        "comparisons": _comparisons(told, judged),
+        "comparisons": _comparisons(found, judged),
         "warnings": _warnings(rows, judged, len(subjects)),
     }
 
@@ -148,12 +144,13 @@ def _on_tasks(config: EvaluationConfig, subjects: Sequence[Subject], folder: Pat
     return scores
 
 
-def _model_record(subject: Subject, measured: Measured) -> dict[str, Any]:
+def _model_record(subject: Subject) -> dict[str, Any]:
+    about = {"name": subject.name, "folder": str(subject.folder), "hash": subject.hash, "role": subject.role}
+    return about | {"runs": 1}
+
+
+def _cost_record(measured: Measured) -> dict[str, Any]:
     return {
-        "name": subject.name,
-        "folder": str(subject.folder),
-        "hash": subject.hash,
-        "role": subject.role,
         "seconds": sum(measured.seconds.values()),
         "peak_memory_gib": measured.peak_memory_gib,
         "scored_tokens": measured.scored_tokens,
@@ -161,59 +158,54 @@ def _model_record(subject: Subject, measured: Measured) -> dict[str, Any]:
     }
 
 
-def _measure(model: str | None, quantity: Quantity) -> dict[str, Any]:
-    told = quantity.items > 0
-    return {
-        "measure": quantity.name,
-        "model": model,
-        "judge": quantity.judge,
-        **(_finite(asdict(quantity.interval())) if told else dict.fromkeys(("value", "low", "high"))),
-        "items": quantity.items,
-        "unit": quantity.unit,
-        "higher_is_better": quantity.higher_is_better,
-    }
+def _measure(model: str | None, quantity: Quantity) -> Measure:
+    found = quantity.interval() if quantity.items else None
+    return Measure(
+        measure=quantity.name,
+        kind=quantity.kind,
+        model=model,
+        judge=quantity.judge,
+        value=None if found is None else found.value,
+        low=None if found is None else found.low,
+        high=None if found is None else found.high,
+        items=quantity.items,
+        unit=quantity.unit,
+        higher_is_better=quantity.higher_is_better,
+    )
 
 
-def _comparisons(told: dict[str, list[Quantity]], judged: Sequence[Judged]) -> list[dict[str, Any]]:
+def _comparisons(measured: dict[str, list[Quantity]], judged: Sequence[Judged]) -> list[Comparison]:
     """The model against each baseline; p-values are corrected together by Holm's method."""
-    (model, ours), *baselines = told.items()
-    found: list[dict[str, Any]] = []
+    (model, ours), *baselines = measured.items()
+    found: list[tuple[str, str, str | None, str, Found]] = []
     for baseline, theirs in baselines:
         for quantity, other in zip(ours, theirs, strict=True):
             if (difference := quantity.minus(other)) is not None:
-                found.append(_comparison(quantity.name, quantity.judge, model, baseline, difference))
+                found.append((quantity.name, quantity.kind, quantity.judge, baseline, difference))
         for judge in judged:
             verdicts = [verdict for verdict in judge.verdicts.get(baseline, ()) if verdict is not None]
             if verdicts:
-                found.append(_comparison(WIN_RATE, judge.name, model, baseline, compare_wins(verdicts)))
-    corrected = holm([row["p"] for row in found])
-    return [_finite(row | {"p_corrected": p}) for row, p in zip(found, corrected, strict=True)]
-
-
-def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """What cannot be told is null: JSON has no nan."""
-    return {name: value if _tellable(value) else None for name, value in row.items()}
-
-
-def _tellable(value: object) -> bool:
-    return not isinstance(value, float) or math.isfinite(value)
-
-
-def _comparison(name: str, judge: str | None, model: str, baseline: str, found: Comparison) -> dict[str, Any]:
-    return {
-        "measure": name,
-        "judge": judge,
-        "model": model,
-        "baseline": baseline,
-        "difference": found.difference.value,
-        "low": found.difference.low,
-        "high": found.difference.high,
-        "p": found.p,
-        "effect_size": found.effect_size,
-        "smallest_difference": found.smallest,
-        "items": found.items,
-        "test": found.test,
-    }
+                found.append((WIN_RATE, WIN_RATE, judge.name, baseline, compare_wins(verdicts)))
+    corrected = holm([difference.p for *_, difference in found])
+    return [
+        Comparison(
+            measure=name,
+            kind=kind,
+            judge=judge_name,
+            model=model,
+            baseline=baseline,
+            difference=difference.difference.value,
+            low=difference.difference.low,
+            high=difference.difference.high,
+            p=difference.p,
+            effect_size=difference.effect_size,
+            smallest_difference=difference.smallest,
+            items=difference.items,
+            test=difference.test,
+            p_corrected=p,
+        )
+        for (name, kind, judge_name, baseline, difference), p in zip(found, corrected, strict=True)
+    ]
 
 
 def _warnings(rows: EvalSet, judged: Sequence[Judged], models: int) -> list[str]:
@@ -235,23 +227,22 @@ def _warnings(rows: EvalSet, judged: Sequence[Judged], models: int) -> list[str]
     return found
 
 
-def _raw_rows(rows: Sequence[EvalRow], measured: dict[str, Measured], judged: Sequence[Judged]) -> list[dict[str, Any]]:
-    """Everything that the numbers were made of, prompt by prompt."""
+def _raw_rows(rows: Sequence[EvalRow], measured: dict[str, Measured], judged: Sequence[Judged]) -> list[EvaluatedRow]:
     model = next(iter(measured))
     return [
-        {
-            "key": row.key,
-            "source": row.source,
-            "prompt": "\n\n".join(f"{message['role']}: {message['content']}" for message in row.prompt),
-            "demonstration": row.demonstration,
-            **({} if row.rejected is None else {"rejected": row.rejected}),
-            "models": {name: _raw_model(found, number, name, judged) for name, found in measured.items()},
-            "rewards": {judge.name: _raw_reward(judge, number) for judge in judged if judge.earned},
-            "verdicts": {
+        EvaluatedRow(
+            key=row.key,
+            source=row.source,
+            prompt="\n\n".join(f"{message['role']}: {message['content']}" for message in row.prompt),
+            demonstration=row.demonstration,
+            rejected=row.rejected,
+            models={name: _raw_model(found, number, name, judged) for name, found in measured.items()},
+            rewards={judge.name: _raw_reward(judge, number) for judge in judged if judge.earned},
+            verdicts={
                 judge.name: {f"{model} over {baseline}": of[number] for baseline, of in judge.verdicts.items()}
                 for judge in judged
             },
-        }
+        )
         for number, row in enumerate(rows)
     ]
 

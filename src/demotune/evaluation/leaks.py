@@ -1,13 +1,12 @@
 """Test rows and benchmark items in the training data behind a model: the same, nearly the same, in pieces."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from demotune.config.evaluation import EvaluationConfig
 from demotune.evaluation.lineage import runs_behind, training_texts
-from demotune.evaluation.overlap import Overlap, TextRow, find_overlap, text_rows
+from demotune.evaluation.overlap import TextRow, find_overlap, text_rows
 from demotune.evaluation.rows import EvalRow
 from demotune.evaluation.subjects import Subject
 from demotune.evaluation.tasks.run import TaskOptions, task_documents
@@ -28,7 +27,8 @@ def find_leaks(config: EvaluationConfig, subjects: Sequence[Subject], rows: Sequ
         trained, gone = _trained_on(subject)
         for name, test in tested.items():
             if trained:
-                found.append(_record(subject.name, name, find_overlap(test, trained), gone))
+                overlap = find_overlap(test, trained).as_record()
+                found.append({"model": subject.name, "test": name, "searched": True, **overlap, "not_searched": gone})
             else:
                 why = (
                     f"its training data is gone or has changed since: {', '.join(gone)}" if gone else "no row is known"
@@ -40,21 +40,4 @@ def find_leaks(config: EvaluationConfig, subjects: Sequence[Subject], rows: Sequ
 def _trained_on(subject: Subject) -> tuple[list[TextRow], list[str]]:
     """The rows behind a model that it was trained on, not those that its runs held out, as far as the runs say."""
     rows, gone = training_texts(subject.folder)
-    return text_rows(
-        [row for row in rows if subject.runs_without_rows or subject.trained_on(row.prompt, row.context)]
-    ), gone
-
-
-def _record(model: str, test: str, overlap: Overlap, gone: list[str]) -> dict[str, Any]:
-    return {
-        "model": model,
-        "test": test,
-        "searched": True,
-        "test_rows": overlap.test_rows,
-        "train_rows": overlap.train_rows,
-        "leaked": overlap.leaked,
-        "share": asdict(overlap.share),
-        "counts": {kind: count for kind, count in overlap.counts.items() if count},
-        "matches": [asdict(match) for match in overlap.rows],
-        "not_searched": gone,
-    }
+    return text_rows([row for row in rows if subject.trained_on(row.prompt, row.context)]), gone

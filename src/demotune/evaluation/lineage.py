@@ -4,26 +4,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from demotune.common.errors import DemotuneError
-from demotune.common.files import read_json, read_rows
 from demotune.data import load_demonstrations
 from demotune.records import Demonstration
-from demotune.runs.folder import RunFolder, begun_config, run_of
+from demotune.runs.run import Run, run_behind
 
 
-def runs_behind(model: Path) -> Iterator[Path]:
+def runs_behind(model: Path) -> Iterator[Run]:
     """The run that made a model, the run that made its start model, and so on while their folders are there."""
     seen: set[Path] = set()
-    run = run_of(model)
-    while run is not None and run not in seen:
+    run = run_behind(model)
+    while run is not None and run.folder not in seen:
         yield run
-        seen.add(run)
-        run = run_of(Path(begun_config(run)["model"]))
+        seen.add(run.folder)
+        run = run_behind(Path(run.config["model"]))
 
 
-def trained_prompts(run: Path) -> frozenset[str] | None:
-    """Keys of the prompts that a run trained on (`rendering.content_key` of their ids); None of an older version's."""
-    file = RunFolder(run).rows
-    return frozenset(row["prompt"] for row in read_rows(file) if not row["heldout"]) if file.exists() else None
+def trained_prompts(run: Run) -> frozenset[str]:
+    """Keys of the prompts that a run trained on (`rendering.content_key` of their ids)."""
+    return frozenset(row.prompt for row in run.rows if not row.heldout)
 
 
 def training_texts(model: Path) -> tuple[list[Demonstration], list[str]]:
@@ -35,10 +33,9 @@ def training_texts(model: Path) -> tuple[list[Demonstration], list[str]]:
     gone: list[str] = []
     seen: set[tuple[str, ...]] = set()
     for run in runs_behind(model):
-        begun = read_json(run / "manifest.json")
-        config = begun["config"]
+        config, hashes = run.config, run.manifest.data
         for source in config["data"]:
-            reading = (source, str(config["columns"]), str(config["every_turn"]), str(begun["data"].get(source)))
+            reading = (source, str(config["columns"]), str(config["every_turn"]), str(hashes.get(source)))
             if reading in seen:
                 continue
             seen.add(reading)
@@ -47,8 +44,8 @@ def training_texts(model: Path) -> tuple[list[Demonstration], list[str]]:
             except DemotuneError:
                 gone.append(source)
                 continue
-            if loaded.hashes.get(source) == begun["data"].get(source):
-                rows += loaded.demonstrations
+            if loaded.hashes.get(source) == hashes.get(source):
+                rows += loaded.rows
             else:
                 gone.append(source)
     return rows, sorted(set(gone))

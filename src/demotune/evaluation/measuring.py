@@ -10,24 +10,27 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import read_json, write_json
 from demotune.common.machine import has_fast_bf16
+from demotune.common.memory import peak_memory_gib
 from demotune.common.processes import this_device
-from demotune.common.progress import peak_memory_gib, say, track
+from demotune.common.progress import say, track
 from demotune.config.evaluation import EvaluationConfig
 from demotune.data.rendering import RenderError
 from demotune.evaluation.rows import EvalSet, RenderedRow
 from demotune.evaluation.subjects import Subject
 from demotune.models.policy import Policy, load_policy
-from demotune.models.scoring import score_logps
+from demotune.models.reference_logps import completion_logps
 from demotune.records import Completion, Demonstration, RenderedDemonstration, Response
-from demotune.rewards.answering import Asked, completions_for
+from demotune.rewards.answers import drawn_in_order
+from demotune.rewards.completions import Asked, completions_for
 from demotune.rewards.reward import Reward, as_completion
-from demotune.sampling import SamplingOptions, sample_responses
+from demotune.sampling import InProcessSampler, SamplingOptions
 from demotune.training.setup import free_memory
 
 
@@ -141,16 +144,15 @@ def reward_everything(bench: Bench, reward: Reward, measured: dict[str, Measured
     given = {"demonstrations": [row.as_demonstration() for row in rows.rows]}
     if rows.preferences:
         given["rejected"] = [row.as_rejected() for row in rows.rows]
-    found = {}
-    for side, texts in given.items():
-        make = _rewards_of_texts(reward, texts, config, f"{reward.name}: {side}")
-        found[side] = parts.get(f"reward-{side}", basis, make)["rows"]
+    found = {
+        side: parts.get(f"reward-{side}", basis, partial(_rewards_of_texts, reward, texts, config, side))["rows"]
+        for side, texts in given.items()
+    }
     answers = {}
     for subject in bench.subjects:
-        drawn = measured[subject.name].answers
-        if drawn:
+        if drawn := measured[subject.name].answers:
             ids = hashlib.sha256(json.dumps([answer.response.ids for answer in drawn]).encode()).hexdigest()
-            make = _rewards_of_answers(reward, rows, subject, drawn, config)
+            make = partial(_rewards_of_answers, reward, rows, subject, drawn, config)
             answers[subject.name] = tuple(parts.get(f"reward-{subject.name}", [*basis, ids], make)["rows"])
     return Earned(tuple(found["demonstrations"]), tuple(found.get("rejected", ())), answers)
 
@@ -192,7 +194,7 @@ def _ids_hash(view: Sequence[RenderedRow]) -> str:
 def _logps(lazy: "_Lazy", completions: Sequence[Completion], config: EvaluationConfig, what: str) -> list[float]:
     """Log-probabilities under the model. Raises DemotuneError where one is not finite."""
     with track(f"{lazy.name}: {what}", len(completions), "responses") as tracker:
-        logps = score_logps(
+        logps = completion_logps(
             lazy.policy, completions, batch_size=config.batch_size, bf16=lazy.bf16, advance=tracker.advance
         )
     if wrong := sum(not math.isfinite(logp) for logp in logps):
@@ -227,13 +229,9 @@ def _draw(lazy: _Lazy, view: Sequence[RenderedRow], config: EvaluationConfig) ->
         temperature=config.temperature,
         bf16=lazy.bf16,
     )
-    drawn: dict[int, Response] = {}
-    with track(f"{lazy.name}: answers", len(prompts), "responses") as tracker:
-        streams, slots = range(len(prompts)), config.sample_batch_size
-        for row, response in sample_responses(lazy.policy, prompts, streams, config.seed, options, slots=slots):
-            drawn[row] = response
-            tracker.advance()
-    completions = [Completion(prompt, drawn[row]) for row, prompt in enumerate(prompts)]
+    sampler = InProcessSampler(lambda: lazy.policy, slots=config.sample_batch_size)
+    drawn = drawn_in_order(sampler, prompts, config.seed, options, what=f"{lazy.name}: answers")
+    completions = [Completion(*both) for both in zip(prompts, drawn, strict=True)]
     logps = _logps(lazy, completions, config, "log-probabilities of answers")
     return [
         (completion.response.ids, completion.response.finished, logp)
@@ -242,33 +240,25 @@ def _draw(lazy: _Lazy, view: Sequence[RenderedRow], config: EvaluationConfig) ->
 
 
 def _rewards_of_texts(
-    reward: Reward, texts: Sequence[Demonstration], config: EvaluationConfig, what: str
-) -> Callable[[], list[float | None]]:
-    def make() -> list[float | None]:
-        completions: list[Completion | None] = []
-        for row in texts:
-            try:
-                read = as_completion(reward, row.prompt, row.response, reasoning=row.reasoning, context=row.context)
-                completions.append(read)
-            except RenderError:
-                completions.append(None)
-        return _score(reward, completions, config, what)
-
-    return make
+    reward: Reward, texts: Sequence[Demonstration], config: EvaluationConfig, side: str
+) -> list[float | None]:
+    completions: list[Completion | None] = []
+    for row in texts:
+        try:
+            read = as_completion(reward, row.prompt, row.response, reasoning=row.reasoning, context=row.context)
+            completions.append(read)
+        except RenderError:
+            completions.append(None)
+    return _score(reward, completions, config, f"{reward.name}: {side}")
 
 
 def _rewards_of_answers(
     reward: Reward, rows: EvalSet, subject: Subject, drawn: Sequence[Answered], config: EvaluationConfig
-) -> Callable[[], list[float | None]]:
-    def make() -> list[float | None]:
-        views = rows.rendered[subject.name]
-        asked = [
-            Asked(row.prompt, view.demo.prompt_ids, row.context) for row, view in zip(rows.rows, views, strict=True)
-        ]
-        completions = completions_for(reward, subject.renderer, asked, [answer.response for answer in drawn])
-        return _score(reward, completions, config, f"{reward.name}: answers of {subject.name}")
-
-    return make
+) -> list[float | None]:
+    views = rows.rendered[subject.name]
+    asked = [Asked(row.prompt, view.demo.prompt_ids, row.context) for row, view in zip(rows.rows, views, strict=True)]
+    completions = completions_for(reward, subject.renderer, asked, [answer.response for answer in drawn])
+    return _score(reward, completions, config, f"{reward.name}: answers of {subject.name}")
 
 
 def _score(
@@ -278,5 +268,5 @@ def _score(
     if len(readable) < len(completions):
         say(f"{what}: {len(completions) - len(readable)} of {len(completions)} cannot be read and have no reward")
     with track(what, reward.passes * len(readable), "passes") as tracker:
-        scores = iter(reward.score(readable, batch_size=config.batch_size, advance=tracker.advance))
+        scores = iter(reward.rewards_of(readable, batch_size=config.batch_size, advance=tracker.advance))
     return [None if completion is None else next(scores) for completion in completions]

@@ -8,22 +8,19 @@ looked at.
 """
 
 import math
-import re
-import sys
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import chain
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from datasketch import MinHash, MinHashLSH
 
+from demotune.common.json_records import as_json
 from demotune.common.statistics import Interval, share_interval
+from demotune.evaluation.words import LONG_SHINGLE, Words, common_shingles, grams, without, words_of
 from demotune.records import Demonstration
 
-Words = tuple[str, ...]
 Kind = Literal[
     "same row",
     "same prompt",
@@ -39,14 +36,11 @@ FEW_WORDS = 5
 """Shorter texts are compared whole only."""
 LONG_TEXT = 50
 """From this many words on, shingles are 5 words long; one changed word would spoil too many of a shorter text's."""
-SHORT_SHINGLE, LONG_SHINGLE = 2, 5
+SHORT_SHINGLE = 2
 GRAM = 13
 """Words in a row that tell contamination, as in the GPT-3 paper (arXiv 2005.14165, appendix C)."""
 PERMUTATIONS, BANDS, SEED = 128, (32, 4), 1
 """Bands and rows of a band: a pair of similarity 0.8 is missed once in 20 million, one of 0.5 once in 8."""
-COMMON_SHARE, COMMON_ROWS, COUNTED_ROWS = 0.2, 10, 2000
-
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|[^\s\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +79,15 @@ class Overlap:
     """Test rows with any match."""
     share: Interval
     """`leaked` of `test_rows`."""
+
+    def as_record(self) -> dict[str, Any]:
+        """In JSON, with the kinds that there are."""
+        found = as_json(self)
+        return {
+            **{name: found[name] for name in ("test_rows", "train_rows", "leaked", "share")},
+            "counts": {kind: count for kind, count in found["counts"].items() if count},
+            "matches": found["rows"],
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,50 +172,16 @@ def find_overlap(
     )
 
 
-def words_of(text: str) -> Words:
-    """The words that are compared; see the module's docstring."""
-    plain = unicodedata.normalize("NFKC", text).casefold().translate(_punctuation())
-    return tuple(_WORD.findall(plain))
-
-
-@cache
-def _punctuation() -> dict[int, str]:
-    characters = range(sys.maxunicode + 1)
-    return {code: " " for code in characters if unicodedata.category(chr(code)).startswith("P")}
-
-
 def _texts(test: Sequence[TextRow], train: Sequence[TextRow]) -> tuple[_Texts, _Texts]:
     prompts = [[words_of(row.prompt) for row in side] for side in (test, train)]
-    common = set(chain.from_iterable(_common_shingles(side) for side in prompts))
+    common = set(chain.from_iterable(common_shingles(side) for side in prompts))
     first, second = (
         _Texts(
-            tuple(whole), tuple(_without(words, common) for words in whole), tuple(words_of(r.response) for r in side)
+            tuple(whole), tuple(without(words, common) for words in whole), tuple(words_of(r.response) for r in side)
         )
         for whole, side in zip(prompts, (test, train), strict=True)
     )
     return first, second
-
-
-def _common_shingles(texts: Sequence[Words]) -> Iterator[Words]:
-    """What a fifth of the texts share. Rows are counted at even distances where there are very many."""
-    counted = texts[:: max(len(texts) // COUNTED_ROWS, 1)]
-    rows = Counter(chain.from_iterable(set(_grams(words, LONG_SHINGLE)) for words in counted))
-    needed = max(COMMON_SHARE * len(counted), COMMON_ROWS)
-    return (shingle for shingle, count in rows.items() if count >= needed)
-
-
-def _without(words: Words, common: set[Words]) -> Words:
-    covered = {
-        start + offset
-        for start, shingle in enumerate(_grams(words, LONG_SHINGLE))
-        if shingle in common
-        for offset in range(LONG_SHINGLE)
-    }
-    return tuple(word for place, word in enumerate(words) if place not in covered)
-
-
-def _grams(words: Words, size: int) -> list[Words]:
-    return [words[start : start + size] for start in range(len(words) - size + 1)]
 
 
 def _strongest(kinds: Sequence[Kind]) -> Iterator[Kind]:
@@ -247,15 +216,15 @@ def _near(test: Sequence[Words], train: Sequence[Words], threshold: float) -> di
 def _near_by_shingles(
     test: Mapping[int, Words], train: Mapping[int, Words], size: int, threshold: float
 ) -> dict[int, _Found]:
-    shingles = {number: set(_grams(words, size)) for number, words in test.items()}
+    shingles = {number: set(grams(words, size)) for number, words in test.items()}
     index = MinHashLSH(num_perm=PERMUTATIONS, params=BANDS)
     for number, minhash in zip(shingles, _minhashes(shingles.values()), strict=True):
         index.insert(number, minhash)
     found: dict[int, _Found] = {}
-    minhashes = _minhashes(_grams(words, size) for words in train.values())
+    minhashes = _minhashes(grams(words, size) for words in train.values())
     for (other, words), minhash in zip(train.items(), minhashes, strict=True):
         candidates = index.query(minhash)
-        theirs = set(_grams(words, size)) if candidates else set()
+        theirs = set(grams(words, size)) if candidates else set()
         for number in candidates:
             ours = shingles[number]
             similarity = len(ours & theirs) / len(ours | theirs)
@@ -271,15 +240,13 @@ def _minhashes(shingles: Iterable[Iterable[Words]]) -> Iterator[MinHash]:
 
 def _contained(test: Sequence[Words], train: _Texts, threshold: float) -> dict[int, _Found]:
     """Test number -> the training row with most of the text's n-grams, where enough of them are in any training row."""
-    grams = {
-        number: set(_grams(words, min(GRAM, len(words))))
-        for number, words in enumerate(test)
-        if len(words) >= FEW_WORDS
+    own = {
+        number: set(grams(words, min(GRAM, len(words)))) for number, words in enumerate(test) if len(words) >= FEW_WORDS
     }
     holders: defaultdict[Words, list[int]] = defaultdict(list)
     sizes: defaultdict[Words, set[int]] = defaultdict(set)
-    for number, own in grams.items():
-        for gram in own:
+    for number, found in own.items():
+        for gram in found:
             holders[gram].append(number)
             sizes[gram[:FEW_WORDS]].add(len(gram))
     seen: set[Words] = set()
@@ -290,13 +257,13 @@ def _contained(test: Sequence[Words], train: _Texts, threshold: float) -> dict[i
         for number, count in Counter(chain.from_iterable(holders[gram] for gram in hits)).items():
             if number not in best or count > best[number][0]:
                 best[number] = count, other
-    shares = {number: len(grams[number] & seen) / len(grams[number]) for number in best}
+    shares = {number: len(own[number] & seen) / len(own[number]) for number in best}
     return {number: _Found(best[number][1], share) for number, share in shares.items() if share >= threshold}
 
 
 def _hits(words: Words, sizes: Mapping[Words, set[int]], holders: Mapping[Words, object]) -> Iterator[Words]:
     """The n-grams of `words` that a test text has too. `sizes` says which lengths begin with some words."""
-    for start, beginning in enumerate(_grams(words, FEW_WORDS)):
+    for start, beginning in enumerate(grams(words, FEW_WORDS)):
         for size in sizes.get(beginning, ()):
             gram = words[start : start + size]
             if gram in holders:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from demotune.common.diversity import distinct, repetition
 from demotune.common.statistics import (
@@ -15,6 +16,8 @@ from demotune.common.statistics import (
 )
 from demotune.evaluation.measuring import Answered, Earned, Logps, Measured
 
+Kind = Literal["likelihood", "preference", "reward", "confidence", "length", "variety"]
+
 LIKE_LENGTH = 0.75
 """Two responses are of like length when the shorter has at least this share of the longer one's tokens."""
 
@@ -26,6 +29,7 @@ class Quantity:
     `values` that are 0, 0.5 or 1 throughout and have the unit "share" are wins.
     """
 
+    kind: Kind
     name: str
     unit: str
     higher_is_better: bool | None
@@ -83,23 +87,25 @@ def reward_quantities(judge: str, earned: Earned, tokens: Sequence[tuple[int, in
     ]
     wins = _wins(margins)
     return [
-        Quantity("reward margin, chosen - rejected", "reward", True, tuple(margins), judge=judge),
-        Quantity("preference accuracy", "share", True, wins, judge=judge),
-        Quantity("preference accuracy, like length", "share", True, _like_length(wins, tokens), judge=judge),
+        Quantity("reward", "reward margin, chosen - rejected", "reward", True, tuple(margins), judge=judge),
+        Quantity("preference", "preference accuracy", "share", True, wins, judge=judge),
+        Quantity(
+            "preference", "preference accuracy, like length", "share", True, _like_length(wins, tokens), judge=judge
+        ),
     ]
 
 
 def answer_rewards(judge: str, rewards: Sequence[float | None]) -> Quantity:
     """What a judge gives a model's answers."""
-    return Quantity("reward of answers", "reward", True, tuple(rewards), judge=judge)
+    return Quantity("reward", "reward of answers", "reward", True, tuple(rewards), judge=judge)
 
 
 def _likelihood(logps: Sequence[Logps]) -> list[Quantity]:
     demos = tuple(row.demo for row in logps)
     tokens = tuple(float(row.demo_tokens) for row in logps)
     return [
-        Quantity("log-likelihood of demonstrations", "nats/token", True, demos, tokens),
-        Quantity("log-likelihood of demonstrations, whole", "nats/response", True, demos),
+        Quantity("likelihood", "log-likelihood of demonstrations", "nats/token", True, demos, tokens),
+        Quantity("likelihood", "log-likelihood of demonstrations, whole", "nats/response", True, demos),
     ]
 
 
@@ -110,12 +116,12 @@ def _preference(logps: Sequence[Logps]) -> list[Quantity]:
     tokens = [(row.demo_tokens, row.rejected_tokens or 0) for row in logps]
     wins = _wins(whole)
     return [
-        Quantity("gap: log pi(chosen) - log pi(rejected)", "nats", True, tuple(whole)),
-        Quantity("gap per token", "nats/token", True, tuple(per_token)),
-        Quantity("gap, like length", "nats", True, _like_length(whole, tokens)),
-        Quantity("preference accuracy", "share", True, wins),
-        Quantity("preference accuracy per token", "share", True, _wins(per_token)),
-        Quantity("preference accuracy, like length", "share", True, _like_length(wins, tokens)),
+        Quantity("preference", "gap: log pi(chosen) - log pi(rejected)", "nats", True, tuple(whole)),
+        Quantity("preference", "gap per token", "nats/token", True, tuple(per_token)),
+        Quantity("preference", "gap, like length", "nats", True, _like_length(whole, tokens)),
+        Quantity("preference", "preference accuracy", "share", True, wins),
+        Quantity("preference", "preference accuracy per token", "share", True, _wins(per_token)),
+        Quantity("preference", "preference accuracy, like length", "share", True, _like_length(wins, tokens)),
     ]
 
 
@@ -123,12 +129,22 @@ def _answers(answers: Sequence[Answered]) -> list[Quantity]:
     ids = [answer.response.ids for answer in answers]
     lengths = tuple(float(len(response)) for response in ids)
     return [
-        Quantity("log-likelihood of own answers", "nats/token", None, tuple(a.logp for a in answers), lengths),
-        Quantity("log-likelihood of own answers, whole", "nats/response", None, tuple(a.logp for a in answers)),
-        Quantity("length of answers", "tokens", None, lengths),
-        Quantity("finished answers", "share", None, tuple(float(answer.response.finished) for answer in answers)),
-        Quantity("distinct bigrams in an answer", "ratio", True, tuple(distinct([response]) for response in ids)),
-        Quantity("repeated 4-grams in an answer", "ratio", False, tuple(repetition(response) for response in ids)),
+        Quantity(
+            "confidence", "log-likelihood of own answers", "nats/token", None, tuple(a.logp for a in answers), lengths
+        ),
+        Quantity(
+            "confidence", "log-likelihood of own answers, whole", "nats/response", None, tuple(a.logp for a in answers)
+        ),
+        Quantity("length", "length of answers", "tokens", None, lengths),
+        Quantity(
+            "length", "finished answers", "share", None, tuple(float(answer.response.finished) for answer in answers)
+        ),
+        Quantity(
+            "variety", "distinct bigrams in an answer", "ratio", True, tuple(distinct([response]) for response in ids)
+        ),
+        Quantity(
+            "variety", "repeated 4-grams in an answer", "ratio", False, tuple(repetition(response) for response in ids)
+        ),
     ]
 
 

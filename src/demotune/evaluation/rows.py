@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from demotune.common.errors import DemotuneError
-from demotune.common.progress import say, warn
+from demotune.common.progress import say
 from demotune.config.evaluation import EvaluationConfig
 from demotune.data import BadRow, are_preferences, load_demonstrations, load_preferences
 from demotune.data.intake import reasons, write_quarantine
@@ -108,8 +108,6 @@ def read_eval_set(config: EvaluationConfig, subjects: Sequence[Subject], quarant
     for subject in subjects:
         for remark in subject.renderer.remarks():
             say(f"{subject.name}: {remark}")
-    for run in dict.fromkeys(run for subject in subjects for run in subject.runs_without_rows):
-        warn(f"{run}, of an older version, does not say what it trained on: its rows are not left out")
     return EvalSet(
         rows=tuple(kept),
         rendered={name: tuple(view) for name, view in views.items()},
@@ -123,11 +121,11 @@ def read_eval_set(config: EvaluationConfig, subjects: Sequence[Subject], quarant
 def _read(config: EvaluationConfig, preferences: bool) -> tuple[list[EvalRow], list[BadRow], dict[str, str]]:
     if preferences:
         pairs = load_preferences(config.data, columns=config.columns)
-        return [_preference(pair) for pair in pairs.preferences], list(pairs.bad_rows), dict(pairs.hashes)
+        return [_preference(pair) for pair in pairs.rows], list(pairs.bad_rows), dict(pairs.hashes)
     loaded = load_demonstrations(config.data, columns=config.columns)
     rows = [
         EvalRow(_key(row), row.prompt, row.response, None, row.source, reasoning=row.reasoning, context=row.context)
-        for row in loaded.demonstrations
+        for row in loaded.rows
     ]
     return rows, list(loaded.bad_rows), dict(loaded.hashes)
 

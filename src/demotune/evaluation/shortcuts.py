@@ -1,4 +1,4 @@
-"""How far a pair's surface tells which side is the demonstration, and whether a learned reward does better than that.
+"""How far a pair's surface gives the demonstration away, and whether a learned reward does better than that.
 
 A reward learned from demonstrations and samples may learn no more than that samples are longer, are cut off, or begin
 with other words. So each such shortcut gets a small reward of its own, trained as reward models are: logistic
@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +27,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
 from demotune.common.errors import DemotuneError
-from demotune.common.files import read_rows
 from demotune.common.statistics import Interval, share_interval
 from demotune.records import Pair, Response
+from demotune.runs.rows import ImplicitRow, RewardRow
+from demotune.runs.shortcuts import RewardVerdict, Shortcut
+from demotune.runs.stage import begun_stages
 
 Floats = NDArray[np.float64]
 Features = dict[str, float]
@@ -44,53 +45,21 @@ SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Shortcut:
-    """What one kind of surface tells, on prompts that its model was not trained on. 95% intervals."""
-
-    name: str
-    auc: Interval
-    """Chance that a demonstration scores higher than a sample to any prompt (of the same fold); bootstrapped over
-    pairs. It has no width where all are told apart."""
-    accuracy: Interval
-    """Share of pairs in which the demonstration scores higher than its own sample, a tie is half; Wilson's interval.
-    This is the number to hold a reward's accuracy against."""
-    right: tuple[float, ...]
-    """For each pair 1, 0.5 (a tie) or 0."""
-
-
-@dataclass(frozen=True, slots=True)
 class ShortcutAudit:
     """All shortcuts on the same pairs."""
 
     prompts: int
     """Different ones; a prompt with several pairs is in one fold."""
     keys: tuple[str, ...]
-    """Of the pairs, in the order of each shortcut's `right`."""
+    """Of the pairs."""
     shortcuts: tuple[Shortcut, ...]
+    right: tuple[tuple[float, ...], ...]
+    """For each shortcut, for each pair: 1, 0.5 (a tie) or 0."""
 
     @property
-    def best(self) -> Shortcut:
-        """The one with the highest accuracy, of equal ones the first."""
-        return max(self.shortcuts, key=lambda shortcut: shortcut.accuracy.value)
-
-
-@dataclass(frozen=True, slots=True)
-class RewardVerdict:
-    """A reward against the best shortcut, on the same pairs, which the reward was not trained on."""
-
-    verdict: Literal["better than its shortcuts", "no better than its shortcuts"]
-    shortcut: str
-    """Name of the best one, chosen on all pairs of the audit."""
-    pairs: int
-    reward_accuracy: Interval
-    shortcut_accuracy: Interval
-    reward_only: int
-    """Pairs that the reward judges better than the shortcut does (a tie is better than wrong)."""
-    shortcut_only: int
-    """Pairs that the shortcut judges better."""
-    p: float
-    """Two-sided sign test on these two counts; McNemar's exact test where there are no ties."""
-    sentence: str
+    def best(self) -> tuple[Shortcut, tuple[float, ...]]:
+        """The one with the highest accuracy, of equal ones the first, and which pairs it gets right."""
+        return max(zip(self.shortcuts, self.right, strict=True), key=lambda both: both[0].accuracy.value)
 
 
 def audit_shortcuts(pairs: Sequence[Pair]) -> ShortcutAudit | None:
@@ -105,11 +74,9 @@ def audit_shortcuts(pairs: Sequence[Pair]) -> ShortcutAudit | None:
         return None
     groups = [prompts[pair.prompt_ids] for pair in pairs]
     folds = [test for _, test in GroupKFold(FOLDS).split(groups, groups=groups)]
-    return ShortcutAudit(
-        prompts=len(prompts),
-        keys=tuple(pair.key for pair in pairs),
-        shortcuts=tuple(_shortcut(name, features, pairs, folds) for name, features in SHORTCUTS.items()),
-    )
+    found = [_shortcut(name, features, pairs, folds) for name, features in SHORTCUTS.items()]
+    shortcuts, right = zip(*found, strict=True)
+    return ShortcutAudit(len(prompts), tuple(pair.key for pair in pairs), shortcuts, right)
 
 
 def judge_reward(audit: ShortcutAudit, rewards: Mapping[str, tuple[float, float]]) -> RewardVerdict | None:
@@ -122,8 +89,8 @@ def judge_reward(audit: ShortcutAudit, rewards: Mapping[str, tuple[float, float]
         raise ValueError(f"{len(unknown)} of {len(rewards)} rewards are of pairs that the audit does not have")
     if not rewards:
         return None
-    best = audit.best
-    judged = [(rewards[key], right) for key, right in zip(audit.keys, best.right, strict=True) if key in rewards]
+    best, right_by_pair = audit.best
+    judged = [(rewards[key], right) for key, right in zip(audit.keys, right_by_pair, strict=True) if key in rewards]
     of_reward = [_right(demo, sample) for (demo, sample), _ in judged]
     of_shortcut = [right for _, right in judged]
     reward_only, shortcut_only = (
@@ -163,32 +130,16 @@ def audit_run(run_folder: Path) -> list[tuple[int, ShortcutAudit | None, RewardV
     if not run_folder.is_dir():
         raise DemotuneError(f"{run_folder} is no folder; name the folder of a run")
     found: list[tuple[int, ShortcutAudit | None, RewardVerdict | None]] = []
-    for samples in sorted(run_folder.glob("stages/*/samples.jsonl.gz")):
-        usable, rewards = _rewards(samples.parent)
-        rows = [row for row in read_rows(samples) if usable is None or row["key"] in usable]
-        audit = audit_shortcuts([_pair(row) for row in rows])
-        found.append((int(samples.parent.name), audit, judge_reward(audit, rewards) if audit else None))
+    for stage in begun_stages(run_folder):
+        hidden = {row.key for row in stage.reward_rows if not row.usable}
+        audit = audit_shortcuts([row.pair for row in stage.sample_rows if row.key not in hidden])
+        rewards: list[RewardRow | ImplicitRow] = [
+            *(row for row in stage.reward_rows if row.heldout and row.usable),
+            *stage.implicit_rows,
+        ]
+        of_pairs = {row.key: (row.demo_reward, row.sample_reward) for row in rewards}
+        found.append((stage.number, audit, judge_reward(audit, of_pairs) if audit else None))
     return found
-
-
-def _rewards(stage: Path) -> tuple[set[str] | None, dict[str, tuple[float, float]]]:
-    """(keys that the reward may see, None for all; rewards of held-out pairs), as the stage's phases wrote them."""
-    explicit, implicit = stage / "rewards.jsonl.gz", stage / "implicit.jsonl.gz"
-    if explicit.exists():
-        rows = [row for row in read_rows(explicit) if row["usable"]]
-        usable, heldout = {row["key"] for row in rows}, [row for row in rows if row["heldout"]]
-    else:
-        usable, heldout = None, read_rows(implicit) if implicit.exists() else []
-    return usable, {row["key"]: (row["demo_reward"], row["sample_reward"]) for row in heldout}
-
-
-def _pair(row: Mapping[str, Any]) -> Pair:
-    return Pair(
-        key=row["key"],
-        prompt_ids=tuple(row["prompt_ids"]),
-        demo=Response(tuple(row["demo_ids"]), row["demo_finished"]),
-        sample=Response(tuple(row["sample_ids"]), row["finished"]),
-    )
 
 
 def _length(response: Response) -> Features:
@@ -229,8 +180,8 @@ SHORTCUTS: Mapping[str, Callable[[Response], Features]] = {
 
 def _shortcut(
     name: str, features: Callable[[Response], Features], pairs: Sequence[Pair], folds: Sequence[NDArray[np.intp]]
-) -> Shortcut:
-    """Train on all folds but one, judge on that one, for each."""
+) -> tuple[Shortcut, tuple[float, ...]]:
+    """Train on all folds but one, judge on that one, for each; also which pairs it gets right."""
     demo, sample = np.zeros(len(pairs)), np.zeros(len(pairs))
     for test in folds:
         train = np.setdiff1d(np.arange(len(pairs)), test)
@@ -238,12 +189,8 @@ def _shortcut(
         demo[test] = score([pairs[number].demo for number in test])
         sample[test] = score([pairs[number].sample for number in test])
     right = tuple(_right(*both) for both in zip(demo.tolist(), sample.tolist(), strict=True))
-    return Shortcut(
-        name=name,
-        auc=_auc_interval([(demo[test], sample[test]) for test in folds]),
-        accuracy=share_interval(sum(right), len(right)),
-        right=right,
-    )
+    auc = _auc_interval([(demo[test], sample[test]) for test in folds])
+    return Shortcut(name, auc, share_interval(sum(right), len(right))), right
 
 
 def _fit(pairs: Sequence[Pair], features: Callable[[Response], Features]) -> Callable[[Sequence[Response]], Floats]:

@@ -1,6 +1,6 @@
 """An evaluation, or a comparison of runs, on the screen."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,12 @@ from rich.table import Table
 from demotune.common.progress import console, minutes, say, warn
 from demotune.evaluation.tasks.run import TaskScores
 from demotune.runs.comparison import ComparisonTable
-from demotune.runs.finished import CONTROL_OF
-from demotune.runs.heldout import interval_text
+from demotune.runs.evaluation import interval_of
+from demotune.runs.names import EVALUATED_ROWS, EVALUATION, TASK_ROWS
+from demotune.runs.settings import CONTROL_OF
 
 THE_JUDGE = "the reward itself"
-TOLD = ("p_corrected", "effect_size", "smallest_difference")
+SHOWN = ("p_corrected", "effect_size", "smallest_difference")
 
 
 def show_evaluation(folder: Path, record: dict[str, Any], tasks: Mapping[str, TaskScores]) -> None:
@@ -30,12 +31,12 @@ def show_evaluation(folder: Path, record: dict[str, Any], tasks: Mapping[str, Ta
             kinds = ", ".join(f"{kind} {count}" for kind, count in leak["counts"].items())
             warn(
                 f"{leak['leaked']} of {leak['test_rows']} rows of {leak['test']} are like training rows of "
-                f"{leak['model']} ({kinds}); {folder}/evaluation.json names them"
+                f"{leak['model']} ({kinds}); {folder / EVALUATION} names them"
             )
     for warning in record["warnings"]:
         say(warning, style="yellow")
-    details = [*(["rows.jsonl.gz"] if record["measures"] else []), *(["task-rows.jsonl.gz"] if tasks else [])]
-    say(f"results in {folder}: evaluation.json, and item by item {' and '.join(details)}")
+    details = [*([EVALUATED_ROWS] if record["measures"] else []), *([TASK_ROWS] if tasks else [])]
+    say(f"results in {folder}: {EVALUATION}, and item by item {' and '.join(details)}")
 
 
 def show_comparison(table: ComparisonTable) -> None:
@@ -85,13 +86,12 @@ def _cost(table: ComparisonTable) -> Table:
     for line in table.lines:
         if line.cost is not None:
             cost = line.cost
-            counts = ["-" if count is None else f"{count:,}" for count in (cost.trained_tokens, cost.forward_tokens)]
-            work = "-" if cost.flops is None else f"{cost.flops / 1e15:.3g}"
             shown.add_row(
                 line.setting,
                 str(cost.steps),
-                *counts,
-                work,
+                f"{cost.trained_tokens:,}",
+                f"{cost.forward_tokens:,}",
+                f"{cost.flops / 1e15:.3g}",
                 minutes(cost.seconds),
                 f"{cost.peak_memory_gib:.1f} G",
             )
@@ -102,26 +102,15 @@ def _measures(record: dict[str, Any]) -> Table:
     columns = [model["name"] for model in record["models"]]
     if any(row["model"] is None for row in record["measures"]):
         columns.append(THE_JUDGE)
-    rows = record["data"]["rows"]
-    table = Table(title=f"{rows} rows, 95% intervals over prompts", title_justify="left", box=box.SIMPLE)
-    table.add_column("")
-    for name in columns:
-        table.add_column(name, justify="right")
     lines: dict[str, dict[str, str]] = {}
     for row in record["measures"]:
         by = f" by {row['judge']}" if row["judge"] else ""
         line = lines.setdefault(f"{row['measure']}{by}, {row['unit']}", {})
         line[row["model"] or THE_JUDGE] = _number(row)
-    for what, line in lines.items():
-        table.add_row(what, *(line.get(name, "") for name in columns))
-    return table
+    return _table(f"{record['data']['rows']} rows, 95% intervals over prompts", columns, lines)
 
 
 def _tasks(tasks: Mapping[str, TaskScores]) -> Table:
-    table = Table(title="benchmark tasks, with standard errors", title_justify="left", box=box.SIMPLE)
-    table.add_column("")
-    for name in tasks:
-        table.add_column(name, justify="right")
     lines: dict[str, dict[str, str]] = {}
     for name, scores in tasks.items():
         for result in scores.headline:
@@ -130,8 +119,17 @@ def _tasks(tasks: Mapping[str, TaskScores]) -> Table:
             lines.setdefault(f"{result.task}, {result.metric}{shots}", {})[name] = f"{result.value:.3f}{error}"
         if scores.average is not None:
             lines.setdefault("average", {})[name] = f"{scores.average:.3f}"
+    return _table("benchmark tasks, with standard errors", list(tasks), lines)
+
+
+def _table(title: str, columns: Sequence[str], lines: Mapping[str, Mapping[str, str]]) -> Table:
+    """A line for each name, with the cells that it has."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    table.add_column("")
+    for name in columns:
+        table.add_column(name, justify="right")
     for what, line in lines.items():
-        table.add_row(what, *(line.get(name, "") for name in tasks))
+        table.add_row(what, *(line.get(name, "") for name in columns))
     return table
 
 
@@ -146,10 +144,11 @@ def _comparisons(record: dict[str, Any]) -> Table:
             f"{row['measure']}{by}",
             row["baseline"],
             _number(row | {"value": row["difference"]}),
-            *("-" if row[name] is None else f"{row[name]:.2g}" for name in TOLD),
+            *("-" if row[name] is None else f"{row[name]:.2g}" for name in SHOWN),
         )
     return table
 
 
 def _number(row: dict[str, Any]) -> str:
-    return "-" if row["value"] is None else interval_text(row["value"], row["low"], row["high"], 3)
+    found = interval_of(row["value"], row["low"], row["high"])
+    return "-" if found is None else found.text(3)

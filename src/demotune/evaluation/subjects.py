@@ -13,7 +13,8 @@ from demotune.data.rendering import Renderer, RenderError, content_key
 from demotune.evaluation.lineage import runs_behind, trained_prompts
 from demotune.models.policy import content_hash, generation_stop_ids, load_tokenizer, longest_input, resolve_model
 from demotune.records import NO_CONTEXT, Context, Message
-from demotune.runs.folder import begun_config, begun_template
+from demotune.runs.names import MODEL, REWARD
+from demotune.runs.run import begun_template
 
 Role = Literal["model", "baseline"]
 
@@ -42,18 +43,11 @@ class Subject:
         return any(not keys.isdisjoint(_keys(renderer, prompt, context)) for renderer, keys in self._trained)
 
     @cached_property
-    def runs_without_rows(self) -> tuple[Path, ...]:
-        """Runs behind this model, of an older version, that do not say what they trained on."""
-        return tuple(run for run in runs_behind(self.folder) if trained_prompts(run) is None)
-
-    @cached_property
     def _trained(self) -> tuple[tuple[Renderer, frozenset[str]], ...]:
         """For each run behind this model: how it wrote prompts, and the keys of those that it trained on."""
         tokenizer = load_tokenizer(self.folder)
         return tuple(
-            (Renderer(tokenizer, begun_config(run)["template"]), keys)
-            for run in runs_behind(self.folder)
-            if (keys := trained_prompts(run))
+            (Renderer(tokenizer, run.config["template"]), trained_prompts(run)) for run in runs_behind(self.folder)
         )
 
 
@@ -89,6 +83,6 @@ def _keys(renderer: Renderer, prompt: Sequence[Message], context: Context) -> se
 
 def _short(source: str) -> str:
     path = Path(source) if Path(source).name else Path(source).resolve()
-    if path.name == "reward":
-        return f"{path.parent.name}/reward"
-    return path.parent.name if path.name == "model" and path.parent.name else path.name
+    if path.name == REWARD:
+        return f"{path.parent.name}/{REWARD}"
+    return path.parent.name if path.name == MODEL and path.parent.name else path.name

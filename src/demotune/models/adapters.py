@@ -1,4 +1,4 @@
-"""Put the adapter of a folder on its base model; every weight of it must find its place there."""
+"""Put the adapter of a folder on its base model; every weight of it must fit there."""
 
 import re
 import warnings
@@ -49,7 +49,7 @@ def load_adapter_on(base: PreTrainedModel, folder: Path, *, trainable: bool = Fa
 
 
 def adapter_rows(folder: Path) -> int | None:
-    """Rows of the token embedding that an adapter brings along; None where it leaves its base's as it is."""
+    """Rows of the token embedding that an adapter brings along; None where it leaves that of its base unchanged."""
     rows = {shape[0] for name, shape in tensor_shapes(folder / ADAPTER_WEIGHTS).items() if _EMBEDDING.search(name)}
     if len(rows) > 1:
         raise DemotuneError(f"the adapter in {folder} holds embeddings of {min(rows)} and of {max(rows)} rows; {FIX}")

@@ -1,4 +1,4 @@
-"""Our own attention for transformers models: who sees whom is said by a layout, call by call.
+"""Our own attention for transformers models: a layout, given call by call, says which token sees which.
 
 A model loaded with `attn_implementation=ATTENTION` computes as with "sdpa" until it is called with `layout=...`. Then
 every layer hands its queries, keys and values to that layout. Two kinds exist: `packing.Packing` (prompts with their
@@ -21,7 +21,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 ATTENTION = "demotune"
 """Name under which transformers knows it."""
 UNSUPPORTED = ("softcap", "sliding_window", "position_bias", "s_aux")
-"""What some architectures ask of attention and layouts do not compute."""
+"""Features of attention that some architectures use and layouts do not compute."""
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 """How far logits through a layout may be from the model's own, as a share of 1 + the largest of them."""
@@ -32,7 +32,7 @@ _probed: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 class Layout(Protocol):
-    """Who sees whom among the tokens of one call of a model."""
+    """Which token sees which, among the tokens of one call of a model."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """Attention of layer number `layer`: (H, N, D) queries, (K, N, D) keys and values -> (N, H, D).
@@ -48,7 +48,7 @@ def register_attention() -> None:
 
 
 def layout_arguments(layout: Layout, device: torch.device) -> dict[str, object]:
-    """Arguments of a model's forward that hand it a layout. transformers leaves a mask of four axes as it is."""
+    """Arguments of a model's forward that hand it a layout. transformers leaves a mask of four axes unchanged."""
     return {"layout": layout, "attention_mask": torch.zeros(1, 1, 1, 1, device=device), "use_cache": False}
 
 
@@ -116,7 +116,7 @@ def _probe(model: nn.Module) -> bool:
         prompts = [[(3 * place + 1) % vocabulary for place in range(length)] for length in (5, 3)]
         with torch.autocast(weight.device.type, enabled=False):
             return _picks_logits(model) and _agree(model, prompts, weight.device)
-    except Exception:  # whatever it stumbles over, it is a model without layouts
+    except Exception:  # after any error it is a model without layouts
         return False
     finally:
         model.train(was_training)

@@ -1,4 +1,4 @@
-"""What a model folder holds, read so that anything torn, missing or foreign in it is one error that names the folder.
+"""Read a model folder so that anything damaged, missing or foreign in it is one error that names the folder.
 
 Weights come from safetensors only: nothing here or above reads a pickle or runs code that lies beside a model.
 """
@@ -15,31 +15,33 @@ from safetensors import safe_open
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from demotune.common.errors import DemotuneError
-from demotune.common.machine import is_lack_of_memory
+from demotune.common.memory import is_lack_of_memory
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 CONFIGS = ("config.json", "generation_config.json", "tokenizer_config.json", "model.safetensors.index.json")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 NAMED = 3
-"""So many of the weights that are wrong are named; the others are counted."""
+"""At most so many of the wrong weights are named; the others are counted."""
 LONGEST_CAUSE = 300
-"""Characters of what a library says."""
+"""Most characters of another library's message."""
 BESIDE_THE_MODEL = re.compile(
     r"(inv_freq|cos_cached|sin_cached|masked_bias|causal_mask|attn\.bias|attention\.bias)$|^v_head\.|\.mtp_layers\.|^mtp\."
 )
 """Weights that folders hold and a language model does without: masks and angles that old versions saved, the value
 head of a PPO run, layers that predict further tokens."""
-AS_IT_WAS = (
+COPY_OR_FIX_CONFIG = (
     "copy the folder again from where it came from, or mend config.json; saving it again with transformers would put "
     "random numbers in the place of what is missing"
 )
-AGAIN = "copy the folder again from where it came from, or save the model again with save_pretrained(FOLDER)"
+COPY_OR_SAVE_AGAIN = (
+    "copy the folder again from where it came from, or save the model again with save_pretrained(FOLDER)"
+)
 
 
 @contextmanager
-def reading(path: Path, what: str, fix: str = AGAIN) -> Iterator[None]:
-    """Whatever a library stumbles over inside is one DemotuneError: the path, what it was read as, the cause, the fix.
+def reading(path: Path, what: str, fix: str = COPY_OR_SAVE_AGAIN) -> Iterator[None]:
+    """Any error inside becomes one DemotuneError: the path, what it was read as, the cause, the fix.
 
     A damaged file ends in an exception of any kind, many of which say nothing about files; so all are caught.
     """
@@ -59,12 +61,12 @@ def reading(path: Path, what: str, fix: str = AGAIN) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What a library says went wrong, without its page of advice."""
+    """The first line of an error's message: libraries add pages of advice."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _cause(error: Exception) -> str:
-    """The beginning of what a library says, two lines at most; with the kind of error where that is the news."""
+    """The beginning of an error's message, two lines at most; with the kind of error where the message needs it."""
     lines = str(error).strip().partition("\n\n")[0].splitlines()[:2]
     said = " ".join(line.strip() for line in lines)[:LONGEST_CAUSE]
     if isinstance(error, OSError | ValueError | ImportError) and said:
@@ -83,7 +85,8 @@ def read_object(file: Path) -> dict[str, Any]:
 
 def read_config(folder: Path) -> PretrainedConfig:
     """The architecture that a folder's config.json asks for. Raises DemotuneError where transformers has none such."""
-    fix = f"give a model of an architecture that transformers has (code in a model folder is never run), or {AGAIN}"
+    known = "give a model of an architecture that transformers has (code in a model folder is never run)"
+    fix = f"{known}, or {COPY_OR_SAVE_AGAIN}"
     with reading(folder, "a model config", fix):
         return cast(PretrainedConfig, AutoConfig.from_pretrained(folder, trust_remote_code=False))
 
@@ -106,7 +109,7 @@ def check_files(folder: Path, source: str) -> None:
             "folder"
         )
     if not adapter and not (folder / "config.json").is_file():
-        raise DemotuneError(f"{source} holds no config.json, so its architecture is not known; {AGAIN}")
+        raise DemotuneError(f"{source} holds no config.json, so its architecture is not known; {COPY_OR_SAVE_AGAIN}")
     for name in (ADAPTER_CONFIG, *CONFIGS):
         if (folder / name).is_file():
             read_object(folder / name)
@@ -149,7 +152,11 @@ def load_whole(auto_class: Any, folder: Path, **settings: Any) -> PreTrainedMode
 
 
 def refuse_other_weights(
-    folder: Path, missing: set[str], unexpected: set[str], mismatched: set[tuple[str, Any, Any]], fix: str = AS_IT_WAS
+    folder: Path,
+    missing: set[str],
+    unexpected: set[str],
+    mismatched: set[tuple[str, Any, Any]],
+    fix: str = COPY_OR_FIX_CONFIG,
 ) -> None:
     """Raise DemotuneError where a model's files and its config do not name the same weights in the same shapes."""
     shapes = {f"{name} is {list(has)}, asked for {list(asked)}" for name, has, asked in mismatched}
@@ -171,5 +178,5 @@ def _check_depth(config: PretrainedConfig, folder: Path) -> None:
     if isinstance(layers, int) and layers > tensors:
         raise DemotuneError(
             f"the weights in {folder} are not those that its config asks for: {layers} layers, and there are "
-            f"{tensors} tensors; {AS_IT_WAS}"
+            f"{tensors} tensors; {COPY_OR_FIX_CONFIG}"
         )

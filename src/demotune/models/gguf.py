@@ -1,20 +1,17 @@
 """GGUF files as ordinary model folders, converted once."""
 
-import hashlib
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from demotune.common.files import publish_folder
+from demotune.common.files import file_hash, publish_folder
 from demotune.models.files import load_whole, reading
 
 
 def convert_gguf(file: Path, cache: Path) -> Path:
     """GGUF -> an ordinary float32 folder in the cache, named by the file's content."""
-    with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    folder = cache / "models" / f"{file.stem}-{digest[:12]}"
+    folder = cache / "models" / f"{file.stem}-{file_hash(file)[:12]}"
     if folder.is_dir():
         return folder
     with reading(file, "GGUF", "get the file again from where it came from, or give the model as a folder"):

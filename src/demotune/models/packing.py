@@ -85,14 +85,14 @@ def shared_tokens(prompts: Sequence[Sequence[int]]) -> int:
 def cut_to_budget(records: Sequence[R], tokens: Callable[[R], int], budget: int | None) -> list[list[R]]:
     """Consecutive parts of at most `budget` tokens each (None: one part); a longer record is a part of its own."""
     parts: list[list[R]] = []
-    room = 0
+    left = 0
     for record in records:
         needed = tokens(record)
-        if not parts or (budget is not None and needed > room):
+        if not parts or (budget is not None and needed > left):
             parts.append([])
-            room = budget or 0
+            left = budget or 0
         parts[-1].append(record)
-        room -= needed
+        left -= needed
     return parts
 
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as transformers_logging
 
 from demotune.common.errors import DemotuneError
-from demotune.common.files import publish_folder
+from demotune.common.files import file_hash, publish_folder
 from demotune.common.profiling import timed
 from demotune.models.adapters import adapter_rows, load_adapter_on
 from demotune.models.attention import ATTENTION, carries_layouts, register_attention
@@ -49,7 +49,7 @@ def cache_folder() -> Path:
 
 
 def resolve_model(source: str) -> Path:
-    """The local folder of a model: a folder as it is, a finished run's model, a GGUF file or a hub id fetched once.
+    """The local folder of a model: a folder itself, a finished run's model, a GGUF file or a hub id fetched once.
 
     Raises DemotuneError when nothing is found there, for an unfinished run, and for a folder that is not whole.
     """
@@ -221,8 +221,7 @@ def content_hash(folder: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(p for pattern in HUB_FILES for p in folder.glob(pattern) if p.is_file()):
         digest.update(file.name.encode())
-        with file.open("rb") as opened:
-            digest.update(hashlib.file_digest(opened, "sha256").digest())
+        digest.update(bytes.fromhex(file_hash(file)))
     if is_adapter(folder):
         digest.update(content_hash(resolve_base(folder)).encode())
     return digest.hexdigest()

@@ -8,7 +8,7 @@ the end-of-turn token, which many tokenizers make it; `padding_id` chooses anoth
 import copy
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -22,10 +22,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from demotune.common.errors import DemotuneError
 from demotune.common.files import publish_folder, write_json
 from demotune.models.adapters import load_adapter_on
-from demotune.models.attention import bare, carries_layouts
 from demotune.models.files import ADAPTER_CONFIG, check_weights, is_adapter, read_config, read_object, reading
-from demotune.models.logprobs import packed_arguments
-from demotune.models.packing import Batch, is_packed, pack
 from demotune.models.policy import (
     Policy,
     attach_adapter,
@@ -43,7 +40,6 @@ from demotune.models.policy import (
     weight_sharing_base,
     with_attention,
 )
-from demotune.records import Completion
 from demotune.runs.folder import RunFolder
 
 RewardModel = PreTrainedModel | PeftModel
@@ -55,7 +51,7 @@ _EMBEDDING = re.compile(r"\.(?:\w*embed\w*|wte|wpe)\.")
 
 @dataclass(frozen=True, slots=True)
 class RewardFacts:
-    """What a reward folder must say beside its weights, kept in `reward.json`."""
+    """Facts about a reward besides its weights, kept in `reward.json`."""
 
     link: str
     bound: float | None
@@ -84,56 +80,6 @@ def padding_id(tokenizer: PreTrainedTokenizerBase, stop_ids: Iterable[int]) -> i
     ends = set(stop_ids)
     candidates = (tokenizer.pad_token_id, tokenizer.unk_token_id, *tokenizer.all_special_ids, *range(len(ends) + 1))
     return int(next(token_id for token_id in candidates if token_id is not None and token_id not in ends))
-
-
-def reward_batch(completions: Sequence[Completion], pad_id: int) -> Batch:
-    """B prompts and responses, packed; `pad_id` () is what models without layouts are padded with."""
-    packed = pack([row.prompt_ids for row in completions], [row.response.ids for row in completions])
-    return packed | {"pad_id": torch.tensor(pad_id)}
-
-
-def right_padded(batch: Batch) -> Batch:
-    """The same rows with padding on the right, as classifiers read them: `input_ids`, `attention_mask` (B, T)."""
-    slots = torch.cat([batch["prompt_slots"][batch["prompt_of"]], batch["response_slots"]], dim=-1)
-    rows = [batch["input_ids"][0, row[row >= 0]] for row in slots]
-    lengths = torch.tensor([len(row) for row in rows], device=slots.device)
-    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=int(batch["pad_id"]))
-    columns = torch.arange(ids.shape[1], device=slots.device)
-    return {"input_ids": ids, "attention_mask": (columns < lengths.unsqueeze(-1)).long()}
-
-
-def bounded(scores: Tensor, bound: float | None) -> Tensor:
-    """Scores of a head as rewards: R * sigmoid(score), in [0, R]; as they are when `bound` (R) is None."""
-    return scores if bound is None else bound * scores.sigmoid()
-
-
-def head_scores(model: nn.Module, batch: Batch) -> Tensor:
-    """What the head says at each row's last token; (B,), float32. `batch` is packed or padded on the right."""
-    if is_packed(batch) and not _has_packed_head(model):
-        batch = right_padded(batch)
-    if not is_packed(batch):
-        logits: Tensor = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        return logits.squeeze(-1).float()
-    # transformers picks one token a row, and the pack is one row; what the head said of every token is listened to.
-    said: list[Tensor] = []
-    listening = cast(nn.Module, bare(model).score).register_forward_hook(lambda _, __, logits: said.append(logits))
-    try:
-        model(**packed_arguments(model, batch))
-    finally:
-        listening.remove()
-    return said[0][0, _last_tokens(batch), 0].float()
-
-
-def _last_tokens(batch: Batch) -> Tensor:
-    """(B,) places in the pack at which transformers judges: a row's rightmost token that is not the padding's id."""
-    slots = torch.cat([batch["prompt_slots"][batch["prompt_of"]], batch["response_slots"]], dim=-1)
-    counts = (slots >= 0) & (batch["input_ids"][0][slots.clamp(min=0)] != batch["pad_id"])
-    columns = torch.arange(slots.shape[1], device=slots.device)
-    return slots.gather(-1, (counts * columns).argmax(dim=-1, keepdim=True)).squeeze(-1)
-
-
-def _has_packed_head(model: nn.Module) -> bool:
-    return isinstance(getattr(bare(model), "score", None), nn.Module) and carries_layouts(model)
 
 
 def reward_from_policy(policy: Policy, pad_id: int) -> RewardModel:
@@ -182,7 +128,7 @@ def load_reward_model(
 
 
 def _load_base(adapter: Path, *, dtype: str, attn_implementation: str | None, device: torch.device) -> PreTrainedModel:
-    """What a reward's adapter is put on: a classifier as it is, a language model under a head of zeros."""
+    """The base of a reward's adapter: a classifier, or a language model under a head of zeros."""
     folder, pad_id = resolve_base(adapter), _adapter_padding(adapter)
     load = load_reward_model if is_reward_model(folder) else load_policy
     base = load(folder, dtype=dtype, attn_implementation=attn_implementation, device=device)
@@ -240,7 +186,7 @@ def tokenizer_for(model: RewardModel, tokenizer: PreTrainedTokenizerBase) -> Pre
 
 
 def with_adapter(model: RewardModel, adapter: PeftConfig, seed: int) -> RewardModel:
-    """The reward model under a new adapter; its base and what its head says stay."""
+    """The reward model under a new adapter; its rewards stay the same."""
     return model if isinstance(model, PeftModel) else attach_adapter(model, _for_rewards(adapter), seed)
 
 

@@ -4,20 +4,29 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from demotune.common.progress import minutes
-from demotune.common.statistics import Comparison
+from demotune.common.statistics import Interval
+from demotune.report.wording import duration, memory
 from demotune.runs.comparison import ComparisonTable, Difference, Line
-from demotune.runs.finished import CONTROL_OF
+
+
+@dataclass(frozen=True, slots=True)
+class CostPoint:
+    """A setting's quality and what a run of it costs."""
+
+    setting: str
+    operations: float
+    seconds: float
+    quality: Interval
 
 
 @dataclass(frozen=True, slots=True)
 class PageComparison:
-    """A table as text, sentences about it, and (label, operations, seconds, quality, low, high) of each setting."""
+    """A table as text, sentences about it, and a point for each setting."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     sentences: tuple[str, ...]
-    points: tuple[tuple[str, float | None, float, float, float, float], ...]
+    points: tuple[CostPoint, ...]
 
 
 def comparison_of(table: ComparisonTable) -> PageComparison:
@@ -27,28 +36,30 @@ def comparison_of(table: ComparisonTable) -> PageComparison:
         columns += [f"{name}, {unit} [95%]", f"less {table.baseline} [95%]", "p, corrected"]
     columns += ["mean rank", "steps", "tokens trained", "PFLOP", "time", "peak memory"]
     first = next(iter(table.units))
+    controls = {(line.control_of, line.setting) for line in table.lines if line.control_of}
+    shown = [
+        one for one in table.differences if one.baseline == table.baseline or (one.setting, one.baseline) in controls
+    ]
     return PageComparison(
         columns=tuple(columns),
         rows=tuple(_cells(line, table) for line in table.lines),
-        sentences=(
-            f"Compared on {table.rows}.",
-            *(
-                _sentence(found)
-                for found in table.differences
-                if found.baseline in (table.baseline, CONTROL_OF + found.setting)
-            ),
-            *table.notes,
+        sentences=(f"Compared on {table.rows}.", *map(_sentence, shown), *table.notes),
+        points=tuple(
+            CostPoint(line.setting, line.cost.flops, line.cost.seconds, line.qualities[first])
+            for line in table.lines
+            if line.cost is not None
         ),
-        points=tuple(_point(line, first) for line in table.lines if line.cost is not None),
     )
 
 
 def _cells(line: Line, table: ComparisonTable) -> tuple[str, ...]:
     cells = [line.setting, str(len(line.runs) or "")]
+    against = {
+        one.measure: one for one in table.differences if (one.setting, one.baseline) == (line.setting, table.baseline)
+    }
     for name, interval in line.qualities.items():
-        found = _against_baseline(table, line.setting, name)
-        cells += [interval.text(3), found.found.difference.text(3) if found else ""]
-        cells.append(found.p_text if found else "")
+        found = against.get(name)
+        cells += [interval.text(3), found.found.difference.text(3) if found else "", found.p_text if found else ""]
     cells.append("" if line.rank is None else f"{line.rank:.1f}")
     return (*cells, *_cost(line))
 
@@ -59,38 +70,22 @@ def _cost(line: Line) -> Sequence[str]:
         return ["", "", "", "", ""]
     return [
         str(cost.steps),
-        "-" if cost.trained_tokens is None else f"{cost.trained_tokens:,}",
-        "-" if cost.flops is None else f"{cost.flops / 1e15:.3g}",
-        minutes(cost.seconds),
-        f"{cost.peak_memory_gib:.1f} GiB",
+        f"{cost.trained_tokens:,}",
+        f"{cost.flops / 1e15:.3g}",
+        duration(cost.seconds),
+        memory(cost.peak_memory_gib),
     ]
 
 
-def _against_baseline(table: ComparisonTable, setting: str, measure: str) -> Difference | None:
-    wanted = (measure, setting, table.baseline)
-    return next(
-        (found for found in table.differences if (found.measure, found.setting, found.baseline) == wanted), None
-    )
-
-
 def _sentence(found: Difference) -> str:
-    """What a difference says, and what it could have said."""
+    """The difference, whether it is significant, and which difference would have been."""
+    size = found.found.difference.text(3)
     if math.isnan(found.p_corrected):
-        return f"{found.measure}: {found.setting} against {found.baseline}, {found.found.difference.text(3)}."
-    told = "differs from" if found.p_corrected < 0.05 else "does not differ significantly from"
+        return f"{found.measure}: {found.setting} against {found.baseline}, {size}."
+    differs = "differs from" if found.p_corrected < 0.05 else "does not differ significantly from"
+    smallest, items = found.found.smallest, found.found.items
+    power = "" if math.isnan(smallest) else f"{items} prompts would mostly have shown {smallest:.2g} or more; "
     return (
-        f"{found.measure}: {found.setting} {told} {found.baseline}, {found.found.difference.text(3)} "
-        f"(corrected p = {found.p_text}; {_power(found.found)}{found.found.test})."
+        f"{found.measure}: {found.setting} {differs} {found.baseline}, {size} "
+        f"(corrected p = {found.p_text}; {power}{found.found.test})."
     )
-
-
-def _power(found: Comparison) -> str:
-    """Without spread nobody can say what would have been seen."""
-    seen = f"{found.items} prompts would mostly have shown {found.smallest:.2g} or more; "
-    return "" if math.isnan(found.smallest) else seen
-
-
-def _point(line: Line, measure: str) -> tuple[str, float | None, float, float, float, float]:
-    quality, cost = line.qualities[measure], line.cost
-    seconds = 0.0 if cost is None else cost.seconds
-    return line.setting, None if cost is None else cost.flops, seconds, quality.value, quality.low, quality.high

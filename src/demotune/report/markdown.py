@@ -1,4 +1,4 @@
-"""Markdown that shows users' text as it is: what it holds never becomes markup."""
+"""Markdown in which users' text is shown literally and never becomes markup."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def plain(text: str) -> str:
-    """Text as Markdown that shows it as it is, on one line."""
+    """Text as Markdown that shows it literally, on one line."""
     return re.sub(r"([\\`*_{}\[\]<>#|~&$])", r"\\\1", " ".join(text.split()))
 
 

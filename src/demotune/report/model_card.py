@@ -1,36 +1,31 @@
-"""The model card of a finished run, README.md of its model folder: for people and for the hub.
+"""The model card of a finished run, README.md of its model folder, as model hubs read it.
 
-Names of users' files and folders appear as their last part, hub ids as they are; all of it is text, never markup.
+Names of users' files and folders appear as their last part, hub ids unchanged; all of it is text, never markup.
 """
 
-import re
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
+from jinja2 import Environment, StrictUndefined
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import read_json
-from demotune.config.files import field_types
-from demotune.config.methods import CONFIGS, Method, RunConfig
-from demotune.report.collect import Run, read_run
-from demotune.report.evaluations import Evaluation, read_evaluation
+from demotune.config.methods import CONFIGS, Method
 from demotune.report.gains import gain_of
 from demotune.report.limits import limits
 from demotune.report.markdown import bullets, code, longest_backticks, plain, table
-from demotune.report.public_names import base_name, looks_like_hub_id, public_name, without_paths
-from demotune.report.wording import NOTHING, interval, likelihood, number, plural, share, share_interval
+from demotune.report.public_names import looks_like_hub_id, public_command, public_name, without_paths
+from demotune.report.settings import own_fields
+from demotune.report.tables import comparisons_table, measures_table, task_table
+from demotune.report.wording import NOTHING, bounds, likelihood, number, plural, share
+from demotune.runs.evaluation import Evaluation, read_evaluation
+from demotune.runs.run import Run, load_run
 
-NAMES = {"sft": "SFT", "spin": "SPIN", "irft": "IRFT", "rft": "RFT"}
-TRAINED = {
-    "sft": "supervised fine-tuning: it raises the likelihood of the demonstrations",
-    "spin": "SPIN (arXiv 2401.01335): it samples from the policy, then prefers demonstrations to samples",
-    "irft": "IRFT (Algorithm 2 of arXiv 2405.17888): stages of new samples, then steps that prefer demonstrations",
-    "rft": "RFT (Algorithm 1 of arXiv 2405.17888): stages of a reward learned from demonstrations and samples, "
-    "then on-policy steps on that reward",
-}
 SHARED = (
     "learning_rate",
     "per_device_train_batch_size",
@@ -44,16 +39,9 @@ SHARED = (
     "seed",
 )
 """Settings of every method that the card shows; run.yaml holds all."""
+LEFT_OUT = ("model", "better", "p", "effect size", "detectable", "test", "few-shots")
+"""Columns of an evaluation that only the page shows."""
 LORA = ("lora_r", "lora_alpha", "lora_target_modules")
-CITATION = """```bibtex
-@inproceedings{li2024getting,
-  title     = {Getting More Juice Out of the {SFT} Data: Reward Learning from Human Demonstration Improves {SFT} for {LLM} Alignment},
-  author    = {Li, Jiaxiang and Zeng, Siliang and Wai, Hoi-To and Li, Chenliang and Garcia, Alfredo and Hong, Mingyi},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year      = {2024},
-  eprint    = {2405.17888}
-}
-```"""  # noqa: E501
 
 
 def model_card(run: Path, evaluations: Sequence[Path] = ()) -> str:
@@ -61,31 +49,29 @@ def model_card(run: Path, evaluations: Sequence[Path] = ()) -> str:
 
     Raises DemotuneError for a folder that holds no finished run, and for an evaluation of other models.
     """
-    found = read_run(run)
+    found = load_run(run)
     if not found.finished:
         raise DemotuneError(f"{run} is an unfinished run, it has no model yet; finish it with: demotune resume {run}")
     judged = [read_evaluation(folder) for folder in evaluations]
-    names = [_name_in(found, one) for one in judged]
     base = _base_of_adapter(run)
-    sections = [
-        f"# {plain(found.name)}",
-        _about(found, base),
-        "## Training",
-        _training(found),
-        "## Result on held-out rows",
-        _result(found),
-        *(part for one, name in zip(judged, names, strict=True) for part in _evaluation(one, name)),
-        "## Limits",
-        bullets(plain(without_paths(text)) for text in limits([found], judged)),
-        "## Use",
-        _use(found, adapter=base is not None),
-        "## Provenance",
-        bullets(_provenance(found)),
-        "## Citation",
-        "The method is the paper's; please cite it:",
-        CITATION,
-    ]
-    return f"---\n{_front_matter(found, base)}---\n\n" + "\n\n".join(sections) + "\n"
+    template = found.config.get("template")
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
+    environment.filters |= {"plain": plain, "bullets": bullets}
+    text = (resources.files("demotune.report") / "model_card.md.jinja").read_text(encoding="utf-8")
+    return environment.from_string(text).render(
+        run=found,
+        front_matter=_front_matter(found, base),
+        about=_about(found, base),
+        training=list(_training(found)),
+        settings=_settings(found),
+        result=_result(found),
+        evaluations=[(one.name, list(_evaluation(one, _name_in(found, one)))) for one in judged],
+        limits=[plain(without_paths(fact.text)) for fact in limits([found], judged)],
+        fence="`" * max(3, longest_backticks(template or "") + 1),
+        template=None if template is None else repr(template),
+        adapter=base is not None,
+        provenance=_provenance(found),
+    )
 
 
 def _front_matter(run: Run, base: str | None) -> str:
@@ -105,166 +91,95 @@ def _about(run: Run, base: str | None) -> str:
     name = str(run.config["model"])
     start = code(public_name(name))
     if not looks_like_hub_id(name):
-        start += f" (a local folder, sha256 {str(run.manifest.get('model'))[:12]}…)"
+        start += f" (a local folder, sha256 {run.manifest.model[:12]}…)"
     kind = "A language model" if base is None else f"A LoRA adapter for {code(public_name(base))}"
-    return f"{kind}, trained from {start} with demotune's {NAMES[run.method]} on demonstrations."
+    return f"{kind}, trained from {start} with demotune's {run.method.upper()} on demonstrations."
 
 
-def _training(run: Run) -> str:
+def _training(run: Run) -> Iterator[str]:
     counts = Counter(row.reason for row in run.quarantine)
-    refused = f"; {plural(len(run.quarantine), 'row')} refused ({_reasons(counts)})" if counts else ""
-    stages = f"{plural(len(run.stages), 'stage')}; the result is stage {run.result_stage}, counted from 0"
-    facts = [
-        f"Method: {TRAINED[run.method]}.",
-        f"Demonstrations: {', '.join(code(public_name(source)) for source in run.config['data'])}{refused}.",
-        *([] if run.method == "sft" else [f"Stages: {stages}."]),
-    ]
-    shared, own = field_types(RunConfig), field_types(CONFIGS[cast(Method, run.method)])
-    names = [*SHARED, *(LORA if run.config.get("use_peft") else ()), *(name for name in own if name not in shared)]
-    rows = [(code(name), code(_value(run.config[name]))) for name in names if name in run.config]
-    return f"{bullets(facts)}\n\n{table(('setting', 'value'), rows)}"
+    reasons = ", ".join(f"{plain(reason)} {count}" for reason, count in counts.most_common())
+    refused = f"; {plural(len(run.quarantine), 'row')} refused ({reasons})" if counts else ""
+    method = str(CONFIGS[cast(Method, run.method)].__doc__).partition("\n")[0]
+    yield f"Method: {method.removesuffix('.')}."
+    yield f"Demonstrations: {', '.join(code(public_name(source)) for source in run.config['data'])}{refused}."
+    if run.method != "sft":
+        yield f"Stages: {plural(len(run.stages), 'stage')}; the result is stage {run.result_stage}, counted from 0."
+
+
+def _settings(run: Run) -> str:
+    names = [*SHARED, *(LORA if run.config.get("use_peft") else ()), *own_fields(run.method)]
+    return table(
+        ("setting", "value"), [(code(name), code(_value(run.config[name]))) for name in names if name in run.config]
+    )
 
 
 def _result(run: Run) -> str:
     check, gain = run.result.check, gain_of(run)
-    if check.get("nll_per_token") is None:
+    if gain is None or run.start_nll_per_token is None or check.nll_per_token is None:
         return "The run held no rows out: whether it helped is not known."
-    before, after = run.start_nll_per_token, check["nll_per_token"]
-    moved = likelihood(after) if before is None else f"{likelihood(before)} before, {likelihood(after)} after"
-    facts = [f"Log-likelihood of held-out demonstrations, nats a token: {moved}."]
-    if gain is not None:
-        ends = f"95% interval {interval(gain.low, gain.high, signed=True)}, " if gain.interval.known else ""
+    before, after = likelihood(run.start_nll_per_token), likelihood(check.nll_per_token)
+    change = gain.per_response
+    ends = f"95% interval {bounds(change, signed=True)}, " if change.known else ""
+    facts = [
+        f"Log-likelihood of held-out demonstrations, nats a token: {before} before, {after} after.",
+        f"Change since the start model: {number(change.value, signed=True)} nats a response ({ends}paired by prompt, "
+        f"{plural(gain.prompts, 'prompt')}): **{gain.verdict}**. {share(gain.wins)} of the demonstrations became "
+        "likelier.",
+    ]
+    if reward := check.whole_reward:
         facts.append(
-            f"Change since the start model: {number(gain.per_response, signed=True)} nats a response ({ends}paired by "
-            f"prompt, {plural(gain.prompts, 'prompt')}): "
-            f"**{gain.verdict}**. {share(gain.wins)} of the demonstrations became likelier."
+            f"The learned reward prefers the demonstration to a sample in {share(reward.accuracy.value)} of "
+            f"{plural(reward.pairs, 'held-out pair')} (95% interval {bounds(reward.accuracy, percent=True)})."
         )
-    else:
-        facts.append("The run kept no numbers per row, so this change has no interval.")
-    if reward := check.get("reward_since_start") or check.get("reward"):
-        ends = share_interval(reward["accuracy_low"], reward["accuracy_high"])
-        facts.append(
-            f"The learned reward prefers the demonstration to a sample in {share(reward['accuracy'])} of "
-            f"{plural(reward['pairs'], 'held-out pair')} (95% interval {ends})."
-        )
-    facts += [f"Warning: {plain(text)}" for text in check.get("gate", {}).get("warnings", ())]
-    return bullets(facts)
+    return bullets([*facts, *(f"Warning: {plain(text)}" for text in (check.gate.warnings if check.gate else ()))])
 
 
-def _evaluation(told: Evaluation, name: str) -> Iterator[str]:
+def _evaluation(evaluation: Evaluation, name: str) -> Iterator[str]:
     """The numbers of this model, and how it differs from its baselines."""
-    yield f"## Evaluation {plain(told.name)}"
-    if data := told.about.get("data"):
+    if data := evaluation.about.get("data"):
         sources = ", ".join(code(public_name(source)) for source in data["sources"])
         yield f"{plural(data['rows'], 'row')} of {sources} ({data['kind']}); 95% intervals over prompts."
-    measures = [
-        (_by(m.measure, m.judge), number(m.value), interval(m.low, m.high), str(m.items), plain(m.unit))
-        for m in told.measures
-        if m.model == name
-    ]
-    if measures:
-        yield table(("measure", "value", "95% interval", "items", "unit"), measures)
-    differences = [
-        (
-            _by(one.measure, one.judge),
-            code(one.baseline),
-            share(one.difference) if one.is_win_rate else number(one.difference, signed=True),
-            share_interval(one.low, one.high) if one.is_win_rate else interval(one.low, one.high, signed=True),
-            number(one.p_corrected),
-            str(one.items),
-        )
-        for one in told.comparisons
-        if one.model == name
-    ]
-    if differences:
-        headings = ("difference, or win rate", "against", "", "95% interval", "p, corrected", "items")
-        yield table(headings, differences)
-    scores = [
-        (plain(s["task"]), plain(s["metric"]), number(s["value"]), _plus_minus(s["stderr"]), str(s["items"]))
-        for s in told.tasks.get("models", {}).get(name, {}).get("headline", ())
-    ]
-    if scores:
-        yield table(("task", "metric", "value", "95%", "items"), scores)
-
-
-def _use(run: Run, *, adapter: bool) -> str:
-    if adapter:
-        auto = "AutoPeftModelForCausalLM"
-        imports = [f"from peft import {auto}", "from transformers import AutoTokenizer"]
-    else:
-        auto = "AutoModelForCausalLM"
-        imports = [f"from transformers import {auto}, AutoTokenizer"]
-    template = run.config.get("template")
-    if template is None:
-        prompt = [
-            'chat = [{"role": "user", "content": "..."}]',
-            "inputs = tokenizer.apply_chat_template("
-            'chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)',
-        ]
-    else:
-        prompt = [f'inputs = tokenizer({template!r}.replace("{{prompt}}", "..."), return_tensors="pt")']
-    snippet = "\n".join(
-        [
-            *imports,
-            "",
-            'tokenizer = AutoTokenizer.from_pretrained("THIS_MODEL")',
-            f'model = {auto}.from_pretrained("THIS_MODEL")',
-            *prompt,
-            "answer = model.generate(**inputs, max_new_tokens=256)[0, inputs['input_ids'].shape[1]:]",
-            "print(tokenizer.decode(answer, skip_special_tokens=True))",
-        ]
+    scores = {model: found for model, found in evaluation.tasks.get("models", {}).items() if model == name}
+    own = replace(
+        evaluation,
+        measures=tuple(one for one in evaluation.measures if one.model == name),
+        comparisons=tuple(one for one in evaluation.comparisons if one.model == name),
+        tasks={"models": scores},
     )
-    fence = "`" * max(3, longest_backticks(snippet) + 1)
-    return f"{fence}python\n{snippet}\n{fence}"
+    for found in (measures_table(own), comparisons_table(own), task_table(own, "headline")):
+        shown = [at for at, heading in enumerate(found.headings) if heading not in LEFT_OUT]
+        if found.rows:
+            yield table(
+                [plain(found.headings[at]) for at in shown], [[plain(row[at]) for at in shown] for row in found.rows]
+            )
 
 
 def _provenance(run: Run) -> list[str]:
-    manifest = run.manifest
-    versions = ", ".join(f"{name} {version}" for name, version in manifest.get("versions", {}).items())
-    hardware = manifest.get("hardware", {})
+    manifest, hardware = run.manifest, run.manifest.hardware
+    versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
     machine = [hardware[name] for name in hardware if name in ("system", "device") or name.startswith("gpu")]
+    names = [run.config["model"], run.config.get("reward_model"), *run.config["data"]]
+    hub_ids = {str(name) for name in names if name and looks_like_hub_id(str(name))}
     return [
-        f"Begun: {plain(str(manifest.get('created', NOTHING)))}",
-        f"Command: {code(public_command(str(manifest.get('command', NOTHING)), _hub_ids(run)))}",
-        f"Start model: sha256 {code(str(manifest.get('model', NOTHING)))}",
-        *(
-            f"Data {code(public_name(source))}: sha256 {code(str(digest))}"
-            for source, digest in manifest.get("data", {}).items()
-        ),
-        f"Rows, as token ids: sha256 {code(str(manifest.get('rows', NOTHING)))}",
+        f"Started: {plain(manifest.created)}",
+        f"Command: {code(public_command(manifest.command, hub_ids))}",
+        f"Start model: sha256 {code(manifest.model)}",
+        *(f"Data {code(public_name(source))}: sha256 {code(digest)}" for source, digest in manifest.data.items()),
+        f"Rows, as token ids: sha256 {code(manifest.rows)}",
         f"Result: sha256 {code(run.result.model_hash or NOTHING)}",
         f"Versions: {plain(versions)}",
         f"Machine: {plain(', '.join(machine))}",
     ]
 
 
-def public_command(command: str, hub_ids: Container[str]) -> str:
-    """A command as it was typed, each path in it as its last part; `hub_ids` are no paths.
-
-    Commands are kept without quotes, so all that stands between two flags is taken for one value.
-    """
-
-    def shown(value: str) -> str:
-        return value if value in hub_ids else base_name(value)
-
-    first, *flags = re.split(r"\s+(?=--)", command)
-    words = first.split(" ", 2)
-    told = [re.split(r"([ =])", flag, maxsplit=1) for flag in flags]
-    return " ".join([*words[:2], *map(shown, words[2:]), *("".join([*flag[:-1], shown(flag[-1])]) for flag in told)])
-
-
-def _hub_ids(run: Run) -> set[str]:
-    names = [run.config["model"], run.config.get("reward_model"), *run.config["data"]]
-    return {str(name) for name in names if name and looks_like_hub_id(str(name))}
-
-
-def _name_in(run: Run, told: Evaluation) -> str:
+def _name_in(run: Run, evaluation: Evaluation) -> str:
     """The run's model as the evaluation calls it, found by its hash."""
-    for model in told.about.get("models", ()):
+    for model in evaluation.about.get("models", ()):
         if run.result.model_hash is not None and model.get("hash") == run.result.model_hash:
             return str(model["name"])
     raise DemotuneError(
-        f"the evaluation {told.name} did not measure the model of {run.name} (no model there has its hash); "
+        f"the evaluation {evaluation.name} did not measure the model of {run.name} (no model there has its hash); "
         "give evaluations of this model, or none"
     )
 
@@ -281,15 +196,3 @@ def _value(value: Any) -> str:
     if isinstance(value, str):
         return public_name(value) if "/" in value or "\\" in value else value
     return NOTHING if value is None else str(value)
-
-
-def _reasons(counts: Counter[str]) -> str:
-    return ", ".join(f"{plain(reason)} {count}" for reason, count in counts.most_common())
-
-
-def _by(measure: str, judge: str | None) -> str:
-    return plain(measure) + (f" by {code(judge)}" if judge else "")
-
-
-def _plus_minus(error: float | None) -> str:
-    return NOTHING if error is None else f"± {number(1.96 * error)}"

@@ -7,42 +7,26 @@ from functools import cache
 from importlib import resources
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import publish_file
 from demotune.report.answer import answer_sentence, verdict
 from demotune.report.charts.figures import GRID, INK, MUTED, PALETTE
-from demotune.report.collect import Run, read_runs
-from demotune.report.evaluations import Evaluation, read_evaluation
+from demotune.report.comparison import PageComparison
 from demotune.report.limits import limits
 from demotune.report.overview import cards, overview, warnings
+from demotune.report.rigor.card import RigorAnswer, count_yes
 from demotune.report.samples import Browser, collect_samples
-from demotune.report.sections import RunComparison, sections_of
+from demotune.report.sections import sections_of
+from demotune.runs.evaluation import Evaluation, read_evaluation
+from demotune.runs.run import Run, read_runs
 
-DASH_ARRAYS = {"solid": "", "dash": "7 4", "dot": "2 3", "dashdot": "7 3 2 3"}
-"""plotly's dashes as SVG's."""
-
-
-class RigorAnswer(Protocol):
-    """A question of the rigor card: how this work answers it (yes, no, not applicable), and how the paper did."""
-
-    @property
-    def section(self) -> str: ...
-    @property
-    def key(self) -> str: ...
-    @property
-    def question(self) -> str: ...
-    @property
-    def answer(self) -> str: ...
-    @property
-    def evidence(self) -> str | None: ...
-    @property
-    def paper(self) -> str: ...
+DASH_ARRAYS = ("", "7 4", "2 3", "7 3 2 3")
+"""The dashes of figures.DASHES, as SVG writes them."""
 
 
 def build_report(
@@ -51,7 +35,7 @@ def build_report(
     *,
     evaluations: Sequence[Path] = (),
     rigor: Sequence[RigorAnswer] = (),
-    comparison: RunComparison | None = None,
+    comparison: PageComparison | None = None,
 ) -> Path:
     """Write one self-contained HTML file about `runs`, side by side, and return its path.
 
@@ -63,7 +47,7 @@ def build_report(
     if not runs:
         raise DemotuneError("a report needs at least one run folder, got none; name one: demotune report RUN")
     if output is None and len(runs) > 1:
-        raise DemotuneError(f"a report on {len(runs)} runs needs a place of its own; name a file with --output")
+        raise DemotuneError(f"a report on {len(runs)} runs has no folder to go to; name a file with --output")
     found = read_runs(list(runs))
     judged = [read_evaluation(folder) for folder in evaluations]
     target = output or runs[0] / "report.html"
@@ -77,7 +61,7 @@ def render_page(
     evaluations: Sequence[Evaluation],
     *,
     rigor: Sequence[RigorAnswer] = (),
-    comparison: RunComparison | None = None,
+    comparison: PageComparison | None = None,
 ) -> str:
     """The page as text. User text is escaped by jinja2 or travels as JSON, which the page shows as plain text only."""
     browser = collect_samples(runs, evaluations)
@@ -88,7 +72,7 @@ def render_page(
         "colours": _colours(),
         "samples": _browser_data(browser),
     }
-    return _environment().from_string(_shipped("page.html.jinja")).render(
+    return _environment().from_string(_shipped("demotune.report", "page.html.jinja")).render(
         title=_title(runs),
         methods=list(dict.fromkeys(run.method for run in runs)),
         verdict=verdict(runs),
@@ -101,16 +85,17 @@ def render_page(
         browser=browser,
         limits=limits(runs, evaluations),
         rigor=_rigor(rigor),
+        colours=len(PALETTE),
         dashes=DASH_ARRAYS,
-        style=Markup(_shipped("page.css")),
-        script=Markup(_shipped("page.js")),
-        plotly=Markup(get_plotlyjs()),
+        style=Markup(_shipped("demotune.report", "page.css")),
+        script=Markup(_shipped("demotune.report", "page.js")),
+        plotly=Markup(_shipped("plotly", "package_data/plotly.min.js")),
         data=Markup(script_json(data)),
     )  # fmt: skip
 
 
 def script_json(value: object) -> str:
-    """JSON that can stand inside a script element: no "<", no number that JSON does not have."""
+    """JSON for the inside of a script element: no "<", no number that JSON does not have."""
     return json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":")).translate(
         {ord("<"): "\\u003c", 0x2028: "\\u2028", 0x2029: "\\u2029"}
     )
@@ -132,12 +117,9 @@ def _title(runs: Sequence[Run]) -> str:
 def _rigor(answers: Sequence[RigorAnswer]) -> dict[str, Any] | None:
     if not answers:
         return None
-    asked = [one for one in answers if one.answer != "not applicable"]
     return {
-        "answered": sum(one.answer == "yes" for one in asked),
-        "asked": len(asked),
-        "paper": sum(one.paper == "yes" for one in answers),
-        "paper_asked": sum(one.paper != "not applicable" for one in answers),
+        "here": count_yes(one.answer for one in answers),
+        "paper": count_yes(one.paper for one in answers),
         "sections": [(name.replace("_", " "), list(own)) for name, own in groupby(answers, lambda one: one.section)],
     }
 
@@ -175,5 +157,5 @@ def _environment() -> Environment:
 
 
 @cache
-def _shipped(name: str) -> str:
-    return (resources.files("demotune.report") / name).read_text(encoding="utf-8")
+def _shipped(package: str, name: str) -> str:
+    return (resources.files(package) / name).read_text(encoding="utf-8")

@@ -1,9 +1,10 @@
-"""What of a user's names may leave the machine: hub ids as they are, of a path its last part only."""
+"""Names that may be published: hub ids unchanged, of a path its last part only."""
 
 import re
+from collections.abc import Container
 from pathlib import Path, PurePosixPath
 
-from demotune.data.files import is_data_file
+from demotune.data.readers.files import is_data_file
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _LEADING_FOLDERS = re.compile(r"(?<![\w.])(?:[A-Za-z]:|~|\.{1,2})?[/\\](?:[^\s/\\]+[/\\])+(?=[^\s/\\])")
@@ -29,3 +30,18 @@ def public_name(name: str) -> str:
 def without_paths(text: str) -> str:
     """A sentence in which paths from the root, from home or from here are their last parts."""
     return _LEADING_FOLDERS.sub("", text)
+
+
+def public_command(command: str, hub_ids: Container[str]) -> str:
+    """A command as it was typed, each path in it as its last part; `hub_ids` are no paths.
+
+    Commands are kept without quotes, so all text between two flags counts as one value.
+    """
+
+    def shown(value: str) -> str:
+        return value if value in hub_ids else base_name(value)
+
+    first, *flags = re.split(r"\s+(?=--)", command)
+    words = first.split(" ", 2)
+    parts = [re.split(r"([ =])", flag, maxsplit=1) for flag in flags]
+    return " ".join([*words[:2], *map(shown, words[2:]), *("".join([*part[:-1], shown(part[-1])]) for part in parts)])

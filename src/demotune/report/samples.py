@@ -3,9 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from demotune.report.collect import Run, SampledRow
-from demotune.report.evaluations import Evaluation
+from demotune.report.wording import stage_name
+from demotune.runs.evaluation import Evaluation
 from demotune.runs.heldout import HeldoutRow
+from demotune.runs.run import Run
+from demotune.runs.stage import SampledRow
 
 MOST_ROWS = 500
 
@@ -24,7 +26,7 @@ METRICS = {
     CHANGE: Metric(
         "likelier by", "log-probability of the demonstration under this policy minus under the start model, nats"
     ),
-    REWARD: Metric("reward", "of this answer, by what the stage that drew it learned"),
+    REWARD: Metric("reward", "of this answer, by the reward that its stage learned"),
     MARGIN: Metric("margin", "that reward of the demonstration minus that of this answer"),
     GAP: Metric("gap", "log-probability of the demonstration minus that of this answer, nats; long texts have less"),
     LENGTH: Metric("tokens", "length of this answer; longest counts as worst"),
@@ -64,19 +66,18 @@ class Browser:
 def collect_samples(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> Browser:
     """Rows of runs and evaluations, joined by key. Held-out rows; of a run without any, training rows."""
     rows: dict[str, Prompt] = {}
-    same_start = len({run.manifest.get("model") for run in runs}) == 1
+    several = len(runs) > 1
+    same_start = len({run.manifest.model for run in runs}) == 1
     notes = []
     for run in runs:
-        of_run = f"{run.name}, " if len(runs) > 1 else ""
-        start = "start model" if same_start else f"{of_run}start model"
-        _add_heldout(rows, run, of_run, start)
-        heldout = any(row.heldout for stage in run.stages for row in stage.samples)
-        if run.stages[0].samples and not heldout:
+        start = "start model" if same_start else f"{run.name}, start model"
+        _add_heldout(rows, run, start, several=several)
+        if not run.start and run.stages[0].samples:
             notes.append(f"{run.name} has no held-out rows: its prompts here were trained on.")
         for stage in run.stages:
-            who = start if stage.number == 0 else f"{of_run}stage {stage.number - 1}"
+            who = stage_name(run.name, stage.number - 1, several=several) if stage.number else start
             for row in stage.samples:
-                if row.heldout or not heldout:
+                if row.heldout or not run.start:
                     _add_sample(rows, row, who)
     metrics = dict(METRICS)
     for evaluation in evaluations:
@@ -93,22 +94,22 @@ def collect_samples(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> B
     )
 
 
-def _add_heldout(rows: dict[str, Prompt], run: Run, of_run: str, start: str) -> None:
+def _add_heldout(rows: dict[str, Prompt], run: Run, start: str, *, several: bool) -> None:
     """Answers of the start model and after each stage."""
+
+    def answers() -> Iterator[tuple[str, HeldoutRow]]:
+        for row in run.start or ():
+            yield start, row
+        for stage in run.stages:
+            for row in stage.heldout or ():
+                yield stage_name(run.name, stage.number, several=several), row
+
     before = {row.key: row.demo_logp for row in run.start or ()}
-    for name, row in _heldout(run, of_run, start):
+    for name, row in answers():
         answer = Answer(row.sample_text, row.sample.finished, {LENGTH: len(row.sample.ids)})
         if name != start and row.key in before:
             answer.numbers[CHANGE] = row.demo_logp - before[row.key]
         _prompt(rows, row.key, row.prompt, row.demonstration).answers.setdefault(name, answer)
-
-
-def _heldout(run: Run, of_run: str, start: str) -> Iterator[tuple[str, HeldoutRow]]:
-    for row in run.start or ():
-        yield start, row
-    for stage in run.stages:
-        for row in stage.heldout or ():
-            yield f"{of_run}stage {stage.number}", row
 
 
 def _add_sample(rows: dict[str, Prompt], row: SampledRow, who: str) -> None:
@@ -126,30 +127,31 @@ def _add_sample(rows: dict[str, Prompt], row: SampledRow, who: str) -> None:
 
 
 def _add_evaluation(rows: dict[str, Prompt], evaluation: Evaluation, metrics: dict[str, Metric]) -> None:
+    """Answers of each model, the rejected response, and what each judge's reward gives to them."""
+    rejected = f"{evaluation.name}: rejected response"
+
+    def add_reward(judge: str, numbers: dict[str, float], reward: float | None) -> None:
+        key = f"reward by {judge}"
+        metrics[key] = Metric(key, "of this answer")
+        if reward is not None:
+            numbers[key] = reward
+
     for row in evaluation.rows:
         prompt = _prompt(rows, row.key, row.prompt, row.demonstration)
-        answers = prompt.answers
         if row.rejected is not None:
-            answers[f"{evaluation.name}: rejected response"] = Answer(row.rejected)
+            prompt.answers[rejected] = Answer(row.rejected)
         for judge, rewards in row.rewards.items():
-            metrics[f"reward by {judge}"] = Metric(f"reward by {judge}", "of this answer")
-            if rewards.get("demonstration") is not None:
-                prompt.numbers[f"reward by {judge}"] = rewards["demonstration"]
-            if row.rejected is not None and rewards.get("rejected") is not None:
-                answers[f"{evaluation.name}: rejected response"].numbers[f"reward by {judge}"] = rewards["rejected"]
+            add_reward(judge, prompt.numbers, rewards.get("demonstration"))
+            if row.rejected is not None:
+                add_reward(judge, prompt.answers[rejected].numbers, rewards.get("rejected"))
         for model, found in row.models.items():
             if found.get("sample") is None:
                 continue
-            answer = Answer(found["sample"], bool(found.get("finished", True)))
-            answers[f"{evaluation.name}: {model}"] = answer
-            if found.get("sample_tokens") is not None:
-                answer.numbers[LENGTH] = found["sample_tokens"]
-            if found.get("demo_logp") is not None and found.get("sample_logp") is not None:
-                answer.numbers[GAP] = found["demo_logp"] - found["sample_logp"]
-            for judge, reward in (found.get("rewards") or {}).items():
-                if reward is not None:
-                    metrics[f"reward by {judge}"] = Metric(f"reward by {judge}", "of this answer")
-                    answer.numbers[f"reward by {judge}"] = reward
+            answer = Answer(found["sample"], found["finished"], {LENGTH: found["sample_tokens"]})
+            prompt.answers[f"{evaluation.name}: {model}"] = answer
+            answer.numbers[GAP] = found["demo_logp"] - found["sample_logp"]
+            for judge, reward in found["rewards"].items():
+                add_reward(judge, answer.numbers, reward)
 
 
 def _prompt(rows: dict[str, Prompt], key: str, prompt: str, demonstration: str) -> Prompt:

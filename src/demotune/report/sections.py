@@ -1,43 +1,29 @@
 """The sections of the page between the answer and the samples: which charts and tables, and what is missing."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
-from demotune.report.charts.figures import Chart, Table, table
+from demotune.report.charts.figures import Chart
 from demotune.report.charts.heldout import cost_chart, heldout_chart, points_chart
 from demotune.report.charts.judging import gap_charts, win_charts
 from demotune.report.charts.training import curve_charts, timeline_charts
-from demotune.report.collect import Run
-from demotune.report.evaluations import Evaluation
+from demotune.report.comparison import PageComparison
+from demotune.report.settings import all_settings, changed_settings, provenance
 from demotune.report.tables import (
-    all_settings,
-    changed_settings,
+    Table,
     comparisons_table,
     measures_table,
     models_table,
-    provenance,
     refused_counts,
     refused_rows,
+    table,
     task_table,
 )
 from demotune.report.wording import plural
+from demotune.runs.evaluation import Evaluation
+from demotune.runs.run import Run
 
-AGAIN = "Runs made by this version write it; an older run has to be made again."
 EVALUATE = "demotune evaluate measures models on rows and writes a folder; give that folder to the report."
-
-
-class RunComparison(Protocol):
-    """Runs compared over seeds: a table as text, sentences, and (label, operations, seconds, quality, low, high)."""
-
-    @property
-    def columns(self) -> Sequence[str]: ...
-    @property
-    def rows(self) -> Sequence[Sequence[str]]: ...
-    @property
-    def sentences(self) -> Sequence[str]: ...
-    @property
-    def points(self) -> Sequence[tuple[str, float | None, float, float, float, float]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,98 +49,75 @@ class Section:
 
 
 def sections_of(
-    runs: Sequence[Run], evaluations: Sequence[Evaluation], comparison: RunComparison | None
+    runs: Sequence[Run], evaluations: Sequence[Evaluation], comparison: PageComparison | None
 ) -> list[Section]:
     """All of them, in the order of the page."""
+
+    def section(key: str, short: str, title: str, parts: Iterator[Part]) -> Section:
+        return Section(key, short, title, tuple(parts))
+
     return [
-        Section("curves", "Stages", "Stage by stage", _curve_parts(runs)),
-        Section("gaps", "Gaps", "Gaps on held-out pairs", _gap_parts(runs, evaluations)),
-        Section("wins", "Wins", "Win rates", _win_parts(runs, evaluations)),
-        Section("cost", "Cost", "Quality against cost", _cost_parts(runs, comparison)),
-        Section("time", "Time", "Time and memory", (Part(charts=_grid(timeline_charts(runs))),)),
-        Section("evaluations", "Measures", "Measures and comparisons", _evaluation_parts(evaluations)),
-        Section(
-            "config",
-            "Config",
-            "Configuration and provenance",
-            (
-                Part(title="Settings that differ from their defaults", table=changed_settings(runs)),
-                Part(title="All settings", table=all_settings(runs), folded=True),
-                Part(title="Provenance", table=provenance(runs), folded=True),
-            ),
-        ),
-        Section("data", "Data", "Rows that were refused", _refused_parts(runs)),
+        section("curves", "Stages", "Stage by stage", _curves(runs)),
+        section("gaps", "Gaps", "Gaps on held-out pairs", _gaps(runs, evaluations)),
+        section("wins", "Wins", "Win rates", _wins(runs, evaluations)),
+        section("cost", "Cost", "Quality against cost", _cost(runs, comparison)),
+        section("time", "Time", "Time and memory", iter([Part(charts=_grid(timeline_charts(runs)))])),
+        section("evaluations", "Measures", "Measures and comparisons", _evaluations(evaluations)),
+        section("config", "Config", "Configuration and provenance", _configuration(runs)),
+        section("data", "Data", "Rows that were refused", _refused(runs)),
     ]
 
 
 def _grid(charts: Sequence[Chart]) -> tuple[Chart, ...]:
-    """Charts two in a row; a last one that would stand alone gets the whole row."""
+    """Charts two in a row; a last one that would be alone gets the whole row."""
     narrow = [chart for chart in charts if not chart.wide]
     if len(narrow) % 2 and narrow[-1] is charts[-1]:
         return (*charts[:-1], replace(charts[-1], wide=True))
     return tuple(charts)
 
 
-def _curve_parts(runs: Sequence[Run]) -> tuple[Part, ...]:
+def _curves(runs: Sequence[Run]) -> Iterator[Part]:
     heldout = heldout_chart(runs)
-    charts = ([heldout] if heldout else []) + curve_charts(runs)
-    missing = [run.name for run in runs if run.start is None]
-    without = [run.name for run in runs if run.heldout_count == 0]
-    parts = [Part(charts=_grid(charts))]
-    if without:
-        parts.append(Part(f"{', '.join(without)}: no rows were held out. Set eval_share or eval_data next time."))
-    if missing := [name for name in missing if name not in without]:
-        parts.append(Part(f"{', '.join(missing)}: no numbers per held-out row, so no intervals. {AGAIN}"))
-    return tuple(parts)
+    yield Part(charts=_grid(([heldout] if heldout else []) + curve_charts(runs)))
+    if without := [run.name for run in runs if not run.start]:
+        yield Part(f"{', '.join(without)}: no rows were held out. Set eval_share or eval_data next time.")
 
 
-def _gap_parts(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> tuple[Part, ...]:
+def _gaps(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> Iterator[Part]:
     charts = gap_charts(runs, evaluations)
-    if not charts:
-        return (Part(f"No file holds numbers per held-out pair. {AGAIN}"),)
-    return (Part(charts=_grid(charts)),)
+    yield Part(charts=_grid(charts)) if charts else Part("Without held-out rows there are no pairs to compare.")
 
 
-def _win_parts(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> tuple[Part, ...]:
+def _wins(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> Iterator[Part]:
     charts = win_charts(runs, evaluations)
-    parts = [Part(charts=_grid(charts))] if charts else [Part("No stage measured shares of held-out prompts.")]
+    yield Part(charts=_grid(charts)) if charts else Part("No stage measured shares of held-out prompts.")
     if not any(one.is_win_rate for evaluation in evaluations for one in evaluation.comparisons):
-        parts.append(Part(f"No evaluation with win rates was given. {EVALUATE}"))
-    return tuple(parts)
+        yield Part(f"No evaluation with win rates was given. {EVALUATE}")
 
 
-def _cost_parts(runs: Sequence[Run], comparison: RunComparison | None) -> tuple[Part, ...]:
-    parts = []
-    chart = cost_chart(runs)
-    charts = ([chart] if chart else []) + (
-        [points_chart(comparison.points)] if comparison and comparison.points else []
-    )
-    if charts:
-        parts.append(Part(charts=_grid(charts)))
-    else:
-        parts.append(Part("Without held-out rows there is no quality to set against the cost."))
+def _cost(runs: Sequence[Run], comparison: PageComparison | None) -> Iterator[Part]:
+    charts = [chart] if (chart := cost_chart(runs)) else []
+    charts += [points_chart(comparison.points)] if comparison and comparison.points else []
+    yield Part(charts=_grid(charts)) if charts else Part("Without held-out rows there is no quality to compare.")
     if comparison:
-        cells = table(comparison.columns, comparison.rows)
-        parts += [Part(items=tuple(comparison.sentences)), Part(title="Compared over runs and seeds", table=cells)]
-    return tuple(parts)
+        yield Part(items=comparison.sentences)
+        yield Part(title="Compared over runs and seeds", table=table(comparison.columns, comparison.rows))
 
 
-def _evaluation_parts(evaluations: Sequence[Evaluation]) -> tuple[Part, ...]:
+def _evaluations(evaluations: Sequence[Evaluation]) -> Iterator[Part]:
     if not evaluations:
-        return (Part(f"No evaluation was given. {EVALUATE}"),)
-    parts = []
+        yield Part(f"No evaluation was given. {EVALUATE}")
     for one in evaluations:
-        parts.append(Part(title=one.name, text=_about(one)))
+        yield Part(title=one.name, text=_about(one))
         if one.comparisons:
-            parts.append(Part(title="Comparisons", table=comparisons_table(one)))
+            yield Part(title="Comparisons", table=comparisons_table(one))
         if one.measures:
-            parts.append(Part(title="Measures", table=measures_table(one)))
+            yield Part(title="Measures", table=measures_table(one))
         if one.tasks:
-            parts.append(Part(title="Tasks", text=_about_tasks(one), table=task_table(one, "headline")))
-            parts.append(Part(title="Tasks, all metrics", table=task_table(one, "results"), folded=True))
+            yield Part(title="Tasks", text=_about_tasks(one), table=task_table(one, "headline"))
+            yield Part(title="Tasks, all metrics", table=task_table(one, "results"), folded=True)
         if one.about.get("models"):
-            parts.append(Part(title="Models", table=models_table(one), folded=True))
-    return tuple(parts)
+            yield Part(title="Models", table=models_table(one), folded=True)
 
 
 def _about(one: Evaluation) -> str:
@@ -162,8 +125,7 @@ def _about(one: Evaluation) -> str:
     parts = []
     if "rows" in data:
         parts.append(f"{plural(data['rows'], 'row')} of {data.get('kind', 'data')}.")
-    left = data.get("left_out") or {}
-    if left:
+    if left := data.get("left_out"):
         parts.append("Left out: " + ", ".join(f"{count} {reason}" for reason, count in left.items()) + ".")
     for judge in one.about.get("judges", ()):
         note = f": {judge['note']}" if judge.get("note") else ""
@@ -180,13 +142,17 @@ def _about_tasks(one: Evaluation) -> str:
     return " ".join(dict.fromkeys(parts))
 
 
-def _refused_parts(runs: Sequence[Run]) -> tuple[Part, ...]:
-    parts = []
+def _configuration(runs: Sequence[Run]) -> Iterator[Part]:
+    yield Part(title="Settings that differ from their defaults", table=changed_settings(runs))
+    yield Part(title="All settings", table=all_settings(runs), folded=True)
+    yield Part(title="Provenance", table=provenance(runs), folded=True)
+
+
+def _refused(runs: Sequence[Run]) -> Iterator[Part]:
     for run in runs:
         of_run = f"{run.name}: " if len(runs) > 1 else ""
         if run.quarantine:
-            parts.append(Part(title=f"{of_run}rows refused, by reason", table=refused_counts(run)))
-            parts.append(Part(title=f"{of_run}each refused row", table=refused_rows(run), folded=True))
+            yield Part(title=f"{of_run}rows refused, by reason", table=refused_counts(run))
+            yield Part(title=f"{of_run}each refused row", table=refused_rows(run), folded=True)
         else:
-            parts.append(Part(f"{of_run}No row was refused."))
-    return tuple(parts)
+            yield Part(f"{of_run}No row was refused.")

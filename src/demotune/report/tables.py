@@ -1,30 +1,48 @@
-"""Tables of a report: evaluations, configs, provenance, refused rows."""
+"""Tables as text; those of evaluations and of refused rows."""
 
-import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from demotune.config.files import field_help
-from demotune.config.methods import CONFIGS, AnyConfig, Method
-from demotune.report.charts.figures import Table, table
-from demotune.report.collect import Run
-from demotune.report.evaluations import Comparison, Evaluation
-from demotune.report.wording import NOTHING, duration, interval, memory, number, share, share_interval
+from demotune.report.wording import NOTHING, bounds, duration, memory, number, share
+from demotune.runs.evaluation import Comparison, Evaluation, Measure
+from demotune.runs.run import Run
 
 MOST_REFUSED = 1000
-REQUIRED = ("model", "data", "output")
-"""Fields that every run must be given: they are shown first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Headings and cells as text; `numeric` says which columns are aligned right."""
+
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numeric: tuple[bool, ...]
+    note: str = ""
+
+
+def table(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    note: str = "",
+    texts: int = 1,
+    words: Sequence[str] = (),
+) -> Table:
+    """A table whose first `texts` columns, and those headed by one of `words`, hold text; the others hold numbers."""
+    numeric = tuple(at >= texts and heading not in words for at, heading in enumerate(headings))
+    return Table(tuple(headings), tuple(tuple(row) for row in rows), numeric, note)
 
 
 def measures_table(evaluation: Evaluation) -> Table:
     """All measures, model by model."""
     rows = [
         (
-            one.measure + (f", by {one.judge}" if one.judge else ""),
+            _by_judge(one),
             one.model or NOTHING,
             number(one.value),
-            interval(one.low, one.high),
+            bounds(one),
             str(one.items),
             one.unit,
             {True: "higher", False: "lower", None: NOTHING}[one.higher_is_better],
@@ -39,10 +57,10 @@ def comparisons_table(evaluation: Evaluation) -> Table:
     """All comparisons; a win rate in percent."""
     rows = [
         (
-            one.measure + (f", by {one.judge}" if one.judge else ""),
+            _by_judge(one),
             f"{one.model} − {one.baseline}" if not one.is_win_rate else f"{one.model} over {one.baseline}",
             share(one.difference) if one.is_win_rate else number(one.difference, signed=True),
-            _ends(one),
+            bounds(one, signed=not one.is_win_rate, percent=one.is_win_rate),
             number(one.p),
             number(one.p_corrected),
             number(one.effect_size, signed=True),
@@ -52,14 +70,10 @@ def comparisons_table(evaluation: Evaluation) -> Table:
         )
         for one in evaluation.comparisons
     ]
-    headings = ["measure", "models", "difference", "95% interval", "p", "p corrected", "effect size", "visible from",
+    headings = ["measure", "models", "difference", "95% interval", "p", "p corrected", "effect size", "detectable",
                 "items", "test"]  # fmt: skip
-    return table(
-        headings,
-        rows,
-        texts=2,
-        note="Visible from: the smallest difference that the test would see four times in five.",
-    )
+    note = "Detectable: the smallest difference that the test would find four times in five."
+    return table(headings, rows, texts=2, note=note)
 
 
 def models_table(evaluation: Evaluation) -> Table:
@@ -98,54 +112,6 @@ def task_table(evaluation: Evaluation, part: Literal["headline", "results"]) -> 
     return table(["task", "metric", *models, "few-shots", "items"], rows, texts=2)
 
 
-def changed_settings(runs: Sequence[Run]) -> Table:
-    """Settings of any run that differ from the default, or between the runs."""
-    names = list(dict.fromkeys(name for run in runs for name in run.config))
-    helps = _help(runs)
-    rows = []
-    for name in sorted(names, key=lambda name: name not in REQUIRED):
-        values = [_text(run.config.get(name, NOTHING)) for run in runs]
-        defaults = [_text(_defaults(run).get(name, NOTHING)) for run in runs]
-        if name == "method" or values != defaults or len(set(values)) > 1:
-            rows.append((name, *values, NOTHING if name in REQUIRED else defaults[0], helps.get(name, "")))
-    return _settings_table(runs, rows)
-
-
-def all_settings(runs: Sequence[Run]) -> Table:
-    """Every setting of every run."""
-    names = list(dict.fromkeys(name for run in runs for name in run.config))
-    helps = _help(runs)
-    rows = [
-        (
-            name,
-            *(_text(run.config.get(name, NOTHING)) for run in runs),
-            _text(_defaults(runs[0]).get(name, NOTHING)),
-            helps.get(name, ""),
-        )
-        for name in names
-    ]
-    return _settings_table(runs, rows)
-
-
-def provenance(runs: Sequence[Run]) -> Table:
-    """What it takes to run this again: command, hardware, versions, content hashes."""
-    parts: list[tuple[str, list[str]]] = [
-        ("started", [_text(run.manifest.get("created", NOTHING)) for run in runs]),
-        ("command", [_text(run.manifest.get("command", NOTHING)) for run in runs]),
-        ("folder", [str(run.folder) for run in runs]),
-        ("start model, sha256", [_text(run.manifest.get("model", NOTHING)) for run in runs]),
-        ("result, sha256", [run.result.model_hash or NOTHING for run in runs]),
-        ("parameters", [_count(run.manifest.get("parameters")) for run in runs]),
-        ("rows, sha256", [_text(run.manifest.get("rows", NOTHING)) for run in runs]),
-    ]
-    for part, prefix in (("data", "data "), ("hardware", ""), ("versions", "")):
-        names = dict.fromkeys(name for run in runs for name in run.manifest.get(part, {}))
-        parts += [
-            (prefix + name, [_text(run.manifest.get(part, {}).get(name, NOTHING)) for run in runs]) for name in names
-        ]
-    return table(["", *(run.name for run in runs)], [(name, *values) for name, values in parts], texts=len(runs) + 1)
-
-
 def refused_counts(run: Run) -> Table:
     """How many rows were refused, by reason."""
     counts = Counter(row.reason for row in run.quarantine)
@@ -153,60 +119,18 @@ def refused_counts(run: Run) -> Table:
 
 
 def refused_rows(run: Run) -> Table:
-    """Where the refused rows stood."""
+    """Where the refused rows are from."""
     rows = [(row.source, row.reason, row.detail) for row in run.quarantine[:MOST_REFUSED]]
     left = len(run.quarantine) - len(rows)
-    note = f"{left:,} more stand in quarantine.jsonl of the run folder." if left else ""
+    note = f"{left:,} more are in quarantine.jsonl of the run folder." if left else ""
     return table(["row", "reason", "detail"], rows, texts=3, note=note)
+
+
+def _by_judge(one: Measure | Comparison) -> str:
+    return one.measure + (f", by {one.judge}" if one.judge else "")
 
 
 def _score(one: Mapping[str, Any] | None) -> str:
     if one is None:
         return NOTHING
     return number(one["value"]) + ("" if one["stderr"] is None else f" ± {number(1.96 * one['stderr'])}")
-
-
-def _ends(one: Comparison) -> str:
-    return share_interval(one.low, one.high) if one.is_win_rate else interval(one.low, one.high, signed=True)
-
-
-def _settings_table(runs: Sequence[Run], rows: Sequence[Sequence[str]]) -> Table:
-    """The last cell of a row is the setting's meaning, for which there is room beside one run only."""
-    if len(runs) == 1:
-        return table(["setting", "value", "default", "meaning"], rows, texts=4)
-    names = [run.name for run in runs]
-    return table(["setting", *names, "default"], [row[:-1] for row in rows], texts=len(names) + 2)
-
-
-def _defaults(run: Run) -> Mapping[str, Any]:
-    config_class = _config_class(run)
-    if config_class is None:
-        return {}
-    return {"method": run.method} | {
-        field.name: field.default
-        for field in dataclasses.fields(config_class)
-        if field.default is not dataclasses.MISSING
-    }
-
-
-def _help(runs: Sequence[Run]) -> Mapping[str, str]:
-    classes = [found for run in runs if (found := _config_class(run))]
-    return {name: text for one in classes for name, text in field_help(one).items()}
-
-
-def _config_class(run: Run) -> type[AnyConfig] | None:
-    """None for a method that this version does not know."""
-    names: dict[str, Method] = {name: name for name in CONFIGS}
-    return CONFIGS[names[run.method]] if run.method in names else None
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_text, value)) or "none"
-    if value is None or isinstance(value, bool):
-        return {None: "none", True: "yes", False: "no"}[value]
-    return str(value)
-
-
-def _count(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else NOTHING

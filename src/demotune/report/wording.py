@@ -1,10 +1,20 @@
-"""Numbers as people read them."""
+"""Numbers as text."""
 
 import math
+from typing import Protocol
 
 from demotune.common.statistics import TOO_FEW
 
 NOTHING = "–"
+
+
+class Bounded(Protocol):
+    """A record with the ends of a 95% interval; they are None or nan where there are too few items for one."""
+
+    @property
+    def low(self) -> float | None: ...
+    @property
+    def high(self) -> float | None: ...
 
 
 def number(value: float | None, *, signed: bool = False) -> str:
@@ -33,16 +43,12 @@ def share(value: float | None) -> str:
     return NOTHING if value is None or math.isnan(value) else f"{value:.0%}"
 
 
-def interval(low: float | None, high: float | None, *, signed: bool = False) -> str:
-    """1.2 to 3.4; without ends, too few rows to tell."""
-    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+def bounds(of: Bounded, *, signed: bool = False, percent: bool = False) -> str:
+    """The ends of an interval: 1.2 to 3.4; 54% to 68%; without ends, too few rows to tell."""
+    if of.low is None or of.high is None or not (math.isfinite(of.low) and math.isfinite(of.high)):
         return TOO_FEW
-    return f"{number(low, signed=signed)} to {number(high, signed=signed)}"
-
-
-def share_interval(low: float | None, high: float | None) -> str:
-    """54% to 68%."""
-    return NOTHING if low is None or high is None else f"{share(low)} to {share(high)}"
+    low, high = (share(end) if percent else number(end, signed=signed) for end in (of.low, of.high))
+    return f"{low} to {high}"
 
 
 def duration(seconds: float) -> str:
@@ -59,10 +65,8 @@ def time_unit(longest: float) -> tuple[float, str]:
     return (1.0, "seconds") if longest < 300 else (60.0, "minutes") if longest < 3 * 3600 else (3600.0, "hours")
 
 
-def flops(value: float | None) -> str:
+def flops(value: float) -> str:
     """3.1 PFLOP; floating-point operations, not a speed."""
-    if value is None:
-        return NOTHING
     for size, unit in ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP")):
         if value >= size:
             return f"{value / size:.3g} {unit}"
@@ -76,3 +80,8 @@ def memory(gib: float) -> str:
 def plural(count: int, noun: str) -> str:
     """1 prompt, 2 prompts."""
     return f"{count} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def stage_name(run: str, number: int, *, several: bool) -> str:
+    """stage 0; where there are several runs, with the run's name."""
+    return f"{run}, stage {number}" if several else f"stage {number}"

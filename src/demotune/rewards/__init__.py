@@ -1,1 +1,1 @@
-"""Rewards to use: score, select, best of n."""
+"""Rewards to use: score rows, select the best, draw the best of n; each by a reward that was learned or given."""

@@ -1,17 +1,16 @@
 """The table that `compare` fills, its lines and differences, and comparison.json."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from demotune.common.errors import DemotuneError
-from demotune.common.files import read_json, write_json
-from demotune.common.machine import command_line, package_versions
+from demotune.common.files import write_json
+from demotune.common.json_records import as_json, read_record
 from demotune.common.statistics import Comparison, Interval
 from demotune.runs.costs import Cost
-
-COMPARISON = "comparison.json"
+from demotune.runs.names import COMPARISON
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +36,12 @@ class Line:
     """A setting in the table; costs are means over its runs, None for the start model."""
 
     setting: str
+    method: str | None
+    """None for the start model."""
+    fields: dict[str, Any]
+    """In which the setting differs from others of its method."""
+    control_of: str | None
+    """The setting whose control this is."""
     runs: tuple[str, ...]
     seeds: tuple[int, ...]
     qualities: dict[str, Interval]
@@ -50,6 +55,9 @@ class Line:
 class ComparisonTable:
     """What `compare` found."""
 
+    command: str
+    versions: dict[str, str]
+    """Of Python and of packages."""
     rows: str
     """What was measured on."""
     prompts: int
@@ -61,9 +69,8 @@ class ComparisonTable:
 
 
 def write_comparison(file: Path, table: ComparisonTable) -> None:
-    """The table as JSON, with the command that made it; what cannot be told is null."""
-    told = {"command": command_line(), "versions": package_versions(), **asdict(table)}
-    write_json(file, _finite(told))
+    """The table as JSON; a number that is not known is null."""
+    write_json(file, as_json(table))
 
 
 def read_comparison(folder: Path) -> ComparisonTable:
@@ -71,49 +78,4 @@ def read_comparison(folder: Path) -> ComparisonTable:
     file = folder / COMPARISON
     if not file.exists():
         raise DemotuneError(f"{folder} has no {COMPARISON}; name a folder that demotune compare --output wrote")
-    told = read_json(file)
-    return ComparisonTable(
-        rows=told["rows"],
-        prompts=int(told["prompts"]),
-        units=told["units"],
-        baseline=told["baseline"],
-        lines=tuple(_line(line) for line in told["lines"]),
-        differences=tuple(_difference(row) for row in told["differences"]),
-        notes=tuple(told["notes"]),
-    )
-
-
-def _line(told: dict[str, Any]) -> Line:
-    return Line(
-        setting=told["setting"],
-        runs=tuple(told["runs"]),
-        seeds=tuple(told["seeds"]),
-        qualities={name: Interval(**_numbers(quality)) for name, quality in told["qualities"].items()},
-        rank=told["rank"],
-        best_share=told["best_share"],
-        cost=None if told["cost"] is None else Cost(**told["cost"]),
-    )
-
-
-def _difference(told: dict[str, Any]) -> Difference:
-    found = _numbers(told["found"])
-    return Difference(
-        measure=told["measure"],
-        setting=told["setting"],
-        baseline=told["baseline"],
-        found=Comparison(**found | {"difference": Interval(**_numbers(found["difference"]))}),
-        p_corrected=_numbers(told)["p_corrected"],
-    )
-
-
-def _numbers(told: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no nan: what could not be told was written as null."""
-    return {name: math.nan if value is None else value for name, value in told.items()}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return read_record(ComparisonTable, file)

@@ -1,49 +1,41 @@
 """What a run cost: steps, tokens, floating-point operations, time, memory; from its files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+
+from demotune.runs.manifest import Manifest
+from demotune.runs.phases import Phase
 
 STEP_PHASES = ("train", "reward", "policy")
 MEASURING = ("start", "check")
+"""Phases that only measure, on held-out rows: they are no cost of a method."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one run, all stages and phases; None where an older run did not count."""
+    """Of one run, all phases but those that only measure."""
 
     steps: int
     """Optimizer steps, of policy and reward."""
-    trained_tokens: int | None
-    forward_tokens: int | None
+    trained_tokens: int
+    forward_tokens: int
     """Tokens that were drawn or scored without a gradient."""
-    flops: float | None
+    flops: float
     seconds: float
     peak_memory_gib: float
 
 
-def cost_of(manifest: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> Cost:
-    """From manifest.json and the phase records of each stage (state.json).
-
-    What only measures, on held-out rows, is no cost of a method and is left out.
-    """
-    phases = [(name, phase) for stage in stages for name, phase in stage.items() if name not in MEASURING]
-    counted = all("forward_tokens" in phase for _, phase in phases)
-    forward, trained = (
-        sum(phase[name] for _, phase in phases) if counted else None for name in ("forward_tokens", "trained_tokens")
-    )
-    parameters = manifest.get("parameters")
+def cost_of(manifest: Manifest, phases: Iterable[Phase]) -> Cost:
+    """Of these phases together."""
+    work = [phase for phase in phases if phase.name not in MEASURING]
+    trained, forward = (sum(phase.trained_tokens for phase in work), sum(phase.forward_tokens for phase in work))
     return Cost(
-        steps=sum(phase.get("steps", 0) for name, phase in phases if name in STEP_PHASES),
+        steps=sum(phase.steps for phase in work if phase.name in STEP_PHASES),
         trained_tokens=trained,
         forward_tokens=forward,
-        flops=(
-            None
-            if parameters is None or forward is None or trained is None
-            else flops(parameters, forward, trained, adapter=manifest["config"]["use_peft"])
-        ),
-        seconds=sum(phase["seconds"] for _, phase in phases),
-        peak_memory_gib=max(phase["peak_memory_gib"] for _, phase in phases),
+        flops=flops(manifest.parameters, forward, trained, adapter=bool(manifest.config["use_peft"])),
+        seconds=sum(phase.seconds for phase in work),
+        peak_memory_gib=max((phase.peak_memory_gib for phase in work), default=0.0),
     )
 
 

@@ -1,4 +1,4 @@
-"""The run folder: its rooms, its lock, what is done and what comes next."""
+"""A run folder: its paths, its lock, and which phases are done."""
 
 import fcntl
 import os
@@ -11,6 +11,25 @@ from demotune.common.errors import DemotuneError
 from demotune.common.files import UNFINISHED, damaged, read_json, write_record
 from demotune.config.files import load_config
 from demotune.config.methods import AnyConfig
+from demotune.runs.check import StageCheck, read_check
+from demotune.runs.names import (
+    CHECK,
+    CONFIG,
+    LOCK,
+    MANIFEST,
+    MERGED_MODEL,
+    METRICS,
+    MODEL,
+    QUARANTINE,
+    REWARD,
+    ROWS,
+    STAGES,
+    START_ADAPTER,
+    START_DATA,
+    START_MODEL,
+    STATE,
+    SUMMARY,
+)
 
 
 class RunFolder:
@@ -18,45 +37,45 @@ class RunFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.model = root / "model"
-        self.reward = root / "reward"
-        self.merged_model = root / "model-merged"
-        self.metrics = root / "metrics.jsonl"
-        self.summary = root / "summary.json"
-        self.quarantine = root / "quarantine.jsonl"
-        self.config = root / "run.yaml"
-        self.adapter = root / "start-adapter"
-        self.manifest = root / "manifest.json"
-        self.rows = root / "rows.jsonl.gz"
+        self.model = root / MODEL
+        self.reward = root / REWARD
+        self.merged_model = root / MERGED_MODEL
+        self.metrics = root / METRICS
+        self.summary = root / SUMMARY
+        self.quarantine = root / QUARANTINE
+        self.config = root / CONFIG
+        self.adapter = root / START_ADAPTER
+        self.manifest = root / MANIFEST
+        self.rows = root / ROWS
 
     def stage(self, number: int) -> Path:
-        return self.root / "stages" / f"{number:02d}"
+        return self.root / STAGES / f"{number:02d}"
 
     def stage_state(self, number: int) -> dict[str, Any]:
         """What a stage has finished: phase name -> record of its inputs and outputs."""
-        file = self.stage(number) / "state.json"
+        file = self.stage(number) / STATE
         return read_json(file) if file.exists() else {}
 
     @property
     def finished_stages(self) -> list[int]:
         """Numbers of the stages whose last phase is done."""
-        count = len(list((self.root / "stages").glob("*/")))
+        count = len(list((self.root / STAGES).glob("*/")))
         return [number for number in range(count) if "check" in self.stage_state(number)]
 
-    def stage_check(self, number: int) -> dict[str, Any]:
-        """What a finished stage measured on held-out rows; empty without such rows."""
-        return read_json(self.stage(number) / "check.json")
+    def stage_check(self, number: int) -> StageCheck:
+        """What a finished stage measured on held-out rows."""
+        return read_check(self.stage(number) / CHECK)
 
     def mark_done(self, number: int, phase: str, record: Mapping[str, object]) -> None:
         """State that `phase` of a stage is finished, after its output was published."""
         state = self.stage_state(number)
-        write_record(self.stage(number) / "state.json", state | {phase: dict(record)})
+        write_record(self.stage(number) / STATE, state | {phase: dict(record)})
 
     def forget(self, number: int, phases: Container[str]) -> None:
         """State that these phases of a stage are not done, so that they are done again."""
         state = self.stage_state(number)
         write_record(
-            self.stage(number) / "state.json", {phase: record for phase, record in state.items() if phase not in phases}
+            self.stage(number) / STATE, {phase: record for phase, record in state.items() if phase not in phases}
         )
 
     def read_config(self) -> AnyConfig:
@@ -86,7 +105,7 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Hold the folder for this process; the lock goes when the process goes, however it ends."""
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("a+") as lock:
+        with (self.root / LOCK).open("a+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -107,12 +126,12 @@ class RunFolder:
             raise DemotuneError(
                 f"{self.root} already holds {'a finished' if self.finished else 'an unfinished'} run; {fix}"
             )
-        before_manifest = {".lock", *(file.name for file in (self.config, self.quarantine, self.rows))}
-        known = {*before_manifest, "start-model", "start-data", "start-adapter"}
-        strangers = sorted(p.name for p in self.root.glob("*") if p.name not in known and UNFINISHED not in p.name)
-        if strangers:
+        before_manifest = {LOCK, *(file.name for file in (self.config, self.quarantine, self.rows))}
+        known = {*before_manifest, START_MODEL, START_DATA, START_ADAPTER}
+        others = sorted(p.name for p in self.root.glob("*") if p.name not in known and UNFINISHED not in p.name)
+        if others:
             raise DemotuneError(
-                f"{self.root} is not empty and holds no run (found {', '.join(strangers[:3])}); "
+                f"{self.root} is not empty and holds no run (found {', '.join(others[:3])}); "
                 "choose a new or empty folder with --output"
             )
 
@@ -122,7 +141,7 @@ def run_of(model: Path) -> Path | None:
     if not model.exists():
         return None
     folders = (model.resolve(), *model.resolve().parents[:3])
-    return next((folder for folder in folders if (folder / "manifest.json").is_file()), None)
+    return next((folder for folder in folders if (folder / MANIFEST).is_file()), None)
 
 
 @contextmanager
@@ -133,15 +152,3 @@ def written_by_a_run(root: Path) -> Iterator[None]:
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         problem = f"its files do not fit together: {type(error).__name__}: {error}"
         raise damaged(root, problem) from error
-
-
-def begun_config(run: Path) -> dict[str, Any]:
-    """The config that a run began with, automatic values filled in."""
-    config: dict[str, Any] = read_json(run / "manifest.json")["config"]
-    return config
-
-
-def begun_template(model: Path) -> str | None:
-    """The prompt template of the run that made a model; None where no run made it, or one with the chat template."""
-    run = run_of(model)
-    return None if run is None else begun_config(run)["template"]

@@ -10,8 +10,8 @@ from statistics import fmean
 from typing import Literal
 
 from demotune.common.diversity import distinct, repetition
-from demotune.common.statistics import Interval, mean_interval, share_interval
-from demotune.runs.heldout import HeldoutRow, count_wins
+from demotune.common.statistics import Interval, mean_interval
+from demotune.runs.heldout import HeldoutRow, share_of_wins
 
 Verdict = Literal["better", "no clear change", "worse", "too few held-out rows to tell"]
 COLLAPSE = 0.7
@@ -25,9 +25,8 @@ REPETITION = 0.1
 class Gate:
     """What a stage did on held-out prompts, compared with the best policy before it.
 
-    `gain` is in nats per response, with its 95% interval over prompts, None where they are too few for one; `wins` is
-    the share of demonstrations that became likelier, with Wilson's. `distinct_2` counts over all answers; `repetition`
-    is a mean over them.
+    `gain` is in nats per response, with its interval over prompts; `wins` is the share of demonstrations that became
+    likelier, with Wilson's. `distinct_2` counts over all answers; `repetition` is a mean over them.
     """
 
     verdict: Verdict
@@ -36,12 +35,8 @@ class Gate:
     """Whether this stage is now the best so far: it is unless it is worse, so of equals the later one is kept."""
     compared_with: str
     prompts: int
-    gain: float
-    gain_low: float | None
-    gain_high: float | None
-    wins: float
-    wins_low: float
-    wins_high: float
+    gain: Interval
+    wins: Interval
     mean_length: float
     mean_length_before: float
     finished_share: float
@@ -56,7 +51,6 @@ def judge_stage(before: Sequence[HeldoutRow], after: Sequence[HeldoutRow], compa
     """Compare held-out rows of two policies, row by row; there must be one at least."""
     logps = [(new.demo_logp, old.demo_logp) for old, new in zip(before, after, strict=True)]
     gain = mean_interval([new - old for new, old in logps])
-    wins = share_interval(count_wins(logps), len(logps))
     verdict = verdict_of(gain)
     old, new = _answers(before), _answers(after)
     return Gate(
@@ -65,12 +59,8 @@ def judge_stage(before: Sequence[HeldoutRow], after: Sequence[HeldoutRow], compa
         best=verdict != "worse",
         compared_with=compared_with,
         prompts=len(logps),
-        gain=gain.value,
-        gain_low=gain.low if gain.known else None,
-        gain_high=gain.high if gain.known else None,
-        wins=wins.value,
-        wins_low=wins.low,
-        wins_high=wins.high,
+        gain=gain,
+        wins=share_of_wins(logps),
         mean_length=new.mean_length,
         mean_length_before=old.mean_length,
         finished_share=new.finished_share,
@@ -87,6 +77,16 @@ def verdict_of(gain: Interval) -> Verdict:
     if not gain.known:
         return "too few held-out rows to tell"
     return "better" if gain.low > 0 else "worse" if gain.high < 0 else "no clear change"
+
+
+def best_stage(gates: Sequence[Gate | None]) -> int:
+    """The last stage that its gate did not call worse; where all are worse the least bad; the last without gates."""
+    known = [gate for gate in gates if gate is not None]
+    if len(known) < len(gates):
+        return len(gates) - 1
+    good = [number for number, gate in enumerate(known) if gate.best]
+    # Where none is good, all were compared with the start model, so their gains can be compared.
+    return good[-1] if good else max(range(len(known)), key=lambda number: known[number].gain.value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,60 +28,36 @@ class HeldoutRow:
 class RewardCheck:
     """The implicit reward beta * log pi/pi_ref on held-out pairs (demonstration, sample of the reference).
 
-    Margins are in nats times beta; the interval is Wilson's, 95%, over `pairs` prompts. A tie counts as half.
+    Margins are in nats times beta; the interval of `accuracy` is Wilson's over `pairs` prompts. A tie counts as half.
     """
 
     pairs: int
     margin: float
-    accuracy: float
-    accuracy_low: float
-    accuracy_high: float
+    accuracy: Interval
     demo_logratio: float
     sample_logratio: float
 
 
 @dataclass(frozen=True, slots=True)
 class PairCheck:
-    """How often a reward prefers the better of two responses to one prompt; 95% Wilson intervals over the pairs.
+    """How often a reward prefers the better of two responses to one prompt; Wilson intervals over the pairs.
 
     `matched` are the pairs whose responses differ in length by at most a quarter of the longer one: what is left of the
-    accuracy when length says little. None where there is no such pair.
+    accuracy when length says little; its numbers are nan where there is no such pair.
     """
 
     pairs: int
     margin: float
-    accuracy: float
-    accuracy_low: float
-    accuracy_high: float
+    accuracy: Interval
     matched_pairs: int
-    matched_accuracy: float | None
-    matched_accuracy_low: float | None
-    matched_accuracy_high: float | None
-
-
-def check_pairs(rewards: Sequence[tuple[float, float]], lengths: Sequence[tuple[int, int]]) -> PairCheck:
-    """Judge rewards (of the better response, of the other); lengths are in tokens. A tie counts as half."""
-    matched = [both for both, of in zip(rewards, lengths, strict=True) if min(of) >= 0.75 * max(of)]
-    low, high = wilson_interval(count_wins(rewards), len(rewards))
-    matched_low, matched_high = wilson_interval(count_wins(matched), len(matched)) if matched else (None, None)
-    return PairCheck(
-        pairs=len(rewards),
-        margin=float(np.mean([better - other for better, other in rewards])),
-        accuracy=count_wins(rewards) / len(rewards),
-        accuracy_low=low,
-        accuracy_high=high,
-        matched_pairs=len(matched),
-        matched_accuracy=count_wins(matched) / len(matched) if matched else None,
-        matched_accuracy_low=matched_low,
-        matched_accuracy_high=matched_high,
-    )
+    matched_accuracy: Interval
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyCheck:
     """What one sample per held-out prompt earns before and after a stage's policy steps, by the stage's own reward.
 
-    `better` is the share of prompts whose sample after earns more, with Wilson's 95% interval; a tie counts as half.
+    `better` is the share of prompts whose sample after earns more, with Wilson's interval; a tie counts as half.
     The reward was not trained on these prompts, but the policy was trained on this reward.
     """
 
@@ -89,35 +65,58 @@ class PolicyCheck:
     demo_reward: float
     reward_before: float
     reward_after: float
-    better: float
-    better_low: float
-    better_high: float
+    better: Interval
     finished_share: float
     mean_length: float
+
+
+def check_pairs(rewards: Sequence[tuple[float, float]], lengths: Sequence[tuple[int, int]]) -> PairCheck:
+    """Judge rewards (of the better response, of the other); lengths are in tokens. A tie counts as half."""
+    matched = [both for both, of in zip(rewards, lengths, strict=True) if min(of) >= 0.75 * max(of)]
+    return PairCheck(
+        pairs=len(rewards),
+        margin=float(np.mean([better - other for better, other in rewards])),
+        accuracy=share_of_wins(rewards),
+        matched_pairs=len(matched),
+        matched_accuracy=share_of_wins(matched) if matched else Interval(math.nan, math.nan, math.nan),
+    )
 
 
 def check_policy(
     *, demos: Sequence[float], before: Sequence[float], after: Sequence[float], answers: Sequence[Response]
 ) -> PolicyCheck:
     """Compare rewards of demonstrations and of samples before and after, all (prompts,)."""
-    wins = count_wins(list(zip(after, before, strict=True)))
-    low, high = wilson_interval(wins, len(answers))
     return PolicyCheck(
         prompts=len(answers),
         demo_reward=float(np.mean(demos)),
         reward_before=float(np.mean(before)),
         reward_after=float(np.mean(after)),
-        better=wins / len(answers),
-        better_low=low,
-        better_high=high,
+        better=share_of_wins(list(zip(after, before, strict=True))),
         finished_share=float(np.mean([answer.finished for answer in answers])),
         mean_length=float(np.mean([len(answer.ids) for answer in answers])),
+    )
+
+
+def check_reward(rewards: Sequence[tuple[float, float]], beta: float) -> RewardCheck:
+    """Judge implicit rewards of (demonstration, sample)."""
+    demo, sample = np.array(rewards).T
+    return RewardCheck(
+        pairs=len(rewards),
+        margin=float((demo - sample).mean()),
+        accuracy=share_of_wins(rewards),
+        demo_logratio=float(demo.mean() / beta),
+        sample_logratio=float(sample.mean() / beta),
     )
 
 
 def count_wins(rewards: Sequence[tuple[float, float]]) -> float:
     """How often the first of two rewards is the higher one; a tie counts as half."""
     return sum((better > other) + 0.5 * (better == other) for better, other in rewards)
+
+
+def share_of_wins(rewards: Sequence[tuple[float, float]]) -> Interval:
+    """`count_wins` of all pairs, with Wilson's interval."""
+    return share_interval(count_wins(rewards), len(rewards))
 
 
 def nll_per_token(demonstrations: Sequence[RenderedDemonstration], logps: Sequence[float]) -> float:
@@ -134,32 +133,3 @@ def implicit_rewards(
         (beta * (demo - pair.demo_ref_logp), beta * (sample - pair.sample_ref_logp))
         for pair, (demo, sample) in zip(pairs, logps, strict=True)
     ]
-
-
-def check_reward(rewards: Sequence[tuple[float, float]], beta: float) -> RewardCheck:
-    """Judge implicit rewards of (demonstration, sample)."""
-    demo, sample = np.array(rewards).T
-    wins = count_wins(rewards)
-    low, high = wilson_interval(wins, len(rewards))
-    return RewardCheck(
-        pairs=len(rewards),
-        margin=float((demo - sample).mean()),
-        accuracy=wins / len(rewards),
-        accuracy_low=low,
-        accuracy_high=high,
-        demo_logratio=float(demo.mean() / beta),
-        sample_logratio=float(sample.mean() / beta),
-    )
-
-
-def wilson_interval(wins: float, count: int) -> tuple[float, float]:
-    """The bounds of `statistics.share_interval`."""
-    interval = share_interval(wins, count)
-    return interval.low, interval.high
-
-
-def interval_text(value: float, low: float | None, high: float | None, digits: int = 2) -> str:
-    """0.85 [0.72, 0.92]; without bounds 0.85 (too few rows to tell)."""
-    if low is None or high is None:
-        low = high = math.nan
-    return Interval(value, low, high).text(digits)

@@ -1,6 +1,8 @@
-"""Draw responses from a policy: waiting prompts take the place of finished ones, one random stream a row."""
+"""Draw responses from a policy: the `Sampler` protocol, and the sampler in this process."""
 
-from demotune.sampling.in_process.choosing import SamplingOptions, choose_tokens
-from demotune.sampling.in_process.sampler import sample_responses
+from demotune.sampling.in_process.choosing import choose_tokens
+from demotune.sampling.in_process.sampler import InProcessSampler, sample_responses
+from demotune.sampling.options import SamplingOptions
+from demotune.sampling.protocol import Sampler
 
-__all__ = ["SamplingOptions", "choose_tokens", "sample_responses"]
+__all__ = ["InProcessSampler", "Sampler", "SamplingOptions", "choose_tokens", "sample_responses"]

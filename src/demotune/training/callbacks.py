@@ -8,8 +8,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
-from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from demotune.common.files import first_damaged, flush_to_disk, seal, write_rows
 from demotune.common.interrupts import handled
@@ -223,9 +222,3 @@ def latest_checkpoint(folder: Path) -> str | None:
 
 def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True)
-
-
-def quiet(trainer: Trainer) -> None:
-    """Leave the screen to demotune: the Trainer's own bar and printed dictionaries go."""
-    trainer.remove_callback(ProgressCallback)
-    trainer.remove_callback(PrinterCallback)

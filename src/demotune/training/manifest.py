@@ -9,39 +9,39 @@ from pathlib import Path
 from typing import Any
 
 from demotune.common.errors import DemotuneError
-from demotune.common.files import UNFINISHED, damaged, file_hash, read_json, write_record, write_rows
+from demotune.common.files import UNFINISHED, damaged, file_hash
+from demotune.common.json_records import write_records
 from demotune.common.machine import command_line, hardware, package_versions
 from demotune.common.processes import main_process, process_count, wait_for_everyone
 from demotune.common.progress import warn
 from demotune.config.files import save_config
-from demotune.config.methods import as_dict, stage_count
+from demotune.config.methods import as_dict
 from demotune.data.rendering import content_key
 from demotune.models.policy import parameter_count
-from demotune.runs.folder import RunFolder
-from demotune.runs.heldout_files import START
-from demotune.training.phases.pairs import SAMPLES
-from demotune.training.phases.stage import PARTIAL, output_hash
+from demotune.runs.manifest import VERSION, Manifest, read_manifest
+from demotune.runs.manifest import write_manifest as write_file
+from demotune.runs.names import CARRIED, PARTIAL, SAMPLES, START, STATE
+from demotune.runs.rows import RowName
 from demotune.training.setup import Setup
-from demotune.training.trainer import CARRIED
-
-ROW_NAMES = "rows_file"
-"""Name of the hash of rows.jsonl.gz."""
+from demotune.training.stage import output_hash
 
 
 def write_manifest(setup: Setup) -> None:
     """run.yaml and the names of the rows, then manifest.json: from here on the folder holds a run."""
     if main_process():
         save_config(setup.config, setup.folder.config)
-        write_rows(setup.folder.rows, _row_names(setup))
-        about = {
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "command": command_line(),
-            "versions": package_versions(),
-            "hardware": hardware(),
-            "parameters": parameter_count(setup.start_model),
-            ROW_NAMES: file_hash(setup.folder.rows),
-        }
-        write_record(setup.folder.manifest, about | identity(setup))
+        write_records(setup.folder.rows, _row_names(setup))
+        manifest = Manifest(
+            version=VERSION,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            command=command_line(),
+            versions=package_versions(),
+            hardware=hardware(),
+            parameters=parameter_count(setup.start_model),
+            rows_file=file_hash(setup.folder.rows),
+            **identity(setup),
+        )
+        write_file(setup.folder.manifest, manifest)
     wait_for_everyone()
 
 
@@ -56,24 +56,24 @@ def identity(setup: Setup) -> dict[str, Any]:
     }
 
 
-def _row_names(setup: Setup) -> Iterator[dict[str, object]]:
+def _row_names(setup: Setup) -> Iterator[RowName]:
     """Each row by its key and the key of its question: which rows a model was trained on, without their texts."""
     for heldout, rows in ((False, setup.train), (True, setup.heldout)):
         for row in rows:
-            yield {"key": row.key, "prompt": content_key(row.question, ()), "heldout": heldout}
+            yield RowName(row.key, content_key(row.question, ()), heldout)
 
 
 def check_unchanged(setup: Setup) -> None:
     """Raise DemotuneError, with the difference, unless a resumed run is the run that was begun."""
-    begun = _read_manifest(setup.folder)
+    begun = read_manifest(setup.folder.manifest)
     now = json.loads(json.dumps(identity(setup)))
     changes = [
-        *_differences("config", begun["config"], now["config"]),
-        *_differences("data", begun["data"], now["data"]),
-        *_differences("number of", {"processes": begun["processes"]}, {"processes": now["processes"]}),
-        *([f"model: the files of {setup.config.model} have changed"] if begun["model"] != now["model"] else []),
+        *_differences("config", begun.config, now["config"]),
+        *_differences("data", begun.data, now["data"]),
+        *_differences("number of", {"processes": begun.processes}, {"processes": now["processes"]}),
+        *([f"model: the files of {setup.config.model} have changed"] if begun.model != now["model"] else []),
     ]
-    if not changes and begun["rows"] != now["rows"]:
+    if not changes and begun.rows != now["rows"]:
         changes = ["rows: tokenizer, template or library versions now give other token ids for the same data"]
     if changes:
         raise DemotuneError(
@@ -81,28 +81,19 @@ def check_unchanged(setup: Setup) -> None:
             + "\n  ".join(changes)
             + "\nundo the change, or start a new run with another --output"
         )
-    if begun[ROW_NAMES] != _hash_of(setup.folder.rows):
+    if begun.rows_file != _hash_of(setup.folder.rows):
         raise _not_what_was_written(setup.folder.rows, "when the run began")
     _check_outputs(setup)
     for package, version in package_versions().items():
-        if begun["versions"].get(package) != version:
-            warn(f"{package} was {begun['versions'].get(package)} when this run began and is {version} now")
-
-
-def _read_manifest(folder: RunFolder) -> dict[str, Any]:
-    found = read_json(folder.manifest)
-    expected = ("config", "data", "processes", "model", "rows", ROW_NAMES, "versions")
-    lacks = [name for name in expected if name not in found]
-    if lacks:
-        raise damaged(folder.manifest, f"it lacks {', '.join(lacks)}")
-    return found
+        if begun.versions.get(package) != version:
+            warn(f"{package} was {begun.versions.get(package)} when this run began and is {version} now")
 
 
 def _check_outputs(setup: Setup) -> None:
     """Each finished phase's files must be what they were when it finished."""
-    for number in range(stage_count(setup.config)):
+    for number in range(setup.config.stages):
         folder = setup.folder.stage(number)
-        state_file = folder / "state.json"
+        state_file = folder / STATE
         if folder.is_dir() and not state_file.exists():
             _refuse_lost_state(folder)
         for phase, record in setup.folder.stage_state(number).items():
@@ -144,7 +135,7 @@ def _not_what_was_written(path: Path, when: str) -> DemotuneError:
 
 def _carried_is_needed(setup: Setup, number: int) -> bool:
     """Whether a stage that is still to be trained takes up the optimizer that stage `number` left."""
-    if setup.folder.finished or number + 1 == stage_count(setup.config):
+    if setup.folder.finished or number + 1 == setup.config.stages:
         return False
     return "train" not in setup.folder.stage_state(number + 1)
 

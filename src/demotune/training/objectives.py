@@ -7,16 +7,17 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from demotune.models.batches import packed_tokens, pair_batch
 from demotune.models.logprobs import ResponseLogps, response_logps
 from demotune.models.packing import Batch, pack
-from demotune.models.pairs import packed_tokens, pair_batch
-from demotune.models.reward import bounded, head_scores, reward_batch
+from demotune.models.reward_head import bounded, head_scores, reward_batch
 from demotune.records import Completion, Pair, RenderedDemonstration, Rollout, ScoredPair
 from demotune.training.losses import (
     Link,
     RatioLevel,
     RewardLink,
     implicit_reward_loss,
+    loss_at_reference,
     policy_loss,
     reward_loss,
     sft_loss,
@@ -50,6 +51,13 @@ class Objective(Protocol[Record_contra]):
     def __call__(self, model: nn.Module, batch: Batch) -> StepLoss: ...
 
 
+class PairwiseObjective(Objective[ScoredPair], Protocol):
+    """One whose loss is known while the policy still equals the reference: there it is the same for every pair."""
+
+    @property
+    def loss_at_reference(self) -> float: ...
+
+
 class SFTObjective:
     """-log pi(y | x), averaged over the response tokens of an optimizer step."""
 
@@ -77,6 +85,10 @@ class PairObjective:
     beta: float
     link: Link
     sft_weight: float
+
+    @property
+    def loss_at_reference(self) -> float:
+        return loss_at_reference(self.link)
 
     def tokens(self, record: ScoredPair) -> int:
         return packed_tokens(record.pair)
@@ -154,10 +166,10 @@ class PolicyObjective:
         advantages = (
             torch.tensor([record.advantages[0] for record in records])
             if self.level == "sequence"
-            else columns([record.advantages for record in records], width)
+            else pad_rows([record.advantages for record in records], width)
         )
         return batch | {
-            "old_logps": columns([record.logps for record in records], width),
+            "old_logps": pad_rows([record.logps for record in records], width),
             "advantages": advantages,
             "items": torch.tensor(len(records)),
         }
@@ -185,6 +197,6 @@ def _mean_nll_of_demonstrations(scored: ResponseLogps) -> Tensor:
     return sft_loss(logps, mask) / mask.sum(dim=-1)
 
 
-def columns(rows: Sequence[Sequence[float]], width: int) -> Tensor:
+def pad_rows(rows: Sequence[Sequence[float]], width: int) -> Tensor:
     """Rows of numbers as one (B, width) tensor, zeros at the end."""
     return torch.tensor([[*row, *[0.0] * (width - len(row))] for row in rows])

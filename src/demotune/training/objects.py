@@ -1,9 +1,6 @@
 """Live objects that Python users pass (model, tokenizer, datasets, adapter), kept as files so that a run can resume."""
 
 import dataclasses
-import json
-import math
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +11,9 @@ from demotune.common.errors import DemotuneError
 from demotune.common.files import publish_file, publish_folder
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.config.methods import AnyConfig
-from demotune.data.tables import without_nulls
 from demotune.models.policy import load_tokenizer, resolve_model
 from demotune.runs.folder import RunFolder
+from demotune.training.datasets import json_lines, take_splits
 
 
 def keep_objects(
@@ -43,15 +40,12 @@ def keep_objects(
         if main_process():
             peft_config.save_pretrained(str(folder.adapter))
         config = dataclasses.replace(config, use_peft=True)
-    for field, dataset in (("data", train_dataset), ("eval_data", eval_dataset)):
-        if dataset is None:
-            continue
-        if isinstance(dataset, str):
-            raise DemotuneError(f"give paths and hub ids as {field}=({dataset!r},) of the config, not as a dataset")
-        file = folder.root / "start-data" / f"{field}.jsonl"
-        if main_process():
-            _keep_rows(dataset, file)
-        config = dataclasses.replace(config, **{field: (str(file.resolve()),)})  # type: ignore[arg-type]
+    train_dataset, eval_dataset = take_splits(train_dataset, eval_dataset, needs_eval=not config.eval_data)
+    given = {"data": ("train_dataset", train_dataset), "eval_data": ("eval_dataset", eval_dataset)}
+    for field, (name, dataset) in given.items():
+        if dataset is not None:
+            kept_rows = (_keep_rows(dataset, name, folder.root, field),)
+            config = dataclasses.replace(config, **{field: kept_rows})  # type: ignore[arg-type]
     wait_for_everyone()
     return config
 
@@ -81,35 +75,12 @@ def _keep_model(model: Any, processing_class: Any, source: str, kept: Path) -> N
         processing_class.save_pretrained(unfinished)
 
 
-def _keep_rows(dataset: Any, file: Path) -> None:
-    if not isinstance(dataset, Iterable):
-        raise DemotuneError(f"a dataset must be a datasets.Dataset or a list of rows, got {type(dataset).__name__}")
-    try:
-        rows = list(map(without_nulls, dataset) if hasattr(dataset, "features") else dataset)
-    except Exception as error:  # whatever a dataset raises while it decodes pictures and sounds
-        problem = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise DemotuneError(
-            f"the rows of the dataset cannot be read ({problem}); leave out what is no text, with remove_columns"
-        ) from error
-    if not all(isinstance(row, Mapping) for row in rows):
-        raise DemotuneError("each row of a dataset must be a mapping of column to value")
-    # ASCII, so that text with half a character can be written: its row is refused by name when the file is read.
-    with publish_file(file) as unfinished:
-        unfinished.write_text("".join(map(_json_line, rows)), encoding="ascii")
-
-
-def _json_line(row: Mapping[str, object]) -> str:
-    try:
-        return json.dumps({name: _or_none(value) for name, value in row.items()}, default=_plain) + "\n"
-    except (TypeError, ValueError, RecursionError) as error:
-        raise DemotuneError(f"a row of the dataset cannot be written as JSON ({error}); give rows of text") from error
-
-
-def _or_none(value: object) -> object:
-    """pandas puts a number that is none in the place of a missing text."""
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _plain(value: Any) -> object:
-    """Arrays as lists; in place of what JSON cannot hold an object, which is refused by name where it is read."""
-    return value.tolist() if hasattr(value, "tolist") else {"type": type(value).__name__}
+def _keep_rows(dataset: Any, name: str, root: Path, field: str) -> str:
+    """Where the rows are: what was passed where that is a path or a hub id, else a file that is written here."""
+    if isinstance(dataset, str | Path):
+        return str(dataset)
+    file = root / "start-data" / f"{field}.jsonl"
+    if main_process():
+        with publish_file(file) as unfinished, unfinished.open("w", encoding="ascii") as lines:
+            lines.writelines(json_lines(dataset, name))
+    return str(file.resolve())

@@ -1,23 +1,53 @@
-"""What all stages of a run share: config, model folder, tokenizer, rows, device; nothing in it changes."""
+"""From a config to a prepared run: model found, tokenizer and renderer made, rows read, automatic values filled in."""
 
+import dataclasses
+import difflib
+import enum
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from peft import PeftConfig
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from torch import nn
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers.trainer_utils import SchedulerType
+from transformers.training_args import OptimizerNames
 
-from demotune.common.processes import this_device
+from demotune.common.errors import DemotuneError
+from demotune.common.files import file_hash
+from demotune.common.machine import has_fast_bf16
+from demotune.common.processes import main_process, process_state, this_device, wait_for_everyone
 from demotune.common.profiling import timed
+from demotune.common.progress import say
+from demotune.config.loggers import refuse_unknown_loggers
 from demotune.config.methods import AnyConfig
-from demotune.data.rendering import Renderer
-from demotune.models.files import is_adapter
-from demotune.models.policy import Policy, attach_adapter, content_hash, load_policy, merged
-from demotune.models.reward import RewardModel, load_reward_model
+from demotune.data import read_prompt_file
+from demotune.data.intake import Intake, prepare
+from demotune.data.rendering import Renderer, RenderError
+from demotune.models.files import first_line, is_adapter, is_quantized
+from demotune.models.policy import (
+    Policy,
+    attach_adapter,
+    check_policy,
+    content_hash,
+    generation_stop_ids,
+    load_policy,
+    load_tokenizer,
+    longest_input,
+    lora_config,
+    merged,
+    resolve_model,
+)
+from demotune.models.reward import RewardModel, check_reward_start, load_reward_model, resolve_reward
 from demotune.records import RenderedDemonstration
 from demotune.runs.folder import RunFolder
+from demotune.sampling import InProcessSampler, Sampler
+from demotune.training.arguments import training_arguments
+from demotune.training.schedule import THAT_WORK, learning_rates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +87,18 @@ class Setup:
 
     def load(self, folder: Path) -> Policy:
         """A policy as the run trains it: with its adapter when the run uses one, as one plain model when not."""
-        policy = self.load_as_it_is(folder)
+        policy = self.load_policy_unmerged(folder)
         if self.adapter is None:
             return merged(policy)
         return policy if is_adapter(folder) else attach_adapter(policy, self.adapter, self.seed(0, "adapter"))
 
+    def sampler(self, policy: Callable[[], nn.Module]) -> Sampler:
+        """What draws from a policy, which is loaded when something is to be drawn."""
+        return InProcessSampler(policy, slots=self.config.sample_batch_size)
+
     @timed("files")
-    def load_as_it_is(self, folder: Path) -> Policy:
-        """A policy in the run's precision and attention, on its device."""
+    def load_policy_unmerged(self, folder: Path) -> Policy:
+        """A policy in the run's precision and attention, on its device; one with an adapter keeps it apart."""
         return load_policy(
             folder,
             dtype=self.config.dtype,
@@ -97,3 +131,108 @@ def free_memory() -> None:
     """Give cached accelerator memory back after a model was dropped."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def prepare_run(config: AnyConfig, folder: RunFolder, callbacks: Sequence[TrainerCallback]) -> Setup:
+    """Everything that comes before the first phase; nothing is trained. Raises DemotuneError."""
+    for field, flag in (("model", "--model"), ("data", "--data")):
+        if not getattr(config, field):
+            raise DemotuneError(f"{field} is missing; name it with {flag}, in the YAML file, or pass it to run()")
+    _check_early(config)
+    say(f"demotune {config.method}: {config.model} on {', '.join(config.data)} -> {folder.root}")
+    with process_state().main_process_first():  # one process downloads or converts
+        start_model = resolve_model(config.model)
+        reward_folder = None if config.reward_model is None else resolve_reward(config.reward_model)
+    check_policy(start_model)
+    if is_quantized(start_model) and not config.use_peft:
+        raise DemotuneError(
+            f"{config.model} is quantized, so its weights cannot be trained; train an adapter on it with --use-peft"
+        )
+    if reward_folder is not None:
+        check_reward_start(reward_folder)
+    limit = longest_input(start_model)
+    if limit is not None and config.max_length > limit:
+        raise DemotuneError(
+            f"max_length is {config.max_length}, {config.model} has {limit} positions; set --max-length {limit} or less"
+        )
+    tokenizer = load_tokenizer(start_model)
+    renderer = Renderer(tokenizer, config.template, generation_stop_ids(start_model))
+    intake = prepare(config, renderer, folder.quarantine if main_process() else None)
+    prompts = _further_prompts(config, renderer, intake)
+    for note in intake.notes:
+        say(f"  {note}")
+    if prompts:
+        say(f"  prompts without demonstrations: {len(prompts)}")
+    if config.use_peft and is_adapter(start_model):
+        say("  the start model is a LoRA adapter: it is trained on, its own rank, alpha and targets stay")
+    wait_for_everyone()
+    return Setup(
+        config=_filled_in(config, intake),
+        folder=folder,
+        start_model=start_model,
+        tokenizer=tokenizer,
+        renderer=renderer,
+        train=intake.train,
+        heldout=intake.heldout,
+        prompts=prompts,
+        data_hashes=intake.data_hashes | {name: file_hash(Path(name)) for name in config.prompts},
+        adapter=_adapter(config, folder),
+        callbacks=tuple(callbacks),
+    )
+
+
+def _further_prompts(config: AnyConfig, renderer: Renderer, intake: Intake) -> tuple[tuple[int, ...], ...]:
+    """Prompts without demonstrations, each once; none that is held out, has a demonstration or is too long."""
+    known = {row.question for row in (*intake.train, *intake.heldout)}
+    found: dict[tuple[int, ...], None] = {}
+    for name in config.prompts:
+        for where, prompt in read_prompt_file(Path(name)):
+            try:
+                forms = renderer.prompt_forms(prompt)
+            except RenderError as error:
+                raise DemotuneError(f"prompt {where} cannot be rendered: {error}") from error
+            if known.isdisjoint(forms) and len(forms[0]) < config.max_length:
+                found[forms[0]] = None
+    return tuple(found)
+
+
+def _check_early(config: AnyConfig) -> None:
+    """What would otherwise fail only after samples were drawn: names that transformers and the loggers must know."""
+    refuse_unknown_loggers(config.report_to)
+    _check_name("optim", config.optim, OptimizerNames, "adamw_torch_fused, rmsprop, adafactor, sgd")
+    _check_name("lr_scheduler_type", config.lr_scheduler_type, SchedulerType, THAT_WORK)
+    arguments = training_arguments(config, Path(config.output), steps=1, seed=config.seed)
+    learning_rates(arguments, steps=1)
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(arguments)
+    except Exception as error:  # a library that is missing, or modules and models that only other trainers can name
+        raise DemotuneError(
+            f"optim {config.optim} cannot be used here ({first_line(error)}); choose another, such as adamw_torch_fused"
+        ) from error
+
+
+def _check_name(field: str, name: str, known: type[enum.Enum], usual: str) -> None:
+    names = [str(member.value) for member in known]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
+        advice = f"did you mean {near[0]}?" if near else f"take {usual}"
+        raise DemotuneError(f"{field} {name!r} is no name that transformers knows; {advice}")
+
+
+def _filled_in(config: AnyConfig, intake: Intake) -> AnyConfig:
+    """The config with its automatic values: precision by device, sample length by demonstrations."""
+    automatic: dict[str, Any] = {
+        "bf16": has_fast_bf16(this_device()),
+        "max_new_tokens": max(len(row.demo.ids) for row in intake.train),
+    }
+    fields = {field.name for field in dataclasses.fields(config)}
+    missing = {name: value for name, value in automatic.items() if name in fields and getattr(config, name) is None}
+    return dataclasses.replace(config, **missing)
+
+
+def _adapter(config: AnyConfig, folder: RunFolder) -> PeftConfig | None:
+    if not config.use_peft:
+        return None
+    if folder.adapter.is_dir():
+        return cast(PeftConfig, PeftConfig.from_pretrained(str(folder.adapter)))
+    return lora_config(config.lora_r, config.lora_alpha, config.lora_target_modules)

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 
 from demotune.common.errors import DemotuneError
-from demotune.common.machine import is_lack_of_memory
+from demotune.common.memory import is_lack_of_memory
 from demotune.common.processes import process_count
 from demotune.common.progress import warn
 

@@ -7,12 +7,11 @@ checkpoints that count only when they are whole.
 
 import itertools
 import math
-import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,35 +19,24 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedTokenizerBase, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import publish_file, write_json
-from demotune.common.processes import this_device
+from demotune.common.memory import peak_memory_gib
 from demotune.common.profiling import span
-from demotune.common.progress import peak_memory_gib, track
-from demotune.config.methods import AnyConfig
 from demotune.models.packing import Batch, cut_to_budget
 from demotune.models.policy import Policy
-from demotune.training.callbacks import RecordLastStep, ShowProgress, StopOnSignal, latest_checkpoint
+from demotune.runs.names import BAD_BATCH, CARRIED
+from demotune.training.callbacks import KeepBest
 from demotune.training.objectives import Objective, StepLoss
-from demotune.training.schedule import THAT_WORK, learning_rates
+from demotune.training.schedule import learning_rates
 from demotune.training.smaller_passes import one_pass
 
-CARRIED = "carried-optimizer.pt"
-
 
 @dataclass(frozen=True, slots=True)
-class MicrobatchPlan:
-    """Which records stand together (`units`) and in which order the units are trained (`order`, all passes)."""
-
-    units: tuple[tuple[int, ...], ...]
-    order: tuple[int, ...]
-    steps: int
-
-
-@dataclass(frozen=True, slots=True)
-class AtStart:
+class ExpectedFirstValue:
     """What the objective's `at_start` must be on average before the first update, and how far rounding may move it."""
 
     what: str
@@ -64,8 +52,35 @@ class Carry:
     total_steps: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fit:
+    """What a phase trains: `model`, in place, through `microbatches`, in `steps` optimizer steps."""
+
+    model: Policy
+    objective: Objective[Any]
+    microbatches: Sequence[Sequence[Any]]
+    steps: int
+    title: str
+    """What stands beside the progress bar."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the config that are others in this phase."""
+    tokenizer: PreTrainedTokenizerBase | None = None
+    """Kept in checkpoints; None: the run's."""
+    expected_first: ExpectedFirstValue | None = None
+    carry: Carry | None = None
+    keep_best: KeepBest | None = None
+    judge: Callable[[], dict[str, float]] | None = None
+    """Finds metrics on held-out records when a callback asks for an evaluation."""
+    facts: Callable[[], dict[str, float]] = dict
+    """Metrics that hold for all micro-batches of a step, recorded beside the objective's."""
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """Peak learning rates of single modules."""
+    finish: Callable[[], None] | None = None
+    """Called after the last step, while the model is in memory."""
+
+
 @dataclass(frozen=True, slots=True)
-class Part:
+class Pass:
     """What one forward and backward pass takes; `tokens` as the budget counts them."""
 
     batch: Batch
@@ -77,74 +92,46 @@ class Interrupted(KeyboardInterrupt):
     """Training stopped at the user's request, after a checkpoint."""
 
 
-def plan_microbatches(
-    lengths: Sequence[int], *, batch_size: int, accumulation: int, epochs: float, steps: int | None, seed: int
-) -> MicrobatchPlan:
-    """Fix once, from the seed, which records share a micro-batch and when each micro-batch is trained.
-
-    Records are shuffled, sorted by length within windows of 8 micro-batches (less padding), and cut. A micro-batch
-    keeps its members in every pass, so that it can be scored exactly as it will be trained; its place in each pass is
-    random. `steps` (optimizer steps) overrides `epochs`.
-    """
-    if not lengths:
-        raise ValueError("there are no records to plan micro-batches for")
-    rng = random.Random(seed)
-    shuffled = rng.sample(range(len(lengths)), len(lengths))
-    window = 8 * batch_size
-    grouped = [
-        record
-        for start in range(0, len(shuffled), window)
-        for record in sorted(shuffled[start : start + window], key=lambda record: lengths[record])
-    ]
-    units = tuple(tuple(grouped[start : start + batch_size]) for start in range(0, len(grouped), batch_size))
-    wanted = steps * accumulation if steps is not None else max(round(len(units) * epochs), 1)
-    order: list[int] = []
-    while len(order) < wanted:
-        order += rng.sample(range(len(units)), len(units))
-    return MicrobatchPlan(units=units, order=tuple(order[:wanted]), steps=-(-wanted // accumulation))
+class EarlyStop(Exception):  # noqa: N818 (no error: a phase may end so)
+    """A guard rail ended the steps of a phase; the message says why."""
 
 
 class PhaseTrainer(Trainer):
     """transformers.Trainer over planned micro-batches of records, with an objective in place of labels.
 
-    `judge` finds metrics on held-out records when a callback asks for an evaluation; `facts` are metrics that hold for
-    all micro-batches of a step, recorded beside the objective's. `rates` are peak learning rates of single modules.
     `budget` is the most tokens of one forward pass: micro-batches with more are cut, which changes no gradient beyond
     rounding.
     """
 
     stop_requested = False
+    stopped: str | None = None
+    """Why a guard rail ended the steps."""
     loss_is_scaled_for_ga = True  # `compute_loss` divides by the items of the whole optimizer step
 
     def __init__(
         self,
+        given: Fit,
         *,
-        model: Policy,
         args: TrainingArguments,
-        objective: Objective[Any],
-        microbatches: Sequence[Sequence[Any]],
         tokenizer: PreTrainedTokenizerBase,
-        at_start: AtStart | None = None,
-        carry: Carry | None = None,
         callbacks: list[TrainerCallback],
-        judge: Callable[[], dict[str, float]] | None = None,
-        facts: Callable[[], dict[str, float]] = dict,
-        rates: Mapping[str, float] | None = None,
         budget: int | None = None,
     ) -> None:
-        self._objective, self._at_start, self._carry = objective, at_start, carry
-        self._rates, self._budget = rates or {}, budget
-        self._microbatches, self._judge, self._facts = microbatches, judge, facts
+        self.given, self._budget, self._expected_first = given, budget, given.expected_first
         self._values: defaultdict[str, list[Tensor]] = defaultdict(list)
         self._last_log: tuple[float, int] | None = None
         self._started = time.monotonic()
         super().__init__(
-            model=model,
+            model=given.model,
             args=args,
-            train_dataset=cast(Any, range(len(microbatches))),
-            processing_class=tokenizer,
+            train_dataset=cast(Any, range(len(given.microbatches))),
+            processing_class=given.tokenizer or tokenizer,
             callbacks=callbacks,
         )
+        self.remove_callback(ProgressCallback)  # the screen is demotune's
+        self.remove_callback(PrinterCallback)
+        if given.keep_best:
+            given.keep_best.judge = self.evaluate
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Numbers of micro-batches, in planned order; accelerate deals them out to the processes."""
@@ -153,24 +140,23 @@ class PhaseTrainer(Trainer):
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
-    ) -> tuple[list[list[Part]], Tensor]:
+    ) -> tuple[list[list[Pass]], Tensor]:
         """The micro-batches of one optimizer step, looked up only now: accelerate's loader reads one step ahead.
 
         So micro-batches that are sampled from the policy are sampled after its last update.
         """
         numbers = [int(number) for number in itertools.islice(epoch_iterator, num_batches)]
-        batches = [self._parts(self._microbatches[number]) for number in numbers]
+        batches = [self._passes(self.given.microbatches[number]) for number in numbers]
         return batches, self._get_num_items_in_batch(batches, device)
 
-    def _parts(self, records: Sequence[Any]) -> list[Part]:
+    def _passes(self, records: Sequence[Any]) -> list[Pass]:
         """The passes of one micro-batch: one, or several where it has more tokens than the budget."""
-        parts = cut_to_budget(records, self._objective.tokens, self._budget)
-        return [
-            Part(self._objective.collate(part), sum(map(self._objective.tokens, part)), len(part)) for part in parts
-        ]
+        objective = self.given.objective
+        parts = cut_to_budget(records, objective.tokens, self._budget)
+        return [Pass(objective.collate(part), sum(map(objective.tokens, part)), len(part)) for part in parts]
 
     def training_step(  # type: ignore[override]
-        self, model: nn.Module, inputs: list[Part], num_items_in_batch: Tensor | int | None = None
+        self, model: nn.Module, inputs: list[Pass], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         """Forward and backward of a micro-batch, part by part; gradients add up to those of the whole."""
         loss = torch.zeros((), device=self.args.device)
@@ -184,12 +170,12 @@ class PhaseTrainer(Trainer):
         """Not counted here: `demotune estimate` and the comparisons work it out from tokens."""
         return 0
 
-    def _get_num_items_in_batch(self, batch_samples: list[list[Part]], device: torch.device) -> Tensor:
+    def _get_num_items_in_batch(self, batch_samples: list[list[Pass]], device: torch.device) -> Tensor:
         """Items (pairs or tokens) of the whole optimizer step, over all micro-batches and processes."""
         items = torch.stack([part.batch["items"] for parts in batch_samples for part in parts]).sum().to(device)
         return cast(Tensor, self.accelerator.gather(items)).sum()
 
-    def _track_num_input_tokens(self, inputs: list[Part]) -> None:
+    def _track_num_input_tokens(self, inputs: list[Pass]) -> None:
         """Tokens of prompts and responses, where each response has a prompt of its own; computed prompts are fewer."""
         tokens = torch.stack([part.batch["tokens"] for part in inputs]).sum().to(self.args.device)
         self.state.num_input_tokens_seen += int(cast(Tensor, self.accelerator.gather(tokens)).sum())
@@ -203,14 +189,14 @@ class PhaseTrainer(Trainer):
     ) -> Tensor:
         """Sum over the micro-batch / items of the step: micro-batches of any size weigh each item alike."""
         with span("forward"):
-            step_loss = self._objective(model, inputs)
+            step_loss = self.given.objective(model, inputs)
         if num_items_in_batch is None:
             raise ValueError("num_items_in_batch is missing: the loss of a step cannot be scaled")
         if not torch.isfinite(step_loss.total):
             self._stop_for_bad_loss(step_loss, inputs)
-        if self.state.global_step == 0 and self._at_start is not None and step_loss.at_start is not None:
-            check_start(float(step_loss.at_start.mean()), self._at_start)
-            self._at_start = None
+        if self.state.global_step == 0 and self._expected_first is not None and step_loss.at_start is not None:
+            check_first_value(float(step_loss.at_start.mean()), self._expected_first)
+            self._expected_first = None
         for name, values in step_loss.metrics.items():
             self._values[name].append(values.flatten())
         # Processes average their gradients; each must hold its share of a sum over all of them.
@@ -222,7 +208,7 @@ class PhaseTrainer(Trainer):
         if "train_loss" in logs:
             return  # the Trainer's last record: of a resumed phase it counts losses and times since the resume only
         if self._values and "loss" in logs:
-            logs |= self._facts()
+            logs |= self.given.facts()
             logs |= {name: self._mean_over_processes(values) for name, values in self._values.items()}
             self._values.clear()
             now, tokens = time.monotonic(), self.state.num_input_tokens_seen
@@ -247,19 +233,19 @@ class PhaseTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         optimizer = super().create_optimizer(model)
         for name, weight in cast(nn.Module, model or self.model).named_parameters():
-            rate = next((rate for part, rate in self._rates.items() if part in name.split(".")), None)
+            rate = next((rate for part, rate in self.given.rates.items() if part in name.split(".")), None)
             if rate is not None and weight.requires_grad:
                 _give_own_rate(optimizer, weight, rate)
-        if self._carry is not None and self._carry.previous is not None:
-            state = torch.load(self._carry.previous, weights_only=True)
+        if self.given.carry is not None and self.given.carry.previous is not None:
+            state = torch.load(self.given.carry.previous, weights_only=True)
             optimizer.load_state_dict(state["optimizer"])
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
-        steps = self._carry.total_steps if self._carry else num_training_steps
+        steps = self.given.carry.total_steps if self.given.carry else num_training_steps
         scheduler = LambdaLR(cast(Any, optimizer or self.optimizer), learning_rates(self.args, steps))
-        if self._carry is not None and self._carry.previous is not None:
-            scheduler.load_state_dict(torch.load(self._carry.previous, weights_only=True)["scheduler"])
+        if self.given.carry is not None and self.given.carry.previous is not None:
+            scheduler.load_state_dict(torch.load(self.given.carry.previous, weights_only=True)["scheduler"])
             # Making a scheduler set the optimizer to the rate of its first step; loading one does not undo that.
             for group, rate in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
                 group["lr"] = rate
@@ -268,9 +254,9 @@ class PhaseTrainer(Trainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Record what `judge` finds on held-out records, at a callback's request."""
-        if self._judge is None:
+        if self.given.judge is None:
             raise ValueError("there is no judge to evaluate with")
-        found = {f"eval_{name}": value for name, value in self._judge().items()}
+        found = {f"eval_{name}": value for name, value in self.given.judge().items()}
         self.log(dict(found))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
         return found
@@ -284,7 +270,7 @@ class PhaseTrainer(Trainer):
             torch.save(state, unfinished)
 
     def _stop_for_bad_loss(self, step_loss: StepLoss, inputs: Batch) -> None:
-        file = Path(cast(str, self.args.output_dir)).parent / "bad-batch.json"
+        file = Path(cast(str, self.args.output_dir)).parent / BAD_BATCH
         write_json(file, {name: tensor.tolist() for name, tensor in inputs.items()})
         raise DemotuneError(
             f"the loss became {float(step_loss.total)} at step {self.state.global_step + 1}; its batch is saved in "
@@ -302,7 +288,7 @@ def _give_own_rate(optimizer: torch.optim.Optimizer, weight: Tensor, rate: float
             return
 
 
-def check_start(found: float, start: AtStart) -> None:
+def check_first_value(found: float, start: ExpectedFirstValue) -> None:
     """Raise DemotuneError unless a stage starts where its reference is: there this number is known exactly."""
     if abs(found - start.expected) > start.tolerance:
         raise DemotuneError(
@@ -311,56 +297,3 @@ def check_start(found: float, start: AtStart) -> None:
             "differently: look for active dropout, a precision other than the one the reference was scored in, or "
             "scores of another policy"
         )
-
-
-def train_phase(trainer: PhaseTrainer, *, what: str, total_steps: int, checkpoints: Path) -> list[dict[str, Any]]:
-    """Run or continue a training phase; returns its metric records.
-
-    Raises Interrupted at the user's request, unless the last step was made: then `trainer.stop_requested` is set.
-    """
-    with track(what, total_steps, "steps") as tracker, StopOnSignal() as stop:
-        trainer.add_callback(ShowProgress(tracker))
-        trainer.add_callback(RecordLastStep())
-        trainer.add_callback(stop)
-        trainer.train(resume_from_checkpoint=latest_checkpoint(checkpoints))
-    if stop.requested and trainer.state.global_step < total_steps:
-        raise Interrupted
-    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    trainer.stop_requested = stop.requested
-    return [dict(record) for record in trainer.state.log_history if "loss" in record]
-
-
-def training_arguments(config: AnyConfig, checkpoints: Path, steps: int, seed: int) -> TrainingArguments:
-    """A config's fields in the Trainer's words. Checkpoints and progress are ours, so the Trainer's own are off."""
-    try:
-        arguments = TrainingArguments(
-            output_dir=str(checkpoints),
-            per_device_train_batch_size=config.per_device_train_batch_size,
-            gradient_accumulation_steps=config.gradient_accumulation_steps,
-            max_steps=steps,
-            learning_rate=config.learning_rate,
-            optim=config.optim,
-            lr_scheduler_type=config.lr_scheduler_type,
-            warmup_steps=config.warmup_steps,
-            weight_decay=config.weight_decay,
-            max_grad_norm=config.max_grad_norm,
-            bf16=bool(config.bf16),
-            activation_checkpointing=bool(config.activation_checkpointing),
-            seed=seed,
-            logging_steps=config.logging_steps,
-            logging_nan_inf_filter=False,
-            include_num_input_tokens_seen="non_padding",
-            save_strategy="no",
-            save_total_limit=2,
-            report_to=list(config.report_to) or "none",
-            run_name=config.run_name,
-            remove_unused_columns=False,
-            disable_tqdm=True,
-            use_cpu=this_device().type == "cpu",
-            ddp_find_unused_parameters=False,
-        )
-    except ValueError as error:
-        fix = f"; take {THAT_WORK}" if "lr_scheduler_type" in str(error) else ""
-        raise DemotuneError(f"transformers refuses a training setting: {error}{fix}") from error
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for several processes, never for DataParallel
-    return arguments

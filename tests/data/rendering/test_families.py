@@ -357,7 +357,7 @@ def test_every_turn(name: str, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": conversation}), encoding="utf-8")
     loaded = load_demonstrations([str(tmp_path / "rows.jsonl")], every_turn=True)
     renderer = Renderer(tokenizer)
-    assert [text(tokenizer, renderer, row) for row in loaded.demonstrations] == [golden.ruled, golden.second]
+    assert [text(tokenizer, renderer, row) for row in loaded.rows] == [golden.ruled, golden.second]
 
 
 @pytest.mark.parametrize("name", [name for name, golden in GOLDENS.items() if golden.thought is not None])

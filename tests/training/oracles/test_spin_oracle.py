@@ -18,8 +18,10 @@ from transformers import TrainerCallback
 from demotune.config.methods import IRFTConfig, SPINConfig
 from demotune.records import Pair
 from demotune.training.losses import loss_at_reference
-from demotune.training.methods import pair_objective
-from demotune.training.trainer import AtStart, plan_microbatches
+from demotune.training.methods import irft
+from demotune.training.methods.spin import objective as spin_objective
+from demotune.training.microbatches import plan_microbatches
+from demotune.training.trainer import ExpectedFirstValue
 
 BETA, WARMUP, CLIP = 0.1, 2, 1.0
 
@@ -82,8 +84,8 @@ def test_one_stage_is_spin_parameter_by_parameter_and_step_by_step(
     """Clipping, linear schedule with warm-up, six passes of four uneven micro-batches, two per step; 1e-6."""
     rate, make_optimizer = OPTIMIZERS[optimizer]
     pairs = random_pairs(1, 11)
-    objective = pair_objective(IRFTConfig(output="x", beta=BETA, stages=1))
-    assert objective == pair_objective(SPINConfig(output="x", beta=BETA))
+    objective = irft.objective(IRFTConfig(output="x", beta=BETA, stages=1))
+    assert objective == spin_objective(SPINConfig(output="x", beta=BETA))
     plan = plan_microbatches([1] * 11, batch_size=3, accumulation=2, epochs=6.0, steps=None, seed=4)
     assert [len(unit) for unit in plan.units] == [3, 3, 3, 2]
     assert plan.steps == 12
@@ -96,7 +98,7 @@ def test_one_stage_is_spin_parameter_by_parameter_and_step_by_step(
         objective,
         [opponent_scores[unit] for unit in plan.order],
         tmp_path,
-        at_start=AtStart("loss", loss_at_reference(objective.link), 1e-5),
+        expected_first=ExpectedFirstValue("loss", loss_at_reference(objective.link), 1e-5),
         callbacks=[kept],
         optim=optimizer,
         learning_rate=rate,

@@ -30,11 +30,10 @@ from demotune.common.files import read_rows
 from demotune.models.policy import load_policy, save_policy
 from demotune.models.reward import (
     RewardFacts,
-    head_scores,
-    reward_batch,
     reward_from_policy,
     save_reward_model,
 )
+from demotune.models.reward_head import head_scores, reward_batch
 from demotune.records import Completion, Pair, Response
 from demotune.training.callbacks import KeepBest, best_judgement
 from demotune.training.losses import reward_loss
@@ -184,7 +183,7 @@ def test_an_earlier_reward_is_kept(overfitted: Path, stage: int) -> None:
     loss, accuracy = heldout_loss(overfitted, stage)
     assert loss == pytest.approx(best["eval_loss"], abs=1e-5)
     assert accuracy == pytest.approx(best["eval_rewards/accuracies"])
-    assert record["check"]["accuracy"] == pytest.approx(accuracy)
+    assert record["check"]["accuracy"]["value"] == pytest.approx(accuracy)
     # Patience: four judgements without a gain in loss or accuracy, and no such four before.
     gains, loss, accuracy = [0], judged[0]["eval_loss"], judged[0]["eval_rewards/accuracies"]
     for row in judged[1:]:

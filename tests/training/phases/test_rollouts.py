@@ -21,16 +21,17 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from demotune import DemotuneError, RFTConfig, run
 from demotune.common.files import read_rows
 from demotune.models.logprobs import naive_response_logps
+from demotune.training import rollouts
 from demotune.training.objectives import PolicyObjective
-from demotune.training.phases import rollouts
-from demotune.training.phases.policy import Limits, PolicyStop, guard
-from demotune.training.phases.rollouts import Layout, Rollouts
+from demotune.training.phases.policy import Limits, guard
+from demotune.training.rollouts import RolloutPlan, Rollouts
+from demotune.training.trainer import EarlyStop
 from demotune.training.values import ValueSums, explained_variance, predict
 
 # How a batch becomes optimizer steps.
 
 
-def layout(responses: int, minis: int, size: int, generations: int = 1, **fields: Any) -> Layout:
+def layout(responses: int, minis: int, size: int, generations: int = 1, **fields: Any) -> RolloutPlan:
     wanted = RFTConfig(
         output="x",
         prompts_per_batch=responses // generations,
@@ -40,7 +41,7 @@ def layout(responses: int, minis: int, size: int, generations: int = 1, **fields
         per_device_train_batch_size=size,
         **{"policy_batches": 2, **fields},
     )
-    return Layout.of(wanted, 100)
+    return RolloutPlan.of(wanted, 100)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
@@ -69,7 +70,7 @@ def test_every_response_once_per_pass_in_equal_steps(processes: int, monkeypatch
 
 
 def test_layouts_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert layout(12, 2, 4) == Layout(
+    assert layout(12, 2, 4) == RolloutPlan(
         responses=12, generations=1, mini_batches=2, microbatches=2, iterations=1, batches=2
     )
     assert layout(64, 1, 8).microbatches == 8
@@ -93,7 +94,7 @@ def test_layouts_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_how_many_batches(prompts: int, fields: dict[str, Any], batches: int) -> None:
-    assert Layout.of(RFTConfig(output="x", **fields), prompts).batches == batches
+    assert RolloutPlan.of(RFTConfig(output="x", **fields), prompts).batches == batches
 
 
 def test_responses_of_one_prompt_stand_together() -> None:
@@ -156,9 +157,9 @@ OFF = {"kl": 0.0, "longest": 0.0, "unfinished": 0.0, "reward": None}
     ],
 )
 def test_each_guard_stops_above_its_limit_and_names_its_flag(limit: str, value: float, message: str) -> None:
-    with pytest.raises(PolicyStop, match=message):
+    with pytest.raises(EarlyStop, match=message):
         guard(FACTS, Limits(**{**WIDE, limit: value}))
-    with pytest.raises(PolicyStop, match=message):
+    with pytest.raises(EarlyStop, match=message):
         guard(FACTS, Limits(**{**OFF, limit: value}))
     guard(FACTS, Limits(**WIDE))  # at the limit is not above it
     guard(dict.fromkeys(FACTS, 1000000000.0), Limits(**OFF))

@@ -16,8 +16,14 @@ from torch import Tensor
 from demotune import RFTConfig, run
 from demotune.models.logprobs import sequence_logps
 from demotune.models.policy import load_policy, save_policy
-from demotune.models.reward import RewardFacts, load_reward_model, padding_id, reward_from_policy, save_reward_model
-from demotune.models.scoring import score_completions
+from demotune.models.reward import (
+    RewardFacts,
+    load_reward_model,
+    padding_id,
+    reward_from_policy,
+    save_reward_model,
+)
+from demotune.models.reward_head import completion_rewards
 from demotune.records import Completion, Response
 
 LETTERS = 10  # of the vocabulary; with padding and end token the policy has twelve ids
@@ -54,7 +60,7 @@ def log_probabilities(policy_folder: Path, prompt: str) -> Tensor:
 def rewards(reward_folder: Path, prompt: str) -> Tensor:
     model = load_reward_model(reward_folder, dtype="float32", attn_implementation="eager", device=CPU)
     return torch.tensor(
-        score_completions(model, completions(prompt), pad_id=0, bound=1.0, batch_size=64, bf16=False)
+        completion_rewards(model, completions(prompt), pad_id=0, bound=1.0, batch_size=64, bf16=False)
     ).double()
 
 

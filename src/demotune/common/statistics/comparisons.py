@@ -19,7 +19,7 @@ class Comparison:
 
     `p` is two-sided. `effect_size` is Cohen's d_z (mean over standard deviation of the differences), for wins Cohen's h
     against 0.5. `smallest` is the smallest difference that this many prompts would have shown with 80% power at 5%, in
-    the unit of `difference`. What cannot be told is nan. `test` is the name for people.
+    the unit of `difference`. What cannot be known is nan. `test` names the test.
     """
 
     difference: Interval

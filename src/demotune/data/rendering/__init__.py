@@ -5,6 +5,6 @@ policy is trained on exactly the ids that it is conditioned on when it samples.
 """
 
 from demotune.data.rendering.renderer import Renderer, content_key
-from demotune.data.rendering.written import RenderError
+from demotune.data.rendering.writer import RenderError
 
 __all__ = ["RenderError", "Renderer", "content_key"]

@@ -10,7 +10,7 @@ from demotune.data.rendering.forms import QUESTION, Form, find_forms, prompt_of,
 from demotune.data.rendering.program import FIXED_DATE, TemplateProgram, unusable
 from demotune.data.rendering.thoughts import CLOSE, OPEN, split_thought
 from demotune.data.rendering.tokens import end_token
-from demotune.data.rendering.written import (
+from demotune.data.rendering.writer import (
     ANSWER,
     OTHER_ANSWER,
     PROBE,

@@ -11,7 +11,7 @@ from typing import Literal
 from demotune.data.rendering.marks import Marks
 from demotune.data.rendering.program import Settings, TemplateProgram
 from demotune.data.rendering.thoughts import CLOSE, OPEN
-from demotune.data.rendering.written import ANSWER, OTHER_ANSWER, PROBE, THOUGHT, RenderError, answered
+from demotune.data.rendering.writer import ANSWER, OTHER_ANSWER, PROBE, THOUGHT, RenderError, answered
 from demotune.records import NO_CONTEXT, Context, Message
 
 SWITCHES = ("enable_thinking", "thinking")
@@ -35,7 +35,7 @@ class Form:
 
     @property
     def switches(self) -> str:
-        """The settings as people write them."""
+        """The settings as text."""
         return ", ".join(f"{name}={value}" for name, value in self.settings.items())
 
 

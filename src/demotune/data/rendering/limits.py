@@ -1,4 +1,4 @@
-"""Bounds on a chat template: a program out of a model folder, which may loop or allocate without end."""
+"""Bounds on time and memory for a chat template: a program from a model folder, which may loop or allocate forever."""
 
 import resource
 import signal
@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 SECONDS = 10.0
-"""For one conversation; an honest template needs about a millisecond."""
+"""For one conversation; an ordinary template needs about a millisecond."""
 MEMORY = 2 * 2**30
 """Bytes beyond what the process has when rendering begins."""
 LONGEST = 64 * 2**20
@@ -47,7 +47,7 @@ def _bounded_time(seconds: float) -> Iterator[None]:
     try:
         yield
     finally:
-        # Whoever had set an alarm before still gets it.
+        # An alarm that was set before still goes off.
         left = max(left - (time.monotonic() - begun), 1e-3) if left else 0.0
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler if handler is not None else signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""What a model writes around thought and answer, as in gpt-oss' <|channel|>final<|message|>: found, and taken off."""
+"""Marks around reasoning and answer, as in gpt-oss' <|channel|>final<|message|>: found, and removed."""
 
 import re
 from collections.abc import Collection
@@ -31,7 +31,7 @@ class Unmarker:
         self.is_needed = any(map(self._special.search, (marks.answer, marks.thought, marks.between)))
 
     def text(self, response: str) -> str:
-        """The response, decoded with its special tokens, as people write it: <think>…</think> and the answer."""
+        """The response, decoded with its special tokens, with <think>…</think> around its reasoning."""
         marks = self._marks
         thinks = response.lstrip().startswith(marks.thought)
         thought, between, answer = response.lstrip()[len(marks.thought) :].partition(marks.between)

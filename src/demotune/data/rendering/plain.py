@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 from demotune.common.errors import DemotuneError
 from demotune.data.rendering.marks import Marks
 from demotune.data.rendering.tokens import encode
-from demotune.data.rendering.written import ANSWER, OWN_TEMPLATE, PROBE, REASONING_LEFT_OUT, RenderError, Written
+from demotune.data.rendering.writer import ANSWER, OWN_TEMPLATE, PROBE, REASONING_LEFT_OUT, RenderError, Written
 from demotune.records import Context, Demonstration, Message
 
 

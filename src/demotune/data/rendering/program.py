@@ -1,4 +1,4 @@
-"""The tokenizer's chat template as what it is: somebody's Jinja program, run with bounds and with one date."""
+"""Run the tokenizer's chat template, a Jinja program from a model folder, within bounds and with a fixed date."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from demotune.common.errors import DemotuneError
 from demotune.data.rendering import limits
-from demotune.data.rendering.written import OWN_TEMPLATE, RenderError
+from demotune.data.rendering.writer import OWN_TEMPLATE, RenderError
 from demotune.records import NO_CONTEXT, Context, Message
 
 # Llama 3.1 and 3.2 write this date themselves when they know no other.
@@ -49,7 +49,7 @@ class TemplateProgram:
     ) -> str:
         """The conversation as text; with `prompt_for_more` up to where the assistant is to write.
 
-        Raises RenderError where the template refuses it, and DemotuneError where the template runs away.
+        Raises RenderError where the template refuses it, and DemotuneError where the template exceeds its bounds.
         """
         chat: list[Any] = [dict(message) for message in messages]
         documents: list[Any] = [dict(document) for document in context.documents]
@@ -69,7 +69,7 @@ class TemplateProgram:
             raise unusable(f"has not ended after {limits.SECONDS:g} s on one conversation") from None
         except MemoryError:
             raise unusable(f"needs more than {limits.MEMORY >> 30} GiB for one conversation") from None
-        except Exception as error:  # whatever it raises says that it cannot write this conversation
+        except Exception as error:  # any error means that it cannot write this conversation
             raise RenderError("chat template refused", str(error) or type(error).__name__) from error
         if not isinstance(text, str):
             raise unusable(f"gives {type(text).__name__}, not text")

@@ -12,7 +12,7 @@ from demotune.data.rendering.marks import Unmarker
 from demotune.data.rendering.plain import PlainTemplate
 from demotune.data.rendering.thoughts import CLOSE, OPEN, split_thought
 from demotune.data.rendering.tokens import encode, ids_of_tokens, special_tokens
-from demotune.data.rendering.written import RenderError, Writer
+from demotune.data.rendering.writer import RenderError, Writer
 from demotune.records import NO_CONTEXT, Context, Demonstration, Message, RenderedDemonstration, Response
 
 _TAG_TOKENS = 16
@@ -110,7 +110,7 @@ class Renderer:
         return self.end_id == other.end_id and self._tokenizer.get_vocab() == other._tokenizer.get_vocab()
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text for people to read, special tokens dropped. Never tokenise it again.
+        """Text to read, special tokens dropped. Never tokenise it again.
 
         A thought in marks of special tokens is written <think>…</think>, as other models write theirs.
         """
@@ -119,7 +119,7 @@ class Renderer:
         return self._text(ids, skip_special_tokens=True)
 
     def decode_for_another(self, prompt_ids: Sequence[int], ids: Sequence[int]) -> str:
-        """The text that another renderer is to write: a thought has its opening tag, be it in the prompt here."""
+        """The text for another renderer: a thought has its opening tag, even where that is in the prompt here."""
         text = self.decode(ids)
         prompt_end = self._text(prompt_ids[-_TAG_TOKENS:], skip_special_tokens=False).rstrip()
         opened = CLOSE in text and not text.lstrip().startswith(OPEN) and prompt_end.endswith(OPEN)

@@ -4,7 +4,7 @@ OPEN, CLOSE = "<think>", "</think>"
 
 
 def split_thought(text: str, *, opened: bool = False) -> tuple[str, str]:
-    """What a text thinks first, and the answer behind it; an empty thought where it does not begin with one.
+    """The reasoning at the beginning of a text, and the answer after it; empty reasoning where there is none.
 
     opened: the text follows a prompt that may hold the opening tag, so that the closing one alone ends a thought too.
     Elsewhere a text without the opening tag only mentions the closing one.

@@ -18,11 +18,11 @@ from types import ModuleType
 from typing import Protocol, SupportsFloat
 
 from demotune.common.errors import DemotuneError
-from demotune.data.files import file_rows
+from demotune.data.readers.files import file_rows
 from demotune.data.rows import RawRow
 from demotune.evaluation.lineage import runs_behind
 from demotune.records import Message
-from demotune.runs.folder import begun_config
+from demotune.runs.run import Run
 
 Advance = Callable[[int], object]
 
@@ -182,7 +182,7 @@ def conflict_note(reward: str | Path, reward_hash: str | None, models: Sequence[
     a model folder or a hub id; `reward_hash` is the content hash of its model, None where it is not known.
     """
     notes = [
-        f"this reward {deed} {model if generation == 0 else f'the run {run} behind {model}'}"
+        f"this reward {deed} {model if generation == 0 else f'the run {run.folder} behind {model}'}"
         for model in models
         for generation, run in enumerate(runs_behind(Path(model)))
         for deed in _deeds(Path(reward), reward_hash, run)
@@ -268,17 +268,17 @@ def _row_files(source: str) -> list[Path]:
     return [file for file in files if file.name.endswith((".jsonl", ".jsonl.gz")) and file.is_file()]
 
 
-def _deeds(reward: Path, reward_hash: str | None, run: Path) -> Iterator[str]:
+def _deeds(reward: Path, reward_hash: str | None, run: Run) -> Iterator[str]:
     """What a reward did in a run."""
-    inside = reward.exists() and run in (reward.resolve(), *reward.resolve().parents)
+    inside = reward.exists() and run.folder in (reward.resolve(), *reward.resolve().parents)
     if inside or (reward_hash is not None and reward_hash == _learned_reward(run)):
         yield "trained"
-    if reward_hash is not None and reward_hash in selecting_rewards(begun_config(run)["data"]):
+    if reward_hash is not None and reward_hash in selecting_rewards(run.config["data"]):
         yield "selected training data for"
 
 
-def _learned_reward(run: Path) -> str | None:
+def _learned_reward(run: Run) -> str | None:
     """Content hash of the reward that RFT leaves in a run folder."""
     from demotune.models.policy import content_hash  # noqa: PLC0415 (torch, which judging itself does not need)
 
-    return content_hash(run / "reward") if (run / "reward").is_dir() else None
+    return content_hash(run.files.reward) if run.files.reward.is_dir() else None

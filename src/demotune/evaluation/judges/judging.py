@@ -10,7 +10,9 @@ from demotune.evaluation.judges.judges import Contest, FunctionJudge, Judge, Ver
 from demotune.evaluation.judges.server import ServerJudge, order_dependent_share
 from demotune.evaluation.measuring import Bench, Earned, Measured, reward_everything
 from demotune.evaluation.subjects import short_names
-from demotune.rewards.reward import Reward, load_reward
+from demotune.rewards.load import load_reward
+from demotune.rewards.reward import Reward
+from demotune.runs.names import JUDGE_REPLIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ def find_judges(config: EvaluationConfig) -> Panel:
     """All judges, before anything is measured. Raises DemotuneError for one that cannot be had."""
     judges: list[tuple[str, Judge]] = [("function", FunctionJudge.load(spec)) for spec in config.judge]
     if config.judge_url is not None and config.judge_model is not None:
-        journal = Path(config.output) / "judge-replies.jsonl"
+        journal = Path(config.output) / JUDGE_REPLIES
         judges.append(("model", ServerJudge(url=config.judge_url, model=config.judge_model, journal=journal)))
     rewards = {source: load_reward(source, dtype=config.dtype, bf16=config.bf16) for source in config.reward}
     return Panel(rewards, tuple(judges))

@@ -5,7 +5,6 @@ data set. Prompts, metrics and few-shot rules stay the harness's. The folder of 
 the `lm_eval` command too.
 """
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ import yaml
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import write_rows
-from demotune.data.files import file_rows
+from demotune.common.suggestions import did_you_mean
+from demotune.data.readers.files import file_rows
 from demotune.data.rows import BadRow
 
 SUBJECT_FOLDERS = {"cais/mmlu": "mmlu"}
@@ -63,8 +63,7 @@ def check_task_names(names: Sequence[str], also: Sequence[str] = ()) -> None:
     index = harness_index()
     for name in names:
         if name not in index:
-            near = difflib.get_close_matches(name, [*also, *index], n=4, cutoff=0.7)
-            fix = f"did you mean {', '.join(near)}?" if near else "`lm_eval ls tasks` lists all"
+            fix = did_you_mean(name, [*also, *index], most=4) or "`lm_eval ls tasks` lists all"
             raise DemotuneError(f"there is no task {name!r}; {fix}")
 
 

@@ -6,7 +6,7 @@ model, and keeps every item's score, so that two models are compared item by ite
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from numbers import Real
 from pathlib import Path
@@ -16,15 +16,15 @@ from transformers import PreTrainedTokenizerBase
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import write_json, write_rows
+from demotune.common.json_records import as_json
 from demotune.common.processes import process_count, this_device
 from demotune.common.progress import say, warn
 from demotune.evaluation.tasks.data import check_task_names
 from demotune.evaluation.tasks.loading import LoadedTasks, item_texts, load_tasks
 from demotune.models.files import is_adapter, reading
 from demotune.models.policy import check_policy, resolve_base, tokenizer_folder
+from demotune.runs.names import TASK_ROWS, TASKS
 
-TASKS_FILE = "tasks.json"
-TASK_ROWS_FILE = "task-rows.jsonl.gz"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -114,17 +114,17 @@ class TaskRow:
 class TaskScores:
     """A model's scores on the tasks that were asked for."""
 
-    headline: tuple[TaskResult, ...]
-    """A preset's tasks with the metric that counts; all metrics of the tasks that were named themselves."""
-    results: tuple[TaskResult, ...]
-    """All metrics of all tasks and groups that were run: for MMLU, its subjects too."""
-    rows: tuple[TaskRow, ...]
     average: float | None
     """Mean over the tasks of the preset that were run; None without a preset."""
     missing: tuple[str, ...]
     """Tasks of the preset whose rows neither a folder nor the hub had."""
     notes: tuple[str, ...]
     """What was not as the harness or the preset has it."""
+    headline: tuple[TaskResult, ...]
+    """A preset's tasks with the metric that counts; all metrics of the tasks that were named themselves."""
+    results: tuple[TaskResult, ...]
+    """All metrics of all tasks and groups that were run: for MMLU, its subjects too."""
+    rows: tuple[TaskRow, ...]
 
 
 def evaluate_tasks(folder: Path, names: Sequence[str], options: TaskOptions) -> TaskScores:
@@ -172,20 +172,15 @@ def write_task_scores(folder: Path, scores: Mapping[str, TaskScores], options: T
     """Write `tasks.json` and `task-rows.jsonl.gz` to an evaluation folder; `scores` by the name of the model."""
     asked = {**asdict(options), "task_data": [str(path) for path in options.task_data]}
     models = {
-        name: {
-            "average": of_model.average,
-            "missing": list(of_model.missing),
-            "notes": list(of_model.notes),
-            "headline": [asdict(result) for result in of_model.headline],
-            "results": [asdict(result) for result in of_model.results],
-        }
+        name: {field: value for field, value in as_json(replace(of_model, rows=())).items() if field != "rows"}
         for name, of_model in scores.items()
     }
     write_rows(
-        folder / TASK_ROWS_FILE,
+        folder / TASK_ROWS,
         ({"model": name, **asdict(row)} for name, of_model in scores.items() for row in of_model.rows),
     )
-    write_json(folder / TASKS_FILE, {"harness": f"lm-eval {version('lm-eval')}", "options": asked, "models": models})
+    harness = f"lm-eval {version('lm-eval')}"
+    write_json(folder / TASKS, {"harness": harness, "options": asked, "models": models})
 
 
 @contextmanager

@@ -1,11 +1,11 @@
 """The rigor card: questions that a report of results should answer, answered from the files of the runs alone.
 
 A question is answered yes only where these files hold the evidence; the card says where. What no file of a run can
-hold, who paid for it for example, is answered no. The paper's answers stand beside ours.
+hold, who paid for it for example, is answered no. The paper's answers are given beside ours.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -14,12 +14,11 @@ from typing import Any, Literal
 
 from demotune.common.files import write_json
 from demotune.report.public_names import without_paths
-from demotune.report.rigor import leaks, page, records, results
-from demotune.report.rigor.evidence import Evidence, Finding, read_evidence
+from demotune.report.rigor import comparisons, leaks, page, records, results, shortcuts
+from demotune.report.rigor.evidence import Evidence, Finding, no, read_evidence
 
 Answer = Literal["yes", "no", "not applicable"]
 NOT_APPLICABLE: Answer = "not applicable"
-NOT_KEPT = "to be said by the authors; no file of a run holds it"
 
 FINDERS: Mapping[str, Callable[[Evidence], Finding]] = {
     "environment_specified": records.environment,
@@ -28,9 +27,9 @@ FINDERS: Mapping[str, Callable[[Evidence], Finding]] = {
     "significance_tests": results.tests,
     "effect_sizes_reported": results.effect_sizes,
     "sample_size_justified": results.smallest,
-    "variance_reported": results.scatter,
-    "baselines_included": results.baselines,
-    "ablation_study": results.ablations,
+    "variance_reported": comparisons.scatter,
+    "baselines_included": comparisons.baselines,
+    "ablation_study": comparisons.ablations,
     "multiple_metrics": results.metrics,
     "held_out_test_set": leaks.unseen_rows,
     "per_category_breakdown": results.by_category,
@@ -50,38 +49,16 @@ FINDERS: Mapping[str, Callable[[Evidence], Finding]] = {
     "train_test_overlap_discussed": leaks.overlap,
     "benchmark_contamination_addressed": leaks.contamination,
     "inference_cost_reported": results.inference_cost,
-    "seed_sensitivity_reported": results.ranking,
+    "seed_sensitivity_reported": comparisons.ranking,
     "number_of_runs_stated": results.run_counts,
     "best_config_selection_justified": leaks.picked_on_other_rows,
     "multiple_comparison_correction": results.corrected,
-    "compute_budget_vs_performance": results.equal_compute,
-    "feature_leakage_addressed": results.surfaces,
+    "compute_budget_vs_performance": comparisons.equal_compute,
+    "feature_leakage_addressed": shortcuts.surfaces,
     "non_independence_addressed": leaks.near_duplicates,
     "leakage_detection_method": leaks.search_method,
 }
-"""Question -> who looks for its evidence."""
-
-NEVER: Mapping[str, str] = {
-    "code_released": NOT_KEPT,
-    "data_released": "files name their data by hash; whether others can get it is not known",
-    "baselines_contemporary": "the newest baseline that demotune trains, SPIN, is of January 2024 (arXiv 2401.01335)",
-    "human_evaluation": "nobody judged outputs",
-    "failure_cases_discussed": "samples are kept, but nobody sorted bad ones into kinds",
-    "abstract_claims_supported": NOT_KEPT,
-    "causal_claims_justified": "which differences are claimed as causes is for the authors to say",
-    "generalization_bounded": "the languages of the data are not recorded",
-    "funding_disclosed": NOT_KEPT,
-    "affiliations_disclosed": NOT_KEPT,
-    "funder_independent_of_outcome": NOT_KEPT,
-    "financial_interests_declared": NOT_KEPT,
-    "training_cutoff_stated": "the start model's files do not tell when its training data ends",
-    "compute_budget_stated": "runs that failed and were deleted leave nothing to count",
-    "hyperparameter_search_budget": "settings that were tried and left out leave nothing to count",
-    "self_comparison_bias_addressed": NOT_KEPT,
-    "benchmark_construct_validity": NOT_KEPT,
-    "temporal_leakage_addressed": "what the start model was pretrained on is not known",
-}
-"""Question -> why no file of a run answers it."""
+"""Question -> who looks for its evidence; of the other questions rigor.json says why no file of a run answers them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +82,7 @@ def rigor_card(
     """
     evidence = read_evidence(runs, evaluations, comparison)
     return [
-        _answer(section, key, asked["question"], asked["paper"], evidence)
+        _answer(section, key, asked, evidence)
         for section, questions in checklist()["checklist"].items()
         for key, asked in questions.items()
     ]
@@ -115,17 +92,27 @@ def write_card(file: Path, answers: Sequence[RigorAnswer]) -> None:
     """The card as JSON, laid out like the checklist, with its count."""
     sections: dict[str, dict[str, dict[str, str | None]]] = {}
     for one in answers:
-        told = {"question": one.question, "answer": one.answer, "evidence": one.evidence, "paper": one.paper}
-        sections.setdefault(one.section, {})[one.key] = told
-    applicable = [one for one in answers if one.answer != NOT_APPLICABLE]
+        sections.setdefault(one.section, {})[one.key] = {
+            "question": one.question,
+            "answer": one.answer,
+            "evidence": one.evidence,
+            "paper": one.paper,
+        }
+    answered, applicable = count_yes(one.answer for one in answers)
     card = {
         "about": checklist()["about"],
         "source": checklist()["source"],
-        "answered": sum(one.answer == "yes" for one in applicable),
-        "applicable": len(applicable),
+        "answered": answered,
+        "applicable": applicable,
         "checklist": sections,
     }
     write_json(file, card)
+
+
+def count_yes(answers: Iterable[Answer]) -> tuple[int, int]:
+    """How many are yes, of how many that apply."""
+    applicable = [one for one in answers if one != NOT_APPLICABLE]
+    return applicable.count("yes"), len(applicable)
 
 
 @cache
@@ -136,11 +123,9 @@ def checklist() -> dict[str, Any]:
     return found
 
 
-def _answer(section: str, key: str, question: str, paper: Answer, evidence: Evidence) -> RigorAnswer:
-    if paper == NOT_APPLICABLE:  # agents and participants: neither here nor there
+def _answer(section: str, key: str, asked: Mapping[str, Any], evidence: Evidence) -> RigorAnswer:
+    question, paper = asked["question"], asked["paper"]
+    if paper == NOT_APPLICABLE:  # questions about agents and participants: there are none here either
         return RigorAnswer(section, key, question, NOT_APPLICABLE, None, paper)
-    if key in NEVER:
-        return RigorAnswer(section, key, question, "no", NEVER[key], paper)
-    finding = FINDERS[key](evidence)
-    answer: Answer = "yes" if finding.found else "no"
-    return RigorAnswer(section, key, question, answer, without_paths(finding.text), paper)
+    finding = no(asked["unanswerable"]) if "unanswerable" in asked else FINDERS[key](evidence)
+    return RigorAnswer(section, key, question, "yes" if finding.found else "no", without_paths(finding.text), paper)

@@ -1,18 +1,18 @@
 """What the rigor card looks for evidence in: the files of runs, evaluations and a comparison, each read once."""
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from demotune.common.files import read_json, read_rows
-from demotune.common.statistics import Interval
-from demotune.evaluation.shortcuts import audit_run
-from demotune.report.collect import Run, read_runs
-from demotune.report.evaluations import Evaluation, read_evaluation
+from demotune.common.json_records import read_record
+from demotune.report.facts import Fact, Kind, facts_of
 from demotune.report.limits import limits
+from demotune.runs.comparison import ComparisonTable, Line
+from demotune.runs.costs import Cost
+from demotune.runs.evaluation import Evaluation, read_evaluation
+from demotune.runs.run import Run, read_runs
 
 NO_FILES = "no run and no evaluation was given"
 
@@ -51,7 +51,7 @@ class Difference:
 
     file: str
     what: str
-    value: float | None
+    value: float
     low: float | None
     high: float | None
     p: float | None
@@ -68,126 +68,20 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class EvaluationFiles:
-    """An evaluation folder."""
-
-    folder: Path
-    told: Evaluation
-
-    @property
-    def name(self) -> str:
-        return self.told.name
-
-    @property
-    def file(self) -> str:
-        """evaluation.json as evidence names it."""
-        return f"{self.name}/evaluation.json"
-
-    @property
-    def about(self) -> Mapping[str, Any]:
-        return self.told.about
-
-    @cached_property
-    def raw_rows(self) -> list[dict[str, Any]]:
-        """rows.jsonl.gz as it is; empty without one."""
-        file = self.folder / "rows.jsonl.gz"
-        return read_rows(file) if file.exists() else []
-
-    @property
-    def task_names(self) -> set[str]:
-        """Every task and subject that was scored."""
-        models = self.told.tasks.get("models", {}).values()
-        return {result["task"] for model in models for result in model["results"]}
-
-    @property
-    def differences(self) -> list[Difference]:
-        better = {one.measure: one.higher_is_better for one in self.told.measures}
-        found = []
-        for one in self.told.comparisons:
-            value = None if one.difference is None else one.difference - (0.5 if one.is_win_rate else 0.0)
-            upward = True if one.is_win_rate else better.get(one.measure)
-            found.append(
-                Difference(
-                    file=f"{self.file}: comparisons",
-                    what=f"{one.measure}, {one.model} against {one.baseline}",
-                    value=value,
-                    low=one.low,
-                    high=one.high,
-                    p=one.p,
-                    p_corrected=one.p_corrected,
-                    effect_size=one.effect_size,
-                    smallest=one.smallest_difference,
-                    harmful=value is not None and upward is not None and (value < 0) == upward and value != 0,
-                )
-            )
-        return found
-
-
-@dataclass(frozen=True)
 class ComparisonFile:
     """What `demotune compare --output` wrote."""
 
     name: str
-    record: Mapping[str, Any]
+    table: ComparisonTable
 
     @property
-    def settings(self) -> list[Mapping[str, Any]]:
-        """Lines of the table but the start model's, which has no runs."""
-        return [line for line in self.record["lines"] if line["runs"]]
+    def lines(self) -> tuple[Line, ...]:
+        return self.table.lines
 
     @property
-    def has_start(self) -> bool:
-        return any(not line["runs"] for line in self.record["lines"])
-
-    @property
-    def on_heldout_rows(self) -> bool:
-        """Whether it compares on the rows that the runs held out, not on test rows of their own."""
-        return "held-out rows of the runs" in str(self.record["rows"])
-
-    @property
-    def differences(self) -> list[Difference]:
-        found = []
-        for row in self.record["differences"]:
-            told = row["found"]
-            value = told["difference"]["value"]
-            found.append(
-                Difference(
-                    file=f"{self.name}: differences",
-                    what=f"{row['measure']}, {row['setting']} against {row['baseline']}",
-                    value=value,
-                    low=told["difference"]["low"],
-                    high=told["difference"]["high"],
-                    p=told["p"],
-                    p_corrected=row["p_corrected"],
-                    effect_size=told["effect_size"],
-                    smallest=told["smallest"],
-                    harmful=value is not None and value < 0,
-                )
-            )
-        return found
-
-
-def method_of(line: Mapping[str, Any]) -> str:
-    """The method of a comparison's line: its label begins with it, that of a control too."""
-    return str(line["setting"]).split(" ", 1)[0].rstrip(",")
-
-
-@dataclass(frozen=True, slots=True)
-class StageAudit:
-    """How well surfaces alone tell demonstrations from samples in one stage."""
-
-    run: str
-    stage: int
-    shortcut: str
-    """The best one."""
-    accuracy: Interval
-    verdict: str | None
-    """Of the learned reward against it; None where the stage kept no rewards."""
-
-    @property
-    def text(self) -> str:
-        of_reward = f"; the reward is {self.verdict}" if self.verdict else ""
-        return f"{self.run} stage {self.stage}: best shortcut {self.shortcut} {self.accuracy.text()}{of_reward}"
+    def settings(self) -> list[tuple[Line, Cost]]:
+        """Lines of the table but the start model's, which has no runs, with what a run cost."""
+        return [(line, line.cost) for line in self.lines if line.cost is not None]
 
 
 @dataclass(frozen=True)
@@ -195,51 +89,94 @@ class Evidence:
     """All files that the card was given."""
 
     runs: tuple[Run, ...]
-    evaluations: tuple[EvaluationFiles, ...]
+    evaluations: tuple[Evaluation, ...]
     comparison: ComparisonFile | None
 
-    @property
+    @cached_property
     def differences(self) -> list[Difference]:
         """Every difference between models or settings that has a number."""
-        found = [one for evaluation in self.evaluations for one in evaluation.differences]
-        found += self.comparison.differences if self.comparison else []
-        return [one for one in found if one.value is not None]
+        found = [one for evaluation in self.evaluations for one in _differences_of_models(evaluation)]
+        return found + (_differences_of_settings(self.comparison) if self.comparison else [])
 
     @cached_property
-    def limits(self) -> list[str]:
-        """The sentences of the page's section on limits, written from these files."""
-        return limits(self.runs, [evaluation.told for evaluation in self.evaluations])
+    def limits(self) -> list[Fact]:
+        """The facts of the page's section on limits, made from these files."""
+        return limits(self.runs, self.evaluations)
 
-    @cached_property
-    def audits(self) -> dict[str, list[StageAudit]]:
-        """By run that drew samples; a stage with too few prompts is left out."""
-        drew = [run for run in self.runs if any(stage.samples for stage in run.stages)]
-        return {run.name: _audits(run) for run in drew}
+    def stated(self, kind: Kind, missing: str) -> Finding:
+        """Whether the page's section on limits states a fact of this kind."""
+        found = facts_of(kind, self.limits)
+        return on_the_page(found[0]) if found else no(missing)
+
+
+def on_the_page(fact: Fact) -> Finding:
+    """A fact of the page's section on limits as evidence."""
+    return yes(f"the page, What this does not show: {fact.text}")
 
 
 def read_evidence(runs: Sequence[Path], evaluations: Sequence[Path], comparison: Path | None) -> Evidence:
     """Read the files. Raises DemotuneError for a folder that holds no run or no evaluation, and for a broken file."""
     return Evidence(
         runs=read_runs(list(runs)),
-        evaluations=tuple(EvaluationFiles(folder, read_evaluation(folder)) for folder in evaluations),
-        comparison=None if comparison is None else ComparisonFile(comparison.name, read_json(comparison)),
+        evaluations=tuple(map(read_evaluation, evaluations)),
+        comparison=None
+        if comparison is None
+        else ComparisonFile(comparison.name, read_record(ComparisonTable, comparison)),
     )
 
 
-def _audits(run: Run) -> list[StageAudit]:
-    """From the run's shortcuts.json; worked out from its samples where an older run has none."""
-    kept = run.folder / "shortcuts.json"
-    if kept.exists():
-        stages = json.loads(kept.read_text(encoding="utf-8"))
-        return [_kept_audit(run.name, stage) for stage in stages if stage["shortcuts"]]
+def file_of(evaluation: Evaluation) -> str:
+    """evaluation.json as evidence names it."""
+    return f"{evaluation.name}/evaluation.json"
+
+
+def tasks_of(evaluation: Evaluation) -> set[str]:
+    """Every task and subject that was scored."""
+    return {result["task"] for model in evaluation.tasks.get("models", {}).values() for result in model["results"]}
+
+
+def _differences_of_models(evaluation: Evaluation) -> list[Difference]:
+    better = {one.measure: one.higher_is_better for one in evaluation.measures}
+    found = []
+    for one in evaluation.comparisons:
+        if one.difference is None:
+            continue
+        value = one.difference - (0.5 if one.is_win_rate else 0.0)
+        upward = True if one.is_win_rate else better.get(one.measure)
+        found.append(
+            Difference(
+                file=f"{file_of(evaluation)}: comparisons",
+                what=f"{one.measure}, {one.model} against {one.baseline}",
+                value=value,
+                low=one.low,
+                high=one.high,
+                p=one.p,
+                p_corrected=one.p_corrected,
+                effect_size=one.effect_size,
+                smallest=one.smallest_difference,
+                harmful=upward is not None and value != 0 and (value < 0) == upward,
+            )
+        )
+    return found
+
+
+def _differences_of_settings(comparison: ComparisonFile) -> list[Difference]:
     return [
-        StageAudit(run.name, stage, audit.best.name, audit.best.accuracy, verdict.verdict if verdict else None)
-        for stage, audit, verdict in audit_run(run.folder)
-        if audit is not None
+        Difference(
+            file=f"{comparison.name}: differences",
+            what=f"{one.measure}, {one.setting} against {one.baseline}",
+            value=one.found.difference.value,
+            low=_known(one.found.difference.low),
+            high=_known(one.found.difference.high),
+            p=_known(one.found.p),
+            p_corrected=_known(one.p_corrected),
+            effect_size=_known(one.found.effect_size),
+            smallest=_known(one.found.smallest),
+            harmful=one.found.difference.value < 0,
+        )
+        for one in comparison.table.differences
     ]
 
 
-def _kept_audit(run: str, stage: Mapping[str, Any]) -> StageAudit:
-    best = max(stage["shortcuts"], key=lambda shortcut: shortcut["accuracy"]["value"])
-    verdict = stage["reward"]["verdict"] if stage["reward"] else None
-    return StageAudit(run, stage["stage"], best["name"], Interval(**best["accuracy"]), verdict)
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -3,21 +3,23 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from demotune.common.files import read_rows
-from demotune.report.collect import Run
-from demotune.report.rigor.evidence import EvaluationFiles, Evidence, Finding, every, no, yes
+from demotune.report.rigor.evidence import Evidence, Finding, every, file_of, no, tasks_of, yes
+from demotune.runs.evaluation import Evaluation
+from demotune.runs.run import Run
 
 NO_SEARCH = "no evaluation searched training data for its test data"
 SAME = ("same row", "same prompt")
 
+Leak = Mapping[str, Any]
+
 
 def unseen_rows(evidence: Evidence) -> Finding:
     """No test row or prompt among training rows: by each evaluation's search, and by the keys that runs keep."""
-    parts = [_divided(run) for run in evidence.runs if run.result.check.get("nll_per_token") is not None]
+    parts = [_divided(run) for run in evidence.runs if run.result.check.nll_per_token is not None]
     for one in evidence.evaluations:
-        parts += list(_searches(one))
+        parts += _searches(one)
         parts += [
-            no(f"{one.file}: leaks: {record['model']}: {kind} {record['counts'][kind]}")
+            no(f"{file_of(one)}: leaks: {record['model']}: {kind} {record['counts'][kind]}")
             for record in _leaks(one)
             for kind in SAME
             if record.get("counts", {}).get(kind)
@@ -27,12 +29,12 @@ def unseen_rows(evidence: Evidence) -> Finding:
 
 def overlap(evidence: Evidence) -> Finding:
     """How many test rows are like training rows, for each model."""
-    return every((p for one in evidence.evaluations for p in _searches(one, tasks=False)), NO_SEARCH)
+    return every((part for one in evidence.evaluations for part in _searches(one, tasks=False)), NO_SEARCH)
 
 
 def contamination(evidence: Evidence) -> Finding:
     """How many benchmark items are like training rows, for each model."""
-    return every((p for one in evidence.evaluations for p in _searches(one, rows=False)), NO_SEARCH)
+    return every((part for one in evidence.evaluations for part in _searches(one, rows=False)), NO_SEARCH)
 
 
 def near_duplicates(evidence: Evidence) -> Finding:
@@ -41,10 +43,10 @@ def near_duplicates(evidence: Evidence) -> Finding:
     for one in evidence.evaluations:
         searches = list(_searches(one))
         lacking = [part for part in searches if not part.found]
-        told = [record for record in _leaks(one) if record["searched"] and "counts" in record]
-        parts += lacking or [_by_kind(one, record) for record in told]
-        if len(told) < len(searches) and not lacking:
-            parts.append(no(f"{one.file}: leaks: matches are not counted by kind"))
+        counted = [record for record in _leaks(one) if record["searched"] and "counts" in record]
+        parts += lacking or [_by_kind(one, record) for record in counted]
+        if len(counted) < len(searches) and not lacking:
+            parts.append(no(f"{file_of(one)}: leaks: matches are not counted by kind"))
     return every(parts, NO_SEARCH)
 
 
@@ -54,7 +56,8 @@ def search_method(evidence: Evidence) -> Finding:
     if not found.found:
         return found
     how = "same, near (MinHash and Jaccard on word shingles) and contained (13 words in a row) texts"
-    return yes(f"{', '.join(f'{one.file}: leaks' for one in evidence.evaluations)}: {how}, demotune.evaluation.overlap")
+    files = ", ".join(f"{file_of(one)}: leaks" for one in evidence.evaluations)
+    return yes(f"{files}: {how}, demotune.evaluation.overlap")
 
 
 def picked_on_other_rows(evidence: Evidence) -> Finding:
@@ -62,32 +65,29 @@ def picked_on_other_rows(evidence: Evidence) -> Finding:
     return every((_picked(run, evidence) for run in evidence.runs), "no run was given")
 
 
-def _searches(one: EvaluationFiles, *, rows: bool = True, tasks: bool = True) -> Iterator[Finding]:
+def _searches(one: Evaluation, *, rows: bool = True, tasks: bool = True) -> Iterator[Finding]:
     """What the search for test rows, for benchmark items, or for both found, model by model."""
-    models = {model["name"] for model in one.about.get("models", ())}
+    names = tasks_of(one)
     if rows and one.about.get("data"):
-        yield from _of_models(one, models, [record for record in _leaks(one) if not _is_of_task(one, record)])
-    if tasks and one.task_names:
-        yield from _of_models(one, models, [record for record in _leaks(one) if _is_of_task(one, record)])
+        yield from _of_models(one, [record for record in _leaks(one) if record.get("test") not in names])
+    if tasks and names:
+        yield from _of_models(one, [record for record in _leaks(one) if record.get("test") in names])
 
 
-def _leaks(one: EvaluationFiles) -> Sequence[Mapping[str, Any]]:
-    found: Sequence[Mapping[str, Any]] = one.about.get("leaks", ())
+def _leaks(one: Evaluation) -> Sequence[Leak]:
+    found: Sequence[Leak] = one.about.get("leaks", ())
     return found
 
 
-def _is_of_task(one: EvaluationFiles, record: Mapping[str, Any]) -> bool:
-    return record.get("test") in one.task_names
-
-
-def _of_models(one: EvaluationFiles, models: set[str], records: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+def _of_models(one: Evaluation, records: Sequence[Leak]) -> Iterator[Finding]:
+    models = {model["name"] for model in one.about.get("models", ())}
     if not models or {record["model"] for record in records} != models:
-        yield no(f"{one.file}: leaks: not every model was searched for")
+        yield no(f"{file_of(one)}: leaks: not every model was searched for")
     yield from (_search(one, record) for record in records)
 
 
-def _search(one: EvaluationFiles, record: Mapping[str, Any]) -> Finding:
-    what = f"{one.file}: leaks: {record['model']}"
+def _search(one: Evaluation, record: Leak) -> Finding:
+    what = f"{file_of(one)}: leaks: {record['model']}"
     if not record["searched"]:
         return no(f"{what}: not searched: {record['why']}")
     if gone := record["not_searched"]:
@@ -95,29 +95,28 @@ def _search(one: EvaluationFiles, record: Mapping[str, Any]) -> Finding:
     return yes(f"{what}: {record['leaked']} of {record['test_rows']} like one of {record['train_rows']} training rows")
 
 
-def _by_kind(one: EvaluationFiles, record: Mapping[str, Any]) -> Finding:
+def _by_kind(one: Evaluation, record: Leak) -> Finding:
     kinds = ", ".join(f"{kind} {count}" for kind, count in record["counts"].items()) or "none of any kind"
-    return yes(f"{one.file}: leaks: counts: {record['model']}: {kinds}, of {record['test_rows']}")
+    return yes(f"{file_of(one)}: leaks: counts: {record['model']}: {kinds}, of {record['test_rows']}")
 
 
 def _divided(run: Run) -> Finding:
-    file = run.folder / "rows.jsonl.gz"
-    rows = read_rows(file) if file.exists() else []
-    trained, held = ({row["prompt"] for row in rows if row["heldout"] is side} for side in (False, True))
+    rows = run.rows if run.files.rows.exists() else ()
+    trained, held = ({row.prompt for row in rows if row.heldout is side} for side in (False, True))
     if not trained or not held:
         return no(f"{run.name}/rows.jsonl.gz names no held-out rows beside training rows")
     text = f"{run.name}/rows.jsonl.gz: {len(trained & held)} of {len(held)} held-out prompts are training prompts"
-    return no(text) if trained & held else yes(text)
+    return Finding(not trained & held, text)
 
 
 def _picked(run: Run, evidence: Evidence) -> Finding:
-    if "gate" not in run.result.check:
+    if run.result.check.gate is None:
         return no(f"{run.name}: no gate picked the stage on held-out rows")
-    seen = set((run.manifest.get("data") or {}).values())
+    seen = set(run.manifest.data.values())
     for one in evidence.evaluations:
         hashes = set(((one.about.get("data") or {}).get("hashes") or {}).values())
         tested = run.result.model_hash in [model.get("hash") for model in one.about.get("models", ())]
         if run.result.model_hash and tested and hashes and not hashes & seen:
             picked = f"{run.name}/summary.json: best_stage {run.result_stage}, by check.json: gate, on held-out rows"
-            return yes(f"{picked}; tested on other data in {one.file}")
+            return yes(f"{picked}; tested on other data in {file_of(one)}")
     return no(f"{run.name}: the rows that pick its stage also judge it: no evaluation of this model on other data")

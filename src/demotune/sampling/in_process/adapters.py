@@ -1,4 +1,4 @@
-"""A policy made ready to be sampled, and given back bit for bit as it was."""
+"""Prepare a policy for fast sampling, and restore it bit for bit afterwards."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ from demotune.sampling.in_process.weights import reordered_weights
 
 
 @contextmanager
-def ready_to_sample(model: nn.Module, *, bf16: bool) -> Iterator[None]:
-    """Without dropout, with adapters merged, and with weights that are cast or laid out once, not at each token."""
+def prepared_for_sampling(model: nn.Module, *, bf16: bool) -> Iterator[None]:
+    """The model without dropout, with adapters merged, with weights cast or reordered once and not at each token."""
     was_training = model.training
     model.eval()
     try:
@@ -31,9 +31,9 @@ def ready_to_sample(model: nn.Module, *, bf16: bool) -> Iterator[None]:
 
 @contextmanager
 def merged_adapters(model: nn.Module) -> Iterator[None]:
-    """Adapter weights added into the base weights for the time being: one matrix product per layer instead of three.
+    """Adapter weights temporarily added into the base weights: one matrix product per layer instead of three.
 
-    Taking them out again would round, so the base weights themselves are set aside and come back. Nothing is merged
+    Subtracting them again would round, so the base weights themselves are set aside and restored. Nothing is merged
     where that would compute something else (quantised or shared base weights, adapters that are switched off; half
     precision, which rounds a young adapter away when it is added to a large weight), where peft cannot do it, and where
     memory lacks for a second copy of the weights.
@@ -45,7 +45,7 @@ def merged_adapters(model: nn.Module) -> Iterator[None]:
         return
     originals = [(weight, weight.data) for layer in layers for weight in layer.get_base_layer().parameters()]
 
-    def give_back() -> None:
+    def restore() -> None:
         for layer in layers:
             if layer.merged:
                 layer.unmerge()  # for what peft keeps of it; its numbers are thrown away
@@ -58,10 +58,10 @@ def merged_adapters(model: nn.Module) -> Iterator[None]:
                 weight.data = data.clone()
             policy.merge_adapter()
         except (RuntimeError, NotImplementedError, ValueError):
-            give_back()
+            restore()
         yield
     finally:
-        give_back()
+        restore()
 
 
 def _can_merge(policy: PeftModel, layers: list[BaseTunerLayer]) -> bool:

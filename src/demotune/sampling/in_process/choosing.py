@@ -1,8 +1,6 @@
-"""From logits to tokens: one uniform number a token, from a random stream that belongs to the row alone."""
+"""From logits to tokens: one uniform number per token, from a random stream that belongs to the row alone."""
 
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -11,49 +9,29 @@ from torch import Tensor
 
 from demotune.common.errors import DemotuneError
 from demotune.records import Response
+from demotune.sampling.options import SamplingOptions
 
 BLOCK = 256
 """Words of the vocabulary whose probabilities are added up at once."""
 
 
 Drawn = tuple[int, float | None]
-"""A token, and its log-probability under the policy, in nats, where drawing tells it."""
+"""A token, and its log-probability under the policy, in nats; None where it was not kept."""
 
 
-@dataclass(frozen=True, slots=True)
-class SamplingOptions:
-    """How to draw. Temperature 0 is greedy; top_p 1 and top_k 0 are off; `stop_ids` end a response.
+def keeps_logps(options: SamplingOptions) -> bool:
+    """Whether drawn tokens come with the policy's log-probabilities: its own distribution, in float32.
 
-    A response is cut off at `max_new_tokens`, or where prompt and response together reach `max_length`. Of models with
-    more embedding rows than tokens (a padded vocabulary), only ids of `vocabulary` are drawn; None: all of them.
+    In half precision a number moves with the rows beside it, too far from the one that training computes.
     """
+    return options.unchanged_distribution and not options.bf16
 
-    max_new_tokens: int
-    stop_ids: frozenset[int]
-    max_length: int | None = None
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    bf16: bool = False
-    vocabulary: frozenset[int] | None = None
 
-    @property
-    def tells_logps(self) -> bool:
-        """Whether drawing tells log-probabilities of the policy: as it is, and in float32.
-
-        In half precision a number moves with the rows that stand beside it, too far from the one that training finds.
-        """
-        return self.temperature == 1 and self.top_p == 1 and self.top_k == 0 and not self.bf16
-
-    def response(self, drawn: Sequence[Drawn]) -> Response:
-        """A response that is done."""
-        ids = tuple(token for token, _ in drawn)
-        logps = tuple(logp for _, logp in drawn if logp is not None)
-        return Response(ids, finished=ids[-1] in self.stop_ids, logps=logps if len(logps) == len(ids) else None)
-
-    def limit(self, prompt_length: int) -> int:
-        """Most tokens of a response to a prompt of so many tokens; one is always drawn."""
-        return max(min(self.max_new_tokens, (self.max_length or sys.maxsize) - prompt_length), 1)
+def as_response(drawn: Sequence[Drawn], options: SamplingOptions) -> Response:
+    """The response that these tokens are, with its log-probabilities where all of them were kept."""
+    ids = tuple(token for token, _ in drawn)
+    logps = tuple(logp for _, logp in drawn if logp is not None)
+    return Response(ids, finished=ids[-1] in options.stop_ids, logps=logps if len(logps) == len(ids) else None)
 
 
 @lru_cache(maxsize=4)
@@ -69,17 +47,16 @@ def uniform_stream(seed: int, row: int, count: int) -> np.ndarray:
 
 
 def choose_tokens(logits: Tensor, uniforms: Tensor, options: SamplingOptions) -> list[Drawn]:
-    """The token that each row's uniform number points at, by inverting the cumulative distribution.
+    """The token that each row's uniform number selects, by inverting the cumulative distribution.
 
-    `logits` (B, V), `uniforms` (B,) in [0, 1); returns B tokens, with their log-probabilities where the options tell
-    them and logits are float32. Exact for any distribution, up to the rounding of float32 probabilities: blocks of
-    words are added up first, then, in float64, the blocks, and the words of the block that was met. That is one pass
-    over the vocabulary, where a multinomial draw needs several. Raises DemotuneError for probabilities that are not
-    finite.
+    `logits` (B, V), `uniforms` (B,) in [0, 1); returns B tokens, with their log-probabilities where `keeps_logps` says
+    so and logits are float32. Exact for any distribution, up to the rounding of float32 probabilities: blocks of words
+    are added up first, then, in float64, the blocks, and the words of the selected block. That is one pass over the
+    vocabulary, where a multinomial draw needs several. Raises DemotuneError for probabilities that are not finite.
 
     A log-probability is the policy's own, as training computes it: the share of ids without a token counts in it.
     """
-    tells = options.tells_logps and logits.dtype == torch.float32
+    with_logps = keeps_logps(options) and logits.dtype == torch.float32
     unused = _ids_without_token(options.vocabulary, logits.shape[-1], logits.device)
     drawable = logits if unused is None else logits.index_fill(-1, unused, -torch.inf)
     if options.temperature == 0:
@@ -88,13 +65,12 @@ def choose_tokens(logits: Tensor, uniforms: Tensor, options: SamplingOptions) ->
     if options.temperature != 1:
         drawable = drawable / options.temperature
     tokens, logps = _invert(_truncate(drawable, options).softmax(dim=-1), uniforms.to(logits.device).double())
-    if tells and unused is not None:
-        logps = logps - _shut_out(logits[:, unused], drawable)
-    told = logps.tolist() if tells else [None] * len(tokens)
-    return list(zip(tokens.tolist(), told, strict=True))
+    if with_logps and unused is not None:
+        logps = logps - _log_excluded_share(logits[:, unused], drawable)
+    return list(zip(tokens.tolist(), logps.tolist() if with_logps else [None] * len(tokens), strict=True))
 
 
-def _shut_out(unused: Tensor, drawable: Tensor) -> Tensor:
+def _log_excluded_share(unused: Tensor, drawable: Tensor) -> Tensor:
     """log(all probability / probability that can be drawn), (B,), from logits (B, U) and (B, V)."""
     ratio = unused.double().logsumexp(dim=-1) - drawable.double().logsumexp(dim=-1)
     return ratio.exp().log1p()

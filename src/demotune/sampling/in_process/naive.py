@@ -13,7 +13,8 @@ from demotune.common.errors import DemotuneError
 from demotune.models.logprobs import autocast, forward_arguments, logits_to_keep
 from demotune.models.packing import positions
 from demotune.records import Response
-from demotune.sampling.in_process.choosing import Drawn, SamplingOptions, choose_tokens, uniform_stream
+from demotune.sampling.in_process.choosing import Drawn, as_response, choose_tokens, uniform_stream
+from demotune.sampling.options import SamplingOptions
 
 
 def plan_batches(prompts: Sequence[Sequence[int]], batch_size: int) -> list[tuple[int, ...]]:
@@ -75,4 +76,4 @@ def _decode(
                 tokens, mask = tokens[kept], mask[kept]
             ids = tokens.unsqueeze(-1)
             mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=-1)
-    return [options.response(tokens) for tokens in drawn]
+    return [as_response(tokens, options) for tokens in drawn]

@@ -1,36 +1,55 @@
 """The fast sampler: rows in slots of one cache, all tokens of a step in one packed call.
 
-A row that finishes leaves, a waiting prompt takes its slot at once, and when none waits the rows left move together,
-so each step costs what its rows need. Each row has its own stream of uniform numbers, from (seed, stream), and takes
-one number per token. So which prompts share a step, how many slots there are, and where an interrupted run stopped,
-does not change what is drawn beyond rounding.
+A row that finishes leaves, and a waiting prompt takes its slot at once. When none waits, the remaining rows move into
+the first slots, so that each step costs what its rows need. Each row has its own stream of uniform numbers, from
+(seed, stream), and takes one number per token. So which prompts share a step, how many slots there are, and where an
+interrupted run stopped, does not change what is drawn beyond rounding.
 """
 
 import gc
 import itertools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from demotune.common.machine import is_lack_of_memory
-from demotune.common.memory import slots_that_fit, too_large
+from demotune.common.memory import is_lack_of_memory, slots_that_fit, too_large
 from demotune.models.attention import Layout, bare, carries_layouts, layout_arguments
 from demotune.models.logprobs import autocast
 from demotune.models.packing import shared_tokens
 from demotune.records import Response
-from demotune.sampling.in_process.adapters import ready_to_sample
+from demotune.sampling.in_process.adapters import prepared_for_sampling
 from demotune.sampling.in_process.cache import Cache, Decoding, PrefixFill, PromptFill, ShapeFinder
-from demotune.sampling.in_process.choosing import Drawn, SamplingOptions, choose_tokens, uniform_stream
+from demotune.sampling.in_process.choosing import Drawn, as_response, choose_tokens, keeps_logps, uniform_stream
 from demotune.sampling.in_process.naive import draw_in_batches
+from demotune.sampling.options import SamplingOptions
 
 SHORTEST_PREFIX = 8
-"""Tokens that all prompts must share for the prefix to be kept apart."""
+"""A common prefix shorter than this, in tokens, is not stored apart."""
 FILLED_TOGETHER = 4096
 """Most prompt tokens of one call, unless one prompt alone has more."""
+
+
+class InProcessSampler:
+    """A `Sampler` (see there) in this process. `policy` is called, to load it, only when something is to be drawn.
+
+    At most `slots` rows are drawn at a time; where memory lacks, fewer.
+    """
+
+    def __init__(self, policy: Callable[[], nn.Module], *, slots: int) -> None:
+        self._policy, self._slots = policy, slots
+
+    def draw(
+        self, prompts: Sequence[Sequence[int]], streams: Sequence[int], seed: int, options: SamplingOptions
+    ) -> Iterator[tuple[int, Response]]:
+        if prompts:
+            yield from sample_responses(self._policy(), prompts, streams, seed, options, slots=self._slots)
+
+    def keeps_logps(self, options: SamplingOptions) -> bool:
+        return keeps_logps(options)
 
 
 def sample_responses(
@@ -42,15 +61,13 @@ def sample_responses(
     *,
     slots: int,
 ) -> Iterator[tuple[int, Response]]:
-    """Draw one response for each prompt; yields (stream, response) as each is done, in no order to rely on.
+    """Draw one response for each prompt from a model, as `InProcessSampler.draw` does.
 
-    `streams` name the random streams: `prompts[i]` uses that of (seed, streams[i]). At most `slots` rows are written
-    at a time; where memory lacks, fewer. A response holds the stop token that ended it; without one it is unfinished.
-    While the iterator is open the model is not to be trained. Raises DemotuneError where one row alone does not fit.
+    While the iterator is open the model must not be trained. Raises DemotuneError where one row alone does not fit.
     """
-    draw = _draw_in_slots if carries_layouts(model) else draw_in_batches
+    draw: Callable[..., Iterable[tuple[int, Response]]] = _Slots if carries_layouts(model) else draw_in_batches
     left = dict(enumerate(streams))
-    with ready_to_sample(model, bf16=options.bf16):
+    with prepared_for_sampling(model, bf16=options.bf16):
         while left:
             places = list(left)
             slots = min(slots, len(places))
@@ -74,7 +91,7 @@ def sample_responses(
 
 @dataclass(slots=True)
 class _Row:
-    """A response being written."""
+    """A response that is being drawn."""
 
     place: int
     stream: int
@@ -89,46 +106,44 @@ class _Row:
         return len(self.prompt) + len(self.drawn)
 
 
-def _draw_in_slots(
-    model: nn.Module,
-    prompts: Sequence[Sequence[int]],
-    streams: Sequence[int],
-    seed: int,
-    options: SamplingOptions,
-    *,
-    slots: int,
-) -> Iterator[tuple[int, Response]]:
-    """(place of the prompt, response) of all prompts, as each is done."""
-    order = sorted(range(len(prompts)), key=lambda row: (-len(prompts[row]), tuple(prompts[row]), row))
-    waiting = deque(_Row(row, streams[row], tuple(prompts[row]), options.limit(len(prompts[row]))) for row in order)
-    for row in _Slots(bare(model), waiting, seed, options, slots).finished_rows():
-        yield row.place, options.response(row.drawn)
-
-
 class _Slots:
-    """The rows that are being written, and those that wait, longest first and identical prompts side by side."""
+    """The rows that are being drawn, and those that wait, longest first and identical prompts side by side."""
 
-    def __init__(self, model: nn.Module, waiting: deque[_Row], seed: int, options: SamplingOptions, slots: int) -> None:
-        self._model, self._waiting, self._seed, self._options = model, waiting, seed, options
+    def __init__(
+        self,
+        model: nn.Module,
+        prompts: Sequence[Sequence[int]],
+        streams: Sequence[int],
+        seed: int,
+        options: SamplingOptions,
+        *,
+        slots: int,
+    ) -> None:
+        order = sorted(range(len(prompts)), key=lambda row: (-len(prompts[row]), tuple(prompts[row]), row))
+        rows = (_Row(row, streams[row], tuple(prompts[row]), options.limit(len(prompts[row]))) for row in order)
+        self._waiting = deque(rows)
+        self._model, self._seed, self._options = bare(model), seed, options
         self._device = next(model.parameters()).device
-        self._prefix = common_prefix([row.prompt for row in waiting])
+        self._prefix = common_prefix([row.prompt for row in self._waiting])
         self._cache, slots = self._make_cache(slots)
         self._rows: list[_Row | None] = [None] * slots
         self._spare = slots
-        """Number of a slot that no row is written in: it holds the prompt of `_kept`."""
+        """Number of a slot without a row: it holds the prompt of `_kept`."""
         self._kept: tuple[tuple[int, ...], Tensor] | None = None
         """A prompt of which more rows wait, and its logits."""
         if self._prefix:
             self._call(self._prefix, range(len(self._prefix)), PrefixFill(self._cache), keep=[0])
 
-    def finished_rows(self) -> Iterator[_Row]:
-        """Write all rows; yields each when it is done."""
+    def __iter__(self) -> Iterator[tuple[int, Response]]:
+        """Draw all rows; yields (place of the prompt, response) as each is done."""
         while True:
-            yield from self._fill()
-            self._close_ranks()
+            for row in self._fill():
+                yield row.place, as_response(row.drawn, self._options)
+            self._compact()
             if self._rows[0] is None:
                 return
-            yield from self._step()
+            for row in self._step():
+                yield row.place, as_response(row.drawn, self._options)
 
     def _make_cache(self, slots: int) -> tuple[Cache, int]:
         finder = ShapeFinder(self._device)
@@ -141,7 +156,7 @@ class _Slots:
         return Cache(shape, slots + repeated, columns, self._device), slots
 
     def _step(self) -> Iterator[_Row]:
-        """One token for each row that is being written."""
+        """One token for each row that is being drawn."""
         rows = [row for row in self._rows if row is not None]
         places = [row.length - 1 for row in rows]
         layout = Decoding(self._cache, [place - len(self._prefix) for place in places])
@@ -149,7 +164,7 @@ class _Slots:
         yield from self._take(list(range(len(rows))), logits)
 
     def _fill(self) -> Iterator[_Row]:
-        """Hand free slots to waiting rows until none is free or none waits; yields those done at their first token."""
+        """Give free slots to waiting rows until none is free or none waits; yields those done at their first token."""
         while self._waiting and None in self._rows:
             free = [slot for slot, row in enumerate(self._rows) if row is None]
             members = self._next(len(free))
@@ -217,7 +232,7 @@ class _Slots:
                 self._rows[slot] = None
                 yield row
 
-    def _close_ranks(self) -> None:
+    def _compact(self) -> None:
         """Move rows from the end into free slots, so that the first slots hold all of them."""
         free = deque(slot for slot, row in enumerate(self._rows) if row is None)
         for last in range(len(self._rows) - 1, -1, -1):

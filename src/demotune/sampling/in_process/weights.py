@@ -12,8 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from demotune.common.machine import is_lack_of_memory
-from demotune.common.memory import SHARE, free_bytes
+from demotune.common.memory import SHARE, free_bytes, is_lack_of_memory
 
 
 @contextmanager

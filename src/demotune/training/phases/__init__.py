@@ -1,4 +1,4 @@
-"""The phases of a stage: sample, score, train, check. Files lie between them, so any of them can be taken up again.
+"""The phases of a stage, one a file: `run(stage)` does it, `work(plan)` counts beforehand what that takes.
 
-Each phase looks whether its output is there, makes it if not, publishes it, and then states that it is done.
+Files lie between phases, so any of them can be taken up again. A method (training/methods/) is a list of them.
 """

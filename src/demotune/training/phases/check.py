@@ -1,81 +1,83 @@
 """CHECK: what the stage did to demonstrations that it was not trained on, and whether it should be kept."""
 
-import dataclasses
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from demotune.common.files import read_rows, write_json, write_rows
-from demotune.common.processes import main_process, wait_for_everyone
+from demotune.common.json_records import from_json, read_records, write_records
 from demotune.common.profiling import timed
 from demotune.common.progress import track
-from demotune.models.scoring import Known, score_pairs
-from demotune.records import Completion
+from demotune.models.reference_logps import pair_logps
+from demotune.records import Completion, Side
+from demotune.runs.check import StageCheck, write_check
 from demotune.runs.gate import Gate, judge_stage
-from demotune.runs.heldout import HeldoutRow, PolicyCheck, check_policy, check_reward, implicit_rewards, nll_per_token
-from demotune.runs.heldout_files import HELDOUT, START, best_before, read_heldout, write_heldout
-from demotune.training.phases.heldout_rows import start_rows, trained_rows
-from demotune.training.phases.pairs import known_logps, sampled_pairs, scored_pairs
-from demotune.training.phases.reward import REWARDS, reward_function
-from demotune.training.phases.stage import Stage, Work, chunks, pair_tokens, tokens_of
+from demotune.runs.heldout import (
+    HeldoutRow,
+    PairCheck,
+    PolicyCheck,
+    RewardCheck,
+    check_policy,
+    check_reward,
+    implicit_rewards,
+    nll_per_token,
+)
+from demotune.runs.heldout_files import best_before, read_heldout, write_heldout
+from demotune.runs.names import CHECK, HELDOUT, IMPLICIT, REWARDS
+from demotune.runs.rows import ImplicitRow, RewardRow
+from demotune.training.heldout_rows import heldout_tokens, trained_rows
+from demotune.training.pairs import known_logps, sampled_pairs, scored_pairs
+from demotune.training.phases.reward import reward_function
+from demotune.training.plan import StagePlan, tokens_of_responses
+from demotune.training.stage import Outcome, Stage, Write, chunks, pair_tokens, pairwise
+from demotune.training.work import PhaseWork
 
-IMPLICIT = "implicit.jsonl.gz"
 
-
-def start_phase(stage: Stage) -> None:
-    """Held-out rows under the start model: what the first stage is compared with."""
-    if stage.number or stage.done("start"):
-        return
-    started = time.monotonic()
-    rows = start_rows(stage) if stage.setup.heldout else []
-    if main_process():
-        write_heldout(stage.folder / START, rows)
-    wait_for_everyone()
-    stage.mark("start", started, [stage.folder / START], _work(stage, [] if stage.done("sample") else rows))
-
-
-def check_phase(stage: Stage, beta: float | None = None) -> None:
+def run(stage: Stage) -> Outcome:
     """Held-out likelihood and answers of pi_{t+1}, and the gate's verdict on it.
 
-    With `beta` also the reward that pi_{t+1} implies on samples of pi_t and of pi_0 (SPIN, IRFT). Where the
-    stage has a reward model, what the answers earn by it (RFT).
+    Where the reward is implicit also the one that pi_{t+1} implies on samples of pi_t and of pi_0 (SPIN, IRFT); where
+    it is a model, what the answers earn by it (RFT).
     """
-    if stage.done("check"):
-        return
-    started = time.monotonic()
-    found: dict[str, object] = {}
-    outputs = [stage.folder / HELDOUT]
-    work = Work()
-    rows = trained_rows(stage) if stage.setup.heldout else []
+    kind, rows = stage.setup.config.reward_kind, trained_rows(stage) if stage.setup.heldout else []
+    found: dict[str, Any] = {}
+    outputs: dict[str, Write | None] = {
+        CHECK: lambda file: write_check(file, StageCheck(**found)),
+        HELDOUT: lambda file: write_heldout(file, rows),
+    }
+    forward = 0
     if rows:
-        work = _work(stage, rows)
+        forward = heldout_tokens(stage, rows)
         found["nll_per_token"] = nll_per_token(stage.setup.heldout, [row.demo_logp for row in rows])
-        if beta is not None:
-            rewards, scored_tokens = _implicit(stage, beta, known_logps(stage, rows))
-            found |= rewards
-            work = Work(forward=work.forward + scored_tokens)
-            outputs.append(stage.folder / IMPLICIT)
-        if stage.done("reward"):
-            if reward := stage.setup.folder.stage_state(stage.number)["reward"]["check"]:
-                found["reward"] = reward
-            found["policy"] = dataclasses.asdict(_earned(stage, rows))
-        found["gate"] = dataclasses.asdict(_gate(stage, rows))
-    if main_process():
-        write_heldout(stage.folder / HELDOUT, rows)
-        write_json(stage.folder / "check.json", found)
-    wait_for_everyone()
-    stage.mark("check", started, [stage.folder / "check.json", *outputs], work)
+        if kind == "implicit":
+            checks, implicit, tokens = _implicit(stage, known_logps(stage, rows))
+            found |= checks
+            forward += tokens
+            outputs[IMPLICIT] = lambda file: write_records(file, implicit)
+        elif kind == "explicit":
+            if reward := stage.state["reward"]["check"]:
+                found["reward"] = from_json(PairCheck, reward)
+            found["policy"] = _earned(stage, rows)
+        found["gate"] = _gate(stage, rows)
+    return Outcome(outputs=outputs, forward_tokens=forward)
+
+
+def work(plan: StagePlan) -> PhaseWork:
+    """Answers and scores of the trained policy; rewards of held-out pairs by what the method has for a reward."""
+    rows, scored, models = plan.heldout, plan.scored_demos(plan.heldout), 1
+    kind = plan.setup.config.reward_kind
+    if kind == "explicit":
+        models = 2 if plan.whole_models else 1
+        answers = [tokens_of_responses(len(row.prompt), [row.sample], head=False) for row in rows]
+        scored += replace(plan.batched(answers), counted=0.0)  # a run does not count these
+    elif kind == "implicit":
+        against = 2 if plan.number else 1  # this stage's reference, and from the second stage on the start model
+        scored += plan.sides(rows, demo=not plan.setup.float32).times(against)
+    return PhaseWork(draws=plan.draws(rows), scored=scored, models=models, loads=models if rows else 0)
 
 
 def _gate(stage: Stage, rows: Sequence[HeldoutRow]) -> Gate:
     name, before = best_before(stage.setup.folder, stage.number)
     return judge_stage(read_heldout(before), rows, name)
-
-
-def _work(stage: Stage, rows: Sequence[HeldoutRow]) -> Work:
-    """Demonstrations scored, and the answers of `rows` drawn."""
-    demos = tokens_of((row.prompt_ids, row.demo) for row in stage.setup.heldout)
-    prompts = [row.prompt_ids for row in stage.setup.heldout][: len(rows)]
-    return Work(forward=demos + tokens_of(zip(prompts, (row.sample for row in rows), strict=True)))
 
 
 @timed("scoring")
@@ -84,53 +86,48 @@ def _earned(stage: Stage, rows: Sequence[HeldoutRow]) -> PolicyCheck:
     answers = [row.sample for row in rows]
     prompts = [row.prompt_ids for row in stage.setup.heldout]
     drawn = reward_function(stage)([Completion(*both) for both in zip(prompts, answers, strict=True)])
-    before = [row for row in read_rows(stage.folder / REWARDS) if row["heldout"]]
+    before = [row for row in read_records(RewardRow, stage.folder / REWARDS) if row.heldout]
     same = [
         pair.sample == answer
         for pair, answer in zip(sampled_pairs(stage.setup, stage.number, True), answers, strict=True)
     ]
     # Rounding depends on which rows are scored together; the same answer earns the same.
     rewards = [
-        row["sample_reward"] if is_same else reward for row, reward, is_same in zip(before, drawn, same, strict=True)
+        row.sample_reward if is_same else reward for row, reward, is_same in zip(before, drawn, same, strict=True)
     ]
     return check_policy(
-        demos=[row["demo_reward"] for row in before],
-        before=[row["sample_reward"] for row in before],
+        demos=[row.demo_reward for row in before],
+        before=[row.sample_reward for row in before],
         after=rewards,
         answers=answers,
     )
 
 
 @timed("scoring")
-def _implicit(stage: Stage, beta: float, known: Known) -> tuple[dict[str, object], int]:
+def _implicit(stage: Stage, known: Mapping[Side, float]) -> tuple[dict[str, RewardCheck], list[ImplicitRow], int]:
     """The implicit reward against this stage's reference and, from the second stage on, against the start model.
 
-    The first, pair by pair, is kept in a file. `known` are numbers of the trained policy. Also returns how many tokens
-    were scored.
+    `known` are numbers of the trained policy. Returns (what was found, the first reward pair by pair, how many tokens
+    were scored).
     """
-    found: dict[str, object] = {}
+    config = pairwise(stage.setup)
+    found: dict[str, RewardCheck] = {}
+    by_pair: list[ImplicitRow] = []
     tokens = 0
     checks = {"reward": stage.number} | ({"reward_since_start": 0} if stage.number else {})
     with track(f"stage {stage.number}: held-out rewards", len(stage.setup.heldout) * len(checks), "pairs") as tracker:
         for name, number in checks.items():
             pairs = scored_pairs(stage, number)[1]
             tokens += pair_tokens((scored.pair for scored in pairs), known)
-            units = chunks([scored.pair for scored in pairs], stage.setup.config.per_device_train_batch_size)
-            scored = score_pairs(
+            scored = pair_logps(
                 stage.trained_policy,
-                units,
+                chunks([scored.pair for scored in pairs], config.per_device_train_batch_size),
                 bf16=stage.setup.bf16,
                 advance=tracker.advance,
-                budget=stage.setup.config.tokens_per_microbatch,
+                budget=config.tokens_per_microbatch,
                 known=known,
             )
-            rewards = implicit_rewards(pairs, [both for unit in scored for both in unit], beta)
-            found[name] = dataclasses.asdict(check_reward(rewards, beta))
-            if name == "reward" and main_process():
-                keyed = zip(pairs, rewards, strict=True)
-                names = ("key", "demo_reward", "sample_reward")
-                write_rows(
-                    stage.folder / IMPLICIT,
-                    (dict(zip(names, (pair.pair.key, *both), strict=True)) for pair, both in keyed),
-                )
-    return found, tokens
+            rewards = implicit_rewards(pairs, [both for unit in scored for both in unit], config.beta)
+            found[name] = check_reward(rewards, config.beta)
+            by_pair = by_pair or [ImplicitRow(pair.pair.key, *both) for pair, both in zip(pairs, rewards, strict=True)]
+    return found, by_pair, tokens

@@ -1,29 +1,31 @@
 """POLICY: on-policy steps that raise the learned reward, less a KL penalty to the start model."""
 
-import dataclasses
-import time
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
+from statistics import fmean
+from typing import cast
 
 from peft import PeftModel
 
-from demotune.common.processes import main_process, process_count, wait_for_everyone
+from demotune.common.processes import process_count
 from demotune.common.progress import warn
 from demotune.models.adapters import load_adapter_on
 from demotune.models.files import is_adapter
-from demotune.models.policy import Policy, save_policy, weight_sharing_base
-from demotune.training.callbacks import Checkpoints, WriteMetrics, quiet
+from demotune.models.policy import Policy, weight_sharing_base
+from demotune.runs.names import METRICS, ROLLOUTS
+from demotune.training.drawing import keeps_logps
+from demotune.training.fit import CHECKPOINTS_OF, fit
 from demotune.training.objectives import PolicyObjective
 from demotune.training.phases.reward import reward_function
-from demotune.training.phases.rollout_files import ROLLOUTS, drop_damaged, read_batches
-from demotune.training.phases.rollouts import Rollouts, forward_tokens
-from demotune.training.phases.stage import Stage, Work, stage_slice, with_reward
-from demotune.training.phases.train import METRICS, average_of_last
-from demotune.training.smaller_passes import in_smaller_passes
-from demotune.training.trainer import AtStart, Interrupted, PhaseTrainer, train_phase, training_arguments
+from demotune.training.plan import StagePlan, tokens_of_prompts, tokens_of_responses
+from demotune.training.rollout_files import drop_damaged, read_batches
+from demotune.training.rollouts import RolloutPlan, Rollouts, forward_tokens
+from demotune.training.stage import Outcome, Stage, stage_slice, with_reward
+from demotune.training.trainer import EarlyStop, ExpectedFirstValue, Fit
+from demotune.training.work import Draw, PhaseWork, Training
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Limits:
     """What ends a stage's policy steps; 0 is off. `longest` is in tokens, `unfinished` a share, `reward` a reward."""
 
@@ -33,73 +35,85 @@ class Limits:
     reward: float | None
 
 
-class PolicyStop(Exception):  # noqa: N818 (no error: a stage may end so)
-    """A guard rail ended the policy steps of a stage; the message says why."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Trained:
-    """What became of the policy steps: records, steps and tokens, why a guard rail ended them, Ctrl-C or not."""
-
-    history: list[dict[str, Any]]
-    steps: int
-    tokens: int
-    stopped: str | None
-    stop_requested: bool
-
-
-def policy_phase(stage: Stage) -> None:
+def run(stage: Stage) -> Outcome:
     """Train pi_t to pi_{t+1} on the stage's reward; publishes the policy."""
-    if stage.done("policy"):
-        return
-    started = time.monotonic()
-    setup = stage.setup
-    trained = in_smaller_passes(partial(_train, stage), setup.config.tokens_per_microbatch, stage.free_policy)
-    if main_process():
-        save_policy(stage.start_policy, setup.tokenizer, stage.model_folder)  # trained in place
-    stage.free_policy()
-    wait_for_everyone()
+    fitted = fit(stage, "policy", partial(_prepare, stage))
+    stage.publish_policy()
     batches = read_batches(stage)
-    if trained.stopped:
-        warn(f"stage {stage.number}: policy steps ended at batch {len(batches)}: {trained.stopped}")
-    stage.mark(
-        "policy",
-        started,
-        [stage.model_folder, stage.folder / METRICS, stage.folder / ROLLOUTS],
-        Work(forward=forward_tokens(stage), trained=trained.tokens),
-        reference=setup.start_hash,
-        steps=trained.steps,
-        batches=len(batches),
-        stopped=trained.stopped,
-        first=batches[0],
-        last=batches[-1],
-        end=average_of_last(trained.history),
+    if fitted.stopped:
+        warn(f"stage {stage.number}: policy steps ended at batch {len(batches)}: {fitted.stopped}")
+    return Outcome(
+        outputs=dict.fromkeys((stage.model_folder.name, METRICS, ROLLOUTS)),
+        forward_tokens=forward_tokens(stage),
+        trained_tokens=fitted.tokens,
+        facts={
+            "reference": stage.setup.start_hash,
+            "steps": fitted.steps,
+            "batches": len(batches),
+            "stopped": fitted.stopped,
+            "first": batches[0],
+            "last": batches[-1],
+            "end": fitted.end,
+        },
+        stop_requested=fitted.stop_requested,
     )
-    if trained.stop_requested:
-        raise Interrupted
+
+
+def work(plan: StagePlan) -> PhaseWork:
+    """Draw, score by start model and reward, take steps; batch after batch.
+
+    The policy scores, too, where responses come without log-probabilities; for gae it gives hidden states.
+    """
+    config = with_reward(plan.setup)
+    prompts = [*(row.prompt for row in plan.own), *plan.setup.prompts]
+    rollouts, response = RolloutPlan.of(config, len(prompts)), fmean(row.sample for row in plan.own)
+    size = rollouts.responses / rollouts.mini_batches / rollouts.microbatches  # responses of a micro-batch
+    prompt, answers = fmean(map(len, prompts)), config.num_generations
+    group = tokens_of_responses(prompt, [response] * answers, per_prompt=min(answers, size))
+    beside = max(size / answers, 1.0)  # groups of a micro-batch
+    group = replace(group, computed=group.computed - plan.shared * (1 - 1 / beside))
+    groups = rollouts.batches * config.prompts_per_batch
+    by_head, without = 1 if keeps_logps(plan.setup) else 2, 2 if config.advantage == "gae" else 1
+    passes = group.times(by_head) + replace(group, positions=0.0).times(without)
+    prefill = tokens_of_prompts(prompts, answers * len(prompts)).times(groups / len(prompts))
+    slots = min(config.sample_batch_size, rollouts.responses)
+    models = 3 if plan.whole_models else 1
+    return PhaseWork(
+        draws=(Draw(groups * answers, prompt, response, slots, prefill),),
+        scored=passes.times(groups),
+        training=Training(
+            tokens=group.times(groups * config.num_iterations),
+            largest=group.times(size / answers),
+            steps=rollouts.steps,
+            microbatches=rollouts.batches * rollouts.microbatches_per_batch,
+        ),
+        models=models,
+        loads=models,
+        saves=1,
+    )
 
 
 def guard(facts: dict[str, float], limits: Limits) -> None:
-    """Raise PolicyStop when a batch's facts are beyond the limits."""
+    """Raise EarlyStop when a batch's facts are beyond the limits."""
     kl, length = facts["objective/kl"], facts["completions/mean_length"]
     cut_off, reward = facts["completions/clipped_ratio"], facts["reward"]
     if limits.kl and kl > limits.kl:
-        raise PolicyStop(
+        raise EarlyStop(
             f"the KL to the start model is {kl:.1f} nats per response, the limit {limits.kl:g} (--stop-kl); a larger "
             "--beta or a lower --learning-rate keeps the policy nearer"
         )
     if limits.longest and length > limits.longest:
-        raise PolicyStop(
+        raise EarlyStop(
             f"responses have {length:.0f} tokens on average, the limit is {limits.longest:.0f} (--stop-length-ratio); "
             "the reward may pay for length"
         )
     if limits.unfinished and cut_off > limits.unfinished:
-        raise PolicyStop(
+        raise EarlyStop(
             f"{cut_off:.0%} of the responses are cut off, the limit is {limits.unfinished:.0%} (--stop-unfinished); a "
             "larger --missing-eos-penalty holds them back"
         )
     if limits.reward is not None and reward > limits.reward:
-        raise PolicyStop(
+        raise EarlyStop(
             f"samples earn a reward of {reward:.2f} on average, the limit is {limits.reward:.2f}, what demonstrations "
             "earn plus --stop-reward-margin: the policy exploits the reward"
         )
@@ -107,8 +121,7 @@ def guard(facts: dict[str, float], limits: Limits) -> None:
 
 def _limits(stage: Stage) -> Limits:
     """The guard rails of a stage, from its demonstrations, its first samples and its reward."""
-    config = with_reward(stage.setup)
-    state = stage.setup.folder.stage_state(stage.number)
+    config, state = with_reward(stage.setup), stage.state
     rows = stage_slice(stage.setup, stage.number)
     demo_length = sum(len(row.demo.ids) for row in rows) / len(rows)
     usual_length = max(demo_length, state["sample"]["completions/mean_length"])
@@ -132,7 +145,8 @@ def _reference(stage: Stage) -> Policy:
     return reference.requires_grad_(False)
 
 
-def _train(stage: Stage, budget: int | None) -> _Trained:
+def _prepare(stage: Stage, budget: int | None) -> Fit:
+    """The policy with its on-policy batches, which `guard` looks at before their first update."""
     setup, config, limits = stage.setup, with_reward(stage.setup), _limits(stage)
     rollouts = Rollouts(
         stage,
@@ -143,27 +157,15 @@ def _train(stage: Stage, budget: int | None) -> _Trained:
         check=lambda facts: guard(facts, limits),
         budget=budget,
     )
-    layout, checkpoints = rollouts.layout, stage.folder / "policy-checkpoints"
-    drop_damaged(stage, checkpoints, layout.iterations * layout.mini_batches)
-    arguments = dataclasses.replace(config, gradient_accumulation_steps=layout.microbatches // process_count())
-    trainer = PhaseTrainer(
+    plan = rollouts.plan
+    drop_damaged(stage, stage.folder / CHECKPOINTS_OF["policy"], plan.iterations * plan.mini_batches)
+    return Fit(
         model=stage.start_policy,
-        args=training_arguments(arguments, checkpoints, layout.steps, stage.seed("policy")),
         objective=PolicyObjective(config.epsilon, "sequence" if config.advantage == "rloo" else "token"),
         microbatches=rollouts,
-        tokenizer=setup.tokenizer,
-        at_start=AtStart("|log| of the probability ratio", 0.0, 1e-2),
-        callbacks=[WriteMetrics(stage.folder / METRICS), Checkpoints(config.save_steps), *setup.callbacks],
+        steps=plan.steps,
+        title=f"stage {stage.number}: policy",
+        settings={"gradient_accumulation_steps": plan.microbatches // process_count()},
+        expected_first=ExpectedFirstValue("|log| of the probability ratio", 0.0, 1e-2),
         facts=lambda: rollouts.facts,
-        budget=budget,
     )
-    quiet(trainer)
-    stopped = None
-    try:
-        train_phase(trainer, what=f"stage {stage.number}: policy", total_steps=layout.steps, checkpoints=checkpoints)
-    except PolicyStop as reason:
-        stopped = str(reason)
-        trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    state = trainer.state
-    history = [dict(record) for record in state.log_history if "loss" in record]
-    return _Trained(history, state.global_step, state.num_input_tokens_seen, stopped, trainer.stop_requested)

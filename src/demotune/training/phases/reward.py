@@ -1,7 +1,5 @@
 """REWARD: gradient steps of the reward model on pairs (demonstration, sample of pi_t)."""
 
-import dataclasses
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -10,8 +8,8 @@ import torch
 from peft import PeftModel
 
 from demotune.common.errors import DemotuneError
-from demotune.common.files import write_rows
-from demotune.common.processes import main_process, process_count, wait_for_everyone
+from demotune.common.json_records import as_json, write_records
+from demotune.common.processes import main_process
 from demotune.common.profiling import timed
 from demotune.common.progress import say, track, warn
 from demotune.config.methods import RFTConfig
@@ -29,65 +27,74 @@ from demotune.models.reward import (
     with_adapter,
     with_padding,
 )
-from demotune.models.scoring import score_completions
+from demotune.models.reward_head import completion_rewards
 from demotune.records import Completion, Pair
 from demotune.rewards.card import reward_card
 from demotune.runs.heldout import PairCheck, check_pairs, count_wins
-from demotune.training.callbacks import Checkpoints, KeepBest, WriteMetrics, best_judgement, quiet
+from demotune.runs.names import REWARD, REWARD_METRICS, REWARDS
+from demotune.runs.rows import RewardRow
+from demotune.training.callbacks import KeepBest, best_judgement
+from demotune.training.fit import fit
 from demotune.training.losses import loss_at_reference, reward_loss
+from demotune.training.microbatches import MicrobatchPlan, config_microbatches
 from demotune.training.objectives import RewardObjective
-from demotune.training.phases.pairs import sampled_pairs
-from demotune.training.phases.stage import Stage, Work, chunks, pair_tokens, with_reward
-from demotune.training.phases.train import average_of_last
+from demotune.training.pairs import pair_lengths, sampled_pairs
+from demotune.training.plan import StagePlan, tokens_of_pair
 from demotune.training.setup import Setup
-from demotune.training.smaller_passes import in_smaller_passes
-from demotune.training.trainer import (
-    AtStart,
-    Interrupted,
-    PhaseTrainer,
-    plan_microbatches,
-    train_phase,
-    training_arguments,
-)
-
-REWARD, REWARDS, REWARD_METRICS = "reward", "rewards.jsonl.gz", "reward-metrics.jsonl"
+from demotune.training.stage import Outcome, Stage, chunks, pair_tokens, with_reward
+from demotune.training.trainer import ExpectedFirstValue, Fit
+from demotune.training.work import PhaseWork
 
 HEAD_RATE = 0.5
 """Learning rate of a head that starts at zero, times its width: so it catches up with the layers below within some ten
 steps, whatever their rate."""
 
 
-def reward_phase(stage: Stage) -> None:
+def run(stage: Stage) -> Outcome:
     """K steps from the previous stage's reward, stopped early by held-out pairs; publishes reward/ and its numbers."""
-    if stage.done("reward"):
-        return
-    started = time.monotonic()
     pairs, heldout = usable_pairs(stage)
-    history, tokens, stop_requested = in_smaller_passes(
-        partial(_train, stage, pairs, heldout), stage.setup.config.tokens_per_microbatch, stage.free_policy
+    fitted = fit(stage, "reward", lambda _: _prepare(stage, pairs, heldout))
+    stage.free_memory()
+    rewards = _rewards_of_all(stage)
+    judged = [row for row in rewards if row.heldout and row.usable] or [row for row in rewards if row.usable]
+    steps = max((record["step"] for record in fitted.history), default=0)
+    return Outcome(
+        outputs={REWARD: None, REWARDS: lambda file: write_records(file, rewards), REWARD_METRICS: None},
+        forward_tokens=_forward_tokens(stage, fitted.history, heldout),
+        trained_tokens=fitted.tokens,
+        facts={
+            "steps": steps,
+            "kept_step": best_judgement(fitted.history)["step"] if heldout else steps,
+            "pairs": len(pairs),
+            "end": fitted.end,
+            "on_heldout": bool(heldout),
+            "demo_reward": sum(row.demo_reward for row in judged) / len(judged),
+            "sample_reward": sum(row.sample_reward for row in judged) / len(judged),
+            "check": as_json(_check(rewards)) if heldout else {},
+        },
+        stop_requested=fitted.stop_requested,
     )
-    taken = [record for record in history if "loss" in record]
-    rewards = _score_all(stage)
-    if main_process():
-        write_rows(stage.folder / REWARDS, rewards)
-    wait_for_everyone()
-    judged = [row for row in rewards if row["heldout"] and row["usable"]] or [row for row in rewards if row["usable"]]
-    stage.mark(
-        "reward",
-        started,
-        [stage.folder / REWARD, stage.folder / REWARDS, stage.folder / REWARD_METRICS],
-        Work(forward=_forward_tokens(stage, history, heldout), trained=tokens),
-        steps=max((record["step"] for record in history), default=0),
-        kept_step=best_judgement(history)["step"] if heldout else max(record["step"] for record in history),
-        pairs=len(pairs),
-        end=average_of_last(taken),
-        on_heldout=bool(heldout),
-        demo_reward=sum(row["demo_reward"] for row in judged) / len(judged),
-        sample_reward=sum(row["sample_reward"] for row in judged) / len(judged),
-        check=dataclasses.asdict(_check(rewards)) if heldout else {},
+
+
+def work(plan: StagePlan) -> PhaseWork:
+    """Steps on pairs, judged every few steps on held-out pairs, each time published as if it were the best."""
+    config = with_reward(plan.setup)
+    own = [tokens_of_pair(row, head=False) for row in plan.own]
+    heldout = plan.batched([tokens_of_pair(row, head=False) for row in plan.heldout])
+    microbatches = _microbatches(config, plan.longer_sides(plan.own), plan.seed("reward-microbatches"))
+    judgements = 1 + -(-microbatches.steps // config.reward_eval_steps) if plan.heldout else 0
+    models = 2 if plan.whole_models and plan.number else 1  # in the first stage the policy becomes the reward
+    return PhaseWork(
+        scored=heldout.times(judgements + 1) + plan.batched(own),
+        training=plan.training(microbatches, own),
+        models=models,
+        loads=models if plan.whole_models else 0,
+        saves=max(judgements, 1),
     )
-    if stop_requested:
-        raise Interrupted
+
+
+def _microbatches(config: RFTConfig, lengths: Sequence[int], seed: int) -> MicrobatchPlan:
+    return config_microbatches(config, lengths, epochs=config.reward_epochs, steps=config.reward_steps, seed=seed)
 
 
 def _forward_tokens(stage: Stage, history: Sequence[dict[str, Any]], heldout: Sequence[Pair]) -> int:
@@ -113,19 +120,19 @@ def usable_pairs(stage: Stage) -> tuple[list[Pair], list[Pair]]:
     return pairs, heldout
 
 
-def _check(rewards: Sequence[dict[str, Any]]) -> PairCheck:
+def _check(rewards: Sequence[RewardRow]) -> PairCheck:
     """Accuracy of the stage's reward on its held-out pairs, plain and where lengths are alike."""
-    rows = [row for row in rewards if row["heldout"] and row["usable"]]
+    rows = [row for row in rewards if row.heldout and row.usable]
     return check_pairs(
-        [(row["demo_reward"], row["sample_reward"]) for row in rows],
-        [(row["demo_length"], row["sample_length"]) for row in rows],
+        [(row.demo_reward, row.sample_reward) for row in rows],
+        [(row.demo_length, row.sample_length) for row in rows],
     )
 
 
 def reward_function(stage: Stage) -> Callable[[Sequence[Completion]], list[float]]:
     """The reward that the stage's reward phase published, loaded; an adapter shares the base of the stage's policy."""
     return partial(
-        score_completions,
+        completion_rewards,
         _load(stage, stage.number),
         pad_id=reward_padding(stage.setup),
         bound=with_reward(stage.setup).reward_bound,
@@ -170,67 +177,38 @@ def _start_reward(stage: Stage) -> RewardModel:
     if is_reward_model(folder):
         reward = setup.load_reward(folder, None)
     else:
-        reward = reward_from_policy(merged(setup.load_as_it_is(folder)), reward_padding(setup))
+        reward = reward_from_policy(merged(setup.load_policy_unmerged(folder)), reward_padding(setup))
     if setup.adapter is not None:
         reward = with_adapter(reward, setup.adapter, stage.seed("reward-adapter"))
     return with_padding(reward, reward_padding(setup))
 
 
-def _train(
-    stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair], budget: int | None
-) -> tuple[list[dict[str, Any]], int, bool]:
-    """Returns (records of training and judging, tokens trained on, whether the user asked to stop)."""
+def _prepare(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) -> Fit:
+    """The reward to be trained; its steps are judged on held-out pairs where there are any."""
     setup, config = stage.setup, with_reward(stage.setup)
-    plan = plan_microbatches(
-        [len(pair.prompt_ids) + max(len(pair.demo.ids), len(pair.sample.ids)) for pair in pairs],
-        batch_size=config.per_device_train_batch_size,
-        accumulation=config.gradient_accumulation_steps * process_count(),
-        epochs=config.reward_epochs,
-        steps=config.reward_steps,
-        seed=stage.seed("reward-microbatches"),
-    )
+    plan = _microbatches(config, pair_lengths(pairs), stage.seed("reward-microbatches"))
     reward = _start_reward(stage)
     freeze_lower_layers(reward, config.reward_frozen_layers)
     objective = RewardObjective(
         config.reward_link, config.reward_bound, config.center_rewards_coefficient, reward_padding(setup)
     )
     named = config.reward_model is not None and is_reward_model(resolve_reward(config.reward_model))
-    at_start = AtStart("reward loss", loss_at_reference(config.reward_link), 1e-6)
-    keep = KeepBest(config.reward_eval_steps, config.reward_patience, partial(_publish, stage, reward, len(pairs)))
-    checkpoints = stage.folder / "reward-checkpoints"
-    trainer = PhaseTrainer(
+    at_zero = ExpectedFirstValue("reward loss", loss_at_reference(config.reward_link), 1e-6)
+    publish = partial(_publish, stage, reward, len(pairs))
+    return Fit(
         model=reward,
-        args=training_arguments(
-            dataclasses.replace(config, learning_rate=config.reward_learning_rate),
-            checkpoints,
-            plan.steps,
-            stage.seed("reward"),
-        ),
         objective=objective,
         microbatches=[[pairs[number] for number in plan.units[unit]] for unit in plan.order],
+        steps=plan.steps,
+        title=f"stage {stage.number}: reward",
+        settings={"learning_rate": config.reward_learning_rate},
         tokenizer=tokenizer_for(reward, setup.tokenizer),
-        at_start=None if named or stage.number else at_start,  # under a head of zeros every reward is 0
-        callbacks=[
-            WriteMetrics(stage.folder / REWARD_METRICS),
-            *([keep] if heldout else []),
-            Checkpoints(config.save_steps),
-            *setup.callbacks,
-        ],
-        rates={} if named else {"score": HEAD_RATE / reward.config.get_text_config().hidden_size},
-        budget=budget,
+        expected_first=None if named or stage.number else at_zero,  # under a head of zeros every reward is 0
+        keep_best=KeepBest(config.reward_eval_steps, config.reward_patience, publish) if heldout else None,
+        finish=None if heldout else publish,
         judge=partial(_judge, reward, objective, heldout, config.per_device_train_batch_size, setup.bf16),
+        rates={} if named else {"score": HEAD_RATE / reward.config.get_text_config().hidden_size},
     )
-    keep.judge = trainer.evaluate
-    quiet(trainer)
-    train_phase(trainer, what=f"stage {stage.number}: reward", total_steps=plan.steps, checkpoints=checkpoints)
-    if not heldout:
-        _publish(stage, reward, len(pairs))
-    history, tokens = [dict(record) for record in trainer.state.log_history], trainer.state.num_input_tokens_seen
-    stop_requested = trainer.stop_requested
-    wait_for_everyone()
-    del trainer, reward, keep
-    stage.free_memory()
-    return history, tokens, stop_requested
 
 
 @timed("scoring")
@@ -238,7 +216,7 @@ def _judge(
     reward: RewardModel, objective: RewardObjective, heldout: Sequence[Pair], batch_size: int, bf16: bool
 ) -> dict[str, float]:
     """Mean loss and accuracy on held-out pairs; a tie is half right."""
-    rewards = score_completions(
+    rewards = completion_rewards(
         reward,
         _both_sides(heldout),
         pad_id=objective.pad_id,
@@ -268,28 +246,27 @@ def _publish(stage: Stage, reward: RewardModel, pairs: int) -> None:
 
 
 @timed("scoring")
-def _score_all(stage: Stage) -> list[dict[str, Any]]:
+def _rewards_of_all(stage: Stage) -> list[RewardRow]:
     """The published reward of every demonstration and sample of the stage, cut-off ones too."""
     setup, config = stage.setup, with_reward(stage.setup)
     sides = [(heldout, pair) for heldout in (False, True) for pair in sampled_pairs(setup, stage.number, heldout)]
     reward_of = reward_function(stage)
-    rows = []
+    rows: list[RewardRow] = []
     with track(f"stage {stage.number}: rewards", len(sides), "pairs") as tracker:
         for batch in chunks(sides, config.per_device_train_batch_size):
-            pairs = [pair for _, pair in batch]
-            rewards = reward_of(_both_sides(pairs))
+            rewards = reward_of(_both_sides([pair for _, pair in batch]))
             rows += [
-                {
-                    "key": pair.key,
-                    "heldout": heldout,
-                    "usable": _usable(pair, config),
-                    "demo_reward": demo,
-                    "sample_reward": sample,
-                    "demo_length": len(pair.demo.ids),
-                    "sample_length": len(pair.sample.ids),
-                }
+                RewardRow(
+                    key=pair.key,
+                    heldout=heldout,
+                    usable=_usable(pair, config),
+                    demo_reward=demo,
+                    sample_reward=sample,
+                    demo_length=len(pair.demo.ids),
+                    sample_length=len(pair.sample.ids),
+                )
                 for (heldout, pair), demo, sample in zip(
-                    batch, rewards[: len(pairs)], rewards[len(pairs) :], strict=True
+                    batch, rewards[: len(batch)], rewards[len(batch) :], strict=True
                 )
             ]
             tracker.advance(len(batch))

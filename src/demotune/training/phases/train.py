@@ -1,120 +1,107 @@
-"""TRAIN: gradient steps from pi_t to pi_{t+1}."""
+"""TRAIN: gradient steps from pi_t to pi_{t+1}, on demonstrations or on pairs."""
 
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from demotune.common.processes import main_process, process_count, wait_for_everyone
 from demotune.config.methods import SFTConfig
-from demotune.models.policy import save_policy
-from demotune.training.callbacks import Checkpoints, WriteMetrics, quiet
-from demotune.training.losses import loss_at_reference
-from demotune.training.objectives import Objective, PairObjective, SFTObjective
-from demotune.training.phases.pairs import pair_plan, reference_is_start, scored_pairs, steps_of_all_stages
-from demotune.training.phases.stage import Stage, Work, pairwise
-from demotune.training.smaller_passes import in_smaller_passes
-from demotune.training.trainer import (
-    CARRIED,
-    AtStart,
-    Carry,
-    Interrupted,
-    MicrobatchPlan,
-    PhaseTrainer,
-    plan_microbatches,
-    train_phase,
-    training_arguments,
+from demotune.runs.names import CARRIED, METRICS
+from demotune.training.fit import fit
+from demotune.training.microbatches import MicrobatchPlan, config_microbatches
+from demotune.training.objectives import Objective, PairwiseObjective
+from demotune.training.pairs import (
+    expected_pairs,
+    pair_lengths,
+    plan_pairs,
+    reference_is_start,
+    scored_pairs,
+    steps_of_all_stages,
 )
-
-METRICS = "metrics.jsonl"
-
-
-def train_demonstrations_phase(stage: Stage, objective: SFTObjective, *, epochs: float, steps: int | None) -> None:
-    """Passes over all demonstrations; publishes the policy."""
-    if stage.done("train"):
-        return
-    rows = stage.setup.train
-    plan = plan_microbatches(
-        [len(row.prompt_ids) + len(row.demo.ids) for row in rows],
-        batch_size=stage.setup.config.per_device_train_batch_size,
-        accumulation=stage.setup.config.gradient_accumulation_steps * process_count(),
-        epochs=epochs,
-        steps=steps,
-        seed=stage.seed("microbatches"),
-    )
-    _train(stage, plan, rows, objective)
+from demotune.training.plan import StagePlan, tokens_of_pair, tokens_of_responses
+from demotune.training.stage import Outcome, Stage, pairwise, stage_slice, supervised
+from demotune.training.trainer import Carry, ExpectedFirstValue, Fit
+from demotune.training.work import PhaseWork
 
 
-def train_pairs_phase(stage: Stage, objective: PairObjective) -> None:
+def on_demonstrations(stage: Stage, objective: Callable[[Any], Objective[Any]]) -> Outcome:
+    """Passes over the stage's demonstrations; publishes the policy."""
+    config, rows = supervised(stage.setup), stage_slice(stage.setup, stage.number)
+    lengths = [len(row.prompt_ids) + len(row.demo.ids) for row in rows]
+    return _train(stage, "train", _plan(config, lengths, stage.seed("microbatches")), rows, objective(config))
+
+
+def work_on_demonstrations(plan: StagePlan) -> PhaseWork:
+    """What `on_demonstrations` does."""
+    lengths = [len(row.prompt) + row.demo for row in plan.own]
+    microbatches = _plan(supervised(plan.setup), lengths, plan.seed("microbatches"))
+    tokens = [tokens_of_responses(len(row.prompt), [row.demo]) for row in plan.own]
+    return PhaseWork(training=plan.training(microbatches, tokens), saves=1)
+
+
+def _plan(config: SFTConfig, lengths: Sequence[int], seed: int) -> MicrobatchPlan:
+    return config_microbatches(config, lengths, epochs=config.num_train_epochs, steps=config.max_steps, seed=seed)
+
+
+def on_pairs(stage: Stage, objective: Callable[[Any], PairwiseObjective]) -> Outcome:
     """K steps on the stage's pairs; publishes pi_{t+1}."""
-    if stage.done("train"):
-        return
+    setup, config = stage.setup, pairwise(stage.setup)
     pairs, _ = scored_pairs(stage, stage.number)
-    plan = pair_plan(stage, [scored.pair for scored in pairs])
-    tolerance = 1e-3 if stage.setup.bf16 else 1e-5
-    first = (
-        AtStart("loss", loss_at_reference(objective.link), tolerance)
-        if reference_is_start(stage.setup, stage.number)
-        else None
+    plan = plan_pairs(setup, pair_lengths([scored.pair for scored in pairs]), stage.seed("microbatches"))
+    chosen = objective(config)
+    first = ExpectedFirstValue("loss", chosen.loss_at_reference, 1e-3 if setup.bf16 else 1e-5)
+    carry = None
+    if config.optimizer_across_stages == "carry":
+        previous = setup.folder.stage(stage.number - 1) / CARRIED if stage.number else None
+        carry = Carry(previous=previous, total_steps=steps_of_all_stages(setup))
+    return _train(
+        stage,
+        f"stage {stage.number}: train",
+        plan,
+        pairs,
+        chosen,
+        expected_first=first if reference_is_start(setup, stage.number) else None,
+        carry=carry,
     )
-    _train(stage, plan, pairs, objective, at_start=first, carry=_carry(stage))
+
+
+def work_on_pairs(plan: StagePlan) -> PhaseWork:
+    """What `on_pairs` does; the policy is loaded where another model was the reference."""
+    pairs = expected_pairs(plan)
+    microbatches = plan_pairs(plan.setup, plan.longer_sides(pairs), plan.seed("microbatches"))
+    return PhaseWork(
+        training=plan.training(microbatches, [tokens_of_pair(row) for row in pairs]),
+        loads=0 if reference_is_start(plan.setup, plan.number) else 1,
+        saves=1,
+    )
 
 
 def _train(
     stage: Stage,
+    title: str,
     plan: MicrobatchPlan,
     records: Sequence[Any],
     objective: Objective[Any],
     *,
-    at_start: AtStart | None = None,
+    expected_first: ExpectedFirstValue | None = None,
     carry: Carry | None = None,
-) -> None:
-    """Train `stage.start_policy` through the plan, or go on from the last whole checkpoint, and publish the result."""
-    started = time.monotonic()
-    setup, checkpoints = stage.setup, stage.folder / "checkpoints"
-
-    def attempt(budget: int | None) -> tuple[PhaseTrainer, list[dict[str, Any]]]:
-        trainer = PhaseTrainer(
+) -> Outcome:
+    """Train `stage.start_policy` through the plan and publish the result."""
+    fitted = fit(
+        stage,
+        "train",
+        lambda _: Fit(
             model=stage.start_policy,
-            args=training_arguments(setup.config, checkpoints, plan.steps, stage.seed("train")),
             objective=objective,
             microbatches=[[records[number] for number in plan.units[unit]] for unit in plan.order],
-            tokenizer=setup.tokenizer,
-            at_start=at_start,
+            steps=plan.steps,
+            title=title,
+            expected_first=expected_first,
             carry=carry,
-            callbacks=[WriteMetrics(stage.folder / METRICS), Checkpoints(setup.config.save_steps), *setup.callbacks],
-            budget=budget,
-        )
-        quiet(trainer)
-        what = "train" if isinstance(setup.config, SFTConfig) else f"stage {stage.number}: train"
-        return trainer, train_phase(trainer, what=what, total_steps=plan.steps, checkpoints=checkpoints)
-
-    trainer, history = in_smaller_passes(attempt, setup.config.tokens_per_microbatch, stage.free_policy)
-    if main_process():
-        save_policy(stage.start_policy, setup.tokenizer, stage.model_folder)
-        if carry is not None:
-            trainer.save_carried(stage.folder)
-    stop_requested, tokens = trainer.stop_requested, trainer.state.num_input_tokens_seen
-    del trainer
-    stage.free_policy()
-    wait_for_everyone()
-    outputs = [stage.model_folder, stage.folder / METRICS, *([stage.folder / CARRIED] if carry else [])]
-    work = Work(trained=tokens)
-    stage.mark("train", started, outputs, work, steps=plan.steps, end=average_of_last(history))
-    if stop_requested:
-        raise Interrupted
-
-
-def average_of_last(history: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Each metric averaged over the last quarter of the records: where the stage ended, without one batch's noise."""
-    if not history:  # it ended before its first record
-        return {}
-    last = history[-max(len(history) // 4, 1) :]
-    return {name: sum(record.get(name, value) for record in last) / len(last) for name, value in last[-1].items()}
-
-
-def _carry(stage: Stage) -> Carry | None:
-    config = pairwise(stage.setup)
-    if config.optimizer_across_stages == "restart":
-        return None
-    previous = stage.setup.folder.stage(stage.number - 1) / CARRIED if stage.number else None
-    return Carry(previous=previous, total_steps=steps_of_all_stages(stage.setup))
+        ),
+    )
+    stage.publish_policy()
+    return Outcome(
+        outputs=dict.fromkeys([stage.model_folder.name, METRICS, *([CARRIED] if carry else [])]),
+        trained_tokens=fitted.tokens,
+        facts={"steps": plan.steps, "end": fitted.end},
+        stop_requested=fitted.stop_requested,
+    )

@@ -1,0 +1,160 @@
+"""What the smaller commands take. A field without a default is a flag that must be given."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from demotune.common.errors import DemotuneError
+from demotune.config.field import field
+from demotune.config.values import Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowReading(Config):
+    """How rows are read and scored, for score, select and compare."""
+
+    columns: str | None = field(None, names="columns")
+    """Read these columns: prompt=question,response=answer, and rejected, system, tools, ... Detected when not given."""
+    max_length: int | None = field(None, minimum=2, maximum=10**7)
+    """Refuse rows of more tokens. Not given: what the model can read."""
+    max_rows: int | None = field(None, minimum=1)
+    """Use only the first N good rows."""
+    batch_size: int = field(16, minimum=1, maximum=10**6)
+    """Score this many responses together."""
+    bf16: bool | None = field(None)
+    """Compute in bfloat16. Not given: where the hardware has it; --no-bf16 resolves finer differences, slower."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardReading(RowReading):
+    """Rows, and the reward that scores them."""
+
+    reward: str = field(names="model")
+    """A run folder of rft, irft or spin, or a reward model with one label (folder or hub id)."""
+    data: tuple[str, ...] = field(names="rows")
+    """Rows: file, folder or hub id, in any format that training reads; repeat for several."""
+    template: str | None = field(None)
+    """Prompt template with {prompt} for the reward. Not given: its own."""
+    dtype: Literal["float32", "bfloat16"] = field("float32")
+    """Type in which weights are held."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig(RewardReading):
+    """Score each row with a reward; for preference rows, show how often the reward agrees with them."""
+
+    output: Path | None = field(None)
+    """Write each row and its score here, as .jsonl or .jsonl.gz."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectConfig(RewardReading):
+    """Keep the best demonstrations by a reward: one learned here, or any other model with one label."""
+
+    output: Path = field()
+    """Write the rows that are kept here, as .jsonl or .jsonl.gz, ready to train on."""
+    top: int | None = field(None, minimum=1)
+    """Keep the N rows with the highest scores."""
+    threshold: float | None = field(None)
+    """Keep all rows with this score or more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig(Config):
+    """Sample responses to prompts, rendered and sampled as in training. With a reward, keep the best of several."""
+
+    model: str = field(names="model")
+    """The model: a run folder, a model or adapter folder, a hub id, or a GGUF file."""
+    prompt: tuple[str, ...] = field(())
+    """A prompt; repeat for several."""
+    prompts: Path | None = field(None, names="prompts")
+    """File of prompts: .txt with one a line, or data with prompt or messages."""
+    output: Path | None = field(None)
+    """Write JSONL here instead of to the screen."""
+    max_new_tokens: int = field(256, minimum=1, maximum=10**7)
+    """Longest response, in tokens."""
+    temperature: float = field(1.0, minimum=0, maximum=10**3)
+    """Sampling temperature: 1 samples from the model's own distribution, 0 is greedy."""
+    top_p: float = field(1.0, above=0, maximum=1)
+    """Sample from the smallest set of tokens with this probability; 1 is off."""
+    top_k: int = field(0, minimum=0, maximum=10**7)
+    """Sample from the k likeliest tokens; 0 is off."""
+    template: str | None = field(None)
+    """Prompt template with {prompt}. Not given: that of the model's run, else its chat template."""
+    seed: int = field(42, minimum=0, maximum=2**32 - 1)
+    """Seed; same seed, same responses."""
+    batch_size: int = field(32, minimum=1, maximum=10**6)
+    """Sample this many responses together."""
+    dtype: Literal["float32", "bfloat16"] = field("float32")
+    """Type in which weights are held."""
+    best_of: int | None = field(None, minimum=1, maximum=10**6)
+    """Draw N responses to each prompt, keep the one that --reward likes best."""
+    reward: str | None = field(None, names="model")
+    """For --best-of: a run folder of rft, irft or spin, or a reward model with one label (folder or hub id)."""
+    reward_template: str | None = field(None)
+    """Prompt template with {prompt} for the reward. Not given: its own."""
+
+    def _check(self) -> None:
+        if (self.best_of is None) != (self.reward is None):
+            given, missing = ("--best-of", "--reward R") if self.reward is None else ("--reward", "--best-of N")
+            raise DemotuneError(f"{given} needs {missing}: N responses are drawn, the reward chooses one")
+        for text in self.prompt:
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:  # bytes of the command line that its encoding does not know
+                raise DemotuneError(f"--prompt {text!r} is not UTF-8; put it into a file and give --prompts") from error
+        if not self.prompt and self.prompts is None:
+            raise DemotuneError("there is no prompt; give --prompt TEXT or --prompts FILE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig(RowReading):
+    """Compare methods and settings: quality with intervals, corrected p-values, cost; seeds are grouped."""
+
+    runs: tuple[Path, ...] = field(argument=True, names="run")
+    """Finished runs; those that differ in their seed are one setting."""
+    data: tuple[str, ...] = field((), names="rows")
+    """Test rows to compare on. Not given: the rows that all runs held out."""
+    output: Path | None = field(None)
+    """Folder for comparison.json and what was measured; needed with --data."""
+    control: Literal["sft"] | None = field(None)
+    """Train SFT from each run's start model with its steps and tokens, and compare with it."""
+
+    def _check(self) -> None:
+        if self.data and self.output is None:
+            raise DemotuneError("--data needs --output: what is measured there is kept and used again")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig(Config):
+    """Write one page about one run or several: works offline, with every number's evidence and a browser of samples."""
+
+    runs: tuple[Path, ...] = field(argument=True, names="run")
+    """Run folders, finished or not."""
+    evaluation: tuple[Path, ...] = field(())
+    """Folder that demotune evaluate wrote; repeat for several."""
+    comparison: Path | None = field(None)
+    """Folder that demotune compare --output wrote. Not given: several runs are compared here."""
+    output: Path | None = field(None)
+    """The HTML file. Not given: report.html in the run folder; several runs need it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeConfig(Config):
+    """Continue an interrupted run exactly where it stopped."""
+
+    run_folder: Path = field(argument=True)
+    """Folder of an interrupted run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuickstartConfig(Config):
+    """SFT, then IRFT, of SmolLM2-135M on the demonstrations that come with demotune."""
+
+    output: Path = field(Path("runs/quickstart"))
+    """Folder for the two runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig(Config):
+    """Show what is installed, which devices there are, and what a run would use."""

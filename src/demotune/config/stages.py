@@ -1,0 +1,58 @@
+"""Fields that several methods share: stages, training on pairs, sampling."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from demotune.config.field import SAMPLING, STAGES, field
+from demotune.config.run import RunConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Staged(RunConfig):
+    """SPIN, IRFT and RFT: sample, train, and again from the policy that came out."""
+
+    stages: int = field(2, STAGES, minimum=1, maximum=10**4)
+    """T, how often new samples are drawn from the policy."""
+    slices: Literal["disjoint", "all"] = field("disjoint", STAGES)
+    """disjoint: each stage has its own part of the data (the paper). all: every stage uses all data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampled:
+    """How long samples get, and how many are drawn together."""
+
+    max_new_tokens: int | None = field(None, SAMPLING, above=0, maximum=10**7)
+    """Longest sample, in tokens. Not given: as long as the longest demonstration."""
+    sample_batch_size: int = field(64, SAMPLING, above=0, maximum=10**6)
+    """Draw at most this many responses at a time on one device; fewer where memory is short."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairwise(Staged):
+    """SPIN and IRFT: the policy is trained on pairs of a demonstration and a sample; it is its own reward."""
+
+    reward_kind: ClassVar[Literal["implicit"]] = "implicit"
+
+    epochs_per_stage: float = field(2.0, STAGES, above=0, maximum=10**6)
+    """Passes over the stage's pairs."""
+    steps_per_stage: int | None = field(None, STAGES, above=0)
+    """K, optimizer steps per stage; overrides epochs_per_stage."""
+    beta: float = field(0.1, STAGES, above=0, maximum=10**6)
+    """DPO's beta: strength of the pull to the reference; the implicit reward is beta * log pi/pi_ref, per nat. RFT's
+    beta is another: the weight of a KL penalty."""
+    link: Literal["logistic", "linear", "nce"] = field("logistic", STAGES)
+    """How rewards become a loss: logistic (the paper's code), linear (the paper's formula), nce (no beta)."""
+    reference: Literal["stage", "initial"] = field("stage", STAGES)
+    """Reference policy: the start of this stage, or the start model throughout."""
+    history: float = field(0.0, STAGES, minimum=0, maximum=1)
+    """Train again on this share of the previous stage's pairs, beside the stage's own (0 to 1)."""
+    sft_weight: float = field(0.0, STAGES, minimum=0, maximum=10**6)
+    """Weight of an added SFT loss (nats per token) on the demonstrations; keeps their likelihood up."""
+    optimizer_across_stages: Literal["restart", "carry"] = field("restart", STAGES)
+    """restart: optimizer and schedule begin anew each stage. carry: one optimizer and schedule for the run."""
+    temperature: float = field(1.0, SAMPLING, minimum=0, maximum=10**3)
+    """Sampling temperature; 0 is greedy, which biases the gradient."""
+    top_p: float = field(1.0, SAMPLING, above=0, maximum=1)
+    """Sample from the smallest set of tokens with this probability; 1 is off."""
+    top_k: int = field(0, SAMPLING, minimum=0, maximum=10**7)
+    """Sample from the k likeliest tokens; 0 is off."""

@@ -1,0 +1,73 @@
+"""Batches for a model: pairs as one pack, completions in units of like prompts; on its device, within its memory."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import nn
+
+from demotune.common.errors import DemotuneError
+from demotune.common.memory import is_lack_of_memory
+from demotune.models.files import first_line
+from demotune.models.packing import Batch, pack
+from demotune.records import Completion, Pair, Side
+
+Advance = Callable[[int], None]
+"""Called with the number of completions that are done since the last call."""
+
+
+def packed_tokens(pair: Pair) -> int:
+    """Tokens of a pair whose sides share their prompt."""
+    return len(pair.prompt_ids) + len(pair.demo.ids) + len(pair.sample.ids)
+
+
+def pair_batch(pairs: Sequence[Pair]) -> Batch:
+    """B pairs as 2B responses: the demonstrations, then the samples. Scoring and training share this layout."""
+    return pack_sides(pair_sides(pairs))
+
+
+def pair_sides(pairs: Sequence[Pair]) -> list[Side]:
+    """The demonstrations of all pairs, then the samples."""
+    both = [pair.sides for pair in pairs]
+    return [demo for demo, _ in both] + [sample for _, sample in both]
+
+
+def pack_sides(sides: Sequence[Side]) -> Batch:
+    return pack([prompt for prompt, _ in sides], [response for _, response in sides])
+
+
+def in_batches(
+    completions: Sequence[Completion],
+    batch_size: int,
+    compute: Callable[[list[Completion]], list[float]],
+    advance: Advance,
+) -> list[float]:
+    """What `compute` gives for each completion, in their order; equal prompts go together, the longest come first."""
+    prompts = [tuple(completion.prompt_ids) for completion in completions]
+    order = sorted(range(len(completions)), key=lambda number: (-len(prompts[number]), prompts[number], number))
+    found: dict[int, float] = {}
+    for start in range(0, len(order), batch_size):
+        unit = order[start : start + batch_size]
+        with lack_of_memory_explained(len(unit), "--batch-size (in training --per-device-train-batch-size)"):
+            found |= zip(unit, compute([completions[number] for number in unit]), strict=True)
+        advance(len(unit))
+    return [found[number] for number in range(len(completions))]
+
+
+@contextmanager
+def lack_of_memory_explained(count: int, flags: str) -> Iterator[None]:
+    """A lack of memory inside becomes one DemotuneError that says what to lower."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_lack_of_memory(error):
+            raise
+        raise DemotuneError(
+            f"there is not enough memory to score {count} responses together ({first_line(error)}); lower {flags} or "
+            "--max-length, or take a smaller model"
+        ) from error
+
+
+def to_device(model: nn.Module, batch: Batch) -> Batch:
+    """The batch on the model's device."""
+    device = next(model.parameters()).device
+    return {name: tensor.to(device) for name, tensor in batch.items()}

@@ -1,0 +1,89 @@
+"""Log-probabilities of whole responses as plain numbers, without gradient: of a reference policy, of any model.
+
+Pairs are computed in the very micro-batches in which they will be trained. In bfloat16 a sequence's log-probability
+moves by up to 0.2 nats with the batch that it is in; with the same batches, the first loss of a stage is exact.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from demotune.models.batches import (
+    Advance,
+    in_batches,
+    lack_of_memory_explained,
+    pack_sides,
+    packed_tokens,
+    pair_sides,
+    to_device,
+)
+from demotune.models.logprobs import autocast, sequence_logps
+from demotune.models.packing import cut_to_budget
+from demotune.records import Completion, Pair, RenderedDemonstration, Side
+
+KnownLogps = Mapping[Side, float]
+"""Log-probabilities under the policy at hand that need not be computed again.
+
+Only what is computed in float32 may be known: in half precision a number would not be the one that training computes.
+"""
+
+
+def pair_logps(
+    model: nn.Module,
+    microbatches: Sequence[Sequence[Pair]],
+    *,
+    bf16: bool,
+    advance: Advance,
+    budget: int | None = None,
+    known: KnownLogps | None = None,
+) -> Iterator[list[tuple[float, float]]]:
+    """For each micro-batch, (log pi(y | x), log pi(sample | x)) of each of its pairs, in nats.
+
+    `budget` is the run's `tokens_per_microbatch`: micro-batches are cut as in training.
+    """
+    known = known or {}
+    for pairs in microbatches:
+        found: list[tuple[float, float]] = []
+        for part in cut_to_budget(pairs, packed_tokens, budget):
+            sides = pair_sides(part)
+            with lack_of_memory_explained(len(sides), "--per-device-train-batch-size, --tokens-per-microbatch"):
+                computed = iter(_logps(model, [side for side in sides if side not in known], bf16=bf16))
+            logps = [known[side] if side in known else next(computed) for side in sides]
+            found += zip(logps[: len(part)], logps[len(part) :], strict=True)
+        advance(len(pairs))
+        yield found
+
+
+def demonstration_logps(
+    model: nn.Module, demonstrations: Sequence[RenderedDemonstration], batch_size: int, *, bf16: bool, advance: Advance
+) -> list[float]:
+    """log pi(y | x) of each demonstration, in nats."""
+    completions = [Completion(row.prompt_ids, row.demo) for row in demonstrations]
+    return completion_logps(model, completions, batch_size=batch_size, bf16=bf16, advance=advance)
+
+
+def completion_logps(
+    model: nn.Module,
+    completions: Sequence[Completion],
+    *,
+    batch_size: int,
+    bf16: bool,
+    advance: Advance = lambda _: None,
+) -> list[float]:
+    """log pi(y | x) of each completion under a language model, in nats, in their order."""
+
+    def logps(unit: list[Completion]) -> list[float]:
+        return _logps(model, [(row.prompt_ids, row.response.ids) for row in unit], bf16=bf16)
+
+    return in_batches(completions, batch_size, logps, advance)
+
+
+def _logps(model: nn.Module, sides: Sequence[Side], *, bf16: bool) -> list[float]:
+    """log pi(y | x) of all sides, by one call."""
+    if not sides:
+        return []
+    batch = to_device(model, pack_sides(sides))
+    with torch.no_grad(), autocast(batch["input_ids"].device, bf16):
+        logps: list[float] = sequence_logps(model, batch).tolist()
+    return logps

@@ -1,0 +1,88 @@
+"""An explicit reward: a model of one number, RFT's own or any sequence classifier with one label."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from demotune.common.errors import DemotuneError
+from demotune.common.machine import has_fast_bf16
+from demotune.common.processes import this_device
+from demotune.data.rendering import Renderer
+from demotune.models.batches import Advance
+from demotune.models.files import is_adapter
+from demotune.models.policy import content_hash, load_tokenizer, longest_input, resolve_model
+from demotune.models.reward import (
+    RewardModel,
+    check_labels,
+    is_reward_model,
+    load_reward_model,
+    padding_id,
+    read_facts,
+    with_padding,
+)
+from demotune.models.reward_head import completion_rewards
+from demotune.records import Completion
+from demotune.rewards.reward import Reward, all_finite
+from demotune.runs.folder import RunFolder
+
+
+class ScalarReward(Reward):
+    """An explicit reward: a model of one number, read at the last token; R * sigmoid of it where the reward is bounded.
+
+    `source` is a folder or hub id of a transformers sequence classifier with one label. Prompts are written by its own
+    tokenizer, with `template` or the one that lies beside the model, else the chat template. The model is loaded when
+    it is first asked, and kept. Raises DemotuneError for a model with several labels or none.
+    """
+
+    passes = 1
+
+    def __init__(
+        self, source: str | Path, *, template: str | None = None, dtype: str = "float32", bf16: bool | None = None
+    ) -> None:
+        self._folder = resolve_model(str(source))
+        _check_classifier(str(source), self._folder)
+        self._facts = read_facts(self._folder)
+        self._dtype = dtype
+        self._bf16 = has_fast_bf16(this_device()) if bf16 is None else bf16
+        self._tokenizer = load_tokenizer(self._folder)
+        self._model: RewardModel | None = None
+        self.name = f"reward model {source}"
+        self.hash = content_hash(self._folder)
+        self.renderer = Renderer(self._tokenizer, self._facts.template if template is None else template)
+        self.longest = longest_input(self._folder)
+
+    def rewards_of(
+        self, completions: Sequence[Completion], *, batch_size: int = 16, advance: Advance = lambda _: None
+    ) -> list[float]:
+        """The reward of each completion, as plain transformers computes it."""
+        if self._model is None:
+            self._model = self._load()
+        rewards = completion_rewards(
+            self._model,
+            completions,
+            pad_id=self._model.config.get_text_config().pad_token_id,
+            bound=self._facts.bound,
+            batch_size=batch_size,
+            bf16=self._bf16,
+            advance=advance,
+        )
+        return all_finite(rewards, self.name)
+
+    def _load(self) -> RewardModel:
+        model = load_reward_model(self._folder, dtype=self._dtype, attn_implementation=None, device=this_device())
+        if model.config.get_text_config().pad_token_id is not None:
+            return model  # what it was trained with decides at which token it judges
+        return with_padding(model, padding_id(self._tokenizer, self.renderer.stop_ids))
+
+
+def _check_classifier(source: str, folder: Path) -> None:
+    """Refuse what has no number for each response, and say what to give instead."""
+    if not is_reward_model(folder):
+        run = RunFolder(Path(source).resolve().parent)
+        of_run = run.config.exists() and run.model == Path(source).resolve()
+        what = f"the run folder, {Path(source).parent}," if of_run else "the run folder of an irft or spin run"
+        raise DemotuneError(
+            f"{source} is no sequence classifier, so it gives no reward by itself; give {what} for its implicit "
+            "reward, or a reward model with one label"
+        )
+    if not is_adapter(folder):
+        check_labels(folder)

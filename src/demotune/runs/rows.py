@@ -1,0 +1,83 @@
+"""The rows in the JSON Lines files of a run: one record a kind. `json_records` reads and writes them."""
+
+from dataclasses import dataclass
+
+from demotune.records import Pair, Response
+
+
+@dataclass(frozen=True, slots=True)
+class RowName:
+    """rows.jsonl.gz: a row that the run trained on or held out, without its text."""
+
+    key: str
+    prompt: str
+    """The key of its question: rows that ask the same have the same."""
+    heldout: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """quarantine.jsonl: a row of the data that was refused."""
+
+    source: str
+    """Where it stood, `FILE:LINE`."""
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRow:
+    """samples.jsonl.gz: a demonstration and the sample of the policy that the stage started from."""
+
+    key: str
+    heldout: bool
+    finished: bool
+    """Whether the sample ended by itself."""
+    prompt: str
+    demonstration: str
+    sample: str
+    prompt_ids: tuple[int, ...]
+    demo_ids: tuple[int, ...]
+    demo_finished: bool
+    sample_ids: tuple[int, ...]
+
+    @property
+    def pair(self) -> Pair:
+        """As token ids."""
+        demo, sample = Response(self.demo_ids, self.demo_finished), Response(self.sample_ids, self.finished)
+        return Pair(self.key, self.prompt_ids, demo, sample)
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceRow:
+    """reference_logps.jsonl.gz: the reference's log-probabilities of a pair, summed over tokens, nats.
+
+    First the stage's training pairs, then those of the stage before that are used again, then held-out pairs.
+    """
+
+    key: str
+    demo_ref_logp: float
+    sample_ref_logp: float
+
+
+@dataclass(frozen=True, slots=True)
+class ImplicitRow:
+    """implicit.jsonl.gz: beta times the log-ratio of a held-out pair under the policy after the stage."""
+
+    key: str
+    demo_reward: float
+    sample_reward: float
+
+
+@dataclass(frozen=True, slots=True)
+class RewardRow:
+    """rewards.jsonl.gz: a pair by the stage's reward model; lengths are in tokens."""
+
+    key: str
+    heldout: bool
+    usable: bool
+    """Whether the reward may see the pair; with `finished_only` both sides ended by themselves."""
+    demo_reward: float
+    sample_reward: float
+    demo_length: int
+    sample_length: int

@@ -1,0 +1,107 @@
+"""Responses of a stage's policy, kept in a journal while they are drawn: a killed run draws no response twice."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from demotune.common.processes import wait_for_everyone
+from demotune.common.profiling import timed
+from demotune.common.progress import Tracker
+from demotune.records import Response
+from demotune.sampling import SamplingOptions
+from demotune.training.journal import PhaseJournal, share_of_this_process
+from demotune.training.setup import Setup
+from demotune.training.stage import Stage
+
+ROWS_KEPT_TOGETHER = 16
+SECONDS_UNKEPT = 1.0
+"""Finished responses that a killed process may cost: so many, or those of so long a time."""
+
+
+@timed("sampling")
+def draw_with(
+    stage: Stage,
+    policy: Callable[[], nn.Module],
+    prompts: Sequence[Sequence[int]],
+    *,
+    purpose: str,
+    tracker: Tracker | None = None,
+    first_stream: int = 0,
+    with_logps: bool = False,
+) -> list[Response]:
+    """Responses to all prompts, in their order; rows finished before an interruption are not drawn again.
+
+    `purpose` names the journal and the seed; prompt i has the random stream `first_stream` + i of that seed. `policy`
+    is asked for only when something is left to draw. `with_logps` keeps the policy's log-probabilities of the drawn
+    tokens (see `keeps_logps`). Their last bits depend on the rows that are drawn together, so then an interrupted
+    drawing begins anew.
+    """
+    seed = stage.seed(purpose)
+    journal = PhaseJournal(stage.folder, f"{purpose}-{first_stream}")
+    if with_logps and sum("logps" in record for record in journal.done.values()) < len(prompts):
+        journal.start_over()
+    left = [row for row in range(len(prompts)) if row not in journal.done]
+    left.sort(key=lambda row: -len(prompts[row]))  # so that processes get prompts of like lengths
+    if tracker:
+        tracker.start_at(len(journal.done))
+    if rows := share_of_this_process(left):
+        streams = [first_stream + row for row in rows]
+        sampler = stage.setup.sampler(policy)
+        drawn = sampler.draw([prompts[row] for row in rows], streams, seed, sampling_options(stage.setup))
+        numbered = ((stream - first_stream, response) for stream, response in drawn)
+        _keep(numbered, journal, tracker, with_logps=with_logps)
+    wait_for_everyone()
+    found = journal.read()
+    return [_response(found[row]) for row in range(len(prompts))]
+
+
+def _response(record: Mapping[str, Any]) -> Response:
+    logps = tuple(record["logps"]) if "logps" in record else None
+    return Response(tuple(record["ids"]), record["finished"], logps)
+
+
+def _keep(
+    drawn: Iterable[tuple[int, Response]], journal: PhaseJournal, tracker: Tracker | None, *, with_logps: bool = False
+) -> None:
+    """Write (row, response) to the journal, several at a time: each time waits for the disk."""
+    unkept: list[dict[str, Any]] = []
+    tokens, last = 0, time.monotonic()
+    try:
+        for row, response in drawn:
+            logps = {"logps": response.logps} if with_logps else {}
+            unkept.append({"row": row, "ids": response.ids, "finished": response.finished} | logps)
+            tokens += len(response.ids)
+            if tracker:
+                tracker.advance(1, f"{tokens / max(tracker.seconds, 1e-9):.0f} tok/s")
+            if len(unkept) >= ROWS_KEPT_TOGETHER or time.monotonic() - last >= SECONDS_UNKEPT:
+                journal.append(unkept)
+                unkept, last = [], time.monotonic()
+    except (Exception, KeyboardInterrupt):
+        if unkept:
+            journal.append(unkept)
+        raise
+    if unkept:
+        journal.append(unkept)
+
+
+def sampling_options(setup: Setup) -> SamplingOptions:
+    """How this run samples: as its config says, or as long as the longest demonstration."""
+    config = setup.config
+    return SamplingOptions(
+        max_new_tokens=config.max_new_tokens or max(len(row.demo.ids) for row in setup.train),
+        max_length=config.max_length,
+        stop_ids=setup.renderer.stop_ids,
+        vocabulary=setup.renderer.vocabulary,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=config.top_k,
+        bf16=setup.bf16,
+    )
+
+
+def keeps_logps(setup: Setup) -> bool:
+    """Whether responses carry log-probabilities of the policy that are exact enough to train on."""
+    sampler = setup.sampler(lambda: setup.load(setup.start_model))
+    return setup.float32 and sampler.keeps_logps(sampling_options(setup))

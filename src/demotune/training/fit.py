@@ -1,0 +1,109 @@
+"""Gradient steps of a phase: the one way in which the trainer is set up, run, gone on with and read afterwards."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from demotune.common.processes import main_process, wait_for_everyone
+from demotune.common.progress import track
+from demotune.runs.names import CHECKPOINTS, METRICS, REWARD_METRICS
+from demotune.training.arguments import training_arguments
+from demotune.training.callbacks import (
+    Checkpoints,
+    RecordLastStep,
+    ShowProgress,
+    StopOnSignal,
+    WriteMetrics,
+    latest_checkpoint,
+)
+from demotune.training.smaller_passes import in_smaller_passes
+from demotune.training.stage import Stage
+from demotune.training.trainer import EarlyStop, Fit, Interrupted, PhaseTrainer
+
+METRICS_OF = {"train": METRICS, "policy": METRICS, "reward": REWARD_METRICS}
+CHECKPOINTS_OF = {"train": CHECKPOINTS, "policy": f"policy-{CHECKPOINTS}", "reward": f"reward-{CHECKPOINTS}"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fitted:
+    """What became of the steps. `history` has all records of training and judging, `tokens` are those trained on."""
+
+    history: list[dict[str, Any]]
+    steps: int
+    tokens: int
+    stopped: str | None
+    """Why a guard rail ended the steps early."""
+    stop_requested: bool
+
+    @property
+    def end(self) -> dict[str, float]:
+        """Each metric averaged over the last quarter of the training records: the end without one batch's noise."""
+        records = [record for record in self.history if "loss" in record]
+        last = records[-max(len(records) // 4, 1) :]
+        names = last[-1] if last else {}  # none where it ended before its first record
+        return {name: sum(record.get(name, value) for record in last) / len(last) for name, value in names.items()}
+
+
+def fit(stage: Stage, phase: str, prepare: Callable[[int | None], Fit]) -> Fitted:
+    """Take the steps of a phase, from its last whole checkpoint on; where memory lacks, with smaller passes.
+
+    `prepare` loads what is trained, given the most tokens of one pass; it is called anew for each size of passes.
+    Raises Interrupted at the user's request, unless the last step was made.
+    """
+
+    def attempt(budget: int | None) -> Fitted:
+        return _fit(stage, phase, prepare(budget), budget)
+
+    return in_smaller_passes(attempt, stage.setup.config.tokens_per_microbatch, stage.free_policy)
+
+
+def _fit(stage: Stage, phase: str, given: Fit, budget: int | None) -> Fitted:
+    config = dataclasses.replace(stage.setup.config, **given.settings)
+    trainer = PhaseTrainer(
+        given,
+        args=training_arguments(config, stage.folder / CHECKPOINTS_OF[phase], given.steps, stage.seed(phase)),
+        tokenizer=stage.setup.tokenizer,
+        callbacks=[
+            WriteMetrics(stage.folder / METRICS_OF[phase]),
+            *([given.keep_best] if given.keep_best else []),
+            Checkpoints(config.save_steps),
+            *stage.setup.callbacks,
+        ],
+        budget=budget,
+    )
+    take_steps(trainer)
+    if given.finish is not None:
+        given.finish()
+    wait_for_everyone()
+    if given.carry is not None and main_process():
+        trainer.save_carried(stage.folder)
+    return Fitted(
+        history=[dict(record) for record in trainer.state.log_history],
+        steps=trainer.state.global_step,
+        tokens=trainer.state.num_input_tokens_seen,
+        stopped=trainer.stopped,
+        stop_requested=trainer.stop_requested,
+    )
+
+
+def take_steps(trainer: PhaseTrainer) -> None:
+    """Take all steps, or go on from the last whole checkpoint.
+
+    Raises Interrupted at the user's request, unless the last step was made or a guard rail ended the steps: then
+    `trainer.stop_requested` is set. `trainer.stopped` says which guard rail did.
+    """
+    given, checkpoints = trainer.given, Path(str(trainer.args.output_dir))
+    with track(given.title, given.steps, "steps") as tracker, StopOnSignal() as stop:
+        trainer.add_callback(ShowProgress(tracker))
+        trainer.add_callback(RecordLastStep())
+        trainer.add_callback(stop)
+        try:
+            trainer.train(resume_from_checkpoint=latest_checkpoint(checkpoints))
+        except EarlyStop as reason:
+            trainer.stopped = str(reason)
+    if stop.requested and trainer.stopped is None and trainer.state.global_step < given.steps:
+        raise Interrupted
+    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    trainer.stop_requested = stop.requested

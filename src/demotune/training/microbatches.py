@@ -1,0 +1,58 @@
+"""Which records are trained together, and in which order: fixed once, before any of them is scored or trained."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from demotune.common.processes import process_count
+from demotune.config.run import RunConfig
+
+
+@dataclass(frozen=True, slots=True)
+class MicrobatchPlan:
+    """Which records stand together (`units`) and in which order the units are trained (`order`, all passes)."""
+
+    units: tuple[tuple[int, ...], ...]
+    order: tuple[int, ...]
+    steps: int
+
+
+def plan_microbatches(
+    lengths: Sequence[int], *, batch_size: int, accumulation: int, epochs: float, steps: int | None, seed: int
+) -> MicrobatchPlan:
+    """Fix once, from the seed, which records share a micro-batch and when each micro-batch is trained.
+
+    Records are shuffled, sorted by length within windows of 8 micro-batches (less padding), and cut. A micro-batch
+    keeps its members in every pass, so that it can be scored exactly as it will be trained; its place in each pass is
+    random. `steps` (optimizer steps) overrides `epochs`.
+    """
+    if not lengths:
+        raise ValueError("there are no records to plan micro-batches for")
+    rng = random.Random(seed)
+    shuffled = rng.sample(range(len(lengths)), len(lengths))
+    window = 8 * batch_size
+    grouped = [
+        record
+        for start in range(0, len(shuffled), window)
+        for record in sorted(shuffled[start : start + window], key=lambda record: lengths[record])
+    ]
+    units = tuple(tuple(grouped[start : start + batch_size]) for start in range(0, len(grouped), batch_size))
+    wanted = steps * accumulation if steps is not None else max(round(len(units) * epochs), 1)
+    order: list[int] = []
+    while len(order) < wanted:
+        order += rng.sample(range(len(units)), len(units))
+    return MicrobatchPlan(units=units, order=tuple(order[:wanted]), steps=-(-wanted // accumulation))
+
+
+def config_microbatches(
+    config: RunConfig, lengths: Sequence[int], *, epochs: float, steps: int | None, seed: int
+) -> MicrobatchPlan:
+    """The plan for records of so many tokens, with the batch sizes of the config, over all processes."""
+    return plan_microbatches(
+        lengths,
+        batch_size=config.per_device_train_batch_size,
+        accumulation=config.gradient_accumulation_steps * process_count(),
+        epochs=epochs,
+        steps=steps,
+        seed=seed,
+    )

@@ -1,0 +1,135 @@
+"""What a stage will do, before it is done: the sizes of its rows, and the work that they make.
+
+How long samples will be is not known: they are taken to be as long as demonstrations are on average, within
+max_new_tokens and max_length. Steps that early stopping or a guard rail may spare are counted as taken.
+"""
+
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from demotune.models.packing import shared_tokens
+from demotune.records import RenderedDemonstration
+from demotune.training.drawing import sampling_options
+from demotune.training.microbatches import MicrobatchPlan
+from demotune.training.setup import Setup
+from demotune.training.stage import chunks, stage_slice
+from demotune.training.work import Draw, Tokens, Training
+
+
+@dataclass(frozen=True, slots=True)
+class RowSizes:
+    """Tokens of one demonstration and of the sample expected beside it."""
+
+    prompt: tuple[int, ...]
+    """Its token ids."""
+    demo: int
+    sample: float
+
+
+class StagePlan:
+    """One stage of a prepared run: its own rows and the held-out rows, by their sizes."""
+
+    def __init__(self, setup: Setup, number: int, phases: Container[str]) -> None:
+        """`phases` are the names of the stage's phases."""
+        self.setup, self.number, self._phases = setup, number, phases
+        expected = fmean(len(row.demo.ids) for row in setup.train)
+        self._longest = min(expected, sampling_options(setup).max_new_tokens)
+        self.heldout = [self.sizes(row) for row in setup.heldout]
+        self.own = [self.sizes(row) for row in stage_slice(setup, number)]
+        every = [row.prompt for row in (*self.own, *self.heldout)]
+        self.shared = shared_tokens(every) if len(every) > 1 else 0
+        """Tokens that all prompts begin with: each batch computes them once."""
+
+    def has(self, phase: str) -> bool:
+        return phase in self._phases
+
+    def seed(self, purpose: str) -> int:
+        return self.setup.seed(self.number, purpose)
+
+    @property
+    def whole_models(self) -> bool:
+        """Whether policy, reference and reward are whole models, not adapters on one base."""
+        return self.setup.adapter is None
+
+    def sizes(self, row: RenderedDemonstration) -> RowSizes:
+        room = self.setup.config.max_length - len(row.prompt_ids)
+        return RowSizes(row.prompt_ids, len(row.demo.ids), max(min(self._longest, room), 1))
+
+    def draws(self, rows: Sequence[RowSizes]) -> tuple[Draw, ...]:
+        """A response to the prompt of each row."""
+        if not rows:
+            return ()
+        prompts = [row.prompt for row in rows]
+        return (
+            Draw(
+                rows=len(rows),
+                prompt=fmean(map(len, prompts)),
+                response=fmean(row.sample for row in rows),
+                slots=min(self.setup.config.sample_batch_size, len(rows)),
+                prefill=tokens_of_prompts(prompts, len(rows)),
+            ),
+        )
+
+    def training(self, plan: MicrobatchPlan, tokens: Sequence[Tokens]) -> Training:
+        """Gradient steps through the plan, on records of so many tokens."""
+        units = [self._packed([tokens[record] for record in unit]) for unit in plan.units]
+        return Training(
+            tokens=_total(units[unit] for unit in plan.order),
+            largest=max(units, key=lambda unit: unit.computed),
+            steps=plan.steps,
+            microbatches=len(plan.order),
+        )
+
+    def scored_demos(self, rows: Sequence[RowSizes]) -> Tokens:
+        return self.batched([tokens_of_responses(len(row.prompt), [row.demo]) for row in rows])
+
+    def sides(self, rows: Sequence[RowSizes], *, demo: bool = True) -> Tokens:
+        """Both sides of pairs, or samples alone."""
+        return self.batched(
+            [tokens_of_pair(row) if demo else tokens_of_responses(len(row.prompt), [row.sample]) for row in rows]
+        )
+
+    def batched(self, rows: Sequence[Tokens]) -> Tokens:
+        """Rows that are computed batch by batch."""
+        return _total(map(self._packed, chunks(rows, self.setup.config.per_device_train_batch_size)))
+
+    def _packed(self, rows: Sequence[Tokens]) -> Tokens:
+        """Rows of one batch: what all prompts begin with is computed once."""
+        together = _total(rows)
+        return replace(together, computed=together.computed - self.shared * (len(rows) - 1))
+
+    @staticmethod
+    def longer_sides(rows: Sequence[RowSizes]) -> list[int]:
+        """Tokens of each prompt with its longer side."""
+        return [len(row.prompt) + round(max(row.demo, row.sample)) for row in rows]
+
+
+def tokens_of_responses(
+    prompt: float, responses: Sequence[float], *, head: bool = True, per_prompt: float | None = None
+) -> Tokens:
+    """Responses to one prompt, which is computed once for all of them, or once for every `per_prompt` of them."""
+    times, written = len(responses) / (per_prompt or len(responses)), sum(responses)
+    return Tokens(
+        computed=times * prompt + written,
+        positions=written if head else 0.0,
+        attended=times * prompt**2 + sum(response * (prompt + response) for response in responses),
+        counted=len(responses) * prompt + written,
+    )
+
+
+def tokens_of_pair(row: RowSizes, *, head: bool = True) -> Tokens:
+    """Demonstration and sample with one prompt."""
+    return tokens_of_responses(len(row.prompt), [row.demo, row.sample], head=head)
+
+
+def tokens_of_prompts(prompts: Sequence[Sequence[int]], rows: int) -> Tokens:
+    """Each prompt once, what all of them begin with once over all, and the head once for each of `rows` responses."""
+    common = shared_tokens(prompts)
+    own = [len(prompt) - common for prompt in prompts]
+    attended = common**2 + sum(rest * (rest + common) for rest in own)
+    return Tokens(common + sum(own), rows, attended)
+
+
+def _total(parts: Iterable[Tokens]) -> Tokens:
+    return sum(parts, Tokens())

@@ -9,8 +9,10 @@ os.environ["COLUMNS"] = "160"  # tables are asserted whole, whatever terminal th
 
 import pytest
 import torch
-from micro import letter_tokenizer
 from transformers import PreTrainedTokenizerFast
+
+pytest.register_assert_rewrite("helpers")  # a failed assertion of a helper shows its values
+from helpers.micro import letter_tokenizer  # noqa: E402
 
 torch.set_num_threads(1)
 

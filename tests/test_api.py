@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_ranking import LONG, ODD_TOKENS, PROMPTS, Counting
-from test_rewards import ask, save_reward
-from tiny import tiny_model
-from tiny_runs import tiny_runs
+from helpers.rewards import LONG, ODD_TOKENS, PROMPTS, Counting, ask, save_reward
+from helpers.tiny import tiny_model
+from helpers.tiny_runs import tiny_runs
 
 from demotune import (
     DemotuneError,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import save_tiny, write_rows
+from helpers.tiny import save_tiny, write_rows
 from typer.testing import CliRunner
 
 from demotune import IRFTConfig, RunResult, SFTConfig, conclusion, run

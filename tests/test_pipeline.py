@@ -8,17 +8,15 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from helpers.tiny import save_tiny, tiny_model, tiny_tokenizer, write_rows
+from helpers.tiny_runs import SMALL, STAGED
 from peft import AutoPeftModelForCausalLM, LoraConfig
 from safetensors.torch import load_file
-from tiny import save_tiny, tiny_model, tiny_tokenizer, write_rows
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from demotune import DemotuneError, IRFTConfig, RunResult, SFTConfig, SPINConfig, run
 from demotune.common.files import read_json, read_rows
 from demotune.training.methods import spin
-
-SMALL = {"max_length": 128, "per_device_train_batch_size": 4, "bf16": False, "learning_rate": 1e-3}
-STAGED = {**SMALL, "max_new_tokens": 8, "epochs_per_stage": 1.0, "sample_batch_size": 5}
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny import tiny_model, tiny_tokenizer, write_rows
+from helpers.tiny import tiny_model, tiny_tokenizer, write_rows
 
 import demotune
 

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny import write_rows
-from tiny_runs import tiny_runs
+from helpers.tiny import write_rows
+from helpers.tiny_runs import tiny_runs
 
 import demotune
 from demotune import DemotuneError, ImplicitReward, RunResult, ScalarReward, SFTConfig, run

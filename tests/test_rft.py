@@ -1,90 +1,36 @@
-"""Whole runs of RFT: what lies in the folder and is true, LoRA on shared weights, guards, prompts, command line."""
+"""Whole runs of RFT: what lies in the folder and is true, LoRA on shared weights, guards."""
 
 import copy
 import gc
 import json
-import os
-import random
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
-from micro import letter_tokenizer, tiny_lm
+from helpers.micro import letter_tokenizer, tiny_lm
+from helpers.rft_runs import FIELDS, TEMPLATE, adapted, config, make_world, read, state_of, weights
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback
-from typer.testing import CliRunner
 
-import demotune
 from demotune import (
-    DemotuneError,
     IRFTConfig,
-    RFTConfig,
     RunResult,
     SFTConfig,
     SPINConfig,
-    resume,
     run,
 )
-from demotune.cli import main as cli
-from demotune.common.files import read_json, read_rows
+from demotune.common.files import read_rows
 from demotune.common.statistics import share_interval
 from demotune.models import reward as reward_models
 from demotune.models.logprobs import naive_response_logps
-from demotune.models.policy import attach_adapter, load_policy, lora_config, save_policy, weight_sharing_base
-from demotune.records import Response
+from demotune.models.policy import load_policy, save_policy, weight_sharing_base
 from demotune.sampling import SamplingOptions, sample_responses
-from demotune.training import heldout_rows
 from demotune.training.phases import policy as policy_phase
 from demotune.training.phases.policy import Limits
 from demotune.training.setup import derive_seed
-
-LETTERS = "abcdefghij"  # with padding and end token, the twelve ids of these models
-TEMPLATE = "a{prompt}"
-FIELDS: dict[str, Any] = {
-    "template": TEMPLATE,
-    "max_length": 24,
-    "max_new_tokens": 6,
-    "learning_rate": 1e-2,
-    "reward_learning_rate": 1e-2,
-    "stages": 2,
-    "reward_epochs": 3.0,
-    "reward_eval_steps": 2,
-    "per_device_train_batch_size": 4,
-    "prompts_per_batch": 3,
-    "num_generations": 2,
-    "policy_batches": 2,
-    "eval_share": 0.25,
-    "stop_kl": 0.0,
-    "stop_length_ratio": 0.0,
-    "stop_unfinished": 0.0,
-    "stop_reward_margin": 0.0,
-    "bf16": False,
-}
-
-
-def make_world(folder: Path) -> Path:
-    """A random policy of which about two thirds of the samples end by themselves, and 24 demonstrations."""
-    save_policy(tiny_lm(seed=0, vocabulary=12), letter_tokenizer(12), folder / "start")
-    rng = random.Random(0)
-    prompts = sorted({word(rng, 1, 5) for _ in range(40)})[:24]
-    rows = [{"prompt": prompt, "completion": word(rng, 1, 4)} for prompt in prompts]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return folder
-
-
-def word(rng: random.Random, low: int, high: int) -> str:
-    return "".join(rng.choice(LETTERS) for _ in range(rng.randint(low, high)))
-
-
-def config(place: Path, name: str, **fields: Any) -> RFTConfig:
-    where = {"model": str(place / "start"), "data": (str(place / "rows.jsonl"),), "output": str(place / name)}
-    return RFTConfig(**{**where, **FIELDS, **fields})
 
 
 @pytest.fixture(scope="module")
@@ -95,18 +41,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def plain(place: Path) -> RunResult:
     return run(config(place, "plain"))
-
-
-def state_of(folder: Path, stage: int) -> dict[str, Any]:
-    return read_json(folder / "stages" / f"{stage:02d}" / "state.json")
-
-
-def read(folder: Path, stage: int, name: str) -> list[dict[str, Any]]:
-    return read_rows(folder / "stages" / f"{stage:02d}" / name)
-
-
-def weights(folder: Path) -> dict[str, Tensor]:
-    return load_file(next(folder.glob("*.safetensors")))
 
 
 # What a run leaves.
@@ -273,17 +207,18 @@ def test_check_worked_out_anew(plain: RunResult, stage: int) -> None:
     )
 
 
-def test_the_same_answers_are_neither_better_nor_worse(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_answers_are_neither_better_nor_worse(place: Path) -> None:
     """Where every answer is the one from before, rounding of rewards decides nothing."""
-    folder = place / "same-answers"
-
-    def as_before(stage: Any, policy: Any, prompts: Any, **_: Any) -> list[Response]:
-        rows = [row for row in read(folder, stage.number, "samples.jsonl.gz") if row["heldout"]]
-        return [Response(tuple(row["sample_ids"]), row["finished"]) for row in rows]
-
-    monkeypatch.setattr(heldout_rows, "draw_with", as_before)
-    result = run(config(place, "same-answers", reward_learning_rate=3e-2))
-    assert [stage["check"]["policy"]["better"]["value"] for stage in result.stages] == [0.5, 0.5]
+    certain = tiny_lm(seed=0, vocabulary=12)  # of which every sample is the likeliest one, and which stands still
+    with torch.no_grad():
+        certain.get_output_embeddings().weight.mul_(1e4)
+    save_policy(certain, letter_tokenizer(12), place / "certain")
+    fields = {"learning_rate": 1e-12, "reward_learning_rate": 3e-2, "finished_only": False}
+    result = run(config(place, "same-answers", model=str(place / "certain"), **fields))
+    for stage in result.stages:
+        check = stage["check"]["policy"]
+        assert check["reward_after"] == pytest.approx(check["reward_before"], abs=1e-5)
+        assert check["better"]["value"] == 0.5
 
 
 def test_what_a_stage_says_of_its_reward(plain: RunResult) -> None:
@@ -366,16 +301,6 @@ def test_each_choice_changes_the_policy(choice: dict[str, Any], plain: RunResult
 
 
 # LoRA: one base in memory, and nothing computed differently for it.
-
-
-def adapted(seed: int = 0) -> PeftModel:
-    """A policy whose adapter is far from nothing."""
-    policy = attach_adapter(tiny_lm(seed=seed, vocabulary=12), lora_config(4, 8, ("all-linear",)), seed)
-    with torch.no_grad():
-        for name, weight in policy.named_parameters():
-            if "lora_B" in name:
-                weight.normal_(std=0.3)
-    return policy
 
 
 def logits(model: nn.Module) -> Tensor:
@@ -548,189 +473,3 @@ def test_limits_come_from_demonstrations_first_samples_and_reward(place: Path, m
     seen.clear()
     run(config(place, "no-limits", stages=1))
     assert seen == [Limits(kl=0.0, longest=0.0, unfinished=0.0, reward=None)] * 2
-
-
-# Prompts without demonstrations.
-
-ANSWERED = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-
-
-def prompt_of(text: str) -> tuple[int, ...]:
-    return tuple(letter_tokenizer().encode(TEMPLATE.replace("{prompt}", text), add_special_tokens=False))
-
-
-def drawn_prompts(folder: Path) -> list[tuple[int, ...]]:
-    files = sorted(folder.glob("stages/*/rollouts/*.gz"))
-    return [tuple(row["prompt_ids"]) for file in files for row in read_rows(file)]
-
-
-@pytest.mark.parametrize("kind", ["txt", "jsonl"])
-def test_further_prompts_are_answered_each_once_and_never_held_out_ones(
-    kind: str, plain: RunResult, place: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Three new prompts, one twice, one too long, and all that have demonstrations, held out or not."""
-    known = [json.loads(line)["prompt"] for line in (place / "rows.jsonl").read_text().splitlines()]
-    new = ["jjjjjj", "ijijij", "hhgghh"]
-    texts = [*known, *new, new[0], "", "a" * 30]
-    file = place / f"prompts.{kind}"
-    if kind == "txt":
-        file.write_text("\n".join(texts), encoding="utf-8")
-    else:
-        rows = [
-            {"prompt": text} if number % 2 else {"prompt": None, "messages": [{"role": "user", "content": text}]}
-            for number, text in enumerate(filter(None, texts))
-        ]
-        file.write_text("".join(json.dumps(row) + "\n\n" for row in rows), encoding="utf-8")
-    one = config(place, f"prompts-{kind}", prompts=(str(file),), slices="all", stages=1, policy_batches=6)
-    folder = run(one).run_folder
-    assert "prompts without demonstrations: 3" in capsys.readouterr().out
-    samples = read(folder, 0, "samples.jsonl.gz")
-    trained_on = {tuple(row["prompt_ids"]) for row in samples if not row["heldout"]}
-    drawn = drawn_prompts(folder)
-    # 18 prompts in 6 batches of 3: all 15 of the data and the three new ones, each with its two answers.
-    assert set(drawn) == trained_on | {prompt_of(text) for text in new}
-    assert sorted(drawn) == sorted([*set(drawn)] * 2)
-    assert {tuple(row["prompt_ids"]) for row in samples}.isdisjoint({prompt_of(text) for text in new})
-    assert json.loads((folder / "manifest.json").read_text())["data"].keys() == {str(place / "rows.jsonl"), str(file)}
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("missing.txt", None, r"prompts file .*missing\.txt does not exist"),
-        ("empty.txt", "\n \n", r"prompts file .*empty\.txt is empty; write one prompt a line"),
-        ("broken.jsonl", '{"prompt": "a"}\n{"prompt": \n', r"broken\.jsonl:2 is no prompt; write"),
-        ("number.jsonl", '{"prompt": 3}\n', r"number\.jsonl:1 is no prompt"),
-        ("list.jsonl", '["a"]\n', r"list\.jsonl:1 is no prompt"),
-        ("other.jsonl", '\n{"text": "a"}\n', r"other\.jsonl:2 is no prompt"),
-        (
-            "answered.jsonl",
-            json.dumps({"messages": ANSWERED}) + "\n",
-            r"answered\.jsonl:1 is no prompt.*the user's turn",
-        ),
-        ("nothing.jsonl", '{"messages": [{"role": "user", "content": null}]}\n', r"nothing\.jsonl:1 is no prompt"),
-        ("turns.jsonl", '{"messages": [{"role": "user"}]}\n', r"turns\.jsonl:1 is no prompt"),
-        ("latin.txt", b"caf\xe9\n", r"latin\.txt:1 is not UTF-8.*save the file as UTF-8"),
-    ],
-)
-def test_a_bad_prompts_file_stops_the_run_before_anything_is_drawn(
-    name: str, text: str | bytes | None, message: str, place: Path
-) -> None:
-    file = place / name
-    if text is not None:
-        file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(DemotuneError, match=message):
-        run(config(place, f"bad-{name}", prompts=(str(file),)))
-    assert not (place / f"bad-{name}" / "stages").exists()
-
-
-def test_a_changed_prompts_file_is_refused_on_resume(place: Path) -> None:
-    file = place / "changing.txt"
-    file.write_text("jj\n", encoding="utf-8")
-    folder = run(config(place, "changing", prompts=(str(file),), stages=1)).run_folder
-    resume(folder)
-    file.write_text("ii\n", encoding="utf-8")
-    with pytest.raises(DemotuneError, match=rf"data {file}: .* when it began"):
-        resume(folder)
-    file.unlink()
-    with pytest.raises(DemotuneError, match="does not exist"):
-        resume(folder)
-
-
-# The command line.
-
-
-def call(*arguments: str) -> tuple[int, str]:
-    shows = {"COLUMNS": "300", "NO_COLOR": "1", "TERM": "dumb"}
-    result = CliRunner().invoke(cli.app, list(arguments), env=shows)
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.output
-
-
-NAMED = ("--model=org/model", "--data=org/rows", "--output=x")
-"""Nothing is looked for before the fields are checked."""
-
-
-def flags(place: Path, name: str, **fields: Any) -> list[str]:
-    values = {"model": place / "start", "data": place / "rows.jsonl", "output": place / name, **FIELDS, **fields}
-    return ["--no-bf16", *(f"--{key.replace('_', '-')}={value}" for key, value in values.items() if key != "bf16")]
-
-
-def test_the_command_line_runs_the_same(plain: RunResult, place: Path) -> None:
-    code, shown = call("rft", *flags(place, "flags"))
-    assert code == 0, shown
-    said = " ".join(shown.split())
-    check, policy = plain.stages[1]["check"], plain.stages[1]["phases"]["policy"]
-    for words in (
-        "rft: what was learned, on held-out demonstrations",
-        f"on 9 held-out prompts samples earn {check['policy']['reward_before']:+.2f} before, "
-        f"{check['policy']['reward_after']:+.2f} after (demonstrations {check['policy']['demo_reward']:+.2f})",
-        f"KL to the start model {policy['last']['objective/kl']:.1f} nats a response",
-        f"The reward lies in {place / 'flags' / 'reward'}: demotune score --reward",
-        f"The model lies in {place / 'flags' / 'model'}",
-    ):
-        assert words in said
-    for part in ("model", "reward"):
-        expected = weights(plain.run_folder / part)
-        found = weights(place / "flags" / part)
-        assert all(torch.equal(value, found[name]) for name, value in expected.items())
-    code, shown = call("resume", str(place / "flags"))
-    assert code == 0
-    assert "stage 1 is done already" in shown
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["rft", "--link", "nce"], "link is a field of irft, which rft does not use"),
-        (["rft", "--temperature", "0.5"], "temperature is a field of spin and irft, which rft does not use"),
-        (["rft", "--num-train-epochs", "1"], "num_train_epochs is a field of sft, which rft does not use"),
-        (["rft", "--sft-weight=1"], "sft_weight is a field of irft, which rft does not use"),
-        (["rft", "--num-generation", "2"], "rft has no field num_generation; did you mean num_generations?"),
-        (["irft", "--reward-bound", "1"], "reward_bound is a field of rft, which irft does not use"),
-        (["spin", "--prompts", "x.txt"], "prompts is a field of rft, which spin does not use"),
-        (["rft", *NAMED, "--reward-link", "linear"], "a linear reward_link without reward_bound has no opti"),
-    ],
-    ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
-)
-def test_a_flag_of_another_method_is_named(arguments: list[str], expected: str) -> None:
-    code, shown = call(*arguments)
-    assert code == 1
-    assert f"error: {expected}" in shown
-    assert "Traceback" not in shown
-
-
-def test_two_processes_give_one_model_and_the_same_one_again(place: Path) -> None:
-    """Two processes share drawing, scoring and steps; all six files of rollouts are those of a single process."""
-    even = {"per_device_train_batch_size": 2, "num_generations": 4, "stages": 1, "reward_eval_steps": 1}
-    # Adam blows rounding up to its rate; after two passes, an even number of micro-batches, no step is short of one.
-    even |= {"optim": "sgd", "learning_rate": 0.1, "reward_learning_rate": 0.1, "reward_epochs": 2.0}
-    script = place / "twice.py"
-    lines = [f"app({['rft', *flags(place, name, **even)]!r}, standalone_mode=False)" for name in ("two", "twice")]
-    script.write_text("\n".join(["from demotune.cli.main import app", *lines]), encoding="utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29641"]
-    source = str(Path(demotune.__file__).parents[1])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": source}
-    done = subprocess.run(
-        [*command, str(script)], env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    one = run(config(place, "one", **even, gradient_accumulation_steps=2)).run_folder
-    names = ["samples.jsonl.gz", "rewards.jsonl.gz", "rollouts/0000.jsonl.gz", "rollouts/0001.jsonl.gz", "check.json"]
-    for name in names:
-        ours = (place / "two" / "stages" / "00" / name).read_bytes()
-        assert ours == (place / "twice" / "stages" / "00" / name).read_bytes(), name
-        if name == "samples.jsonl.gz":
-            assert ours == (one / "stages" / "00" / name).read_bytes()
-    for part in ("model", "reward"):
-        two, again, expected = (weights(folder / part) for folder in (place / "two", place / "twice", one))
-        for name, value in expected.items():
-            assert torch.equal(two[name], again[name])
-            torch.testing.assert_close(two[name], value, atol=2e-4, rtol=0)
-    for number in (0, 1):
-        rows, singles = (read(folder, 0, f"rollouts/{number:04d}.jsonl.gz") for folder in (place / "two", one))
-        for row, single in zip(rows, singles, strict=True):
-            assert (row["prompt_ids"], row["response"]) == (single["prompt_ids"], single["response"])
-            assert row["advantages"] == pytest.approx(single["advantages"], abs=1e-3)
-    assert state_of(place / "two", 0)["policy"]["steps"] == state_of(one, 0)["policy"]["steps"] == 2

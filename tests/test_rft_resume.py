@@ -1,24 +1,20 @@
 """RFT killed in its sample, reward and policy phases and resumed equals uninterrupted, bit for bit."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers.killing import Killed, after_append, die_at, die_at_call, recorded
+from helpers.tiny import save_tiny, write_rows
 from safetensors.torch import load_file
-from test_resume import Killed, _die_at_call, die_at, recorded
-from tiny import save_tiny, write_rows
 from transformers import Trainer
 
 from demotune import DemotuneError, RFTConfig, resume, run
 from demotune.common.files import read_rows
 from demotune.common.journals import Journal, read_journal
-from demotune.sampling import InProcessSampler
-from demotune.training import drawing, rollouts
-from demotune.training.callbacks import Checkpoints
-from demotune.training.journal import PhaseJournal
 from demotune.training.trainer import PhaseTrainer
 
 # Two stages; every phase has checkpoints and several batches; a value head, two passes over each batch.
@@ -127,7 +123,7 @@ def test_killed_in_reward_steps_and_inside_a_batch_of_policy_steps(
     expected = run(config(place, f"{name}-whole", use_peft=True)).run_folder if use_peft else uninterrupted
     for number in (3, 8, 9):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Trainer, "training_step", _die_at_call(Trainer.training_step, number))
+            patch.setattr(Trainer, "training_step", die_at_call(Trainer.training_step, number))
             with pytest.raises(Killed):
                 resume(place / name) if (place / name).exists() else run(config(place, name, use_peft=use_peft))
     resume(place / name)
@@ -143,17 +139,10 @@ def test_a_batch_resumed_inside_its_updates_keeps_its_rollouts(place: Path, unin
             run(config(place, name))
     folder = place / name / "stages" / "00" / "rollouts"
     assert [file.name for file in folder.glob("*.jsonl.gz")] == ["0000.jsonl.gz"]
-    made = []
-    make = rollouts.Rollouts._make
-
-    def noting(self: Any, number: int, files: Any) -> None:
-        made.append((self._stage.number, number))
-        make(self, number, files)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rollouts.Rollouts, "_make", noting)
-        resume(place / name)
-    assert made == [(0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    kept = [folder / "0000.jsonl.gz", folder / "0000.json"]
+    written = [(file.stat().st_ino, file.stat().st_mtime_ns) for file in kept]
+    resume(place / name)
+    assert [(file.stat().st_ino, file.stat().st_mtime_ns) for file in kept] == written
     assert_equal_runs(place / name, uninterrupted)
 
 
@@ -163,38 +152,34 @@ def test_a_batch_killed_while_it_is_drawn_is_drawn_as_a_whole(
 ) -> None:
     """The last bits of what drawing tells depend on the rows that are drawn together.
 
-    Killed when half of the first batch is in its journal; also with a whole journal that holds no log-probabilities.
+    Killed when the first batch is in its journal, of which half is left, or all of it without log-probabilities.
     """
     name = f"drawn-{with_logps}"
-    append = PhaseJournal.append
+    stage = place / name / "stages" / "00"
 
-    def dying(self: Any, records: Any) -> None:
-        append(self, records)
-        if self._name == "policy-0" and len(self.read()) == (3 if with_logps else 6):
+    def die_when_drawn(_: object) -> None:
+        if any(len(read_journal(file)) == 6 for file in stage.glob("policy-0-*.partial.jsonl")):
             raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(drawing, "ROWS_KEPT_TOGETHER", 1)
-        patch.setattr(PhaseJournal, "append", dying)
+        after_append(die_when_drawn, patch)
         with pytest.raises(Killed):
             run(config(place, name))
-    [journal] = (place / name / "stages" / "00").glob("policy-0-*.partial.jsonl")
-    if not with_logps:
-        rows = [{name: value for name, value in row.items() if name != "logps"} for row in read_journal(journal)]
-        journal.unlink()
-        Journal(journal).append(rows)
-    asked: list[list[int]] = []
+    [journal] = stage.glob("policy-0-*.partial.jsonl")
+    rows = read_journal(journal)
+    left = rows[:3] if with_logps else [{name: row[name] for name in row if name != "logps"} for row in rows]
+    journal.unlink()
+    Journal(journal).append(left)
+    drawn: list[int] = []
 
-    draw = InProcessSampler.draw
-
-    def noting(sampler: InProcessSampler, prompts: object, streams: Sequence[int], *more: object) -> object:
-        asked.append(list(streams))
-        return draw(sampler, prompts, streams, *more)
+    def note(added: list[Mapping[str, Any]]) -> None:
+        if not (stage / "rollouts" / "0000.jsonl.gz").exists():
+            drawn.extend(row["row"] for row in added)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(InProcessSampler, "draw", noting)
+        after_append(note, patch)
         resume(place / name)
-    assert sorted(asked[0]) == list(range(6))
+    assert sorted(drawn) == list(range(6))
     assert_equal_runs(place / name, uninterrupted)
 
 
@@ -223,9 +208,8 @@ def test_a_damaged_batch_of_unfinished_policy_steps_begins_them_anew(
     name = f"damaged-{damaged}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PhaseTrainer, "compute_loss", _die_in_policy_step(PhaseTrainer.compute_loss, 3))
-        patch.setattr("demotune.training.fit.Checkpoints", lambda _: Checkpoints(3))
         with pytest.raises(Killed):
-            run(config(place, name))
+            run(config(place, name, save_steps=3))
     stage = place / name / "stages" / "00"
     assert [path.name for path in stage.glob("policy-checkpoints/*")] == ["checkpoint-3"]
     file = stage / "rollouts" / damaged

@@ -1,14 +1,12 @@
 """The yardstick of benchmarks/stage.py: tokens, operations and ratios, worked out by hand."""
 
-import sys
 from pathlib import Path
 
 import pytest
-from tiny import save_tiny
+from helpers.tiny import save_tiny
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-from speed.harness import median_of, ratio, whole_seconds
-from speed.work import Size, Work
+from benchmarks.speed.harness import median_of, ratio, whole_seconds
+from benchmarks.speed.work import Size, Work
 
 
 def a_work(folder: Path, *, lora: bool = False) -> Work:

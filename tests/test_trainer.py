@@ -9,10 +9,9 @@ import pytest
 import torch
 import trl
 from datasets import Dataset, DatasetDict
+from helpers.tiny import save_tiny, tiny_model, tiny_tokenizer, write_rows
+from helpers.tiny_runs import RFT, SMALL, STAGED
 from peft import LoraConfig
-from test_pipeline import SMALL, STAGED
-from tiny import save_tiny, tiny_model, tiny_tokenizer, write_rows
-from tiny_runs import RFT
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from demotune import (

@@ -12,8 +12,8 @@ from typing import Any
 
 import pyarrow
 import yaml
+from helpers.tiny import tiny_tokenizer
 from pyarrow import parquet
-from tiny import tiny_tokenizer
 from typer.testing import CliRunner
 
 from campaign.trials import Trial

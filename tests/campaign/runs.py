@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tiny import save_tiny, write_rows
+from helpers.tiny import save_tiny, write_rows
 
 SMALL = [
     "--max-length=128", "--per-device-train-batch-size=4", "--no-bf16", "--learning-rate=0.001", "--save-steps=1",

@@ -355,3 +355,16 @@ def test_configs_are_frozen(method: Method) -> None:
     config = CONFIGS[method](output="runs/one")
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.seed = 1  # type: ignore[misc]
+
+
+def test_a_run_yaml_torn_anywhere_is_named(tmp_path: Path) -> None:
+    """What is left may still be YAML: fields without a value, or without their later neighbours."""
+    file = tmp_path / "run.yaml"
+    save_config(IRFTConfig(model="m", data=("d",), output="o"), file)
+    text = file.read_text()
+    for length in range(0, len(text), 7):
+        file.write_text(text[:length])
+        try:
+            load_config(file)
+        except DemotuneError as error:
+            assert str(file) in str(error)

@@ -68,7 +68,10 @@ def load_config(file: Path) -> AnyConfig:
         raise DemotuneError(
             f"{file} names no known method (found {shown(method)}); it should be one of {', '.join(CONFIGS)}"
         )
-    return from_dict(method, values)
+    try:
+        return from_dict(method, values)
+    except DemotuneError as error:
+        raise DemotuneError(f"{file}: {error}") from error
 
 
 def save_config(config: AnyConfig, file: Path) -> None:

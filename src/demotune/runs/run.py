@@ -27,6 +27,10 @@ class Run:
     folder: Path
     manifest: Manifest
 
+    def __repr__(self) -> str:
+        end = "finished" if self.finished else "unfinished"
+        return f"Run({self.method}, {self.folder}, {len(self.stages)} stages, {end})"
+
     @property
     def files(self) -> RunFolder:
         return RunFolder(self.folder)

@@ -62,7 +62,7 @@ def quickstart(output: Path) -> None:
         _show_numbers(sft, irft)
         _show_answers({"start": start, "SFT": sft.model_folder, "IRFT": irft.model_folder})
         folder = irft.model_folder.resolve()
-        say(f"\nThe model lies in {folder}. Load it with:")
+        say(f"\nThe model is in {folder}. Load it with:")
         say("  from transformers import AutoModelForCausalLM")
         say(f'  model = AutoModelForCausalLM.from_pretrained("{folder}")')
         say(f"Talk to it:  demotune sample --model {irft.model_folder} --prompt 'My kettle leaks. What now?'")

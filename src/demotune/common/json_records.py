@@ -85,14 +85,14 @@ def _record_reader(kind: Any) -> Reader:
     needed = {field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING}
 
     def read(value: object) -> object:
-        told = _checked(value, dict)
-        if lacks := [name for name in readers if name in needed and name not in told]:
+        given = _checked(value, dict)
+        if lacks := [name for name in readers if name in needed and name not in given]:
             raise ValueError(f"it lacks {', '.join(lacks)}")
         found = {}
         for name, reader in readers.items():
-            if name in told:
+            if name in given:
                 try:
-                    found[name] = reader(told[name])
+                    found[name] = reader(given[name])
                 except ValueError as error:
                     raise ValueError(f"{name}: {error}") from None
         return kind(**found)

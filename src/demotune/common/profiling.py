@@ -96,7 +96,7 @@ def current_profile() -> Profile | None:
 @contextmanager
 def profiled(wanted: bool) -> Iterator[Profile | None]:
     """Take a profile of the code under it, where it is wanted; one at a time in a process."""
-    global _current  # noqa: PLW0603 (spans lie in code that knows nothing of who asks)
+    global _current  # noqa: PLW0603 (spans are in code that knows nothing of who asks)
     _current = profile = Profile() if wanted else None
     try:
         yield profile

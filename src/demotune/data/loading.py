@@ -215,7 +215,7 @@ class _Loader(Generic[Row]):
         for part, column in parse_columns(self.columns).items():
             if part in PARTS and found and column not in found:
                 raise DemotuneError(
-                    f"columns name {column} as {part}, and no row has it; found: {column_list(found)}; mend --columns"
+                    f"columns name {column} as {part}, and no row has it; found: {column_list(found)}; fix --columns"
                 )
 
 

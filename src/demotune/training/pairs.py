@@ -1,4 +1,4 @@
-"""A stage's pairs as they lie in its files, and the micro-batches that they are scored and trained in."""
+"""A stage's pairs, read from its files, and the micro-batches that they are scored and trained in."""
 
 import random
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""On-policy batches: drawn from the policy as it is, scored, and kept in files, so that a resumed batch is the same.
+"""On-policy batches: drawn from the current policy, scored, and kept in files, so that a resumed batch is the same.
 
 One batch is `prompts_per_batch` prompts with `num_generations` responses each. Before the first update each probability
 ratio is 1: in float32 responses carry the policy's log-probabilities, exact to rounding; otherwise these are computed
@@ -133,7 +133,7 @@ class Rollouts(Sequence[list[Rollout]]):
         return [self._rows[row] for row in self._order[place]]
 
     def _open(self, number: int) -> None:
-        """Make batch `number` the one at hand: from its files, or drawn and scored by the policy as it is now."""
+        """Make batch `number` the one at hand: from its files, or drawn and scored by the current policy."""
         files = BatchFiles(self._folder, number)
         if not files.seal.exists():
             self._make(number, files)

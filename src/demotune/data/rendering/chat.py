@@ -72,7 +72,8 @@ class ChatTemplate:
         self._serving, self._without, self._with = forms.serving, forms.without_reasoning, forms.with_reasoning
         if self._with is not None and self._with.start == "generation prompt":
             self.probe += self._program.write(answered(QUESTION, ANSWER, THOUGHT), settings=self._with.settings)
-        self.opens_thought = self._with is not None and self._ends_open(self._with)
+        prompt = write_prompt(self._program, self._with, QUESTION) if self._with is not None else ""
+        self.opens_thought = prompt.rstrip().endswith(OPEN)
         self.marks = forms.marks
         self._remarks_without = self._unlike_serving(self._without, "without")
         self._remarks_with = self._unlike_serving(self._with, "with") if self._with is not None else ()
@@ -169,9 +170,6 @@ class ChatTemplate:
                     fix = f"use a model whose template takes them, or remove the {name} from the row"
                     raise RenderError(f"{name} not written", f"the chat template does not write the {name}; {fix}")
         return text
-
-    def _ends_open(self, form: Form) -> bool:
-        return write_prompt(self._program, form, QUESTION).rstrip().endswith(OPEN)
 
     def _continue(self, form: Form, messages: Sequence[Message], prompt: str, reply: Message, context: Context) -> str:
         """What the template writes for the reply after the prompt.

@@ -153,9 +153,6 @@ def _show_answers(models: dict[str, Path]) -> None:
         table = Table(title=f"\n> {prompt[-1]['content']}", title_justify="left", title_style="bold", expand=True)
         for name in models:
             table.add_column(name, ratio=1)
-        table.add_row(*(_shown(answers[name][number]) for name in models))
+        given = [answers[name][number] for name in models]
+        table.add_row(*(one.text.strip() + ("" if one.finished else " …") for one in given))
         console.print(table)
-
-
-def _shown(given: Answer) -> str:
-    return given.text.strip() + ("" if given.finished else " …")

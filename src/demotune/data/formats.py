@@ -213,13 +213,11 @@ def _from_chosen(columns: Columns, remarks: Remarks) -> list[Exchange]:
 
 
 def _instruction(name: str, prompt: str, response: str) -> Format:
-    convert = partial(_from_instruction, prompt_column=prompt, response_column=response)
+    def convert(columns: Columns, remarks: Remarks) -> list[Exchange]:
+        joined = {**columns, prompt: instruction_text(columns, prompt)}
+        return _from_prompt_response(joined, remarks, prompt, response)
+
     return Format(name, (prompt, response), convert, inputs=_INPUTS)
-
-
-def _from_instruction(columns: Columns, remarks: Remarks, prompt_column: str, response_column: str) -> list[Exchange]:
-    joined = {**columns, prompt_column: instruction_text(columns, prompt_column)}
-    return _from_prompt_response(joined, remarks, prompt_column, response_column)
 
 
 def instruction_text(columns: Columns, column: str) -> object:

@@ -174,7 +174,8 @@ class Packing:
         prompt_value, response_value = self._blocks(value)
         key_seen = torch.cat([prompt_key[self.prompt_of], response_key], dim=1)  # (B, P + R, K, D)
         value_seen = torch.cat([prompt_value[self.prompt_of], response_value], dim=1)
-        kernel = self._kernel()
+        short = self.response_bias.shape[-1] <= SQUARE and self.prompt_bias.shape[-1] <= SQUARE
+        kernel = _products if short and query.device.type == "cpu" else _fused
         mixed = torch.cat(
             [
                 kernel(prompt_query, prompt_key, prompt_value, self.prompt_bias, scaling).flatten(0, 1),
@@ -183,10 +184,6 @@ class Packing:
         )
         taken = cast(Tensor, _FromBlocks.apply(mixed.flatten(1), self.places, self.slots, self.unread))  # type: ignore[no-untyped-call]
         return taken.view(query.shape[1], query.shape[0], value.shape[2])
-
-    def _kernel(self) -> Any:
-        short = self.response_bias.shape[-1] <= SQUARE and self.prompt_bias.shape[-1] <= SQUARE
-        return _products if short and self.places.device.type == "cpu" else _fused
 
     def _blocks(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """(H, N, D) -> prompts (G, P, H, D), responses (B, R, H, D)."""

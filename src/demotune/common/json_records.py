@@ -1,6 +1,6 @@
 """Frozen dataclasses as JSON and back: a field is a key, a tuple is a list, and nan is null.
 
-A field whose default is None stands in the file only where it has a value.
+A field whose default is None is in the file only where it has a value.
 """
 
 import dataclasses

@@ -38,9 +38,9 @@ _BY_ERRNO = {
     errno.EIO: ("input/output error of the disk", "check the disk or use another one"),
     errno.ESTALE: ("the network drive was disconnected", "connect it again"),
     errno.ENOENT: ("no such file or folder", "check the path"),
-    errno.ENOTDIR: ("a file stands where a folder is expected", "move it away or name another path"),
-    errno.EISDIR: ("a folder stands where a file is expected", "move it away or name another path"),
-    errno.EEXIST: ("something stands there already", "move it away or name another path"),
+    errno.ENOTDIR: ("there is a file where a folder is expected", "move it away or name another path"),
+    errno.EISDIR: ("there is a folder where a file is expected", "move it away or name another path"),
+    errno.EEXIST: ("something is there already", "move it away or name another path"),
     errno.ELOOP: ("its links go in a circle", "correct the links"),
     errno.ENOMEM: ("memory is used up", "close other programs"),
 }

@@ -37,7 +37,7 @@ class Profile:
         return len(self._open) - 1
 
     def leave(self, depth: int) -> None:
-        """Close the span that stands at `depth`, and any that an exception left open inside it."""
+        """Close the span at `depth`, and any that an exception left open inside it."""
         self._pass_time()
         del self._open[depth:]
 

@@ -94,7 +94,7 @@ def prepare(config: AnyConfig, renderer: Renderer, quarantine_path: Path | None 
 
 
 def write_quarantine(bad_rows: Iterable[BadRow], path: Path) -> None:
-    """One JSON object a line: where the row stood, the reason, the detail. The file appears whole or not at all."""
+    """One JSON object a line: where the row was, the reason, the detail. The file appears whole or not at all."""
     write_records(path, bad_rows)
 
 

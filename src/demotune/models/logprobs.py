@@ -28,9 +28,9 @@ ROWS_AT_ONCE = 2**22
 
 @dataclass(frozen=True, slots=True)
 class ResponseLogps:
-    """Per response token, each (B, R): log-probability of the token that stands there, in nats, in float32.
+    """Per response token, each (B, R): log-probability of the token there, in nats, in float32.
 
-    `mask` is True where a response token stands; other entries are 0. `entropy` (no gradient) is that of the policy's
+    `mask` is True where a response token is; other entries are 0. `entropy` (no gradient) is that of the policy's
     distribution at the position, `greedy` is True where the token is the likeliest one.
     """
 

@@ -95,7 +95,7 @@ class TimeSteps(TrainerCallback):
 
     def __init__(self) -> None:
         self._depth: int | None = None
-        """Where the open span stands; None while none is open."""
+        """Depth of the open span; None while none is open."""
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self._leave()  # what an attempt that ran out of memory left open

@@ -13,7 +13,7 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True, slots=True)
 class MicrobatchPlan:
-    """Which records stand together (`units`) and in which order the units are trained (`order`, all passes)."""
+    """Which records are in one micro-batch (`units`) and in which order the units are trained (`order`, all passes)."""
 
     units: tuple[tuple[int, ...], ...]
     order: tuple[int, ...]

@@ -72,7 +72,7 @@ class Setup:
 
     @property
     def float32(self) -> bool:
-        """Whether models compute in float32 all through, so that what stands beside a row moves it by rounding only."""
+        """Whether models compute in float32 throughout: then a row moves with its batch by rounding only."""
         return not self.bf16 and self.config.dtype == "float32"
 
     @cached_property

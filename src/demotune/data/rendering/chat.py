@@ -23,13 +23,13 @@ from demotune.data.rendering.writer import (
 )
 from demotune.records import Context, Demonstration, Message
 
-_SYSTEM_MERGED = "the chat template has no system turn, so the system text stands in front of the first user turn"
+_SYSTEM_MERGED = "the chat template has no system turn, so the system text is put in front of the first user turn"
 
 _NO_GENERATION_PROMPT = (
     "; it has no generation prompt, so prompts end where it starts an assistant's text, which serving does not send"
 )
 
-_READ_AS_THOUGHT = "the chat template takes what stands before </think> in this text for reasoning"
+_READ_AS_THOUGHT = "the chat template takes what comes before </think> in this text for reasoning"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class _End:
     id: int
     text: str
     tail: str
-    """All that stands between an answer and the end of this token."""
+    """All text between an answer and the end of this token."""
     written: bool
     """Whether the template writes it behind the last turn too."""
 
@@ -226,7 +226,7 @@ def _with_own_thought(message: Message) -> Message:
 
 
 def _in_order(parts: Sequence[str], text: str) -> bool:
-    """Whether the parts stand in the text one after the other, white space aside."""
+    """Whether the parts are in the text one after the other, white space aside."""
     rest = without_spaces(text)
     for part in filter(None, map(without_spaces, parts)):
         _, found, rest = rest.partition(part)

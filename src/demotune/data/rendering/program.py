@@ -52,13 +52,14 @@ class TemplateProgram:
         Raises RenderError where the template refuses it, and DemotuneError where the template exceeds its bounds.
         """
         chat: list[Any] = [dict(message) for message in messages]
+        documents: list[Any] = [dict(document) for document in context.documents]
         more: dict[str, Any] = dict(settings or {})
         try:
             with limits.bounded():
                 text = self._tokenizer.apply_chat_template(
                     chat,
                     tools=[dict(tool) for tool in context.tools] or None,
-                    documents=[dict(document) for document in context.documents] or None,
+                    documents=documents or None,
                     chat_template=self._with_tools if context.tools else self._plain,
                     add_generation_prompt=prompt_for_more,
                     tokenize=False,

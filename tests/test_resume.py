@@ -346,7 +346,7 @@ def test_a_changed_token_in_a_journal_of_samples_is_drawn_again(
     first = json.loads(journal.read_text().splitlines()[0])["ids"]
     journal.write_text(journal.read_text().replace(json.dumps(first), json.dumps([first[0] ^ 1, *first[1:]]), 1))
     resume(place / "changed-token")
-    assert "1 damaged line dropped; what stood there is made again" in capsys.readouterr().out
+    assert "1 damaged line dropped; what was there is made again" in capsys.readouterr().out
     assert_equal_runs(place / "changed-token", uninterrupted)
 
 

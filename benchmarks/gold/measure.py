@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from demotune.data.rendering import Renderer
 from demotune.models.policy import Policy, load_policy, load_tokenizer
-from demotune.models.reference_logps import demonstration_logps
+from demotune.models.reference_logps import completion_logps
 from demotune.models.reward import load_reward_model, padding_id, read_facts, with_padding
 from demotune.models.reward_head import completion_rewards
 from demotune.records import Completion, Demonstration, RenderedDemonstration, Response
@@ -141,7 +141,8 @@ def _as_rows(prompts: Sequence[tuple[int, ...]], answers: Sequence[Response]) ->
 
 
 def _logps(policy: Policy, rows: Sequence[RenderedDemonstration]) -> list[float]:
-    return demonstration_logps(policy, rows, BATCH, bf16=False, advance=lambda _: None)
+    completions = [Completion(row.prompt_ids, row.demo) for row in rows]
+    return completion_logps(policy, completions, batch_size=BATCH, bf16=False)
 
 
 def _mean_difference(one: Sequence[float], other: Sequence[float]) -> float:

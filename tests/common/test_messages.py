@@ -40,8 +40,8 @@ COMMANDS = set(HOSTILE) - set("abcdefghi[2J")
         (errno.ENAMETOOLONG, "runs/x: the name is too long; choose a shorter one"),
         (errno.EMFILE, "runs/x: too many files are open; raise the limit (ulimit -n 4096)"),
         (errno.EIO, "runs/x: input/output error of the disk; check the disk or use another one"),
-        (errno.ENOTDIR, "runs/x: a file stands where a folder is expected; move it away"),
-        (errno.ENOTCONN, "runs/x: Transport endpoint is not connected; mend that"),
+        (errno.ENOTDIR, "runs/x: there is a file where a folder is expected; move it away"),
+        (errno.ENOTCONN, "runs/x: Transport endpoint is not connected; correct that"),
     ],
 )
 def test_an_error_of_the_system_names_path_cause_and_fix(number: int, words: str) -> None:

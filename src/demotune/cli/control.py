@@ -47,9 +47,11 @@ def control_of(finished: Run) -> SFTConfig:
     tokens, steps = finished.cost.trained_tokens, finished.cost.steps
     if not steps:
         raise DemotuneError(f"{finished.folder} took no step of training, so there is nothing to control for")
+    rows = [row for stage in finished.stages for row in stage.sample_rows if not row.heldout]
+    mean_tokens = fmean(len(row.prompt_ids) + len(row.demo_ids) for row in rows)
     size, accumulation = _batches(
         sum(not row.heldout for row in finished.rows),
-        tokens / steps / _mean_tokens(finished),
+        tokens / steps / mean_tokens,
         int(finished.config["per_device_train_batch_size"]),
     )
     shared = {name: value for name, value in finished.config.items() if name in fields_of(SFTConfig)}
@@ -76,12 +78,6 @@ def _batches(rows: int, per_step: float, largest: int) -> tuple[int, int]:
         choices.append((abs(accumulation * mean / per_step - 1), size, accumulation))
     _, size, accumulation = next((choice for choice in choices if choice[0] <= 0.05), min(choices))
     return size, accumulation
-
-
-def _mean_tokens(finished: Run) -> float:
-    """Of a training row, prompt and response."""
-    rows = [row for stage in finished.stages for row in stage.sample_rows if not row.heldout]
-    return fmean(len(row.prompt_ids) + len(row.demo_ids) for row in rows)
 
 
 def _check_same(config: SFTConfig, target: RunFolder) -> None:

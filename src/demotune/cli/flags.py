@@ -87,7 +87,7 @@ def _flags(config_class: type[Config], fields: Iterable[Field]) -> list[inspect.
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that stood on the command line."""
+    """The options that were on the command line."""
     return {name: value for name, value in options.items() if value is not None and value != []}
 
 

@@ -62,7 +62,7 @@ def quickstart(output: Path) -> None:
         _show_numbers(sft, irft)
         _show_answers({"start": start, "SFT": sft.model_folder, "IRFT": irft.model_folder})
         folder = irft.model_folder.resolve()
-        say(f"\nThe model lies in {folder}. Load it with:")
+        say(f"\nThe model is in {folder}. Load it with:")
         say("  from transformers import AutoModelForCausalLM")
         say(f'  model = AutoModelForCausalLM.from_pretrained("{folder}")')
         say(f"Talk to it:  demotune sample --model {irft.model_folder} --prompt 'My kettle leaks. What now?'")
@@ -153,9 +153,6 @@ def _show_answers(models: dict[str, Path]) -> None:
         table = Table(title=f"\n> {prompt[-1]['content']}", title_justify="left", title_style="bold", expand=True)
         for name in models:
             table.add_column(name, ratio=1)
-        table.add_row(*(_shown(answers[name][number]) for name in models))
+        given = [answers[name][number] for name in models]
+        table.add_row(*(one.text.strip() + ("" if one.finished else " …") for one in given))
         console.print(table)
-
-
-def _shown(given: Answer) -> str:
-    return given.text.strip() + ("" if given.finished else " …")

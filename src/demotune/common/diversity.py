@@ -13,7 +13,7 @@ def distinct(responses: Sequence[Sequence[Hashable]], n: int = 2) -> float:
 
 
 def repetition(response: Sequence[Hashable], n: int = 4) -> float:
-    """Share of a response's n-grams that stood in it before (Welleck et al. 2019, arXiv 1908.04319); 0 is none."""
+    """Share of a response's n-grams that occurred in it before (Welleck et al. 2019, arXiv 1908.04319); 0 is none."""
     grams = ngrams(response, n)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 

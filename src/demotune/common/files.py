@@ -125,11 +125,11 @@ def file_hash(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def folder_hash(folder: Path) -> str:
-    """sha256 over the names and bytes of all files in a folder."""
+def folder_hash(folder: Path, files: Iterable[Path] | None = None) -> str:
+    """sha256 over the names and bytes of these files in a folder, in their order; None: all of them, sorted."""
     digest = hashlib.sha256()
-    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
-        digest.update(f"{file.relative_to(folder).as_posix()}\n{file_hash(file)}\n".encode())
+    for file in sorted(filter(Path.is_file, folder.rglob("*"))) if files is None else files:
+        digest.update(f"{file.relative_to(folder).as_posix()}\0{file_hash(file)}\n".encode())
     return digest.hexdigest()
 
 

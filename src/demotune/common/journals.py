@@ -24,7 +24,7 @@ class Journal:
                 with publish_file(file) as unfinished:
                     unfinished.write_bytes(_as_lines(rows))
             if count:
-                warn(f"{file}: {count} damaged line{'s' if count > 1 else ''} dropped; what stood there is made again")
+                warn(f"{file}: {count} damaged line{'s' if count > 1 else ''} dropped; what was there is made again")
 
     def append(self, rows: Iterable[Mapping[str, object]]) -> None:
         """Add rows and wait until they are on disk."""

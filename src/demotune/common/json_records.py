@@ -1,6 +1,6 @@
 """Frozen dataclasses as JSON and back: a field is a key, a tuple is a list, and nan is null.
 
-A field whose default is None stands in the file only where it has a value.
+A field whose default is None is in the file only where it has a value.
 """
 
 import dataclasses
@@ -85,14 +85,14 @@ def _record_reader(kind: Any) -> Reader:
     needed = {field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING}
 
     def read(value: object) -> object:
-        told = _checked(value, dict)
-        if lacks := [name for name in readers if name in needed and name not in told]:
+        given = _checked(value, dict)
+        if lacks := [name for name in readers if name in needed and name not in given]:
             raise ValueError(f"it lacks {', '.join(lacks)}")
         found = {}
         for name, reader in readers.items():
-            if name in told:
+            if name in given:
                 try:
-                    found[name] = reader(told[name])
+                    found[name] = reader(given[name])
                 except ValueError as error:
                     raise ValueError(f"{name}: {error}") from None
         return kind(**found)

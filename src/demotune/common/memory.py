@@ -4,6 +4,7 @@ torch is imported where it is needed, so that commands that compute nothing star
 """
 
 import ctypes
+import gc
 import os
 import platform
 import resource
@@ -73,6 +74,15 @@ def too_large(why: str) -> DemotuneError:
         f"there is not enough memory to draw responses one at a time ({why}); lower the longest response "
         "(--max-new-tokens, --max-length), or take a smaller model"
     )
+
+
+def give_back_memory() -> None:
+    """Collect what nothing refers to any more, and give the accelerator's cached memory back."""
+    import torch  # noqa: PLC0415
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def is_lack_of_memory(error: BaseException) -> bool:

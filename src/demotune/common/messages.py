@@ -38,10 +38,10 @@ _BY_ERRNO = {
     errno.EIO: ("input/output error of the disk", "check the disk or use another one"),
     errno.ESTALE: ("the network drive was disconnected", "connect it again"),
     errno.ENOENT: ("no such file or folder", "check the path"),
-    errno.ENOTDIR: ("a file stands where a folder is expected", "move it away or name another path"),
-    errno.EISDIR: ("a folder stands where a file is expected", "move it away or name another path"),
-    errno.EEXIST: ("something stands there already", "move it away or name another path"),
-    errno.ELOOP: ("its links go in a circle", "mend the links"),
+    errno.ENOTDIR: ("there is a file where a folder is expected", "move it away or name another path"),
+    errno.EISDIR: ("there is a folder where a file is expected", "move it away or name another path"),
+    errno.EEXIST: ("something is there already", "move it away or name another path"),
+    errno.ELOOP: ("its links go in a circle", "correct the links"),
     errno.ENOMEM: ("memory is used up", "close other programs"),
 }
 _SYSTEM_ERROR = re.compile(r"os error (\d+)")  # as libraries written in Rust say it: safetensors, tokenizers
@@ -112,7 +112,7 @@ def _of_the_system(error: Exception) -> str | None:
     number = _system_number(error)
     if number is None:
         return None
-    cause, fix = _BY_ERRNO.get(number, (os.strerror(number), "mend that"))
+    cause, fix = _BY_ERRNO.get(number, (os.strerror(number), "correct that"))
     path = getattr(error, "filename", None)
     path = os.fsdecode(path) if isinstance(path, str | bytes) else _path_in_hand(error)
     return f"{path}: {cause}; {fix}" if path else f"{cause} ({one_line(error)}); {fix}"
@@ -141,11 +141,11 @@ def _of_the_machine(error: Exception) -> str | None:
     if isinstance(error, ImportError):
         return f"a package is missing or broken ({one_line(error)}); install it"
     if isinstance(error, UnicodeEncodeError):
-        return f"a text or a file name is no valid Unicode ({one_line(error)}); rename or mend it"
+        return f"a text or a file name is no valid Unicode ({one_line(error)}); rename or correct it"
     if type(error).__module__.partition(".")[0] in _NETWORK:
         return f"the network or the hub fails ({one_line(error)}); check the connection"
     if isinstance(error, OSError):  # transformers raises these with a text of its own
-        return f"{one_line(error)}; mend that"
+        return f"{one_line(error)}; correct that"
     if type(error).__name__ == "AcceleratorError" or str(error).startswith("CUDA error"):
         return f"the GPU fails ({one_line(error)}); see that it works"
     return None

@@ -37,7 +37,7 @@ class Profile:
         return len(self._open) - 1
 
     def leave(self, depth: int) -> None:
-        """Close the span that stands at `depth`, and any that an exception left open inside it."""
+        """Close the span at `depth`, and any that an exception left open inside it."""
         self._pass_time()
         del self._open[depth:]
 
@@ -96,7 +96,7 @@ def current_profile() -> Profile | None:
 @contextmanager
 def profiled(wanted: bool) -> Iterator[Profile | None]:
     """Take a profile of the code under it, where it is wanted; one at a time in a process."""
-    global _current  # noqa: PLW0603 (spans lie in code that knows nothing of who asks)
+    global _current  # noqa: PLW0603 (spans are in code that knows nothing of who asks)
     _current = profile = Profile() if wanted else None
     try:
         yield profile

@@ -1,4 +1,4 @@
-"""Fields of a config: default, bounds and help panel stand at the field, the docstring under it is its help text."""
+"""Fields of a config: each gives its default, bounds and help panel; the docstring under it is its help text."""
 
 import ast
 import dataclasses
@@ -30,7 +30,7 @@ BOOKKEEPING = "Bookkeeping"
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
-    """One field of a config class, with what stands at it."""
+    """One field of a config class, with what is declared at it."""
 
     name: str = ""
     kind: Any = None
@@ -75,7 +75,7 @@ def field_types(config_class: type[Any]) -> dict[str, Any]:
 
 
 def field_help(config_class: type[Any]) -> dict[str, str]:
-    """Field name -> the docstring that stands under it in the source."""
+    """Field name -> the docstring under it in the source."""
     texts: dict[str, str] = {}
     for owner in reversed(config_class.__mro__[:-1]):
         texts |= _docstrings(owner.__module__).get(owner.__name__, {})

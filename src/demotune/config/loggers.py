@@ -28,7 +28,7 @@ _MODULES = {"azure_ml": "azureml", "flyte": "flytekit"}
 def refuse_unknown_loggers(report_to: Sequence[str]) -> None:
     """Raise DemotuneError for a logger that transformers does not know or that is not installed.
 
-    `none` and `all` stand alone and mean what they mean in transformers: no logger, and each one that is installed.
+    `none` and `all` are given alone and mean what they mean in transformers: no logger, and each one that is installed.
     """
     for name in report_to:
         if name in {"none", "all"}:

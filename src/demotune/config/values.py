@@ -82,7 +82,8 @@ def _check_bounds(field: Field, number: float) -> None:
         field.minimum is not None and number < field.minimum
     )
     if too_low or number > field.maximum:
-        fix = "give a smaller number" if not too_low else _usual(field.default)
+        usual = f"the default is {field.default}" if isinstance(field.default, int | float) else "or leave it out"
+        fix = usual if too_low else "give a smaller number"
         raise DemotuneError(f"{field.name} must be {_bounds(field, too_low)}, got {shown(number)}; {fix}")
 
 
@@ -94,10 +95,6 @@ def _bounds(field: Field, too_low: bool) -> str:
     if field.above is not None:
         return f"> {field.above}"
     return f"at least {field.minimum}" if field.minimum else f">= {field.minimum}"
-
-
-def _usual(default: object) -> str:
-    return f"the default is {default}" if isinstance(default, int | float) else "or leave it out"
 
 
 def shown(value: object) -> str:

@@ -130,20 +130,14 @@ def _formats(named: dict[str, str], every_turn: bool) -> list[Format]:
 
 
 def _with_extra_columns(format: Format, named: dict[str, str]) -> Format:
-    extra = _extra_columns(format, named)
-    worse = format.sides[1] if format.sides else None
-    text = tuple(name for name in format.needs if name != worse)
+    """The format with the columns that it reads besides its text: a column has one meaning only."""
+    sides = format.sides or ()
+    # With two responses a column of reasoning does not say whose thought it is.
+    extra = ExtraColumns(reasoning=()) if sides else ExtraColumns()
+    extra = extra.without({*format.needs, *sides, *format.inputs, *named.values()})
+    extra = replace(extra, **{part: (column,) for part, column in named.items() if part in PARTS})
+    text = (name for name in format.needs if name not in sides[1:])
     return replace(format, extra=extra, reads=(*text, *format.inputs, *extra.names))
-
-
-def _extra_columns(format: Format, named: dict[str, str]) -> ExtraColumns:
-    """The columns that a format reads besides its text: a column has one meaning only."""
-    extra = ExtraColumns()
-    if format.sides:
-        extra = replace(extra, reasoning=())  # it does not say of which response it is the thought
-    extra = extra.without({*format.needs, *(format.sides or ()), *format.inputs, *named.values()})
-    parts = {part: (column,) for part, column in named.items() if part in PARTS}
-    return replace(extra, **parts)
 
 
 def _known_formats(every_turn: bool) -> list[Format]:
@@ -184,7 +178,7 @@ def _from_prompt_response(
     if reply[0].role == "assistant":
         return [last_exchange(prompt + reply, remarks, start=len(prompt))]
     # ultrafeedback_binarized repeats the prompt in chosen. Joining the two would ask everything twice.
-    if not _contains(reply, prompt):
+    if all(reply[start : start + len(prompt)] != prompt for start in range(len(reply))):
         raise RowError("prompt mismatch", f"{response_column} is a whole conversation, but not one with this prompt")
     return [last_exchange(reply, remarks)]
 
@@ -197,11 +191,6 @@ def prompt_turns(value: object, column: str, remarks: Remarks) -> tuple[Turns, b
     if text.startswith("\n\nHuman:") and text.rstrip().endswith("\n\nAssistant:"):
         return transcript_turns(text)[:-1], True
     return (Turn("user", text),), False
-
-
-def _contains(conversation: Turns, part: Turns) -> bool:
-    starts = range(len(conversation) - len(part) + 1)
-    return any(conversation[start : start + len(part)] == part for start in starts)
 
 
 def _conversation(name: str, column: str, every_turn: bool, worse: str | None = None) -> Format:
@@ -224,13 +213,11 @@ def _from_chosen(columns: Columns, remarks: Remarks) -> list[Exchange]:
 
 
 def _instruction(name: str, prompt: str, response: str) -> Format:
-    convert = partial(_from_instruction, prompt_column=prompt, response_column=response)
+    def convert(columns: Columns, remarks: Remarks) -> list[Exchange]:
+        joined = {**columns, prompt: instruction_text(columns, prompt)}
+        return _from_prompt_response(joined, remarks, prompt, response)
+
     return Format(name, (prompt, response), convert, inputs=_INPUTS)
-
-
-def _from_instruction(columns: Columns, remarks: Remarks, prompt_column: str, response_column: str) -> list[Exchange]:
-    joined = {**columns, prompt_column: instruction_text(columns, prompt_column)}
-    return _from_prompt_response(joined, remarks, prompt_column, response_column)
 
 
 def instruction_text(columns: Columns, column: str) -> object:

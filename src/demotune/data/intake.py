@@ -4,12 +4,12 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
 from demotune.common.errors import DemotuneError
-from demotune.common.files import write_rows
+from demotune.common.json_records import write_records
 from demotune.common.progress import say
 from demotune.config.methods import AnyConfig
 from demotune.data import BadRow, Loaded, load_demonstrations
@@ -94,8 +94,8 @@ def prepare(config: AnyConfig, renderer: Renderer, quarantine_path: Path | None 
 
 
 def write_quarantine(bad_rows: Iterable[BadRow], path: Path) -> None:
-    """One JSON object a line: where the row stood, the reason, the detail. The file appears whole or not at all."""
-    write_rows(path, [asdict(row) for row in bad_rows])
+    """One JSON object a line: where the row was, the reason, the detail. The file appears whole or not at all."""
+    write_records(path, bad_rows)
 
 
 def _load(config: AnyConfig, sources: Sequence[str], weights: Sequence[float] = ()) -> Loaded[Demonstration]:
@@ -205,7 +205,7 @@ def _check_bad_share(
         return
     where = f"each is named in {quarantine_path or 'quarantine.jsonl of the run folder'}"
     looked_at = round(len(bad_rows) / share)  # fewer than were read where max_rows ended the rendering early
-    fixes = ["mend the data"]
+    fixes = ["correct the data"]
     if share < 1:
         fixes.append("accept more with --max-bad-share")
     if any(row.reason == "over-long" for row in bad_rows):

@@ -76,7 +76,7 @@ def load_demonstrations(
 
     Raises DemotuneError when a source does not exist, cannot be read, has no rows, or has columns of no known format.
     """
-    return _load(sources, _demonstrations, columns, every_turn=every_turn, weights=weights, seed=seed)
+    return _Loader(_demonstrations, columns, every_turn=every_turn).load(sources, weights, seed)
 
 
 def load_preferences(sources: Sequence[str], *, columns: str | None = None) -> Loaded[Preference]:
@@ -86,7 +86,7 @@ def load_preferences(sources: Sequence[str], *, columns: str | None = None) -> L
     "prompt=question,response=good,rejected=bad". Each side is read as a demonstration is. A row whose sides answer
     different prompts, are the same, or cannot both be used, is bad. Raises DemotuneError as `load_demonstrations` does.
     """
-    return _load(sources, _preferences, columns, reads_worse=True)
+    return _Loader(_preferences, columns, reads_worse=True).load(sources)
 
 
 def are_preferences(sources: Sequence[str], *, columns: str | None = None) -> bool:
@@ -120,40 +120,14 @@ def _check_arguments(sources: Sequence[str], weights: Sequence[float]) -> None:
             raise DemotuneError(f"weights must be > 0, got {weight}; leave the source out instead")
 
 
-def _load(
-    sources: Sequence[str],
-    convert: Convert[Row],
-    columns: str | None,
-    *,
-    every_turn: bool = False,
-    reads_worse: bool = False,
-    weights: Sequence[float] = (),
-    seed: int = 0,
-) -> Loaded[Row]:
-    _check_arguments(sources, weights)
-    loader = _Loader(convert, columns, every_turn, reads_worse)
-    parts = [loader.read_source(source) for source in sources]
-    if weights:
-        parts = mixture(sources, parts, weights, seed)
-    loader.check_named_columns()
-    return Loaded(
-        rows=tuple(chain(*parts)),
-        bad_rows=tuple(loader.bad_rows),
-        formats=loader.formats,
-        hashes=loader.hashes,
-        rows_read=loader.rows_read,
-        notes=tuple(chain(*(notes.lines(name, loader.formats[name]) for name, notes in loader.notes.items()))),
-    )
-
-
 @dataclass(slots=True)
 class _Loader(Generic[Row]):
     """How rows are read, and what has been read so far, over all sources."""
 
     convert: Convert[Row]
     columns: str | None
-    every_turn: bool
-    reads_worse: bool
+    every_turn: bool = False
+    reads_worse: bool = False
     """Whether the column of worse responses is read."""
     bad_rows: list[BadRow] = field(default_factory=list)
     rows_read: int = 0
@@ -163,7 +137,23 @@ class _Loader(Generic[Row]):
     hashes: dict[str, str] = field(default_factory=dict)
     notes: dict[str, SourceNotes] = field(default_factory=dict)
 
-    def read_source(self, source: str) -> list[Row]:
+    def load(self, sources: Sequence[str], weights: Sequence[float] = (), seed: int = 0) -> Loaded[Row]:
+        """The records of all sources, mixed by weights where there are any."""
+        _check_arguments(sources, weights)
+        parts = [self._read_source(source) for source in sources]
+        if weights:
+            parts = mixture(sources, parts, weights, seed)
+        self._check_named_columns()
+        return Loaded(
+            rows=tuple(chain(*parts)),
+            bad_rows=tuple(self.bad_rows),
+            formats=self.formats,
+            hashes=self.hashes,
+            rows_read=self.rows_read,
+            notes=tuple(chain(*(notes.lines(name, self.formats[name]) for name, notes in self.notes.items()))),
+        )
+
+    def _read_source(self, source: str) -> list[Row]:
         """All records of a source."""
         opened = open_source(source, column_reader(self.columns))
         notes = self.notes[source] = SourceNotes(passed_over=opened.passed_over)
@@ -209,13 +199,13 @@ class _Loader(Generic[Row]):
             self.first_seen[digest] = row.source
             yield record
 
-    def check_named_columns(self) -> None:
+    def _check_named_columns(self) -> None:
         """Refuse a column named with --columns that no row has: a typing error, which would train without it."""
         found = dict.fromkeys(name for notes in self.notes.values() for name in notes.found)
         for part, column in parse_columns(self.columns).items():
             if part in PARTS and found and column not in found:
                 raise DemotuneError(
-                    f"columns name {column} as {part}, and no row has it; found: {column_list(found)}; mend --columns"
+                    f"columns name {column} as {part}, and no row has it; found: {column_list(found)}; fix --columns"
                 )
 
 

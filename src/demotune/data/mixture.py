@@ -22,11 +22,8 @@ def mixture(sources: Sequence[str], parts: Sequence[list[Row]], weights: Sequenc
             f"weights {list(weights)} leave no row of {source} (good rows: {[len(part) for part in parts]}); "
             "give it a larger weight or leave it out"
         )
-    return [
-        _chosen(part, size, random.Random(f"mixture {seed} {index}"))
-        for index, (part, size) in enumerate(zip(parts, sizes, strict=True))
-    ]
-
-
-def _chosen(part: Sequence[Row], size: int, generator: random.Random) -> list[Row]:
-    return [part[index] for index in sorted(generator.sample(range(len(part)), size))]
+    chosen = []
+    for index, (part, size) in enumerate(zip(parts, sizes, strict=True)):
+        rows = random.Random(f"mixture {seed} {index}").sample(range(len(part)), size)
+        chosen.append([part[row] for row in sorted(rows)])
+    return chosen

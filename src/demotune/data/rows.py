@@ -35,7 +35,7 @@ _SHOWN_CHARACTERS = 60
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that was refused: where it stood, a short reason to count by, and what exactly was wrong."""
+    """A row that was refused: where it was, a short reason to count by, and what exactly was wrong."""
 
     source: str
     """`FILE:LINE`, 1-based. JSON, Parquet and datasets have no lines: there the number counts rows."""

@@ -1,16 +1,15 @@
 """Open a data source: a file, a folder, a folder written by `datasets`, or a dataset on the hub."""
 
-import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from demotune.common.errors import DemotuneError, one_line
-from demotune.common.files import file_hash
+from demotune.common.files import file_hash, folder_hash
 from demotune.data.readers.arrow_tables import arrow_rows, divided
 from demotune.data.readers.files import SUFFIXES, file_rows, is_data_file, is_other_file, refuse_other_suffix
 from demotune.data.readers.streams import unreadable
@@ -88,7 +87,7 @@ def _open_folder(folder: Path, reads: Callable[[str], bool]) -> OpenSource:
         there = f"; it has {others[0]}, which must be unpacked or converted first" if others else ""
         raise DemotuneError(f"{folder} holds no data file; expected {', '.join(SUFFIXES)} (or these with .gz){there}")
     tables = tuple(Table(str(path), file_rows(path, reads)) for path in files)
-    return OpenSource(tables, _folder_hash(folder, files), others)
+    return OpenSource(tables, folder_hash(folder, files), others)
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
@@ -108,13 +107,6 @@ def _files_below(folder: Path) -> Iterator[Path]:
         yield from (path for path in found if path.is_file())
 
 
-def _folder_hash(folder: Path, files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{file_hash(path)}\n".encode())
-    return digest.hexdigest()
-
-
 def _open_saved_dataset(source: str, folder: Path, reads: Callable[[str], bool]) -> OpenSource:
     import datasets  # noqa: PLC0415 (seconds to import, and rarely needed)
 
@@ -132,7 +124,7 @@ def _open_saved_dataset(source: str, folder: Path, reads: Callable[[str], bool])
             f"{folder} looks like a dataset written by save_to_disk but cannot be read ({one_line(error)}); "
             "write it again, or export it with to_json"
         ) from error
-    return OpenSource((Table(source, _dataset_rows(dataset, source, reads)),), _folder_hash(folder, files))
+    return OpenSource((Table(source, _dataset_rows(dataset, source, reads)),), folder_hash(folder, files))
 
 
 def _saved_split(folder: Path) -> Path:

@@ -102,7 +102,7 @@ def _checked_turn(item: object, place: str, remarks: Remarks) -> Turn:
 
 def _more_keys(item: Mapping[str, object], place: str) -> dict[str, object]:
     """The keys of a turn besides its text. Refuses tools and content that is not text."""
-    # Keys that only other messages have stand there as null in some formats: those do not count.
+    # Keys that only other messages have are null there in some formats: those do not count.
     more = {key: item[key] for key in item.keys() - _TEXT_KEYS if item[key] is not None}
     for key, value in more.items():
         if key in _TOOL_KEYS and value:

@@ -14,7 +14,7 @@ from demotune.estimation.shapes import ModelShape
 from demotune.training.work import Draw, PhaseWork, Tokens, Training
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Efficiency:
     """What a kind of device makes of its ceilings. Shares are of the ceiling; traffic is in passes over activations."""
 
@@ -24,9 +24,9 @@ class Efficiency:
     """Matrix products with one token of each row of a batch."""
     reading: float
     """Share of the memory ceiling at which a token's step reads weights and cache."""
-    forward_traffic: float
-    backward_traffic: float
-    update_traffic: float
+    forward_traffic: float = 1.5
+    backward_traffic: float = 2.5
+    update_traffic: float = 28.0
     """Bytes per trained number of an AdamW step: weight, gradient, two moments read; all but the gradient written."""
     layer_seconds: float
     """Of one call of one layer: launching its kernels."""
@@ -38,7 +38,7 @@ class Efficiency:
     """Per GiB of weights written and hashed."""
     memory_base: float
     """Bytes of a process that has loaded nothing yet."""
-    memory_slack: float
+    memory_slack: float = 1.1
     """What allocators hold beyond what is asked of them, as a factor."""
 
 
@@ -49,15 +49,11 @@ EFFICIENCIES: dict[MachineKind, Efficiency] = {
         products=0.76,
         decoding=0.55,
         reading=0.8,
-        forward_traffic=1.5,
-        backward_traffic=2.5,
-        update_traffic=28.0,
         layer_seconds=2.5e-4,
         decoding_seconds=1.7e-3,
         load_seconds=1.5,
         save_seconds=2.0,
         memory_base=0.7 * GIB,
-        memory_slack=1.1,
     ),
     # Not measured by us. Products: 40 to 50% of peak is what well-kept trainers report for bf16 on A100 and H100
     # (PaLM, arXiv 2204.02311, table 3: 46%). Reading: gpt-fast decodes Llama-7B at 72% of an A100's bandwidth.
@@ -65,15 +61,11 @@ EFFICIENCIES: dict[MachineKind, Efficiency] = {
         products=0.55,
         decoding=0.4,
         reading=0.7,
-        forward_traffic=1.5,
-        backward_traffic=2.5,
-        update_traffic=28.0,
         layer_seconds=1.0e-4,
         decoding_seconds=1.0e-4,
         load_seconds=1.0,
         save_seconds=3.0,
         memory_base=0.0,
-        memory_slack=1.1,
     ),
 }
 
@@ -125,16 +117,13 @@ class Costs:
         return (
             2 * (shape.body + shape.adapter) * tokens.computed
             + 2 * shape.head * tokens.positions
-            + self._attention_flops(tokens)
+            + 4 * shape.layers * shape.queries * tokens.attended
         )
 
     def backward_flops(self, tokens: Tokens) -> float:
         """Twice the forward pass: gradients of inputs and of weights. LoRA spares those of weights that stay."""
         frozen = 2 * (self.shape.body * tokens.computed + self.shape.head * tokens.positions)
         return 2 * self.forward_flops(tokens) - (frozen if self.shape.adapter else 0.0)
-
-    def _attention_flops(self, tokens: Tokens) -> float:
-        return 4 * self.shape.layers * self.shape.queries * tokens.attended
 
     # Time
 

@@ -23,7 +23,8 @@ def fit_to_memory(setup: Setup) -> Setup:
 
     What the user set stays. All processes take what the first one finds: the same plan everywhere.
     """
-    found = [_fitting(setup, SHARE * free_bytes(this_device()) / _processes_that_share())]
+    sharing = process_count() if this_device().type == "cpu" else 1
+    found = [_fitting(setup, SHARE * free_bytes(this_device()) / sharing)]
     if process_count() > 1:
         broadcast_object_list(found)
     config = found[0]
@@ -34,12 +35,8 @@ def fit_to_memory(setup: Setup) -> Setup:
     return dataclasses.replace(setup, config=config)
 
 
-def _processes_that_share() -> int:
-    return process_count() if this_device().type == "cpu" else 1
-
-
 def _fitting(setup: Setup, free: float) -> AnyConfig:
-    """The first that fits of: as it is, cut in halves, cut and recomputed; the least that there is where none does."""
+    """The first that fits of: unchanged, cut in halves, cut and recomputed; the least that there is where none does."""
     given = setup.config
     tried = given
     for recompute in [given.activation_checkpointing] if given.activation_checkpointing is not None else [False, True]:

@@ -49,12 +49,14 @@ class ModelShape:
 def read_shape(folder: Path, adapter: PeftConfig | None) -> ModelShape:
     """The shape of the model in `folder`, trained whole (adapter None) or by a LoRA adapter.
 
-    The model is built without memory for its numbers. Raises DemotuneError where no causal language model lies there.
+    The model is built without memory for its numbers. Raises DemotuneError where it is no causal language model.
     """
     base = resolve_base(folder) if is_adapter(folder) else folder
-    # Building draws random numbers that go nowhere; those of the run must not move.
+    # Building draws random numbers that nothing uses; those of the run must not move.
     with torch.random.fork_rng(range(torch.cuda.device_count())), torch.device("meta"):
-        model = _empty_model(base)
+        config = read_config(base)
+        with reading(base, LANGUAGE_MODEL):
+            model = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config))  # type: ignore[no-untyped-call]
         parameters, body = model.num_parameters(), _body(model)
         trained = 0
         if adapter is not None and is_adapter(folder):
@@ -62,7 +64,7 @@ def read_shape(folder: Path, adapter: PeftConfig | None) -> ModelShape:
         elif adapter is not None:
             with_adapter = attach_adapter(model, copy.deepcopy(adapter), seed=0)
             trained = sum(weight.numel() for weight in with_adapter.parameters() if weight.requires_grad)
-    config = model.config.get_text_config()
+    config = config.get_text_config()
     heads = config.num_attention_heads
     head_width = getattr(config, "head_dim", None) or config.hidden_size // heads
     return ModelShape(
@@ -77,12 +79,6 @@ def read_shape(folder: Path, adapter: PeftConfig | None) -> ModelShape:
         keys=(getattr(config, "num_key_value_heads", None) or heads) * head_width,
         adapter=trained,
     )
-
-
-def _empty_model(folder: Path) -> PreTrainedModel:
-    config = read_config(folder)
-    with reading(folder, LANGUAGE_MODEL):
-        return cast(PreTrainedModel, AutoModelForCausalLM.from_config(config))  # type: ignore[no-untyped-call]
 
 
 def _body(model: PreTrainedModel) -> int:

@@ -3,7 +3,6 @@
 Each part is kept in a file that is named by everything that it depends on, so an interrupted evaluation goes on.
 """
 
-import gc
 import hashlib
 import json
 import math
@@ -17,7 +16,7 @@ from typing import Any
 from demotune.common.errors import DemotuneError
 from demotune.common.files import read_json, write_json
 from demotune.common.machine import has_fast_bf16
-from demotune.common.memory import peak_memory_gib
+from demotune.common.memory import give_back_memory, peak_memory_gib
 from demotune.common.processes import this_device
 from demotune.common.progress import say, track
 from demotune.config.evaluation import EvaluationConfig
@@ -31,7 +30,6 @@ from demotune.rewards.answers import drawn_in_order
 from demotune.rewards.completions import Asked, completions_for
 from demotune.rewards.reward import Reward, as_completion
 from demotune.sampling import InProcessSampler, SamplingOptions
-from demotune.training.setup import free_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +175,7 @@ class _Lazy:
     def free(self) -> None:
         """Drop the model."""
         self._policy = None
-        gc.collect()
-        free_memory()
+        give_back_memory()
 
 
 def _sides(row: RenderedRow) -> list[RenderedDemonstration]:

@@ -88,21 +88,15 @@ def carries_layouts(model: nn.Module) -> bool:
     Not so for another attention implementation, and for architectures that mix tokens in ways of their own (sliding
     windows, recurrent layers, attention that transformers' interface does not reach).
     """
-    inner = bare(model)
-    if _learns_prompts(model):
-        return False
+    inner, wrapper = bare(model), extract_model_from_parallel(model)
+    if isinstance(wrapper, PeftModel) and wrapper.active_peft_config.is_prompt_learning:
+        return False  # virtual tokens, which only the wrapper puts before the input
     backbone = getattr(inner, "base_model", inner)
     if getattr(getattr(backbone, "config", None), "_attn_implementation", None) != ATTENTION:
         return False
     if inner not in _probed:
         _probed[inner] = _probe(inner)
     return _probed[inner]
-
-
-def _learns_prompts(model: nn.Module) -> bool:
-    """Whether an adapter works by virtual tokens, which only the wrapper puts before the input."""
-    wrapper = extract_model_from_parallel(model)
-    return isinstance(wrapper, PeftModel) and wrapper.active_peft_config.is_prompt_learning
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """Read a model folder so that anything damaged, missing or foreign in it is one error that names the folder.
 
-Weights come from safetensors only: nothing here or above reads a pickle or runs code that lies beside a model.
+Weights come from safetensors only: nothing here or above reads a pickle or runs code from a model folder.
 """
 
 import json
@@ -31,7 +31,7 @@ BESIDE_THE_MODEL = re.compile(
 """Weights that folders hold and a language model does without: masks and angles that old versions saved, the value
 head of a PPO run, layers that predict further tokens."""
 COPY_OR_FIX_CONFIG = (
-    "copy the folder again from where it came from, or mend config.json; saving it again with transformers would put "
+    "copy the folder again from where it came from, or fix config.json; saving it again with transformers would put "
     "random numbers in the place of what is missing"
 )
 COPY_OR_SAVE_AGAIN = (

@@ -28,9 +28,9 @@ ROWS_AT_ONCE = 2**22
 
 @dataclass(frozen=True, slots=True)
 class ResponseLogps:
-    """Per response token, each (B, R): log-probability of the token that stands there, in nats, in float32.
+    """Per response token, each (B, R): log-probability of the token there, in nats, in float32.
 
-    `mask` is True where a response token stands; other entries are 0. `entropy` (no gradient) is that of the policy's
+    `mask` is True where a response token is; other entries are 0. `entropy` (no gradient) is that of the policy's
     distribution at the position, `greedy` is True where the token is the likeliest one.
     """
 
@@ -54,7 +54,9 @@ def response_logps(model: nn.Module, batch: Batch) -> ResponseLogps:
         batch = aligned(batch)
     mask = batch["response_mask"]
     if is_packed(batch):
-        logits, targets = _packed_logits(model, batch), batch["input_ids"][0][batch["response_slots"][mask]]
+        found: Tensor = model(**packed_arguments(model, batch), logits_to_keep=predictors(batch)).logits
+        logits = found.squeeze(0)  # (M, V) for M response tokens; not [0], whose gradient would be a copy among zeros
+        targets = batch["input_ids"][0][batch["response_slots"][mask]]
     else:
         logits, targets = _aligned_logits(model, batch)[mask], batch["input_ids"][:, -mask.shape[1] :][mask]
     logps, entropy, greedy = cast(tuple[Tensor, Tensor, Tensor], _TokenLogps.apply(logits, targets))  # type: ignore[no-untyped-call]
@@ -113,12 +115,6 @@ def packed_arguments(model: nn.Module, batch: Batch) -> dict[str, Any]:
     """What of a packed batch a model that carries layouts takes."""
     device = batch["input_ids"].device
     return forward_arguments(model, batch) | layout_arguments(Packing.of(batch), device)
-
-
-def _packed_logits(model: nn.Module, batch: Batch) -> Tensor:
-    """Logits that predict each response token, row by row: (M, V) for M response tokens."""
-    logits: Tensor = model(**packed_arguments(model, batch), logits_to_keep=predictors(batch)).logits
-    return logits.squeeze(0)  # not [0], whose gradient would be a copy among zeros
 
 
 def _aligned_logits(model: nn.Module, batch: Batch) -> Tensor:

@@ -1,11 +1,11 @@
-"""Prompts with their responses in one row without padding; a prompt stands there once for all of its responses.
+"""Prompts with their responses in one row without padding; a prompt is there once for all of its responses.
 
     pack         | s s | p p  y y y  z z | p p p  y y y y | ...      N tokens
     positions    | 0 1 | 2 3  4 5 6  4 5 | 2 3 4  5 6 7 8 |
 
-What all prompts begin with (s: a system prompt, the beginning of a chat template) stands there once for all of them.
+What all prompts begin with (s: a system prompt, the beginning of a chat template) is there once for all of them.
 Every layer but attention works on the N tokens alone. Attention works on two padded blocks, whole prompts (G, P) and
-responses (B, R), whose slots say where in the pack each token stands. In both, the first response token follows the
+responses (B, R), whose slots say where in the pack each token is. In both, the first response token follows the
 last column of the prompts: a response sees its prompt and what it has said itself, and nothing of its neighbours.
 """
 
@@ -32,7 +32,7 @@ def pack(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -
     """Pack token ids of B prompts and responses; equal prompts, G different ones, are there once.
 
     Returns `input_ids`, `position_ids` (1, N); `prompt_slots` (G, P) and `response_slots` (B, R), the place in the pack
-    of each token, -1 where none stands; `shared_slots` (S, G), the slots, counted through the prompts' block, of each
+    of each token, -1 where there is none; `shared_slots` (S, G), the slots, counted through the prompts' block, of each
     token that all G > 1 prompts begin with: places 0 to S - 1 of the pack; `prompt_of` (B,), which prompt a response
     has; `response_mask` (B, R); and `tokens`, how many tokens prompts and responses have when each response has a
     prompt of its own. Raises ValueError for an empty prompt or response, so that no later step divides by zero.
@@ -133,11 +133,11 @@ class Packing:
     """A layout (see `attention`): each prompt sees itself, each response its prompt and itself, all causally."""
 
     places: Tensor
-    """(L,) of each slot of both blocks, prompts first: where in the pack its token stands; 0 for padding."""
+    """(L,) of each slot of both blocks, prompts first: where in the pack its token is; 0 for padding."""
     slots: Tensor
     """(N,) of each token of the pack: the slot whose attention it takes."""
     unread: Tensor
-    """(L,) True where no token stands, or one that takes another slot's attention."""
+    """(L,) True where no token is, or one that takes another slot's attention."""
     shared: Tensor
     """(S, G) of each token that all prompts begin with, the first S of the pack: its slots."""
     prompt_of: Tensor
@@ -174,7 +174,8 @@ class Packing:
         prompt_value, response_value = self._blocks(value)
         key_seen = torch.cat([prompt_key[self.prompt_of], response_key], dim=1)  # (B, P + R, K, D)
         value_seen = torch.cat([prompt_value[self.prompt_of], response_value], dim=1)
-        kernel = self._kernel()
+        short = self.response_bias.shape[-1] <= SQUARE and self.prompt_bias.shape[-1] <= SQUARE
+        kernel = _products if short and query.device.type == "cpu" else _fused
         mixed = torch.cat(
             [
                 kernel(prompt_query, prompt_key, prompt_value, self.prompt_bias, scaling).flatten(0, 1),
@@ -183,10 +184,6 @@ class Packing:
         )
         taken = cast(Tensor, _FromBlocks.apply(mixed.flatten(1), self.places, self.slots, self.unread))  # type: ignore[no-untyped-call]
         return taken.view(query.shape[1], query.shape[0], value.shape[2])
-
-    def _kernel(self) -> Any:
-        short = self.response_bias.shape[-1] <= SQUARE and self.prompt_bias.shape[-1] <= SQUARE
-        return _products if short and self.places.device.type == "cpu" else _fused
 
     def _blocks(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """(H, N, D) -> prompts (G, P, H, D), responses (B, R, H, D)."""

@@ -79,7 +79,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def tokenizer_folder(folder: Path) -> Path:
-    """Where a model's tokenizer lies: beside it, or beside the base of an adapter that has none."""
+    """The folder with a model's tokenizer: its own, or that of its base for an adapter that has none."""
     own = not is_adapter(folder) or any(file for pattern in TOKENIZER_FILES for file in folder.glob(pattern))
     return folder if own else resolve_base(folder)
 
@@ -104,7 +104,7 @@ def embedding_rows(folder: Path) -> int | None:
 
 
 def check_policy(folder: Path) -> None:
-    """Raise DemotuneError unless a causal language model lies in `folder`, every weight of it; none is read."""
+    """Raise DemotuneError unless `folder` holds a causal language model, every weight of it; none is read."""
     hide_library_bars()
     base = check_weights(AutoModelForCausalLM, resolve_base(folder) if is_adapter(folder) else folder, LANGUAGE_MODEL)
     if is_adapter(folder):
@@ -261,7 +261,7 @@ def resolve_base(adapter_folder: Path) -> Path:
         return resolve_model(named)
     except DemotuneError as error:
         raise DemotuneError(
-            f"the adapter in {adapter_folder} was trained on {named}, and there: {error}; or write where its base lies "
+            f"the adapter in {adapter_folder} was trained on {named}, and there: {error}; or write where its base is "
             f"as base_model_name_or_path into {file}"
         ) from error
 

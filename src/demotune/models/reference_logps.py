@@ -20,7 +20,7 @@ from demotune.models.batches import (
 )
 from demotune.models.logprobs import autocast, sequence_logps
 from demotune.models.packing import cut_to_budget
-from demotune.records import Completion, Pair, RenderedDemonstration, Side
+from demotune.records import Completion, Pair, Side
 
 KnownLogps = Mapping[Side, float]
 """Log-probabilities under the policy at hand that need not be computed again.
@@ -53,14 +53,6 @@ def pair_logps(
             found += zip(logps[: len(part)], logps[len(part) :], strict=True)
         advance(len(pairs))
         yield found
-
-
-def demonstration_logps(
-    model: nn.Module, demonstrations: Sequence[RenderedDemonstration], batch_size: int, *, bf16: bool, advance: Advance
-) -> list[float]:
-    """log pi(y | x) of each demonstration, in nats."""
-    completions = [Completion(row.prompt_ids, row.demo) for row in demonstrations]
-    return completion_logps(model, completions, batch_size=batch_size, bf16=bf16, advance=advance)
 
 
 def completion_logps(

@@ -57,7 +57,8 @@ def bounded(scores: Tensor, bound: float | None) -> Tensor:
 
 def head_scores(model: nn.Module, batch: Batch) -> Tensor:
     """The head's output at each row's last token; (B,), float32. `batch` is packed or padded on the right."""
-    if is_packed(batch) and not _has_packed_head(model):
+    hookable = isinstance(getattr(bare(model), "score", None), nn.Module)
+    if is_packed(batch) and not (hookable and carries_layouts(model)):
         batch = right_padded(batch)
     if not is_packed(batch):
         logits: Tensor = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
@@ -78,7 +79,3 @@ def _last_tokens(batch: Batch) -> Tensor:
     counts = (slots >= 0) & (batch["input_ids"][0][slots.clamp(min=0)] != batch["pad_id"])
     columns = torch.arange(slots.shape[1], device=slots.device)
     return slots.gather(-1, (counts * columns).argmax(dim=-1, keepdim=True)).squeeze(-1)
-
-
-def _has_packed_head(model: nn.Module) -> bool:
-    return isinstance(getattr(bare(model), "score", None), nn.Module) and carries_layouts(model)

@@ -21,11 +21,6 @@ class SamplingOptions:
     bf16: bool = False
     vocabulary: frozenset[int] | None = None
 
-    @property
-    def unchanged_distribution(self) -> bool:
-        """Whether tokens are drawn from the policy's own distribution: no temperature, no top_p, no top_k."""
-        return self.temperature == 1 and self.top_p == 1 and self.top_k == 0
-
     def limit(self, prompt_length: int) -> int:
         """Most tokens of a response to a prompt of so many tokens; one is always drawn."""
         return max(min(self.max_new_tokens, (self.max_length or sys.maxsize) - prompt_length), 1)

@@ -95,23 +95,19 @@ class TimeSteps(TrainerCallback):
 
     def __init__(self) -> None:
         self._depth: int | None = None
-        """Where the open span stands; None while none is open."""
+        """Depth of the open span; None while none is open."""
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
         self._leave()  # what an attempt that ran out of memory left open
 
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
         self._enter("backward")
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
         self._leave()
         self._enter("optimizer")
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
         self._leave()
 
     def _enter(self, kind: Kind) -> None:

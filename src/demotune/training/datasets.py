@@ -8,7 +8,7 @@ from typing import Any
 import pandas
 from datasets import Dataset, IterableDataset
 
-from demotune.common.errors import DemotuneError
+from demotune.common.errors import DemotuneError, one_line
 from demotune.common.progress import say
 from demotune.data.readers.arrow_tables import without_nulls
 
@@ -80,9 +80,8 @@ def _rows(dataset: Any, name: str) -> Iterator[Mapping[str, object]]:
     except DemotuneError:
         raise
     except Exception as error:  # whatever a data set raises while it decodes pictures and sounds
-        problem = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise DemotuneError(
-            f"the rows of {name} cannot be read ({problem}); leave out what is no text, with remove_columns"
+            f"the rows of {name} cannot be read ({one_line(error)}); leave out what is no text, with remove_columns"
         ) from error
 
 

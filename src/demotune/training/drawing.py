@@ -1,11 +1,13 @@
 """Responses of a stage's policy, kept in a journal while they are drawn: a killed run draws no response twice."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
+from demotune.common.json_records import as_json, from_json
 from demotune.common.processes import wait_for_everyone
 from demotune.common.profiling import timed
 from demotune.common.progress import Tracker
@@ -54,12 +56,7 @@ def draw_with(
         _keep(numbered, journal, tracker, with_logps=with_logps)
     wait_for_everyone()
     found = journal.read()
-    return [_response(found[row]) for row in range(len(prompts))]
-
-
-def _response(record: Mapping[str, Any]) -> Response:
-    logps = tuple(record["logps"]) if "logps" in record else None
-    return Response(tuple(record["ids"]), record["finished"], logps)
+    return [from_json(Response, found[row]) for row in range(len(prompts))]
 
 
 def _keep(
@@ -70,20 +67,16 @@ def _keep(
     tokens, last = 0, time.monotonic()
     try:
         for row, response in drawn:
-            logps = {"logps": response.logps} if with_logps else {}
-            unkept.append({"row": row, "ids": response.ids, "finished": response.finished} | logps)
+            unkept.append({"row": row, **as_json(response if with_logps else replace(response, logps=None))})
             tokens += len(response.ids)
             if tracker:
                 tracker.advance(1, f"{tokens / max(tracker.seconds, 1e-9):.0f} tok/s")
             if len(unkept) >= ROWS_KEPT_TOGETHER or time.monotonic() - last >= SECONDS_UNKEPT:
                 journal.append(unkept)
                 unkept, last = [], time.monotonic()
-    except (Exception, KeyboardInterrupt):
+    finally:
         if unkept:
             journal.append(unkept)
-        raise
-    if unkept:
-        journal.append(unkept)
 
 
 def sampling_options(setup: Setup) -> SamplingOptions:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from demotune.common.profiling import timed
 from demotune.common.progress import track
 from demotune.models.policy import Policy
-from demotune.models.reference_logps import demonstration_logps
-from demotune.records import Response
+from demotune.models.reference_logps import completion_logps
+from demotune.records import Completion, Response
 from demotune.runs.heldout import HeldoutRow
 from demotune.training.drawing import draw_with
 from demotune.training.pairs import sampled_pairs
@@ -48,10 +48,10 @@ def _rows(stage: Stage, policy: Policy, answers: list[Response], what: str) -> l
     demonstrations, config = stage.setup.heldout, stage.setup.config
     decode = stage.setup.renderer.decode
     with track(what, len(demonstrations), "rows") as tracker:
-        logps = demonstration_logps(
+        logps = completion_logps(
             policy,
-            demonstrations,
-            config.per_device_train_batch_size,
+            [Completion(row.prompt_ids, row.demo) for row in demonstrations],
+            batch_size=config.per_device_train_batch_size,
             bf16=stage.setup.bf16,
             advance=tracker.advance,
         )

@@ -4,7 +4,6 @@ Log-ratios are sums over response tokens of log pi_theta - log pi_ref, in nats. 
 pair; the caller averages. Method and equation numbers refer to Li et al., NeurIPS 2024 (arXiv 2405.17888).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,30 +45,19 @@ def implicit_reward_loss(demo_logratio: Tensor, sample_logratio: Tensor, beta: f
     * `nce`: -log sigmoid(demo_logratio) - log sigmoid(-sample_logratio) (SPACE, arXiv 2512.07175): no beta,
       an absolute scale for each side; 2 log 2 where they agree.
     """
+    margin = beta * (demo_logratio - sample_logratio)
+    match link:
+        case "logistic":
+            loss = -logsigmoid(margin)
+        case "linear":
+            loss = -margin
+        case "nce":
+            loss = -logsigmoid(demo_logratio) - logsigmoid(-sample_logratio)
     return PairLoss(
-        loss=_LINKS[link](demo_logratio, sample_logratio, beta),
+        loss=loss,
         demo_reward=beta * demo_logratio.detach(),
         sample_reward=beta * sample_logratio.detach(),
     )
-
-
-def _logistic(demo_logratio: Tensor, sample_logratio: Tensor, beta: float) -> Tensor:
-    return -logsigmoid(beta * (demo_logratio - sample_logratio))
-
-
-def _linear(demo_logratio: Tensor, sample_logratio: Tensor, beta: float) -> Tensor:
-    return -beta * (demo_logratio - sample_logratio)
-
-
-def _nce(demo_logratio: Tensor, sample_logratio: Tensor, beta: float) -> Tensor:
-    return -logsigmoid(demo_logratio) - logsigmoid(-sample_logratio)
-
-
-_LINKS: dict[Link, Callable[[Tensor, Tensor, float], Tensor]] = {
-    "logistic": _logistic,
-    "linear": _linear,
-    "nce": _nce,
-}
 
 
 def loss_at_reference(link: Link) -> float:

@@ -3,14 +3,17 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from demotune.common.processes import process_count
 from demotune.config.run import RunConfig
 
+Row = TypeVar("Row")
+
 
 @dataclass(frozen=True, slots=True)
 class MicrobatchPlan:
-    """Which records stand together (`units`) and in which order the units are trained (`order`, all passes)."""
+    """Which records are in one micro-batch (`units`) and in which order the units are trained (`order`, all passes)."""
 
     units: tuple[tuple[int, ...], ...]
     order: tuple[int, ...]
@@ -38,10 +41,16 @@ def plan_microbatches(
     ]
     units = tuple(tuple(grouped[start : start + batch_size]) for start in range(0, len(grouped), batch_size))
     wanted = steps * accumulation if steps is not None else max(round(len(units) * epochs), 1)
-    order: list[int] = []
-    while len(order) < wanted:
-        order += rng.sample(range(len(units)), len(units))
-    return MicrobatchPlan(units=units, order=tuple(order[:wanted]), steps=-(-wanted // accumulation))
+    order = in_passes(range(len(units)), wanted, rng)
+    return MicrobatchPlan(units=units, order=tuple(order), steps=-(-wanted // accumulation))
+
+
+def in_passes(rows: Sequence[Row], count: int, rng: random.Random) -> list[Row]:
+    """`count` rows in random passes over all of them."""
+    found: list[Row] = []
+    while len(found) < count:
+        found += rng.sample(rows, len(rows))
+    return found[:count]
 
 
 def config_microbatches(

@@ -134,9 +134,7 @@ class RewardObjective:
         return packed_tokens(record)
 
     def collate(self, records: Sequence[Pair]) -> Batch:
-        demos = [Completion(pair.prompt_ids, pair.demo) for pair in records]
-        samples = [Completion(pair.prompt_ids, pair.sample) for pair in records]
-        return reward_batch([*demos, *samples], self.pad_id) | {"items": torch.tensor(len(records))}
+        return reward_batch(both_sides(records), self.pad_id) | {"items": torch.tensor(len(records))}
 
     def __call__(self, model: nn.Module, batch: Batch) -> StepLoss:
         demo_rewards, sample_rewards = bounded(head_scores(model, batch), self.bound).chunk(2)
@@ -195,6 +193,12 @@ def _mean_nll_of_demonstrations(scored: ResponseLogps) -> Tensor:
     """-log pi(y | x) / |y| of the first half of the rows, the demonstrations; (B,), nats per token."""
     logps, mask = scored.logps.chunk(2)[0], scored.mask.chunk(2)[0]
     return sft_loss(logps, mask) / mask.sum(dim=-1)
+
+
+def both_sides(pairs: Sequence[Pair]) -> list[Completion]:
+    """The demonstrations, then the samples."""
+    demos = [Completion(pair.prompt_ids, pair.demo) for pair in pairs]
+    return demos + [Completion(pair.prompt_ids, pair.sample) for pair in pairs]
 
 
 def pad_rows(rows: Sequence[Sequence[float]], width: int) -> Tensor:

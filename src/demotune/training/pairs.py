@@ -1,4 +1,4 @@
-"""A stage's pairs as they lie in its files, and the micro-batches that they are scored and trained in."""
+"""A stage's pairs, read from its files, and the micro-batches that they are scored and trained in."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -48,7 +48,7 @@ def sampled_pairs(setup: Setup, number: int, heldout: bool = False) -> list[Pair
 def known_logps(stage: Stage, rows: Sequence[HeldoutRow]) -> Mapping[Side, float]:
     """Held-out demonstrations under the policy of these rows: numbers that need not be computed again.
 
-    In float32 only: in half precision the numbers of a pair are compared that stood in the same batch.
+    In float32 only: in half precision the numbers of a pair are compared that were in the same batch.
     """
     if not stage.setup.float32:
         return {}

@@ -1,14 +1,15 @@
-"""Where a stage's on-policy batches lie, and what becomes of damaged ones."""
+"""The files of a stage's on-policy batches, and what becomes of damaged ones."""
 
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from demotune.common.files import first_damaged, read_json, read_rows, seal, write_json, write_rows
+from demotune.common.files import first_damaged, read_json, seal, write_json, write_rows
+from demotune.common.json_records import read_records
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.progress import warn
-from demotune.records import Response, Rollout
+from demotune.records import Rollout
 from demotune.runs.names import PARTIAL, ROLLOUTS
 from demotune.training.stage import Stage
 
@@ -16,7 +17,7 @@ SEAL = ".sealed"
 
 
 class BatchFiles:
-    """Where a batch lies. The seal comes last: a batch that has one is whole."""
+    """The files of one batch. The seal comes last: a batch that has one is whole."""
 
     def __init__(self, folder: Path, number: int) -> None:
         self.rows, self._facts = folder / f"{number:04d}.jsonl.gz", folder / f"{number:04d}.json"
@@ -29,18 +30,7 @@ class BatchFiles:
         seal(self.seal, [self.rows, self._facts])
 
     def read(self) -> tuple[list[Rollout], dict[str, float]]:
-        rows = [
-            Rollout(
-                prompt_ids=tuple(row["prompt_ids"]),
-                response=Response(tuple(row["response"]["ids"]), row["response"]["finished"]),
-                logps=tuple(row["logps"]),
-                ref_logps=tuple(row["ref_logps"]),
-                reward=row["reward"],
-                advantages=tuple(row["advantages"]),
-            )
-            for row in read_rows(self.rows)
-        ]
-        return rows, self.read_facts()
+        return list(read_records(Rollout, self.rows)), self.read_facts()
 
     def read_facts(self) -> dict[str, float]:
         return read_json(self._facts)

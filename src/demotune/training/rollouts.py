@@ -1,4 +1,4 @@
-"""On-policy batches: drawn from the policy as it is, scored, and kept in files, so that a resumed batch is the same.
+"""On-policy batches: drawn from the current policy, scored, and kept in files, so that a resumed batch is the same.
 
 One batch is `prompts_per_batch` prompts with `num_generations` responses each. Before the first update each probability
 ratio is 1: in float32 responses carry the policy's log-probabilities, exact to rounding; otherwise these are computed
@@ -30,6 +30,7 @@ from demotune.runs.names import ROLLOUTS
 from demotune.training.advantages import returns_to_go
 from demotune.training.drawing import draw_with, keeps_logps
 from demotune.training.journal import share_of_this_process
+from demotune.training.microbatches import in_passes
 from demotune.training.on_policy import Numbers, OnPolicyBatch
 from demotune.training.rollout_files import SEAL, BatchFiles
 from demotune.training.smaller_passes import one_pass
@@ -113,9 +114,8 @@ class Rollouts(Sequence[list[Rollout]]):
         self._policy, self._reference, self._reward_of, self._check = policy, reference, reward_of, check
         self._budget = budget
         self.plan = RolloutPlan.of(self._config, len(prompts))
-        self._prompts = _in_passes(
-            prompts, self.plan.batches * self._config.prompts_per_batch, stage.seed("policy-prompts")
-        )
+        count = self.plan.batches * self._config.prompts_per_batch
+        self._prompts = in_passes(prompts, count, random.Random(stage.seed("policy-prompts")))
         self._folder = stage.folder / ROLLOUTS
         self._number = -1
         self._order: list[list[int]] = []
@@ -133,7 +133,7 @@ class Rollouts(Sequence[list[Rollout]]):
         return [self._rows[row] for row in self._order[place]]
 
     def _open(self, number: int) -> None:
-        """Make batch `number` the one at hand: from its files, or drawn and scored by the policy as it is now."""
+        """Make batch `number` the one at hand: from its files, or drawn and scored by the current policy."""
         files = BatchFiles(self._folder, number)
         if not files.seal.exists():
             self._make(number, files)
@@ -254,15 +254,6 @@ def forward_tokens(stage: Stage) -> int:
 
 def _tokens(completion: Completion) -> int:
     return len(completion.prompt_ids) + len(completion.response.ids)
-
-
-def _in_passes(prompts: Sequence[tuple[int, ...]], count: int, seed: int) -> list[tuple[int, ...]]:
-    """`count` prompts in random passes over all of them."""
-    rng = random.Random(seed)
-    found: list[tuple[int, ...]] = []
-    while len(found) < count:
-        found += rng.sample(prompts, len(prompts))
-    return found[:count]
 
 
 def _cut(rows: Sequence[int], parts: int) -> list[list[int]]:

@@ -1,7 +1,6 @@
 """From a config to a prepared run: model found, tokenizer and renderer made, rows read, automatic values filled in."""
 
 import dataclasses
-import difflib
 import enum
 import hashlib
 from collections.abc import Callable, Sequence
@@ -10,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from peft import PeftConfig
 from torch import nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
@@ -23,6 +21,7 @@ from demotune.common.machine import has_fast_bf16
 from demotune.common.processes import main_process, process_state, this_device, wait_for_everyone
 from demotune.common.profiling import timed
 from demotune.common.progress import say
+from demotune.common.suggestions import did_you_mean
 from demotune.config.loggers import refuse_unknown_loggers
 from demotune.config.methods import AnyConfig
 from demotune.data import read_prompt_file
@@ -73,7 +72,7 @@ class Setup:
 
     @property
     def float32(self) -> bool:
-        """Whether models compute in float32 all through, so that what stands beside a row moves it by rounding only."""
+        """Whether models compute in float32 throughout: then a row moves with its batch by rounding only."""
         return not self.bf16 and self.config.dtype == "float32"
 
     @cached_property
@@ -82,7 +81,7 @@ class Setup:
         return content_hash(self.start_model)
 
     def policy_folder(self, stage: int) -> Path:
-        """Where the policy lies that stage `stage` starts from: pi_t of the paper."""
+        """The folder of the policy that stage `stage` starts from: pi_t of the paper."""
         return self.folder.stage(stage - 1) / "model" if stage else self.start_model
 
     def load(self, folder: Path) -> Policy:
@@ -125,12 +124,6 @@ class Setup:
 def derive_seed(seed: int, stage: int, purpose: str) -> int:
     """31 bits from a hash of the three, so that no two uses share a stream of random numbers."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{stage}/{purpose}".encode()).digest()[:4]) >> 1
-
-
-def free_memory() -> None:
-    """Give cached accelerator memory back after a model was dropped."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def prepare_run(config: AnyConfig, folder: RunFolder, callbacks: Sequence[TrainerCallback]) -> Setup:
@@ -214,8 +207,7 @@ def _check_early(config: AnyConfig) -> None:
 def _check_name(field: str, name: str, known: type[enum.Enum], usual: str) -> None:
     names = [str(member.value) for member in known]
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
-        advice = f"did you mean {near[0]}?" if near else f"take {usual}"
+        advice = did_you_mean(name, names) or f"take {usual}"
         raise DemotuneError(f"{field} {name!r} is no name that transformers knows; {advice}")
 
 

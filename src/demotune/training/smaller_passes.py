@@ -1,14 +1,11 @@
 """Out of memory in a forward or backward pass of training: the work is begun again with passes of half the tokens."""
 
-import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-import torch
-
 from demotune.common.errors import DemotuneError
-from demotune.common.memory import is_lack_of_memory
+from demotune.common.memory import give_back_memory, is_lack_of_memory
 from demotune.common.processes import process_count
 from demotune.common.progress import warn
 
@@ -51,9 +48,7 @@ def in_smaller_passes(
             failure.__context__ = None
         budget = _half(failure)
         start_over()
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        give_back_memory()
 
 
 def _half(failure: PassTooLarge) -> int:

@@ -1,6 +1,5 @@
 """One stage of a run: its number, its folder, the policy it starts from, what of it is done."""
 
-import gc
 import random
 import shutil
 import time
@@ -12,14 +11,14 @@ from typing import Any
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import file_hash, folder_hash
-from demotune.common.memory import peak_memory_gib
+from demotune.common.memory import give_back_memory, peak_memory_gib
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.config.methods import RFTConfig, SFTConfig
 from demotune.config.stages import Pairwise
 from demotune.models.policy import Policy, content_hash, save_policy
 from demotune.records import Pair, RenderedDemonstration, Response, Side
 from demotune.runs.names import CHECKPOINTS, MODEL, PARTIAL
-from demotune.training.setup import Setup, free_memory
+from demotune.training.setup import Setup
 
 Write = Callable[[Path], object]
 
@@ -29,7 +28,7 @@ class Outcome:
     """What a phase leaves: files, and facts for its record in state.json. Tokens are those of prompts and responses."""
 
     outputs: Mapping[str, Write | None]
-    """Names in the stage's folder, and what writes them; None for what lies there already."""
+    """Names in the stage's folder, and what writes them; None for what is there already."""
     forward_tokens: int = 0
     """Drawn, or scored: sent through a model without a gradient."""
     trained_tokens: int = 0
@@ -52,7 +51,7 @@ class Stage:
         return phase in self.state
 
     def mark(self, phase: str, started: float, outcome: Outcome) -> None:
-        """State that a phase is done, after its outputs lie in place; all processes go on together."""
+        """State that a phase is done, after its outputs are in place; all processes go on together."""
         if main_process():
             record = {
                 "policy": self.policy_hash,
@@ -101,12 +100,7 @@ class Stage:
     def free_policy(self) -> None:
         """Drop the policy from memory, and what an optimizer that trained it still holds."""
         self._loaded = None
-        self.free_memory()
-
-    def free_memory(self) -> None:
-        """Give back what nothing refers to any more."""
-        gc.collect()
-        free_memory()
+        give_back_memory()
 
     def tidy(self) -> None:
         """Remove what only an interrupted stage needs: journals and checkpoints."""
@@ -114,7 +108,7 @@ class Stage:
             for checkpoints in self.folder.glob(f"*{CHECKPOINTS}"):
                 for checkpoint in checkpoints.glob("checkpoint-*"):
                     shutil.rmtree(checkpoint, ignore_errors=True)
-                if not any(checkpoints.iterdir()):  # TensorBoard's logs may lie there
+                if not any(checkpoints.iterdir()):  # TensorBoard's logs may be there
                     checkpoints.rmdir()
             for journal in self.folder.glob(f"*{PARTIAL}"):
                 journal.unlink()

@@ -61,7 +61,7 @@ class Fit:
     microbatches: Sequence[Sequence[Any]]
     steps: int
     title: str
-    """What stands beside the progress bar."""
+    """Text beside the progress bar."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the config that are others in this phase."""
     tokenizer: PreTrainedTokenizerBase | None = None

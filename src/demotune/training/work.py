@@ -11,7 +11,7 @@ class Tokens:
     positions: float = 0.0
     """Where the head of the vocabulary runs."""
     attended: float = 0.0
-    """Sum over tokens of how many tokens each stands with: what attention costs."""
+    """Sum over tokens of how many tokens each attends to: what attention costs."""
     counted: float = 0.0
     """As a run counts them in state.json."""
 
@@ -42,7 +42,7 @@ class Draw:
 
     @property
     def decoding(self) -> Tokens:
-        """The tokens of responses, one at a time; each stands with its prompt and with what came before it."""
+        """The tokens of responses, one at a time; each attends to its prompt and to what came before it."""
         count = self.rows * self.response
         return Tokens(
             computed=count,

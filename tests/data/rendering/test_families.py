@@ -290,7 +290,7 @@ GOLDENS = {
 SWITCHED_OFF = "the prompt of rows without reasoning is what serving sends with enable_thinking=False"
 SWITCHED_ON = "the prompt of rows with reasoning is what serving sends with {}=True"
 LEFT_OUT = "the template does not write reasoning, so it is left out"
-MERGED = "the chat template has no system turn, so the system text stands in front of the first user turn"
+MERGED = "the chat template has no system turn, so the system text is put in front of the first user turn"
 
 ONE, TWO, THREE = ": 1 conversation", ": 2 conversations", ": 3 conversations"
 

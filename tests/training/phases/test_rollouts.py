@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import random
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from demotune import DemotuneError, RFTConfig, run
 from demotune.common.files import read_rows
 from demotune.models.logprobs import naive_response_logps
 from demotune.training import rollouts
+from demotune.training.microbatches import in_passes
 from demotune.training.objectives import PolicyObjective
 from demotune.training.phases.policy import Limits, guard
 from demotune.training.rollouts import RolloutPlan, Rollouts
@@ -114,11 +116,11 @@ def test_another_seed_is_another_cut() -> None:
 def test_prompts_come_in_passes() -> None:
     """Eleven prompts of four: two whole passes, each in an order of its own, and a begun one."""
     prompts = [(2,), (3,), (4,), (5,)]
-    found = rollouts._in_passes(prompts, 11, seed=0)
+    found = in_passes(prompts, 11, random.Random(0))
     assert len(found) == 11
     assert sorted(found[:4]) == sorted(found[4:8]) == prompts
     assert len(set(found[8:])) == 3
-    assert len({tuple(rollouts._in_passes(prompts, 4, seed=seed)) for seed in range(20)}) > 5
+    assert len({tuple(in_passes(prompts, 4, random.Random(seed))) for seed in range(20)}) > 5
 
 
 # The coefficient of the KL that follows a target.

@@ -14,14 +14,13 @@ from demotune.common.statistics.intervals import (
     ratio_interval,
     share_interval,
 )
-from demotune.common.statistics.seeds import Ranks, compare_over_seeds, over_seeds, ranks
+from demotune.common.statistics.seeds import compare_over_seeds, over_seeds, ranks
 
 __all__ = [
     "FEWEST",
     "TOO_FEW",
     "Comparison",
     "Interval",
-    "Ranks",
     "compare_over_seeds",
     "compare_paired",
     "compare_ratio",

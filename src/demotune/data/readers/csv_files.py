@@ -65,7 +65,7 @@ def _header(reader: Iterator[list[str]], label: str) -> list[str]:
     try:
         header = next(reader, [])
     except csv.Error as error:
-        fix = "save it with line feeds at the end of lines" if "new-line" in str(error) else "mend line 1"
+        fix = "save it with line feeds at the end of lines" if "new-line" in str(error) else "correct line 1"
         raise DemotuneError(f"{label} has a broken header line ({error}); {fix}") from None
     if len(set(header)) < len(header):
         raise DemotuneError(f"{label} names a column twice in its header {header}; rename one")

@@ -40,7 +40,7 @@ def json_rows(stream: BufferedReader, label: str) -> Rows:
             # A second object after the first: JSON Lines, which many published datasets call .json.
             yield from jsonl_rows(BufferedReader(BytesIO(content)), label)
             return
-        raise DemotuneError(f"{label} is not valid JSON ({error}); mend it, or name it .jsonl if it is lines") from None
+        raise DemotuneError(f"{label} is not valid JSON ({error}); fix it, or name it .jsonl if it is lines") from None
     del content
     yield from _listed_rows(value, label)
 

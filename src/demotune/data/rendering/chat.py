@@ -23,13 +23,13 @@ from demotune.data.rendering.writer import (
 )
 from demotune.records import Context, Demonstration, Message
 
-_SYSTEM_MERGED = "the chat template has no system turn, so the system text stands in front of the first user turn"
+_SYSTEM_MERGED = "the chat template has no system turn, so the system text is put in front of the first user turn"
 
 _NO_GENERATION_PROMPT = (
     "; it has no generation prompt, so prompts end where it starts an assistant's text, which serving does not send"
 )
 
-_READ_AS_THOUGHT = "the chat template takes what stands before </think> in this text for reasoning"
+_READ_AS_THOUGHT = "the chat template takes what comes before </think> in this text for reasoning"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class _End:
     id: int
     text: str
     tail: str
-    """All that stands between an answer and the end of this token."""
+    """All text between an answer and the end of this token."""
     written: bool
     """Whether the template writes it behind the last turn too."""
 
@@ -72,7 +72,8 @@ class ChatTemplate:
         self._serving, self._without, self._with = forms.serving, forms.without_reasoning, forms.with_reasoning
         if self._with is not None and self._with.start == "generation prompt":
             self.probe += self._program.write(answered(QUESTION, ANSWER, THOUGHT), settings=self._with.settings)
-        self.opens_thought = self._with is not None and self._ends_open(self._with)
+        prompt = write_prompt(self._program, self._with, QUESTION) if self._with is not None else ""
+        self.opens_thought = prompt.rstrip().endswith(OPEN)
         self.marks = forms.marks
         self._remarks_without = self._unlike_serving(self._without, "without")
         self._remarks_with = self._unlike_serving(self._with, "with") if self._with is not None else ()
@@ -170,9 +171,6 @@ class ChatTemplate:
                     raise RenderError(f"{name} not written", f"the chat template does not write the {name}; {fix}")
         return text
 
-    def _ends_open(self, form: Form) -> bool:
-        return write_prompt(self._program, form, QUESTION).rstrip().endswith(OPEN)
-
     def _continue(self, form: Form, messages: Sequence[Message], prompt: str, reply: Message, context: Context) -> str:
         """What the template writes for the reply after the prompt.
 
@@ -228,7 +226,7 @@ def _with_own_thought(message: Message) -> Message:
 
 
 def _in_order(parts: Sequence[str], text: str) -> bool:
-    """Whether the parts stand in the text one after the other, white space aside."""
+    """Whether the parts are in the text one after the other, white space aside."""
     rest = without_spaces(text)
     for part in filter(None, map(without_spaces, parts)):
         _, found, rest = rest.partition(part)

@@ -23,7 +23,7 @@ class Renderer:
     """Turns conversations into token ids, by the tokenizer's chat template or by a plain `template` with {prompt}.
 
     Plain templates: {prompt} becomes the user's text; earlier turns are written the same way, each followed by its
-    reply, with blank lines between turns; a system message stands first; the tokenizer's BOS token stands in front
+    reply, with blank lines between turns; a system message comes first; the tokenizer's BOS token is put in front
     if the tokenizer adds one to plain text; the response is closed by the EOS token.
 
     Chat templates that write today's date get 26 Jul 2024 instead, so that a run gives the same ids on any day.

@@ -24,7 +24,7 @@ def keeps_logps(options: SamplingOptions) -> bool:
 
     In half precision a number moves with the rows beside it, too far from the one that training computes.
     """
-    return options.unchanged_distribution and not options.bf16
+    return options.temperature == 1 and options.top_p == 1 and options.top_k == 0 and not options.bf16
 
 
 def as_response(drawn: Sequence[Drawn], options: SamplingOptions) -> Response:

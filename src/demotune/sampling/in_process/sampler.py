@@ -6,7 +6,6 @@ the first slots, so that each step costs what its rows need. Each row has its ow
 interrupted run stopped, does not change what is drawn beyond rounding.
 """
 
-import gc
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from demotune.common.memory import is_lack_of_memory, slots_that_fit, too_large
+from demotune.common.memory import give_back_memory, is_lack_of_memory, slots_that_fit, too_large
 from demotune.models.attention import Layout, bare, carries_layouts, layout_arguments
 from demotune.models.logprobs import autocast
 from demotune.models.packing import shared_tokens
@@ -84,9 +83,7 @@ def sample_responses(
                 raise too_large(lack)
             if lack:
                 slots //= 2
-                gc.collect()  # the failed call's tensors, now that its frames are gone
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
+                give_back_memory()  # the failed call's tensors, now that its frames are gone
 
 
 @dataclass(slots=True)

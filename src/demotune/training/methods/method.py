@@ -12,7 +12,7 @@ from demotune.training.work import PhaseWork
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One step of a stage, under whose name state.json keeps what it left. It lies in files, so it is done once.
+    """One step of a stage, under whose name state.json keeps what it left. That is in files, so it is done once.
 
     `run` does it; `work` says, before anything is done, how many tokens, steps and models that takes.
     """

@@ -10,7 +10,7 @@ from demotune.common.progress import track
 from demotune.models.reference_logps import pair_logps
 from demotune.records import Completion, Side
 from demotune.runs.check import StageCheck, write_check
-from demotune.runs.gate import Gate, judge_stage
+from demotune.runs.gate import judge_stage
 from demotune.runs.heldout import (
     HeldoutRow,
     PairCheck,
@@ -57,7 +57,8 @@ def run(stage: Stage) -> Outcome:
             if reward := stage.state["reward"]["check"]:
                 found["reward"] = from_json(PairCheck, reward)
             found["policy"] = _earned(stage, rows)
-        found["gate"] = _gate(stage, rows)
+        name, before = best_before(stage.setup.folder, stage.number)
+        found["gate"] = judge_stage(read_heldout(before), rows, name)
     return Outcome(outputs=outputs, forward_tokens=forward)
 
 
@@ -75,11 +76,6 @@ def work(plan: StagePlan) -> PhaseWork:
     return PhaseWork(draws=plan.draws(rows), scored=scored, models=models, loads=models if rows else 0)
 
 
-def _gate(stage: Stage, rows: Sequence[HeldoutRow]) -> Gate:
-    name, before = best_before(stage.setup.folder, stage.number)
-    return judge_stage(read_heldout(before), rows, name)
-
-
 @timed("scoring")
 def _earned(stage: Stage, rows: Sequence[HeldoutRow]) -> PolicyCheck:
     """Rewards of the answers of pi_{t+1} to the held-out prompts beside those of pi_t's, by the stage's reward."""
@@ -87,13 +83,11 @@ def _earned(stage: Stage, rows: Sequence[HeldoutRow]) -> PolicyCheck:
     prompts = [row.prompt_ids for row in stage.setup.heldout]
     drawn = reward_function(stage)([Completion(*both) for both in zip(prompts, answers, strict=True)])
     before = [row for row in read_records(RewardRow, stage.folder / REWARDS) if row.heldout]
-    same = [
-        pair.sample == answer
-        for pair, answer in zip(sampled_pairs(stage.setup, stage.number, True), answers, strict=True)
-    ]
+    pairs = sampled_pairs(stage.setup, stage.number, heldout=True)
     # Rounding depends on which rows are scored together; the same answer earns the same.
     rewards = [
-        row.sample_reward if is_same else reward for row, reward, is_same in zip(before, drawn, same, strict=True)
+        row.sample_reward if pair.sample == answer else reward
+        for row, reward, pair, answer in zip(before, drawn, pairs, answers, strict=True)
     ]
     return check_policy(
         demos=[row.demo_reward for row in before],

@@ -1,11 +1,13 @@
 """REFERENCE: log-probabilities of the stage's pairs under the reference, once; what is known is not computed."""
 
+from collections.abc import Mapping
+
 from demotune.common.files import write_rows
 from demotune.common.processes import wait_for_everyone
 from demotune.common.profiling import span
 from demotune.common.progress import track
-from demotune.models.policy import Policy
 from demotune.models.reference_logps import pair_logps
+from demotune.records import Side
 from demotune.runs.heldout_files import rows_before
 from demotune.runs.names import REFERENCE_LOGPS
 from demotune.training.journal import PhaseJournal, share_of_this_process
@@ -29,35 +31,36 @@ def run(stage: Stage) -> Outcome:
     pairs, heldout = training_pairs(stage), sampled_pairs(stage.setup, stage.number, heldout=True)
     everything = [*pairs, *heldout]
     plan = plan_pairs(stage.setup, pair_lengths(pairs), stage.seed("microbatches"))
-    # Numbers of the pairs that stand together: the micro-batches of training, then chunks of held-out pairs.
+    # Numbers of the pairs that are computed together: the micro-batches of training, then chunks of held-out pairs.
     units = [*plan.units, *chunks(range(len(pairs), len(everything)), config.per_device_train_batch_size)]
-    known = (
-        known_logps(stage, rows_before(stage.setup.folder, stage.number))
-        if reference_is_start(stage.setup, stage.number)
-        else {}
-    )
-    policy = _reference_policy(stage)
+    known: Mapping[Side, float] = {}
+    if reference_is_start(stage.setup, stage.number):
+        known = known_logps(stage, rows_before(stage.setup.folder, stage.number))
+        policy = stage.start_policy
+    else:
+        stage.free_policy()  # only one model is in memory
+        policy = stage.setup.load(stage.setup.start_model)
     journal = PhaseJournal(stage.folder, "reference")
     missing = [unit for unit in units if not set(unit) <= journal.done.keys()]
     title = f"stage {stage.number}: reference log-probabilities"
     with track(title, len(everything), "pairs") as tracker, span("scoring"):
         tracker.start_at(len(journal.done))
-        for unit in share_of_this_process(missing):
-            batch = [everything[number] for number in unit]
-            for logps in pair_logps(
-                policy,
-                [batch],
-                bf16=stage.setup.bf16,
-                advance=tracker.advance,
-                budget=config.tokens_per_microbatch,
-                known=known,
-            ):
-                journal.append(
-                    [
-                        {"row": number, "key": pair.key, "demo_ref_logp": demo, "sample_ref_logp": sample}
-                        for number, pair, (demo, sample) in zip(unit, batch, logps, strict=True)
-                    ]
-                )
+        mine = share_of_this_process(missing)
+        computed = pair_logps(
+            policy,
+            [[everything[number] for number in unit] for unit in mine],
+            bf16=stage.setup.bf16,
+            advance=tracker.advance,
+            budget=config.tokens_per_microbatch,
+            known=known,
+        )
+        for unit, logps in zip(mine, computed, strict=True):
+            journal.append(
+                [
+                    {"row": number, "key": everything[number].key, "demo_ref_logp": demo, "sample_ref_logp": sample}
+                    for number, (demo, sample) in zip(unit, logps, strict=True)
+                ]
+            )
     wait_for_everyone()
     rows = journal.read()
     return Outcome(
@@ -67,14 +70,6 @@ def run(stage: Stage) -> Outcome:
         forward_tokens=pair_tokens(everything, known),
         facts={"pairs": len(pairs), "reference": config.reference},
     )
-
-
-def _reference_policy(stage: Stage) -> Policy:
-    """The policy that is the reference. Only one model is in memory: another one is loaded in its place."""
-    if reference_is_start(stage.setup, stage.number):
-        return stage.start_policy
-    stage.free_policy()
-    return stage.setup.load(stage.setup.start_model)
 
 
 def work(plan: StagePlan) -> PhaseWork:

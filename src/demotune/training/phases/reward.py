@@ -9,6 +9,7 @@ from peft import PeftModel
 
 from demotune.common.errors import DemotuneError
 from demotune.common.json_records import as_json, write_records
+from demotune.common.memory import give_back_memory
 from demotune.common.processes import main_process
 from demotune.common.profiling import timed
 from demotune.common.progress import say, track, warn
@@ -37,7 +38,7 @@ from demotune.training.callbacks import KeepBest, best_judgement
 from demotune.training.fit import fit
 from demotune.training.losses import loss_at_reference, reward_loss
 from demotune.training.microbatches import MicrobatchPlan, config_microbatches
-from demotune.training.objectives import RewardObjective
+from demotune.training.objectives import RewardObjective, both_sides
 from demotune.training.pairs import pair_lengths, sampled_pairs
 from demotune.training.plan import StagePlan, tokens_of_pair
 from demotune.training.setup import Setup
@@ -45,6 +46,7 @@ from demotune.training.stage import Outcome, Stage, chunks, pair_tokens, with_re
 from demotune.training.trainer import ExpectedFirstValue, Fit
 from demotune.training.work import PhaseWork
 
+RewardFunction = Callable[[Sequence[Completion]], list[float]]
 HEAD_RATE = 0.5
 """Learning rate of a head that starts at zero, times its width: so it catches up with the layers below within some ten
 steps, whatever their rate."""
@@ -54,7 +56,7 @@ def run(stage: Stage) -> Outcome:
     """K steps from the previous stage's reward, stopped early by held-out pairs; publishes reward/ and its numbers."""
     pairs, heldout = usable_pairs(stage)
     fitted = fit(stage, "reward", lambda _: _prepare(stage, pairs, heldout))
-    stage.free_memory()
+    give_back_memory()
     rewards = _rewards_of_all(stage)
     judged = [row for row in rewards if row.heldout and row.usable] or [row for row in rewards if row.usable]
     steps = max((record["step"] for record in fitted.history), default=0)
@@ -129,11 +131,15 @@ def _check(rewards: Sequence[RewardRow]) -> PairCheck:
     )
 
 
-def reward_function(stage: Stage) -> Callable[[Sequence[Completion]], list[float]]:
+def reward_function(stage: Stage) -> RewardFunction:
     """The reward that the stage's reward phase published, loaded; an adapter shares the base of the stage's policy."""
+    return _scorer(stage, _load(stage, stage.number))
+
+
+def _scorer(stage: Stage, reward: RewardModel) -> RewardFunction:
     return partial(
         completion_rewards,
-        _load(stage, stage.number),
+        reward,
         pad_id=reward_padding(stage.setup),
         bound=with_reward(stage.setup).reward_bound,
         batch_size=2 * stage.setup.config.per_device_train_batch_size,
@@ -206,34 +212,19 @@ def _prepare(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) -> Fi
         expected_first=None if named or stage.number else at_zero,  # under a head of zeros every reward is 0
         keep_best=KeepBest(config.reward_eval_steps, config.reward_patience, publish) if heldout else None,
         finish=None if heldout else publish,
-        judge=partial(_judge, reward, objective, heldout, config.per_device_train_batch_size, setup.bf16),
+        judge=partial(_judge, _scorer(stage, reward), objective, heldout),
         rates={} if named else {"score": HEAD_RATE / reward.config.get_text_config().hidden_size},
     )
 
 
 @timed("scoring")
-def _judge(
-    reward: RewardModel, objective: RewardObjective, heldout: Sequence[Pair], batch_size: int, bf16: bool
-) -> dict[str, float]:
+def _judge(reward_of: RewardFunction, objective: RewardObjective, heldout: Sequence[Pair]) -> dict[str, float]:
     """Mean loss and accuracy on held-out pairs; a tie is half right."""
-    rewards = completion_rewards(
-        reward,
-        _both_sides(heldout),
-        pad_id=objective.pad_id,
-        bound=objective.bound,
-        batch_size=2 * batch_size,
-        bf16=bf16,
-    )
+    rewards = reward_of(both_sides(heldout))
     demos, samples = rewards[: len(heldout)], rewards[len(heldout) :]
     losses = reward_loss(torch.tensor(demos), torch.tensor(samples), objective.link, objective.center)
     right = count_wins(list(zip(demos, samples, strict=True)))
     return {"loss": float(losses.mean()), "rewards/accuracies": right / len(heldout)}
-
-
-def _both_sides(pairs: Sequence[Pair]) -> list[Completion]:
-    """The demonstrations, then the samples."""
-    demos = [Completion(pair.prompt_ids, pair.demo) for pair in pairs]
-    return demos + [Completion(pair.prompt_ids, pair.sample) for pair in pairs]
 
 
 @timed("files")
@@ -254,7 +245,7 @@ def _rewards_of_all(stage: Stage) -> list[RewardRow]:
     rows: list[RewardRow] = []
     with track(f"stage {stage.number}: rewards", len(sides), "pairs") as tracker:
         for batch in chunks(sides, config.per_device_train_batch_size):
-            rewards = reward_of(_both_sides([pair for _, pair in batch]))
+            rewards = reward_of(both_sides([pair for _, pair in batch]))
             rows += [
                 RewardRow(
                     key=pair.key,
@@ -271,5 +262,5 @@ def _rewards_of_all(stage: Stage) -> list[RewardRow]:
             ]
             tracker.advance(len(batch))
     del reward_of
-    stage.free_memory()
+    give_back_memory()
     return rows

@@ -15,11 +15,10 @@ from helpers.tiny_runs import STAGED
 from safetensors.torch import load_file
 from torch import nn
 
-from demotune import DemotuneError, RunResult, SPINConfig, resume, run
+from demotune import DemotuneError, RunResult, SPINConfig, estimate_run, resume, run
 from demotune.common.files import read_json, read_rows
 from demotune.conclusion import conclude, write_page
 from demotune.config.methods import CONFIGS
-from demotune.estimation.estimate import estimate
 from demotune.models.logprobs import response_logps
 from demotune.models.packing import Batch
 from demotune.records import ScoredPair
@@ -107,7 +106,7 @@ def test_it_is_run(result: RunResult) -> None:
 
 
 def test_it_is_estimated(result: RunResult, place: Path) -> None:
-    found = estimate(config(place, "unused"), "h100")
+    found = estimate_run(config(place, "unused"), "h100")
     assert [[work.name for work in found.work if work.stage == number] for number in (0, 1)] == [
         list(stage["phases"]) for stage in result.stages
     ]

@@ -22,7 +22,6 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from demotune import DemotuneError, RFTConfig, run
 from demotune.common.files import read_rows
 from demotune.models.logprobs import naive_response_logps
-from demotune.training import rollouts
 from demotune.training.microbatches import in_passes
 from demotune.training.objectives import PolicyObjective
 from demotune.training.phases.policy import Limits, guard

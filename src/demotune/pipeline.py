@@ -22,8 +22,8 @@ from demotune.runs.folder import RunFolder
 from demotune.training.callbacks import TimeSteps
 from demotune.training.manifest import check_unchanged, write_manifest
 from demotune.training.objects import keep_objects
+from demotune.training.phase_loop import run_stage, stopped_by_gate
 from demotune.training.setup import Setup, prepare_run
-from demotune.training.stages import run_stage, stopped_by_gate
 
 
 def run(

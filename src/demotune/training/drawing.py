@@ -13,7 +13,7 @@ from demotune.common.profiling import timed
 from demotune.common.progress import Tracker
 from demotune.records import Response
 from demotune.sampling import SamplingOptions
-from demotune.training.journal import PhaseJournal, share_of_this_process
+from demotune.training.phase_journal import PhaseJournal, share_of_this_process
 from demotune.training.setup import Setup
 from demotune.training.stage import Stage
 

@@ -10,9 +10,9 @@ from demotune.runs.heldout import HeldoutRow
 from demotune.runs.names import REFERENCE_LOGPS, SAMPLES
 from demotune.runs.rows import ReferenceRow, SampleRow
 from demotune.training.microbatches import MicrobatchPlan, config_microbatches
-from demotune.training.plan import RowSizes, StagePlan
 from demotune.training.setup import Setup
 from demotune.training.stage import Stage, pairwise, stage_slice
+from demotune.training.work_plan import RowSizes, StagePlan
 
 Row = TypeVar("Row")
 

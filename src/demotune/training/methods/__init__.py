@@ -1,4 +1,7 @@
-"""The methods, one a file. A new one is a file with a config class and a `Method`, and its name in METHODS."""
+"""The methods, one a file: its phases and its objective. `register` adds another one, with a config class of its own.
+
+The config classes of these four are in `config.methods`, which must not import torch.
+"""
 
 from typing import Any, cast
 

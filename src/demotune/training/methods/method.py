@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from demotune.config.methods import RunConfig
-from demotune.training.plan import StagePlan
 from demotune.training.setup import Setup
 from demotune.training.stage import Outcome, Stage
 from demotune.training.work import PhaseWork
+from demotune.training.work_plan import StagePlan
 
 
 @dataclass(frozen=True, slots=True)

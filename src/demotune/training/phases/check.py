@@ -27,9 +27,9 @@ from demotune.runs.rows import ImplicitRow, RewardRow
 from demotune.training.heldout_rows import heldout_tokens, trained_rows
 from demotune.training.pairs import known_logps, sampled_pairs, scored_pairs
 from demotune.training.phases.reward import reward_function
-from demotune.training.plan import StagePlan, tokens_of_responses
 from demotune.training.stage import Outcome, Stage, Write, chunks, pair_tokens, pairwise
 from demotune.training.work import PhaseWork
+from demotune.training.work_plan import StagePlan, tokens_of_responses
 
 
 def run(stage: Stage) -> Outcome:

@@ -17,12 +17,12 @@ from demotune.training.drawing import keeps_logps
 from demotune.training.fit import CHECKPOINTS_OF, fit
 from demotune.training.objectives import PolicyObjective
 from demotune.training.phases.reward import reward_function
-from demotune.training.plan import StagePlan, tokens_of_prompts, tokens_of_responses
 from demotune.training.rollout_files import drop_damaged, read_batches
 from demotune.training.rollouts import RolloutPlan, Rollouts, forward_tokens
 from demotune.training.stage import Outcome, Stage, stage_slice, with_reward
 from demotune.training.trainer import EarlyStop, ExpectedFirstValue, Fit
 from demotune.training.work import Draw, PhaseWork, Training
+from demotune.training.work_plan import StagePlan, tokens_of_prompts, tokens_of_responses
 
 
 @dataclass(frozen=True, slots=True)

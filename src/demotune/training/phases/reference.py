@@ -10,7 +10,6 @@ from demotune.models.reference_logps import pair_logps
 from demotune.records import Side
 from demotune.runs.heldout_files import rows_before
 from demotune.runs.names import REFERENCE_LOGPS
-from demotune.training.journal import PhaseJournal, share_of_this_process
 from demotune.training.pairs import (
     expected_pairs,
     known_logps,
@@ -20,9 +19,10 @@ from demotune.training.pairs import (
     sampled_pairs,
     training_pairs,
 )
-from demotune.training.plan import StagePlan
+from demotune.training.phase_journal import PhaseJournal, share_of_this_process
 from demotune.training.stage import Outcome, Stage, chunks, pair_tokens, pairwise
 from demotune.training.work import PhaseWork
+from demotune.training.work_plan import StagePlan
 
 
 def run(stage: Stage) -> Outcome:

@@ -40,11 +40,11 @@ from demotune.training.losses import loss_at_reference, reward_loss
 from demotune.training.microbatches import MicrobatchPlan, config_microbatches
 from demotune.training.objectives import RewardObjective, both_sides
 from demotune.training.pairs import pair_lengths, sampled_pairs
-from demotune.training.plan import StagePlan, tokens_of_pair
 from demotune.training.setup import Setup
 from demotune.training.stage import Outcome, Stage, chunks, pair_tokens, with_reward
 from demotune.training.trainer import ExpectedFirstValue, Fit
 from demotune.training.work import PhaseWork
+from demotune.training.work_plan import StagePlan, tokens_of_pair
 
 RewardFunction = Callable[[Sequence[Completion]], list[float]]
 HEAD_RATE = 0.5

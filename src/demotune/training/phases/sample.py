@@ -11,9 +11,9 @@ from demotune.runs.heldout_files import rows_before
 from demotune.runs.names import SAMPLES
 from demotune.runs.rows import SampleRow
 from demotune.training.drawing import draw_with
-from demotune.training.plan import StagePlan
 from demotune.training.stage import Outcome, Stage, stage_slice, tokens_of
 from demotune.training.work import PhaseWork
+from demotune.training.work_plan import StagePlan
 
 
 def run(stage: Stage) -> Outcome:

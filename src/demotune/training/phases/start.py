@@ -3,9 +3,9 @@
 from demotune.runs.heldout_files import write_heldout
 from demotune.runs.names import START
 from demotune.training.heldout_rows import heldout_tokens, start_rows
-from demotune.training.plan import StagePlan
 from demotune.training.stage import Outcome, Stage
 from demotune.training.work import PhaseWork
+from demotune.training.work_plan import StagePlan
 
 
 def run(stage: Stage) -> Outcome:

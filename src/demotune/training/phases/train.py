@@ -16,10 +16,10 @@ from demotune.training.pairs import (
     scored_pairs,
     steps_of_all_stages,
 )
-from demotune.training.plan import StagePlan, tokens_of_pair, tokens_of_responses
 from demotune.training.stage import Outcome, Stage, pairwise, stage_slice, supervised
 from demotune.training.trainer import Carry, ExpectedFirstValue, Fit
 from demotune.training.work import PhaseWork
+from demotune.training.work_plan import StagePlan, tokens_of_pair, tokens_of_responses
 
 
 def on_demonstrations(stage: Stage, objective: Callable[[Any], Objective[Any]]) -> Outcome:

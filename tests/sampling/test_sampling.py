@@ -236,7 +236,7 @@ def test_a_token_without_probability_is_never_drawn(
     how = options(temperature=temperature, top_k=top_k, top_p=top_p)
     scores = torch.tensor([logits])
     [token] = chosen(scores, torch.tensor([uniform], dtype=torch.float64), how)
-    assert scores.softmax(dim=-1)[0, token] > 0
+    assert (scores / (temperature or 1.0)).softmax(dim=-1)[0, token] > 0
     if top_k:
         assert int((scores[0] > scores[0, token]).sum()) < top_k
 

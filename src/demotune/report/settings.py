@@ -57,7 +57,7 @@ def own_fields(method: str) -> list[str]:
 
 
 def _settings(runs: Sequence[Run], names: Sequence[str]) -> Table:
-    """One line a setting; its meaning is shown for a single run only: several leave no room."""
+    """One line a setting; its meaning is shown for a single run only: several leave no space for it."""
     defaults = _defaults(runs[0])
     helps = {name: text for run in runs for name, text in field_help(CONFIGS[cast(Method, run.method)]).items()}
     rows = [

@@ -53,8 +53,8 @@ class StagePlan:
         return self.setup.adapter is None
 
     def sizes(self, row: RenderedDemonstration) -> RowSizes:
-        room = self.setup.config.max_length - len(row.prompt_ids)
-        return RowSizes(row.prompt_ids, len(row.demo.ids), max(min(self._longest, room), 1))
+        longest = self.setup.config.max_length - len(row.prompt_ids)
+        return RowSizes(row.prompt_ids, len(row.demo.ids), max(min(self._longest, longest), 1))
 
     def draws(self, rows: Sequence[RowSizes]) -> tuple[Draw, ...]:
         """A response to the prompt of each row."""

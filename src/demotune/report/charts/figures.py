@@ -228,7 +228,7 @@ def _figure(
     height: int = 300,
     annotations: Sequence[Mapping[str, Any]] = (),
 ) -> Figure:
-    """The look that all charts share; rows with names (`annotations`) need more room at the left."""
+    """The look that all charts share; rows with names (`annotations`) need more space at the left."""
 
     def axis(title: str) -> Figure:
         return {

@@ -5,6 +5,7 @@ their weighted sum; its weights maximise the likelihood that each demonstration 
 less an L2 penalty. Only differences within a prompt count, so it has no intercept: its zero means nothing.
 """
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -30,8 +31,10 @@ from demotune.rewards.pair_selection import select_pairs
 Floats = NDArray[np.float64]
 
 FOLDS = 5
-L2_GRID = tuple(float(10**exponent) for exponent in np.linspace(-5, 1, 13))
+L2_GRID = tuple(10.0**exponent for exponent in range(-5, 2))
 """Penalties to choose from, per column: a sum of so many standardised columns grows with their number."""
+CLOSE, EXACT = 1e-4, 1e-6
+"""Largest slope of the objective that a fit stops at: to choose the penalty, and at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +171,7 @@ def fit_linear_reward(train: PairColumns, heldout: PairColumns | None, columns: 
     scale = np.sqrt(weights @ differences**2 / weights.sum())
     scale[scale == 0] = 1.0
     l2, margins = _choose_l2(differences / scale, weights, train.prompts)
-    fitted = _fit(differences / scale, weights, l2)
+    fitted = _fit(differences / scale, weights, l2, np.zeros_like(scale), EXACT)
     judged_on_heldout = heldout is not None and len(heldout.prompts) > 0
     judged = train.prompts
     if heldout is not None and judged_on_heldout:
@@ -187,9 +190,14 @@ def fit_linear_reward(train: PairColumns, heldout: PairColumns | None, columns: 
 
 
 def accuracy_by_prompt(margins: Floats, prompts: Sequence[Hashable]) -> Interval:
-    """Share of positive margins, a zero is half, each prompt counting once; Wilson's interval over prompts."""
+    """Share of positive margins, a zero is half, each prompt counting once; Wilson's interval over prompts.
+
+    A prompt that is partly right widens it: the lower bound takes the sum of wins rounded down, the upper one up.
+    """
     right = (margins > 0) + 0.5 * (margins == 0)
-    return share_interval(float(_prompt_weights(prompts) @ right), len(set(prompts)))
+    count, wins = len(set(prompts)), round(float(_prompt_weights(prompts) @ right), 9)
+    low, high = share_interval(math.floor(wins), count), share_interval(math.ceil(wins), count)
+    return Interval(wins / count, low.low, high.high)
 
 
 def _prompt_weights(prompts: Sequence[Hashable]) -> Floats:
@@ -208,22 +216,24 @@ def _choose_l2(differences: Floats, weights: Floats, prompts: Sequence[Hashable]
     """The penalty with the lowest loss on prompts left out, of equal ones the largest, and their margins (P,) then."""
     groups = _numbered(prompts)
     folds = list(GroupKFold(min(FOLDS, len(set(groups)))).split(groups, groups=groups))
-    best = (np.inf, 0.0, weights)
-    for penalty in reversed(L2_GRID):
-        l2 = penalty * differences.shape[1]
-        margins = np.zeros(len(differences))
-        for train, test in folds:
-            margins[test] = differences[test] @ _fit(differences[train], weights[train], l2)
-        loss = float(-weights @ log_expit(margins))
-        if loss < best[0]:
-            best = (loss, l2, margins)
-    return best[1], best[2]
+    penalties = [penalty * differences.shape[1] for penalty in reversed(L2_GRID)]
+    margins = np.zeros((len(penalties), len(differences)))
+    for train, test in folds:
+        start = np.zeros(differences.shape[1])
+        for number, l2 in enumerate(penalties):  # each fit starts from the one before it, which is near
+            start = _fit(differences[train], weights[train], l2, start, CLOSE)
+            margins[number, test] = differences[test] @ start
+    best = int(np.argmin(-log_expit(margins) @ weights))
+    return penalties[best], margins[best]
 
 
-def _fit(differences: Floats, weights: Floats, l2: float) -> Floats:
+def _fit(differences: Floats, weights: Floats, l2: float, start: Floats, tolerance: float) -> Floats:
     """(C,) minimising mean_prompts -log sigmoid(w . difference) + l2 |w|^2 / 2; `weights` are `_prompt_weights`."""
     signs = np.where(np.arange(len(differences)) % 2, 1.0, -1.0)  # scikit-learn wants two classes; the loss is the same
-    model = LogisticRegression(C=1 / (l2 * weights.sum()), fit_intercept=False, tol=1e-6, max_iter=1000)
+    model = LogisticRegression(
+        C=1 / (l2 * weights.sum()), fit_intercept=False, tol=tolerance, max_iter=1000, warm_start=True
+    )
+    model.coef_, model.intercept_ = start[None], np.zeros(1)
     model.fit(differences * signs[:, None], signs, sample_weight=weights)
     found: Floats = model.coef_[0]
     return found

@@ -2,7 +2,7 @@
 
     python benchmarks/studies/toy.py FOLDER [--seed 0] [--demonstrations 32]
 
-A prompt is ASKED letters; a response has LENGTH letters. The start model, a Llama of 100,000 numbers made from scratch
+A prompt is ASKED letters; a response has LENGTH letters. The start model, a Llama of 87,000 numbers made from scratch
 in under a minute, writes fluently, seldom mentions an asked letter, and has a habit: every twentieth letter is a z. A
 program counts how much of the asked letters a response has and whether it is free of the habit. Demonstrations mention
 all asked letters and never show the habit; they are fluent like the start model. The model has also read remarks on

@@ -133,3 +133,38 @@ def policy_loss(
         clipped_low=(ratio < 1 - epsilon) & (advantages < 0),
         clipped_high=(ratio > 1 + epsilon) & (advantages > 0),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class TripletLoss:
+    """Per-triplet values, each (B,). Rewards are beta * log pi, detached from the graph."""
+
+    loss: Tensor
+    demo_reward: Tensor
+    sample_reward: Tensor
+    first_reward: Tensor
+    """Of the start model's sample."""
+
+
+def tspin_loss(
+    demo_logps: Tensor, sample_logps: Tensor, first_logps: Tensor, beta: float, history_weight: float
+) -> TripletLoss:
+    """T-SPIN (arXiv 2601.08198): demonstration above sample, and sample above the start model's sample.
+
+    With r = beta * log pi_theta, no reference:
+
+        -log sigmoid(r(demo) - r(sample)) - history_weight * log sigmoid(r(sample) - r(first))
+
+    The first term fades as samples come near the demonstrations; the second one stays, for `first` is drawn once, by
+    the start model. Inputs are (B,): log pi(y | x), summed over response tokens, in nats. (1 + history_weight) log 2
+    where all three are equal; at the start of a stage they are not, so the value there is not known beforehand.
+
+    The paper calls `beta` alpha and `history_weight` beta. Its equation was read in a summary, not in the paper.
+    """
+    demo, sample, first = beta * demo_logps, beta * sample_logps, beta * first_logps
+    return TripletLoss(
+        loss=-logsigmoid(demo - sample) - history_weight * logsigmoid(sample - first),
+        demo_reward=demo.detach(),
+        sample_reward=sample.detach(),
+        first_reward=first.detach(),
+    )

@@ -1,0 +1,239 @@
+"""A linear reward on a frozen backbone: logistic regression on what separates demonstrations from samples.
+
+A response's columns are the backbone's last hidden state at its end, and, if asked for, named features. The reward is
+their weighted sum; its weights maximise the likelihood that each demonstration beats its sample (Bradley and Terry),
+less an L2 penalty. Only differences within a prompt count, so it has no intercept: its zero means nothing.
+"""
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import log_expit
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
+from torch import nn
+from transformers import PreTrainedModel
+
+from demotune.common.errors import DemotuneError
+from demotune.common.statistics import FEWEST, Interval, share_interval
+from demotune.models.reward import RewardModel, reward_from_policy
+from demotune.models.scoring import Advance
+from demotune.models.states import TOKENS_TOGETHER, end_states, followed_by
+from demotune.records import Completion, Pair
+from demotune.rewards.features import feature_table
+from demotune.rewards.pair_selection import select_pairs
+
+Floats = NDArray[np.float64]
+
+FOLDS = 5
+L2_GRID = tuple(10.0**exponent for exponent in range(-5, 2))
+"""Penalties to choose from, per column: a sum of so many standardised columns grows with their number."""
+CLOSE, EXACT = 1e-4, 1e-6
+"""Largest slope of the objective that a fit stops at: to choose the penalty, and at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What a linear reward reads of a response: D hidden numbers of a frozen backbone, then the named features."""
+
+    features: tuple[str, ...] = ()
+    """Names from `features.FEATURES`. A reward with any cannot be saved as a classifier's head."""
+    question_ids: tuple[int, ...] = ()
+    """Read after the response, at its last token; empty: read at the response's own last token."""
+
+    def of(
+        self,
+        backbone: nn.Module,
+        completions: Sequence[Completion],
+        *,
+        pad_id: int,
+        bf16: bool,
+        budget: int = TOKENS_TOGETHER,
+        advance: Advance = lambda _: None,
+    ) -> Floats:
+        """(N, D + F) the columns of each completion; `budget` bounds the tokens of one forward pass."""
+        asked = followed_by(completions, self.question_ids)
+        states = end_states(backbone, asked, pad_id=pad_id, bf16=bf16, budget=budget, advance=advance)
+        named = np.array(feature_table(completions, self.features)).reshape(len(completions), len(self.features))
+        return np.concatenate([states.double().numpy(), named], axis=1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PairColumns:
+    """Differing pairs as numbers: P rows of both sides, and the prompt of each."""
+
+    demo: Floats
+    """(P, D + F)."""
+    sample: Floats
+    prompts: tuple[Hashable, ...]
+    equal: int = 0
+    """Pairs left out because their sides are equal."""
+
+    @property
+    def differences(self) -> Floats:
+        return self.demo - self.sample
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinearReward:
+    """What was learned: the reward of columns x is sum_i weights_i * x_i / scale_i."""
+
+    weights: Floats
+    """(D + F,), of columns divided by `scale`."""
+    scale: Floats
+    """(D + F,): root mean square of each column's differences; 1 where a column never differs."""
+    columns: Columns
+    l2: float
+    """The chosen penalty on |weights|^2 / 2, beside the mean loss per prompt in nats."""
+    accuracy: Interval
+    """Share of pairs whose demonstration earns more, a tie is half, each prompt counting once. On held-out pairs where
+    there were any; else on the training prompts, each judged by a fit without it, which chose `l2` too."""
+    heldout_prompts: int
+    """How many prompts the accuracy is of when they were held out; 0 when it was cross-validated."""
+    prompts: int
+    pairs: int
+    equal_pairs: int
+    """Training pairs that were left out because their sides are equal."""
+
+    def score(self, columns: Floats) -> Floats:
+        """(N, D + F) -> (N,): differences of two rewards to one prompt are log-odds, in nats."""
+        rewards: Floats = columns @ (self.weights / self.scale)
+        return rewards
+
+    @property
+    def feature_weights(self) -> dict[str, float]:
+        """Of each named feature, in nats per typical difference; empty without named features."""
+        start = len(self.weights) - len(self.columns.features)
+        return dict(zip(self.columns.features, self.weights[start:].tolist(), strict=True))
+
+    def as_head(self, backbone: PreTrainedModel, pad_id: int) -> RewardModel:
+        """An ordinary sequence classifier with one label on the backbone itself, whose weights stay as they are.
+
+        It gives the same rewards, of responses followed by the question where there is one. Raises DemotuneError for
+        a reward that reads named features, which no head can.
+        """
+        if self.columns.features:
+            raise DemotuneError(
+                f"this reward also reads {', '.join(self.columns.features)}, which a classifier's head cannot; fit it "
+                "without named features"
+            )
+        model = reward_from_policy(backbone, pad_id)
+        with torch.no_grad():
+            cast(nn.Linear, model.score).weight.copy_(torch.from_numpy(self.weights / self.scale).unsqueeze(0))
+        return model
+
+
+def pair_columns(
+    backbone: nn.Module,
+    pairs: Sequence[Pair],
+    columns: Columns,
+    *,
+    pad_id: int,
+    bf16: bool,
+    budget: int = TOKENS_TOGETHER,
+    advance: Advance = lambda _: None,
+) -> PairColumns:
+    """The columns of all differing pairs; a demonstration with several samples is computed once."""
+    chosen = select_pairs(pairs)
+    if not chosen.pairs:
+        return PairColumns(np.zeros((0, 0)), np.zeros((0, 0)), (), chosen.equal)
+    demos = [Completion(pair.prompt_ids, pair.demo) for pair in chosen.pairs]
+    samples = [Completion(pair.prompt_ids, pair.sample) for pair in chosen.pairs]
+    number = {side: place for place, side in enumerate(dict.fromkeys([*demos, *samples]))}
+    table = columns.of(backbone, [*number], pad_id=pad_id, bf16=bf16, budget=budget, advance=advance)
+    return PairColumns(
+        demo=table[[number[side] for side in demos]],
+        sample=table[[number[side] for side in samples]],
+        prompts=tuple(pair.prompt_ids for pair in chosen.pairs),
+        equal=chosen.equal,
+    )
+
+
+def fit_linear_reward(train: PairColumns, heldout: PairColumns | None, columns: Columns) -> LinearReward:
+    """Fit on `train`: the penalty by cross-validation over prompts, then all pairs with it. Draws no random numbers.
+
+    Each prompt weighs the same, however many pairs it has. Raises DemotuneError for fewer than 5 prompts whose sides
+    differ.
+    """
+    prompts = len(set(train.prompts))
+    if prompts < FEWEST:
+        raise DemotuneError(
+            f"only {prompts} prompts have a sample that differs from its demonstration ({train.equal} pairs are "
+            f"equal), and a linear reward needs {FEWEST}; give more demonstrations, or sample at a higher temperature"
+        )
+    differences = train.differences
+    weights = _prompt_weights(train.prompts)
+    scale = np.sqrt(weights @ differences**2 / weights.sum())
+    scale[scale == 0] = 1.0
+    l2, margins = _choose_l2(differences / scale, weights, train.prompts)
+    fitted = _fit(differences / scale, weights, l2, np.zeros_like(scale), EXACT)
+    judged_on_heldout = heldout is not None and len(heldout.prompts) > 0
+    judged = train.prompts
+    if heldout is not None and judged_on_heldout:
+        margins, judged = heldout.differences @ (fitted / scale), heldout.prompts
+    return LinearReward(
+        weights=fitted,
+        scale=scale,
+        columns=columns,
+        l2=l2,
+        accuracy=accuracy_by_prompt(margins, judged),
+        heldout_prompts=len(set(judged)) if judged_on_heldout else 0,
+        prompts=prompts,
+        pairs=len(train.prompts),
+        equal_pairs=train.equal,
+    )
+
+
+def accuracy_by_prompt(margins: Floats, prompts: Sequence[Hashable]) -> Interval:
+    """Share of positive margins, a zero is half, each prompt counting once; Wilson's interval over prompts.
+
+    A prompt that is partly right widens it: the lower bound takes the sum of wins rounded down, the upper one up.
+    """
+    right = (margins > 0) + 0.5 * (margins == 0)
+    count, wins = len(set(prompts)), round(float(_prompt_weights(prompts) @ right), 9)
+    low, high = share_interval(math.floor(wins), count), share_interval(math.ceil(wins), count)
+    return Interval(wins / count, low.low, high.high)
+
+
+def _prompt_weights(prompts: Sequence[Hashable]) -> Floats:
+    """(P,) one over the pairs of each pair's prompt: they add up to the number of prompts."""
+    _, places, counts = np.unique(_numbered(prompts), return_inverse=True, return_counts=True)
+    share: Floats = 1.0 / counts[places]
+    return share
+
+
+def _numbered(prompts: Sequence[Hashable]) -> list[int]:
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(prompt, len(numbers)) for prompt in prompts]
+
+
+def _choose_l2(differences: Floats, weights: Floats, prompts: Sequence[Hashable]) -> tuple[float, Floats]:
+    """The penalty with the lowest loss on prompts left out, of equal ones the largest, and their margins (P,) then."""
+    groups = _numbered(prompts)
+    folds = list(GroupKFold(min(FOLDS, len(set(groups)))).split(groups, groups=groups))
+    penalties = [penalty * differences.shape[1] for penalty in reversed(L2_GRID)]
+    margins = np.zeros((len(penalties), len(differences)))
+    for train, test in folds:
+        start = np.zeros(differences.shape[1])
+        for number, l2 in enumerate(penalties):  # each fit starts from the one before it, which is near
+            start = _fit(differences[train], weights[train], l2, start, CLOSE)
+            margins[number, test] = differences[test] @ start
+    best = int(np.argmin(-log_expit(margins) @ weights))
+    return penalties[best], margins[best]
+
+
+def _fit(differences: Floats, weights: Floats, l2: float, start: Floats, tolerance: float) -> Floats:
+    """(C,) minimising mean_prompts -log sigmoid(w . difference) + l2 |w|^2 / 2; `weights` are `_prompt_weights`."""
+    signs = np.where(np.arange(len(differences)) % 2, 1.0, -1.0)  # scikit-learn wants two classes; the loss is the same
+    model = LogisticRegression(
+        C=1 / (l2 * weights.sum()), fit_intercept=False, tol=tolerance, max_iter=1000, warm_start=True
+    )
+    model.coef_, model.intercept_ = start[None], np.zeros(1)
+    model.fit(differences * signs[:, None], signs, sample_weight=weights)
+    found: Floats = model.coef_[0]
+    return found

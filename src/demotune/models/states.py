@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from demotune.models.attention import bare, carries_layouts
+from demotune.models.batches import Advance, to_device
 from demotune.models.logprobs import autocast, packed_arguments
 from demotune.models.packing import Batch, cut_to_budget
-from demotune.models.reward import reward_batch, right_padded
-from demotune.models.scoring import Advance, to_device
+from demotune.models.reward_head import reward_batch, right_padded
 from demotune.records import Completion, Response
 
 TOKENS_TOGETHER = 4096

@@ -21,8 +21,8 @@ from transformers import PreTrainedModel
 
 from demotune.common.errors import DemotuneError
 from demotune.common.statistics import FEWEST, Interval, share_interval
+from demotune.models.batches import Advance
 from demotune.models.reward import RewardModel, reward_from_policy
-from demotune.models.scoring import Advance
 from demotune.models.states import TOKENS_TOGETHER, end_states, followed_by
 from demotune.records import Completion, Pair
 from demotune.rewards.features import feature_table

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from micro import ARCHITECTURES, END, PAD, Architecture, random_ids, tiny_lm
+from helpers.micro import ARCHITECTURES, END, PAD, Architecture, random_ids, tiny_lm
+from helpers.tiny import save_tiny, tiny_tokenizer
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from scipy.optimize import minimize
-from tiny import save_tiny, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from demotune import DemotuneError, ScalarReward
@@ -20,7 +20,7 @@ from demotune.common.statistics import share_interval
 from demotune.models.attention import carries_layouts
 from demotune.models.policy import load_policy
 from demotune.models.reward import RewardFacts, save_reward_model
-from demotune.models.scoring import score_completions
+from demotune.models.reward_head import completion_rewards
 from demotune.models.states import end_states, followed_by
 from demotune.records import Completion, Pair, Response
 from demotune.rewards.explain import JudgedRow, explain
@@ -243,9 +243,9 @@ def test_a_saved_reward_is_an_ordinary_classifier(tmp_path: Path, question: tupl
     samples = followed_by([Completion(pair.prompt_ids, pair.sample) for pair in pairs], question)
     expected = reward.score(train.sample).tolist()
     assert np.ptp(expected) > 0.1  # or this test shows nothing
-    found = score_completions(model, samples, pad_id=PAD, bound=None, batch_size=5, bf16=False)
+    found = completion_rewards(model, samples, pad_id=PAD, bound=None, batch_size=5, bf16=False)
     assert found == pytest.approx(expected, abs=1e-5)
-    assert ScalarReward(tmp_path / "reward", bf16=False).score(samples) == pytest.approx(expected, abs=1e-5)
+    assert ScalarReward(tmp_path / "reward", bf16=False).rewards_of(samples) == pytest.approx(expected, abs=1e-5)
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward")
     rows = [[*row.prompt_ids, *row.response.ids] for row in samples]
     batch = tiny_tokenizer().pad({"input_ids": rows}, return_tensors="pt", padding_side="right")

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from micro import END, assert_gradients_agree, gradients, random_demonstrations, tiny_lm
-from micro import letter_tokenizer as make_tokenizer
+from helpers.micro import END, assert_gradients_agree, gradients, random_demonstrations, tiny_lm
+from helpers.micro import letter_tokenizer as make_tokenizer
 from torch import Tensor
 from torch.testing import assert_close
 from trl import SFTConfig, SFTTrainer

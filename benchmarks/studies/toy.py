@@ -1,6 +1,6 @@
-"""The toy world of the habit study: write fluently, mention what was asked, and drop a habit.
+"""The toy world of the letter studies: write fluently, mention what was asked, and drop a habit.
 
-    python benchmarks/studies/toy.py FOLDER [--seed 0] [--demonstrations 32]
+    python -m benchmarks.studies.toy FOLDER [--seed 0] [--demonstrations 32]
 
 A prompt is ASKED letters; a response has LENGTH letters. The start model, a Llama of 87,000 numbers made from scratch
 in under a minute, writes fluently, seldom mentions an asked letter, and has a habit: every twentieth letter is a z. A
@@ -9,31 +9,16 @@ all asked letters and never show the habit; they are fluent like the start model
 responses, one after the end token (how many asked letters, how many z, and two that do not matter), so its hidden state
 there holds judgements, and it does not know which of them count. FOLDER gets `start/`, an ordinary model folder, and
 demonstrations, validation rows, prompts without demonstrations and test rows as data files: demotune's own commands run
-on them.
-
-Questions
-* Does a reward that is learned from few demonstrations, and RFT with it, remove the habit at unchanged variety?
-* Is that reward useful without training, by best of n?
-* Does either hold against SFT's best rate, passes and temperature?
-
-Rules, the same for every method
-* Settings, SFT's temperature among them, are chosen on validation prompts by the mean of habit-free and asked: once
-  freely, once among settings whose entropy is at least that of SFT at temperature 1. Test prompts are read once, by
-  the chosen settings.
-* Controls: SFT by that rule; more SFT of equal seconds; best of n by likelihood and by SFT's own log-ratio.
-* Eight seeds, each with demonstrations of its own and the same test prompts; differences paired by seed, Holm over all
-  comparisons. Likelihood of fresh demonstrations and entropy stand beside every gain.
-* A gain that a lower temperature of SFT reaches too is no gain. Every setting tried is kept and counted.
+on them. A study may ask other numbers of letters, or have the start model learn a second task.
 """
 
 import argparse
 import itertools
-import json
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -43,9 +28,12 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from benchmarks.studies.world import DEMONSTRATIONS, HELDOUT, PROMPTS, Part, write_examples
+
 LETTERS = "abcdefghijklmnop"
 HABIT = "z"
 ASKED = 4
+MOST_ASKED = 8
 LENGTH = 12
 HABIT_RATE = 0.05
 """Share of the start model's letters that are the habit: 46% of its responses have one."""
@@ -55,9 +43,13 @@ FAVOURITES = 4
 """Letters that may fluently follow each letter."""
 FLUENCY = 0.8
 
-SPECIALS = ("<pad>", "<end>", "<unk>", "=")
+REVERSE = ">"
+"""Begins a prompt of the second task: answer with the prompt's letters in reverse."""
+REVERSED = 6
+
+SPECIALS = ("<pad>", "<end>", "<unk>", "=", REVERSE)
 REMARKS = (
-    *(f"<asked {count}>" for count in range(ASKED + 1)),
+    *(f"<asked {count}>" for count in range(MOST_ASKED + 1)),
     *(f"<{HABIT} {count}>" for count in range(4)),
     *(f"<early letters {count}>" for count in range(8)),
     "<falls>",
@@ -69,7 +61,6 @@ CHAT = (
     "{{ '=' if message['role'] == 'user' else '<end>' }}{% endfor %}"
 )
 
-Part = Literal["train", "validation", "test"]
 Rows = NDArray[np.int64]
 """(N, letters) places in LETTERS + HABIT."""
 
@@ -95,12 +86,12 @@ def quality(prompt: str, response: str) -> Quality:
     )
 
 
-def draw_prompts(seed: int, part: Part, count: int) -> list[str]:
-    """`count` different prompts; parts share none, and those of a smaller count come first."""
-    rng = default_rng([seed, 1])
+def draw_prompts(seed: int, part: Part, count: int, asked: Sequence[int] = (ASKED,)) -> list[str]:
+    """`count` different prompts of one of the `asked` lengths; parts share none, and a smaller count's come first."""
+    rng = default_rng([seed, 1, *(asked if asked != (ASKED,) else ())])
     found: dict[str, None] = {}
     while len(found) < count:
-        prompt = _text(_prompts(rng, 1)[0])
+        prompt = _text(_prompts(rng, 1, int(rng.choice(asked)) if len(asked) > 1 else asked[0])[0])
         if _part(prompt) == part:
             found[prompt] = None
     return list(found)
@@ -109,7 +100,7 @@ def draw_prompts(seed: int, part: Part, count: int) -> list[str]:
 def demonstrations(seed: int, prompts: Sequence[str]) -> list[dict[str, str]]:
     """Rows of prompt and completion: fluent, all asked letters at random places, no habit."""
     rng = default_rng([seed, 2])
-    asked = np.array([[LETTERS.index(letter) for letter in prompt] for prompt in prompts])
+    asked = [np.array([LETTERS.index(letter) for letter in prompt]) for prompt in prompts]
     return [
         {"prompt": prompt, "completion": _text(response)}
         for prompt, response in zip(prompts, _expert_responses(rng, asked), strict=True)
@@ -146,21 +137,43 @@ def make_model() -> LlamaForCausalLM:
     )
 
 
-def pretrain(folder: Path, steps: int = 1500, batch_size: int = 128, rate: float = 3e-3) -> None:
+def reversals(seed: int, part: Part, count: int) -> list[dict[str, str]]:
+    """Rows of the second task: `count` prompts with the right responses."""
+    rng = default_rng([seed, 5])
+    found: dict[str, None] = {}
+    while len(found) < count:
+        prompt = _text(rng.integers(len(LETTERS), size=REVERSED))
+        if _part(prompt) == part:
+            found[prompt] = None
+    return [{"prompt": REVERSE + letters, "completion": letters[::-1]} for letters in found]
+
+
+def pretrain(
+    folder: Path,
+    steps: int = 1500,
+    batch_size: int = 128,
+    rate: float = 3e-3,
+    *,
+    asked: Sequence[int] = (ASKED,),
+    second_task: bool = False,
+) -> None:
     """Make the start model: it learns to write on its own responses, and to remark on those and on better ones.
 
-    A plain loop, on purpose without demotune: it makes the world in which methods are compared.
+    Each batch asks for one number of letters. With `second_task`, every step also learns half as many reversals. A plain loop, on purpose without demotune: it makes the world in which methods are compared.
     """
     rng, model = default_rng([0, 3]), make_model().train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
     for step in range(steps):
-        ids, own = pretraining_batch(rng, batch_size)
-        logits = model(input_ids=ids[:, :-1]).logits.transpose(1, 2)  # (B, V, T)
-        losses = cross_entropy(logits, ids[:, 1:], reduction="none")
-        writing, remarking = losses[own, ASKED:-1].mean(), losses[:, -1].mean()
+        letters = int(rng.choice(asked)) if len(asked) > 1 else asked[0]
+        ids, own = pretraining_batch(rng, batch_size, letters)
+        losses = _token_losses(model, ids)
+        writing, remarking = losses[own, letters:-1].mean(), losses[:, -1].mean()
+        loss = writing + 0.5 * remarking
+        if second_task:
+            loss = loss + _token_losses(model, reversal_batch(rng, batch_size // 2))[:, REVERSED + 1 :].mean()
         optimizer.zero_grad()
-        (writing + 0.5 * remarking).backward()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -170,13 +183,49 @@ def pretrain(folder: Path, steps: int = 1500, batch_size: int = 128, rate: float
     make_tokenizer().save_pretrained(folder)
 
 
+def _token_losses(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
+    """(B, T) -> (B, T - 1): cross-entropy of each next token."""
+    logits = model(input_ids=ids[:, :-1]).logits.transpose(1, 2)  # (B, V, T - 1)
+    return cross_entropy(logits, ids[:, 1:], reduction="none")
+
+
 def write_data(folder: Path, seed: int, count: int, *, prompts: int = 512, held_out: int = 256) -> None:
     """Demonstrations and prompts of one seed; validation and test rows are the same for all seeds."""
     drawn = draw_prompts(seed, "train", count + prompts)
-    _write(folder / f"demonstrations-{seed}.jsonl", demonstrations(seed, drawn[:count]))
+    write_examples(folder / f"demonstrations-{seed}.jsonl", demonstrations(seed, drawn[:count]))
     (folder / f"prompts-{seed}.txt").write_text("\n".join(drawn[count:]) + "\n", encoding="utf-8")
     for part in ("validation", "test"):
-        _write(folder / f"{part}.jsonl", demonstrations(0, draw_prompts(0, part, held_out)))
+        write_examples(folder / f"{part}.jsonl", demonstrations(0, draw_prompts(0, part, held_out)))
+
+
+def write_seed(folder: Path, seed: int, *, near: Sequence[int] = (ASKED,), far: Sequence[int] = (ASKED,)) -> None:
+    """A study's data of one seed: 24 demonstrations to train on, 8 held out, 512 prompts without demonstrations.
+
+    Demonstrations ask for one of `near` letters, the prompts for one of `far`.
+    """
+    drawn = draw_prompts(seed, "train", 32 + 512 * (near == far), near)
+    rows = demonstrations(seed, drawn[:32])
+    write_examples(folder / DEMONSTRATIONS, rows[:24])
+    write_examples(folder / HELDOUT, rows[24:])
+    prompts = drawn[32:] if near == far else draw_prompts(seed, "train", 512, far)
+    (folder / PROMPTS).write_text("\n".join(prompts) + "\n", encoding="utf-8")
+
+
+@cache
+def questions(part: Part, asked: Sequence[int] = (ASKED,), count: int = 256) -> list[dict[str, str]]:
+    """Prompts of a part with fresh demonstrations, the same for all seeds."""
+    return demonstrations(0, draw_prompts(0, part, count, asked))
+
+
+def gold(prompt: str, response: str) -> dict[str, float]:
+    """`quality` as numbers; the goal is the mean of habit-free and asked."""
+    found = quality(prompt, response)
+    return {
+        "goal": (found.habit_free + found.asked) / 2,
+        "habit_free": float(found.habit_free),
+        "asked": found.asked,
+        "fluent": found.fluent,
+    }
 
 
 def main() -> None:
@@ -218,9 +267,9 @@ def _is_fluent(one: str, other: str) -> bool:
     return one in LETTERS and other in LETTERS and LETTERS.index(other) in FOLLOWERS[LETTERS.index(one)]
 
 
-def _prompts(rng: Generator, count: int) -> Rows:
-    """(N, ASKED) different letters each."""
-    return rng.random((count, len(LETTERS))).argsort(axis=1)[:, :ASKED]
+def _prompts(rng: Generator, count: int, asked: int) -> Rows:
+    """(N, asked) different letters each."""
+    return rng.random((count, len(LETTERS))).argsort(axis=1)[:, :asked]
 
 
 def _fluent(rng: Generator, count: int) -> Rows:
@@ -234,25 +283,34 @@ def _fluent(rng: Generator, count: int) -> Rows:
 
 def _start_responses(rng: Generator, asked: Rows) -> Rows:
     letters = _fluent(rng, len(asked))
-    mentioned = np.take_along_axis(asked, rng.integers(ASKED, size=letters.shape), axis=1)
+    mentioned = np.take_along_axis(asked, rng.integers(asked.shape[1], size=letters.shape), axis=1)
     chance = rng.random(letters.shape)
     letters = np.where(chance < MENTION_RATE, mentioned, letters)
     return np.where(chance > 1 - HABIT_RATE, len(LETTERS), letters)
 
 
-def _expert_responses(rng: Generator, asked: Rows) -> Rows:
+def _expert_responses(rng: Generator, asked: Sequence[Rows] | Rows) -> Rows:
+    """(N, LENGTH) for N prompts, each (letters asked,)."""
     letters = _fluent(rng, len(asked))
-    places = rng.random(letters.shape).argsort(axis=1)[:, :ASKED]
-    np.put_along_axis(letters, places, asked, axis=1)
+    places = rng.random(letters.shape).argsort(axis=1)
+    for row, each in enumerate(asked):
+        letters[row, places[row, : len(each)]] = each
     return letters
 
 
-def pretraining_batch(rng: Generator, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+def reversal_batch(rng: Generator, count: int) -> torch.Tensor:
+    """(B, T) token ids of prompt, `=`, response, end."""
+    letters = rng.integers(len(LETTERS), size=(count, REVERSED)) + VOCABULARY[LETTERS[0]]
+    sides = [np.full((count, 1), VOCABULARY[token]) for token in (REVERSE, "=", "<end>")]
+    return torch.from_numpy(np.concatenate([sides[0], letters, sides[1], letters[:, ::-1], sides[2]], axis=1))
+
+
+def pretraining_batch(rng: Generator, count: int, letters_asked: int = ASKED) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, T) token ids of prompt, `=`, response, end, remark; (B,) True where the response is the start model's own.
 
     The other half are mixtures with an expert's response, to be remarked on only.
     """
-    asked = _prompts(rng, count)
+    asked = _prompts(rng, count, letters_asked)
     letters, own = _start_responses(rng, asked), np.arange(count) >= count // 2
     mixed = rng.random(letters.shape) < rng.random((count, 1))
     letters = np.where(mixed & ~own[:, None], _expert_responses(rng, asked), letters)
@@ -277,10 +335,6 @@ def _remarks(rng: Generator, asked: Rows, letters: Rows) -> Rows:
     }
     kinds = np.stack([VOCABULARY[token] + count for token, count in counts.items()], axis=1)
     return np.take_along_axis(kinds, rng.integers(len(counts), size=(len(asked), 1)), axis=1)[:, 0]
-
-
-def _write(file: Path, rows: Iterable[dict[str, str]]) -> None:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,154 @@
+"""Best of n in studies: responses of one policy to a part's prompts, and rewards that choose among them."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.studies.frame import Bench
+from benchmarks.studies.measuring import Reader, draw, gold_means, load, numbers_of
+from benchmarks.studies.training import Trained
+from benchmarks.studies.world import DEMONSTRATIONS, HELDOUT, read_examples
+from demotune.models.policy import load_tokenizer
+from demotune.models.reference_logps import completion_logps
+from demotune.models.reward import padding_id
+from demotune.records import Completion, Pair, Response
+from demotune.rewards.linear import Columns, LinearReward, fit_linear_reward, pair_columns
+from demotune.rewards.scalar import ScalarReward
+
+MOST = 16
+SCORED_TOGETHER = 256
+
+Score = Callable[[Bench, Trained, Sequence[Completion]], Sequence[float]]
+"""A reward of responses of an SFT model, higher is better."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """MOST responses to each prompt of a part."""
+
+    prompts: list[str]
+    answers: list[list[Response]]
+    completions: list[Completion]
+    """Of all answers, prompt by prompt."""
+    surprisals: list[float]
+    """-log pi of each completion at the temperature that it was drawn at, in nats."""
+
+
+def drawn(bench: Bench, policy: Trained, temperature: float) -> Drawn:
+    """The same for every n and every reward."""
+
+    def make() -> Drawn:
+        reader, model = Reader.of(bench.world, bench.start), load(policy.model)
+        rows = bench.world.questions(bench.part)
+        prompts = [row.prompt_ids for row in reader.demonstrations(rows)]
+        answers = draw(model, reader, prompts, bench.seed, temperature, MOST)
+        completions = [Completion(prompt, one) for prompt, each in zip(prompts, answers, strict=True) for one in each]
+        surprisals = [-logp for logp in numbers_of(model, completions, temperature, reader.bf16).logps]
+        return Drawn([row["prompt"] for row in rows], answers, completions, surprisals)
+
+    found: Drawn = bench.remember(("drawn", policy.model, temperature), make)
+    return found
+
+
+def best_of_measures(
+    bench: Bench, policy: Trained, temperature: float, n: int, name: str, score: Score
+) -> dict[str, float]:
+    """What the best of the first n of a prompt's responses is worth; the first of equal ones wins.
+
+    Entropy is the mean surprisal of the chosen less log n - (n - 1) / n, the KL of best of n to the policy where no two
+    responses are equally good. The likelihood of a demonstration under best of n is not known.
+    """
+    found = drawn(bench, policy, temperature)
+    rewards: Sequence[float] = bench.remember(
+        ("rewards", policy.model, temperature, name), lambda: score(bench, policy, found.completions)
+    )
+    table = np.array(rewards).reshape(len(found.answers), MOST)
+    best = table[:, :n].argmax(axis=1)
+    chosen = [answers[place] for answers, place in zip(found.answers, best, strict=True)]
+    surprisals = np.array(found.surprisals).reshape(table.shape)[np.arange(len(best)), best]
+    return gold_means(bench.world, Reader.of(bench.world, bench.start), found.prompts, chosen) | {
+        "entropy": float(surprisals.mean()) - (math.log(n) - (n - 1) / n),
+        "temperature": temperature,
+    }
+
+
+def by_likelihood(bench: Bench, policy: Trained, completions: Sequence[Completion]) -> list[float]:
+    """log pi of the policy itself, per token: of whole responses the shortest would win."""
+    reader = Reader.of(bench.world, bench.start)
+    logps = completion_logps(load(policy.model), completions, batch_size=SCORED_TOGETHER, bf16=reader.bf16)
+    return [logp / len(row.response.ids) for logp, row in zip(logps, completions, strict=True)]
+
+
+def by_log_ratio(bench: Bench, policy: Trained, completions: Sequence[Completion]) -> list[float]:
+    """log pi_SFT / pi_start: what SFT has changed."""
+    bf16 = bench.world.bf16
+    before, after = (
+        completion_logps(load(folder), completions, batch_size=SCORED_TOGETHER, bf16=bf16)
+        for folder in (bench.start, policy.model)
+    )
+    return [one - other for one, other in zip(after, before, strict=True)]
+
+
+def by_chance(bench: Bench, policy: Trained, completions: Sequence[Completion]) -> list[float]:
+    """Random numbers: what n alone is worth."""
+    rewards: list[float] = np.random.default_rng([bench.seed, 11]).random(len(completions)).tolist()
+    return rewards
+
+
+def by_gold(bench: Bench, policy: Trained, completions: Sequence[Completion]) -> list[float]:
+    """The program's own count, the most that a reward could do: headroom, no method."""
+    reader, rows = Reader.of(bench.world, bench.start), bench.world.questions(bench.part)
+    prompts = {one.prompt_ids: row["prompt"] for one, row in zip(reader.demonstrations(rows), rows, strict=True)}
+    return [bench.world.gold(prompts[row.prompt_ids], reader.text(row.response))["goal"] for row in completions]
+
+
+def by_reward_model(folder: Path) -> Score:
+    def score(bench: Bench, policy: Trained, completions: Sequence[Completion]) -> list[float]:
+        reward = ScalarReward(folder, bf16=bench.world.bf16)
+        return reward.rewards_of(completions, batch_size=SCORED_TOGETHER)
+
+    return score
+
+
+def by_linear(backbone: str = "start", contrast: str = "sft", samples: int = 8) -> Score:
+    """Logistic regression on hidden states of the start or the SFT model.
+
+    Demonstrations against samples of the SFT model ("sft"), of the start model ("start"), or of both ("both").
+    """
+
+    def score(bench: Bench, policy: Trained, completions: Sequence[Completion]) -> list[float]:
+        folder = bench.start if backbone == "start" else policy.model
+        model, reader = load(folder), Reader.of(bench.world, bench.start)
+        pad_id = _pad_id(reader, bench)
+        reward = fit(bench, policy, model, contrast, samples)
+        columns = reward.columns.of(model, completions, pad_id=pad_id, bf16=reader.bf16)
+        return reward.score(columns).tolist()  # type: ignore[no-any-return]
+
+    return score
+
+
+def fit(bench: Bench, policy: Trained, backbone: Any, contrast: str, samples: int) -> LinearReward:
+    """The linear reward of a seed's demonstrations; those held out take part, for nothing else is chosen with it."""
+    reader = Reader.of(bench.world, bench.start)
+    rows = reader.demonstrations([row for name in (DEMONSTRATIONS, HELDOUT) for row in read_examples(bench.folder / name)])
+    writers = {"sft": [policy.model], "start": [bench.start], "both": [policy.model, bench.start]}[contrast]
+    pairs = [
+        Pair(str(number), row.prompt_ids, row.response, sample)
+        for writer in writers
+        for number, (row, drawn_) in enumerate(
+            zip(rows, draw(load(writer), reader, [row.prompt_ids for row in rows], bench.seed, 1.0, samples), strict=True)
+        )
+        for sample in drawn_
+    ]
+    columns = Columns()
+    table = pair_columns(backbone, pairs, columns, pad_id=_pad_id(reader, bench), bf16=reader.bf16)
+    return fit_linear_reward(table, None, columns)
+
+
+def _pad_id(reader: Reader, bench: Bench) -> int:
+    return padding_id(load_tokenizer(bench.start), reader.renderer.stop_ids)
+

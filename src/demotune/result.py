@@ -153,7 +153,7 @@ def publish_result(setup: Setup, estimate: Estimate | None = None, profile: Prof
         run_folder=setup.folder.root,
         model_folder=setup.folder.model,
         method=setup.config.method,
-        reward_folder=setup.folder.reward if setup.config.reward_kind == "explicit" else None,
+        reward_folder=setup.folder.reward if setup.config.learned_reward == "explicit" else None,
         start_nll_per_token=_start_nll(setup),
         best_stage=_best_stage(setup, count),
         stages=stages,
@@ -273,7 +273,7 @@ def _all_metrics(setup: Setup, count: int) -> Iterator[dict[str, Any]]:
     """Every training record and one record per finished phase, in order, each with its stage."""
     for number in range(count):
         for phase, record in setup.folder.stage_state(number).items():
-            if phase in METRICS_OF:
+            if METRICS_OF.get(phase) in record["outputs"]:
                 for row in read_rows(setup.folder.stage(number) / METRICS_OF[phase]):
                     yield {"stage": number, "phase": phase, **row}
             yield {"stage": number, "phase": phase, "finished": True, **record}

@@ -8,8 +8,8 @@ the end-of-turn token, which many tokenizers make it; `padding_id` chooses anoth
 import copy
 import math
 import re
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -21,8 +21,17 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import publish_folder, write_json
+from demotune.common.json_records import as_json, from_json
 from demotune.models.adapters import load_adapter_on
-from demotune.models.files import ADAPTER_CONFIG, check_weights, is_adapter, read_config, read_object, reading
+from demotune.models.files import (
+    ADAPTER_CONFIG,
+    check_weights,
+    is_adapter,
+    read_config,
+    read_object,
+    read_tensor,
+    reading,
+)
 from demotune.models.policy import (
     Policy,
     attach_adapter,
@@ -50,6 +59,14 @@ _EMBEDDING = re.compile(r"\.(?:\w*embed\w*|wte|wpe)\.")
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """What a reward reads after each response, as text and as token ids."""
+
+    text: str
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RewardFacts:
     """Facts about a reward besides its weights, kept in `reward.json`."""
 
@@ -58,6 +75,10 @@ class RewardFacts:
     """R, when the reward is R * sigmoid(head); None when it is the head itself."""
     template: str | None
     """The prompt template it was trained with; None for the tokenizer's chat template."""
+    question: Question | None = None
+    """Appended to each response: the head reads the question's last token. None: the response's own."""
+    features: Mapping[str, float] = field(default_factory=dict)
+    """Named features of a response, each with its weight in the sum that is added to the head's number."""
 
 
 class _ExactHead(nn.Linear):
@@ -73,6 +94,14 @@ class _ExactHead(nn.Linear):
         exact = _ExactHead(head.in_features, head.out_features, bias=head.bias is not None, device="meta")
         exact.weight, exact.bias = head.weight, head.bias
         return exact
+
+
+def as_question(tokenizer: PreTrainedTokenizerBase, text: str) -> Question:
+    """The question with its token ids. Raises DemotuneError for a text that has none."""
+    ids = tuple(tokenizer(text, add_special_tokens=False).input_ids)
+    if not ids:
+        raise DemotuneError(f"the reward's question {text!r} has no token; leave it out, or ask something")
+    return Question(text, ids)
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase, stop_ids: Iterable[int]) -> int:
@@ -135,6 +164,14 @@ def _load_base(adapter: Path, *, dtype: str, attn_implementation: str | None, de
     if not is_reward_model(folder):
         return _with_head(merged(base), pad_id)
     return cast(PreTrainedModel, with_padding(base, pad_id))
+
+
+def saved_head_on(lm: PreTrainedModel, folder: Path, pad_id: int) -> PreTrainedModel:
+    """The head of the reward in `folder` on a language model that has the reward's own weights, which are not read."""
+    model = _with_head(lm, pad_id)
+    with torch.no_grad():
+        cast(nn.Linear, model.score).weight.copy_(read_tensor(folder, "score.weight"))
+    return model
 
 
 def is_reward_model(folder: Path) -> bool:
@@ -210,7 +247,7 @@ def save_reward_model(
     with publish_folder(folder) as unfinished:
         save_weights(model, unfinished)
         tokenizer_for(model, tokenizer).save_pretrained(unfinished)
-        write_json(unfinished / FACTS, asdict(facts))
+        write_json(unfinished / FACTS, as_json(facts))
         (unfinished / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -220,11 +257,9 @@ def read_facts(folder: Path) -> RewardFacts:
     if not file.is_file():
         return RewardFacts(link="unknown", bound=None, template=None)
     with reading(file, "the facts of a reward", "train the reward again, or copy its folder again"):
-        facts = RewardFacts(**read_object(file))
+        facts = from_json(RewardFacts, read_object(file))
         if facts.bound is not None and not (math.isfinite(facts.bound) and facts.bound > 0):
             raise ValueError(f"bound must be a number > 0, got {facts.bound}")
-        if not isinstance(facts.template, str | None):
-            raise ValueError(f"template must be a text, got {facts.template!r}")
     return facts
 
 

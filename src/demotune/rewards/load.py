@@ -28,11 +28,11 @@ def load_reward(
     if not run.finished:
         raise DemotuneError(f"{source} is an unfinished run; finish it with: demotune resume {source}")
     config = run.read_config()
-    if config.reward_kind == "none":
+    if config.learned_reward == "none":
         raise DemotuneError(
             f"{source} is an SFT run, which learns no reward; give a run of rft, irft or spin, or a reward model"
         )
-    if config.reward_kind == "explicit":
+    if config.learned_reward == "explicit":
         return ScalarReward(run.reward, template=template, dtype=dtype, bf16=bf16)
     _check_reference(run, config.model)
     template = config.template if template is None else template

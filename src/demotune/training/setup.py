@@ -41,7 +41,7 @@ from demotune.models.policy import (
     merged,
     resolve_model,
 )
-from demotune.models.reward import RewardModel, check_reward_start, load_reward_model, resolve_reward
+from demotune.models.reward import RewardModel, as_question, check_reward_start, load_reward_model, resolve_reward
 from demotune.records import RenderedDemonstration
 from demotune.runs.folder import RunFolder
 from demotune.sampling import InProcessSampler, Sampler
@@ -143,12 +143,8 @@ def prepare_run(config: AnyConfig, folder: RunFolder, callbacks: Sequence[Traine
         )
     if reward_folder is not None:
         check_reward_start(reward_folder)
-    limit = longest_input(start_model)
-    if limit is not None and config.max_length > limit:
-        raise DemotuneError(
-            f"max_length is {config.max_length}, {config.model} has {limit} positions; set --max-length {limit} or less"
-        )
     tokenizer = load_tokenizer(start_model)
+    _check_positions(config, tokenizer, longest_input(start_model))
     renderer = Renderer(tokenizer, config.template, generation_stop_ids(start_model))
     intake = prepare(config, renderer, folder.quarantine if main_process() else None)
     prompts = _further_prompts(config, renderer, intake)
@@ -172,6 +168,17 @@ def prepare_run(config: AnyConfig, folder: RunFolder, callbacks: Sequence[Traine
         adapter=_adapter(config, folder),
         callbacks=tuple(callbacks),
     )
+
+
+def _check_positions(config: AnyConfig, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> None:
+    """A row, and the question that a linear reward reads after it, must fit the model."""
+    asked = 0 if config.reward_question is None else len(as_question(tokenizer, config.reward_question).ids)
+    if limit is not None and config.max_length + asked > limit:
+        after = f" and the reward's question {asked} tokens" if asked else ""
+        raise DemotuneError(
+            f"max_length is {config.max_length}{after}, {config.model} has {limit} positions; set --max-length "
+            f"{limit - asked} or less"
+        )
 
 
 def _further_prompts(config: AnyConfig, renderer: Renderer, intake: Intake) -> tuple[tuple[int, ...], ...]:

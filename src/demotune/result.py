@@ -120,7 +120,7 @@ class RunResult:
             return "not known: its folder cannot be read"
 
     def reward(self) -> Reward:
-        """The reward that the run learned. Raises DemotuneError for an SFT run, which learns none."""
+        """The reward that the run learned; of an SFT run the log-ratio of its policy to its start model."""
         return load_reward(self.run_folder)
 
     def load(self) -> tuple[Policy, PreTrainedTokenizerBase]:

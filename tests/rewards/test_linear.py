@@ -19,7 +19,8 @@ from demotune import DemotuneError, ScalarReward
 from demotune.common.statistics import share_interval
 from demotune.models.attention import carries_layouts
 from demotune.models.policy import load_policy
-from demotune.models.reward import Question, save_reward_model
+from demotune.models.question import Question
+from demotune.models.reward import save_reward_model
 from demotune.models.reward_head import completion_rewards
 from demotune.models.states import end_states, followed_by
 from demotune.records import Completion, Pair, Response

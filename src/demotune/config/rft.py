@@ -49,6 +49,13 @@ class RFTConfig(Sampled, Prompted):
     reward_features: tuple[FeatureName, ...] = field((), REWARD)
     """Linear reward: features that it sees besides: finished, repetition, distinct_bigrams, prompt_overlap, log_length;
     repeat or separate by commas."""
+    reward_positives: Literal["demonstrations", "start"] = field("demonstrations", REWARD)
+    """What the reward learns to prefer: demonstrations, or samples of the start model (SFT's, against base)."""
+    reward_negatives: tuple[Literal["policy", "start", "base"], ...] = field(("policy",), REWARD)
+    """To samples of which models: the stage's policy, the start model, the model before SFT (base), or several; repeat
+    or separate by commas."""
+    base_model: str | None = field(None, REWARD, names="model")
+    """The model before SFT, for base. Not given: what the run of sft that made the start model began with."""
     reward_learning_rate: float = field(2e-5, REWARD, above=0, maximum=10**3)
     """Peak learning rate of the reward in each stage; with LoRA ten times as much is usual."""
     reward_epochs: float = field(2.0, REWARD, above=0, maximum=10**6)
@@ -115,6 +122,7 @@ class RFTConfig(Sampled, Prompted):
     def _check(self) -> None:
         super()._check()
         self._check_kind()
+        self._check_contrast()
         require(
             self.reward_link == "logistic" or self.reward_bound is not None,
             "a linear reward_link without reward_bound has no optimum: rewards grow for ever",
@@ -149,3 +157,22 @@ class RFTConfig(Sampled, Prompted):
                 f"--{name.replace('_', '-')} means nothing with --reward-kind {self.reward_kind}",
                 f"drop it, or give --reward-kind {other}",
             )
+
+    def _check_contrast(self) -> None:
+        """Both sides must be there, and differ."""
+        negatives = self.reward_negatives
+        require(
+            len(set(negatives)) == len(negatives) > 0,
+            f"reward_negatives must be different models, got {', '.join(negatives) or 'none'}",
+            "give one or several of policy, start, base",
+        )
+        require(
+            self.reward_positives == "demonstrations" or negatives == ("base",),
+            "reward_positives start prefers samples of the start model, which is also the first stage's policy",
+            "give --reward-negatives base",
+        )
+        require(
+            self.base_model is None or "base" in negatives,
+            "base_model is given, and no sample of it is asked for",
+            "add --reward-negatives base, or drop --base-model",
+        )

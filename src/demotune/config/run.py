@@ -19,6 +19,8 @@ class Absent(Config):
     prompts: tuple[str, ...] = ()
     reward_model: str | None = None
     reward_question: str | None = None
+    reward_negatives: tuple[str, ...] = ()
+    base_model: str | None = None
     max_new_tokens: int | None = None
     sample_batch_size: int = 64
     temperature: float = 1.0

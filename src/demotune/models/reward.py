@@ -49,6 +49,7 @@ from demotune.models.policy import (
     weight_sharing_base,
     with_attention,
 )
+from demotune.models.question import Question
 from demotune.runs.folder import RunFolder
 
 RewardModel = PreTrainedModel | PeftModel
@@ -56,14 +57,6 @@ CLASSIFIER = "a sequence classifier with one label"
 FACTS = "reward.json"
 _LAYER = re.compile(r"\.(?:layers|layer|h|blocks)\.(\d+)\.")
 _EMBEDDING = re.compile(r"\.(?:\w*embed\w*|wte|wpe)\.")
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What a reward reads after each response, as text and as token ids."""
-
-    text: str
-    ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +87,6 @@ class _ExactHead(nn.Linear):
         exact = _ExactHead(head.in_features, head.out_features, bias=head.bias is not None, device="meta")
         exact.weight, exact.bias = head.weight, head.bias
         return exact
-
-
-def as_question(tokenizer: PreTrainedTokenizerBase, text: str) -> Question:
-    """The question with its token ids. Raises DemotuneError for a text that has none."""
-    ids = tuple(tokenizer(text, add_special_tokens=False).input_ids)
-    if not ids:
-        raise DemotuneError(f"the reward's question {text!r} has no token; leave it out, or ask something")
-    return Question(text, ids)
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase, stop_ids: Iterable[int]) -> int:
@@ -204,8 +189,17 @@ def check_reward_start(folder: Path) -> None:
 
 
 def resolve_reward(source: str) -> Path:
-    """The folder of a reward model; of a run that learned one, that reward."""
+    """The folder of a reward model to start from; of a run that learned one, that reward.
+
+    Raises DemotuneError for a run of sft: its reward is a log-ratio, and a policy that is trained on it collapses.
+    """
     run = RunFolder(Path(source))
+    if run.holds_run and run.read_config().learned_reward == "none":
+        raise DemotuneError(
+            f"reward_model {source} is an SFT run, whose log-ratio ranks responses, but collapses under reinforcement "
+            "learning: the policy learns to write what SFT made likelier, not what is better. Rank with it (demotune "
+            f"sample --best-of, select), or start the reward at its weights with --reward-model {run.model}"
+        )
     return resolve_model(str(run.reward) if run.holds_run and run.reward.is_dir() else source)
 
 

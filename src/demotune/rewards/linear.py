@@ -23,7 +23,8 @@ from demotune.common.errors import DemotuneError
 from demotune.common.statistics import FEWEST, Interval, share_interval
 from demotune.config.rft import FeatureName
 from demotune.models.batches import Advance
-from demotune.models.reward import Question, RewardFacts, RewardModel, reward_from_policy
+from demotune.models.question import Question
+from demotune.models.reward import RewardFacts, RewardModel, reward_from_policy
 from demotune.models.states import TOKENS_TOGETHER, end_states, followed_by
 from demotune.records import Completion, Pair
 from demotune.rewards.features import feature_table

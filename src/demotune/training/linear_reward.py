@@ -12,7 +12,8 @@ from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.profiling import timed
 from demotune.common.progress import say, track
 from demotune.models.policy import merged, weight_sharing_base
-from demotune.models.reward import Question, as_question, is_reward_model, save_reward_model
+from demotune.models.question import Question, as_question
+from demotune.models.reward import is_reward_model, save_reward_model
 from demotune.records import Completion, Pair
 from demotune.rewards.card import linear_reward_card
 from demotune.rewards.linear import (

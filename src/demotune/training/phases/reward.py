@@ -29,6 +29,7 @@ from demotune.runs.names import REWARD, REWARD_METRICS, REWARDS
 from demotune.runs.rows import RewardRow
 from demotune.training import linear_reward
 from demotune.training.callbacks import KeepBest, best_judgement
+from demotune.training.contrast import contrast_pairs, expected_pairs_of, sources_of
 from demotune.training.fit import fit
 from demotune.training.learned_reward import (
     RewardFunction,
@@ -64,7 +65,7 @@ def _take_steps(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) ->
     """K steps from the previous stage's reward, stopped early by held-out pairs."""
     fitted = fit(stage, "reward", lambda _: _prepare(stage, pairs, heldout))
     give_back_memory()
-    rewards = _rewards_of_all(stage)
+    rewards, check = _rewards_of_all(stage, heldout)
     steps = max((record["step"] for record in fitted.history), default=0)
     return Outcome(
         outputs={REWARD: None, REWARDS: lambda file: write_records(file, rewards), REWARD_METRICS: None},
@@ -75,7 +76,7 @@ def _take_steps(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) ->
             "kept_step": best_judgement(fitted.history)["step"] if heldout else steps,
             "pairs": len(pairs),
             "end": fitted.end,
-            **_earned(rewards, heldout),
+            **_earned(rewards, check),
         },
         stop_requested=fitted.stop_requested,
     )
@@ -84,37 +85,40 @@ def _take_steps(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) ->
 def _fit_line(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) -> Outcome:
     """A regression on the states of a frozen model, anew in each stage."""
     facts = linear_reward.fit_and_publish(stage, pairs, heldout)
-    rewards = _rewards_of_all(stage)
+    rewards, check = _rewards_of_all(stage, heldout)
     return Outcome(
         outputs={REWARD: None, REWARDS: lambda file: write_records(file, rewards)},
         forward_tokens=linear_reward.forward_tokens(stage, pairs, heldout) + _forward_tokens(stage, [], heldout),
-        facts={**facts, **_earned(rewards, heldout)},
+        facts={**facts, **_earned(rewards, check)},
     )
 
 
-def _earned(rewards: Sequence[RewardRow], heldout: Sequence[Pair]) -> dict[str, object]:
+def _earned(rewards: Sequence[RewardRow], check: PairCheck | None) -> dict[str, object]:
     """What demonstrations and samples earn, and how often the first earn more; on held-out pairs if there are any."""
-    judged = [row for row in rewards if row.heldout and row.usable] or [row for row in rewards if row.usable]
+    usable = [row for row in rewards if row.usable] or rewards  # none is where only other models' samples end
+    judged = [row for row in usable if row.heldout] or usable
     return {
-        "on_heldout": bool(heldout),
+        "on_heldout": check is not None,
         "demo_reward": sum(row.demo_reward for row in judged) / len(judged),
         "sample_reward": sum(row.sample_reward for row in judged) / len(judged),
-        "check": as_json(_check(rewards)) if heldout else {},
+        "check": as_json(check) if check else {},
     }
 
 
 def work(plan: StagePlan) -> PhaseWork:
     """Steps on pairs, judged every few steps on held-out pairs, each time published as if it were the best."""
     config = with_reward(plan.setup)
+    learned = [expected_pairs_of(plan, rows) for rows in (plan.own, plan.heldout)]
     if config.reward_kind == "linear":
-        return linear_reward.work(plan, plan.own, plan.heldout)
-    own = [tokens_of_pair(row, head=False) for row in plan.own]
-    heldout = plan.batched([tokens_of_pair(row, head=False) for row in plan.heldout])
-    microbatches = _microbatches(config, plan.longer_sides(plan.own), plan.seed("reward-microbatches"))
+        return linear_reward.work(plan, *learned)
+    own, heldout = ([tokens_of_pair(row, head=False) for row in rows] for rows in learned)
+    judged = plan.batched(heldout)
+    every = plan.batched([tokens_of_pair(row, head=False) for row in (*plan.own, *plan.heldout)])
+    microbatches = _microbatches(config, plan.longer_sides(learned[0]), plan.seed("reward-microbatches"))
     judgements = 1 + -(-microbatches.steps // config.reward_eval_steps) if plan.heldout else 0
     models = 2 if plan.whole_models and plan.number else 1  # in the first stage the policy becomes the reward
     return PhaseWork(
-        scored=heldout.times(judgements + 1) + plan.batched(own),
+        scored=judged.times(judgements + bool(sources_of(config))) + every,
         training=plan.training(microbatches, own),
         models=models,
         loads=models if plan.whole_models else 0,
@@ -130,12 +134,12 @@ def _forward_tokens(stage: Stage, history: Sequence[dict[str, Any]], heldout: Se
     """Judgements on held-out pairs while the reward learned, then the rewards of all pairs."""
     judgements = sum("eval_loss" in record for record in history)
     everything = [pair for side in (False, True) for pair in sampled_pairs(stage.setup, stage.number, side)]
-    return judgements * pair_tokens(heldout) + pair_tokens(everything)
+    return (judgements + bool(sources_of(stage.setup.config))) * pair_tokens(heldout) + pair_tokens(everything)
 
 
 def usable_pairs(stage: Stage) -> tuple[list[Pair], list[Pair]]:
     """(training, held-out) pairs that the reward may see: with finished_only, both sides ended by themselves."""
-    both = [sampled_pairs(stage.setup, stage.number, heldout=heldout) for heldout in (False, True)]
+    both = [contrast_pairs(stage, heldout) for heldout in (False, True)]
     pairs, heldout = ([pair for pair in side if _usable(pair, with_reward(stage.setup))] for side in both)
     if not pairs:
         raise DemotuneError(
@@ -155,6 +159,15 @@ def _check(rewards: Sequence[RewardRow]) -> PairCheck:
     return check_pairs(
         [(row.demo_reward, row.sample_reward) for row in rows],
         [(row.demo_length, row.sample_length) for row in rows],
+    )
+
+
+def _check_contrast(reward_of: RewardFunction, pairs: Sequence[Pair]) -> PairCheck:
+    """Likewise on pairs with samples of other models than the policy."""
+    rewards = reward_of(both_sides(pairs))
+    return check_pairs(
+        list(zip(rewards[: len(pairs)], rewards[len(pairs) :], strict=True)),
+        [(len(pair.demo.ids), len(pair.sample.ids)) for pair in pairs],
     )
 
 
@@ -210,8 +223,11 @@ def _publish(stage: Stage, reward: RewardModel, pairs: int) -> None:
 
 
 @timed("scoring")
-def _rewards_of_all(stage: Stage) -> list[RewardRow]:
-    """The published reward of every demonstration and sample of the stage, cut-off ones too."""
+def _rewards_of_all(stage: Stage, heldout: Sequence[Pair]) -> tuple[list[RewardRow], PairCheck | None]:
+    """The published reward of every demonstration and sample of the stage, cut-off ones too.
+
+    And its accuracy on the held-out pairs of the kind that it learned from; None where there are none.
+    """
     setup, config = stage.setup, with_reward(stage.setup)
     sides = [(heldout, pair) for heldout in (False, True) for pair in sampled_pairs(setup, stage.number, heldout)]
     reward_of = reward_function(stage)
@@ -234,6 +250,9 @@ def _rewards_of_all(stage: Stage) -> list[RewardRow]:
                 )
             ]
             tracker.advance(len(batch))
+    check = None
+    if heldout:
+        check = _check_contrast(reward_of, heldout) if sources_of(config) else _check(rows)
     del reward_of
     give_back_memory()
-    return rows
+    return rows, check

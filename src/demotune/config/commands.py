@@ -60,6 +60,17 @@ class SelectConfig(RewardReading):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExplainConfig(RewardReading):
+    """Show what a reward looks at: its weights of named features, its correlation with them and with length, and the
+    responses with the highest and the lowest scores; of preference rows both responses count."""
+
+    reward: str = field(argument=True, names="model")
+    """A run folder of rft, irft, spin or sft, or a reward model with one label (folder or hub id)."""
+    output: Path | None = field(None)
+    """Write everything here too, as .json."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SampleConfig(Config):
     """Sample responses to prompts, rendered and sampled as in training. With a reward, keep the best of several."""
 

@@ -199,9 +199,12 @@ def test_estimate_counts_states_and_no_steps(place: Path, plain: RunResult) -> N
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"reward_epochs": 1.0}, "--reward-epochs means nothing with --reward-kind linear"),
-        ({"reward_bound": 1.0}, "--reward-bound means nothing with --reward-kind linear"),
-        ({"reward_kind": "full", "reward_question": "ok?"}, "--reward-question means nothing with --reward-kind full"),
+        (
+            {"reward_epochs": 1.0},
+            "belongs to reward_kind full.*drop --reward-epochs, or give --reward-kind full",
+        ),
+        ({"reward_bound": 1.0}, "reward_bound belongs to reward_kind full"),
+        ({"reward_kind": "full", "reward_question": "ok?"}, "reward_question belongs to reward_kind linear"),
         ({"reward_features": "length"}, "reward_features must be one of finished, repetition"),
         ({"reward_kind": "small"}, "reward_kind must be one of full, linear"),
     ],

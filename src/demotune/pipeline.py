@@ -16,7 +16,7 @@ from demotune.conclusion import conclude
 from demotune.config.methods import AnyConfig
 from demotune.estimation.forecast import estimate_here, say_forecast
 from demotune.estimation.memory_fit import fit_to_memory
-from demotune.estimation.shares import show_profile
+from demotune.estimation.profile_table import show_profile
 from demotune.result import RunResult, publish_result, show_result
 from demotune.runs.folder import RunFolder
 from demotune.training.callbacks import TimeSteps

@@ -19,7 +19,7 @@ from demotune.estimation import fitting
 from demotune.estimation.costs import Costs
 from demotune.estimation.forecast import Estimate, estimate_run, plan_work
 from demotune.estimation.machines import DATASHEETS, Machine, machine_named, measure_machine
-from demotune.estimation.shapes import read_shape
+from demotune.estimation.model_shape import read_shape
 from demotune.models.batches import pair_batch
 from demotune.models.policy import attach_adapter, lora_config
 from demotune.records import Pair, Response

@@ -13,7 +13,7 @@ from demotune.common.processes import main_process, process_count
 from demotune.common.progress import console, minutes, say
 from demotune.estimation.costs import Costs
 from demotune.estimation.machines import Machine, measure_machine, precision_of, unknown_machine
-from demotune.estimation.shapes import read_shape
+from demotune.estimation.model_shape import read_shape
 from demotune.models.policy import lora_config
 from demotune.training.methods import method_of
 from demotune.training.setup import Setup

@@ -31,7 +31,7 @@ from demotune.common.statistics import Interval, share_interval
 from demotune.records import Pair, Response
 from demotune.runs.rows import ImplicitRow, RewardRow
 from demotune.runs.shortcuts import RewardVerdict, Shortcut
-from demotune.runs.stage import begun_stages
+from demotune.runs.stage_reader import begun_stages
 
 Floats = NDArray[np.float64]
 Features = dict[str, float]

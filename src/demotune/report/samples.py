@@ -7,7 +7,7 @@ from demotune.report.wording import stage_name
 from demotune.runs.evaluation import Evaluation
 from demotune.runs.heldout import HeldoutRow
 from demotune.runs.run import Run
-from demotune.runs.stage import SampledRow
+from demotune.runs.stage_reader import SampledRow
 
 MOST_ROWS = 500
 

@@ -15,7 +15,7 @@ from demotune.runs.heldout import HeldoutRow
 from demotune.runs.manifest import Manifest, read_manifest
 from demotune.runs.names import START
 from demotune.runs.rows import Refused, RowName
-from demotune.runs.stage import RunStage, heldout_rows, records_of
+from demotune.runs.stage_reader import RunStage, heldout_rows, records_of
 from demotune.runs.summary import read_summary
 
 

@@ -12,7 +12,7 @@ from demotune.config.evaluation import EvaluationConfig
 from demotune.config.methods import SFTConfig
 from demotune.data.intake import prepare
 from demotune.data.rendering import Renderer, content_key
-from demotune.evaluation.rows import read_eval_set
+from demotune.evaluation.eval_set import read_eval_set
 from demotune.evaluation.subjects import Subject
 from demotune.records import Context, Demonstration, RenderedDemonstration, Response
 from demotune.rewards.completions import Asked, completions_for

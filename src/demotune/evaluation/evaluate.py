@@ -13,11 +13,11 @@ from demotune.common.progress import say
 from demotune.common.statistics import FEWEST, compare_wins, holm
 from demotune.common.statistics import Comparison as Found
 from demotune.config.evaluation import EvaluationConfig
+from demotune.evaluation.eval_set import EvalRow, EvalSet, read_eval_set
 from demotune.evaluation.judges.judging import Judged, Panel, ask_judge, ask_rewards, find_judges
 from demotune.evaluation.leaks import find_leaks
 from demotune.evaluation.measuring import Bench, Measured, Parts, fill_in, measure
 from demotune.evaluation.quantities import Quantity, answer_rewards, quantities, reward_quantities
-from demotune.evaluation.rows import EvalRow, EvalSet, read_eval_set
 from demotune.evaluation.subjects import Subject, find_subjects
 from demotune.evaluation.tasks.data import check_task_names
 from demotune.evaluation.tasks.run import PRESETS, TaskOptions, TaskScores, evaluate_tasks, write_task_scores

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from demotune.config.evaluation import EvaluationConfig
+from demotune.evaluation.eval_set import EvalRow
 from demotune.evaluation.lineage import runs_behind, training_texts
 from demotune.evaluation.overlap import TextRow, find_overlap, text_rows
-from demotune.evaluation.rows import EvalRow
 from demotune.evaluation.subjects import Subject
 from demotune.evaluation.tasks.run import TaskOptions, task_documents
 

@@ -21,7 +21,7 @@ from demotune.common.processes import this_device
 from demotune.common.progress import say, track
 from demotune.config.evaluation import EvaluationConfig
 from demotune.data.rendering import RenderError
-from demotune.evaluation.rows import EvalSet, RenderedRow
+from demotune.evaluation.eval_set import EvalSet, RenderedRow
 from demotune.evaluation.subjects import Subject
 from demotune.models.policy import Policy, load_policy
 from demotune.models.reference_logps import completion_logps

@@ -9,7 +9,7 @@ from typing import Any
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import UNFINISHED, damaged, read_json, write_record
-from demotune.config.files import load_config
+from demotune.config.config_files import load_config
 from demotune.config.methods import AnyConfig
 from demotune.runs.check import StageCheck, read_check
 from demotune.runs.names import (

@@ -19,7 +19,7 @@ from typing import Protocol, SupportsFloat
 
 from demotune.common.errors import DemotuneError
 from demotune.data.raw_rows import RawRow
-from demotune.data.readers.files import file_rows
+from demotune.data.readers.by_suffix import file_rows
 from demotune.evaluation.lineage import runs_behind
 from demotune.records import Message
 from demotune.runs.run import Run

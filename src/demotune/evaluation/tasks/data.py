@@ -19,7 +19,7 @@ from demotune.common.errors import DemotuneError
 from demotune.common.files import write_rows
 from demotune.common.suggestions import did_you_mean
 from demotune.data.raw_rows import BadRow
-from demotune.data.readers.files import file_rows
+from demotune.data.readers.by_suffix import file_rows
 
 SUBJECT_FOLDERS = {"cais/mmlu": "mmlu"}
 """Hub data sets that many tasks share, one subject each: the local folder of all subjects, told apart by `subject`."""

@@ -18,7 +18,7 @@ from demotune.common.profiling import Profile
 from demotune.common.progress import console, minutes, say
 from demotune.common.statistics import Interval
 from demotune.estimation.forecast import Estimate, compare_with_facts, show_comparison
-from demotune.models.files import is_adapter
+from demotune.models.model_folder import is_adapter
 from demotune.models.policy import Policy, load_policy, load_tokenizer, merged, save_policy
 from demotune.report.gains import gain_of
 from demotune.rewards.load import load_reward

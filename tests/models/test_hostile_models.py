@@ -17,7 +17,7 @@ from demotune.common.errors import DemotuneError
 from demotune.common.files import read_rows
 from demotune.common.memory import is_lack_of_memory
 from demotune.data import as_prompt
-from demotune.models.files import reading
+from demotune.models.model_folder import reading
 from demotune.models.policy import check_policy, load_policy, load_tokenizer, resolve_model
 from demotune.models.reference_logps import completion_logps
 from demotune.records import Completion, Response

@@ -22,7 +22,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from demotune.common.errors import DemotuneError
 from demotune.common.files import publish_folder, write_json
 from demotune.models.adapters import load_adapter_on
-from demotune.models.files import ADAPTER_CONFIG, check_weights, is_adapter, read_config, read_object, reading
+from demotune.models.model_folder import ADAPTER_CONFIG, check_weights, is_adapter, read_config, read_object, reading
 from demotune.models.policy import (
     Policy,
     attach_adapter,

@@ -8,7 +8,7 @@ from demotune.common.machine import has_fast_bf16
 from demotune.common.processes import this_device
 from demotune.data.rendering import Renderer
 from demotune.models.batches import Advance
-from demotune.models.files import is_adapter
+from demotune.models.model_folder import is_adapter
 from demotune.models.policy import content_hash, load_tokenizer, longest_input, resolve_model
 from demotune.models.reward import (
     RewardModel,

@@ -27,7 +27,7 @@ from demotune.config.methods import AnyConfig
 from demotune.data import read_prompt_file
 from demotune.data.intake import Intake, prepare
 from demotune.data.rendering import Renderer, RenderError
-from demotune.models.files import first_line, is_adapter, is_quantized
+from demotune.models.model_folder import first_line, is_adapter, is_quantized
 from demotune.models.policy import (
     Policy,
     attach_adapter,

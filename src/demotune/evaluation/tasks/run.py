@@ -21,7 +21,7 @@ from demotune.common.processes import process_count, this_device
 from demotune.common.progress import say, warn
 from demotune.evaluation.tasks.data import check_task_names
 from demotune.evaluation.tasks.loading import LoadedTasks, item_texts, load_tasks
-from demotune.models.files import is_adapter, reading
+from demotune.models.model_folder import is_adapter, reading
 from demotune.models.policy import check_policy, resolve_base, tokenizer_folder
 from demotune.runs.names import TASK_ROWS, TASKS
 

@@ -10,7 +10,7 @@ from peft import PeftModel
 from demotune.common.processes import process_count
 from demotune.common.progress import warn
 from demotune.models.adapters import load_adapter_on
-from demotune.models.files import is_adapter
+from demotune.models.model_folder import is_adapter
 from demotune.models.policy import Policy, weight_sharing_base
 from demotune.runs.names import METRICS, ROLLOUTS
 from demotune.training.drawing import keeps_logps

@@ -8,7 +8,7 @@ from demotune.common.files import publish_file
 from demotune.common.progress import say
 from demotune.report import build_report
 from demotune.report.answer import answer_sentence
-from demotune.report.comparison import comparison_of
+from demotune.report.comparison_text import comparison_of
 from demotune.report.model_card import model_card
 from demotune.report.rigor.card import rigor_card, write_card
 from demotune.runs.comparison import ComparisonTable, read_comparison, write_comparison

@@ -19,7 +19,7 @@ from demotune.records import Response
 from demotune.report import build_report
 from demotune.report.answer import answer_sentence, headline_comparison
 from demotune.report.charts.figures import histogram, label
-from demotune.report.comparison import CostPoint, PageComparison
+from demotune.report.comparison_text import CostPoint, PageComparison
 from demotune.report.facts import facts_of
 from demotune.report.gains import against_baseline, baseline_of, gain_between, gain_of
 from demotune.report.limits import limits

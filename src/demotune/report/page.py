@@ -16,7 +16,7 @@ from demotune.common.errors import DemotuneError
 from demotune.common.files import publish_file
 from demotune.report.answer import answer_sentence, verdict
 from demotune.report.charts.figures import GRID, INK, MUTED, PALETTE
-from demotune.report.comparison import PageComparison
+from demotune.report.comparison_text import PageComparison
 from demotune.report.limits import limits
 from demotune.report.overview import cards, overview, warnings
 from demotune.report.rigor.card import RigorAnswer, count_yes

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from demotune.report.charts.figures import Chart, Line, label, legend_of, lines
-from demotune.report.comparison import CostPoint
+from demotune.report.comparison_text import CostPoint
 from demotune.report.gains import Gain, gain_of
 from demotune.report.tables import table
 from demotune.report.wording import NOTHING, bounds, duration, flops, likelihood, number

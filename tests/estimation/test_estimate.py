@@ -17,7 +17,7 @@ from demotune.config.methods import AnyConfig
 from demotune.estimation import estimate as estimate_command
 from demotune.estimation import fitting
 from demotune.estimation.costs import Costs
-from demotune.estimation.forecast import Estimate, estimate_run, plan_work
+from demotune.estimation.forecast import Estimate, estimate_setup, plan_work
 from demotune.estimation.machines import DATASHEETS, Machine, machine_named, measure_machine
 from demotune.estimation.model_shape import read_shape
 from demotune.models.batches import pair_batch
@@ -250,14 +250,14 @@ def test_the_same_estimate_twice_and_no_random_number_of_the_run(place: Path, tm
     setup = prepared(irft_config(place, use_peft=True), tmp_path)
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    assert total(estimate_run(setup, ROUND)) == total(estimate_run(setup, ROUND))
+    assert total(estimate_setup(setup, ROUND)) == total(estimate_setup(setup, ROUND))
     measure_machine("float32")
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_more_work_costs_more(place: Path, tmp_path: Path) -> None:
     setup = prepared(irft_config(place), tmp_path)
-    base = estimate_run(setup, ROUND)
+    base = estimate_setup(setup, ROUND)
     for name, field in (("layers", "layers"), ("vocabulary", "vocabulary"), ("body", "body"), ("width", "width")):
         shape = dataclasses.replace(base.costs.shape, **{field: 2 * getattr(base.costs.shape, name)})
         bigger = dataclasses.replace(base, costs=dataclasses.replace(base.costs, shape=shape))
@@ -266,10 +266,10 @@ def test_more_work_costs_more(place: Path, tmp_path: Path) -> None:
     longer = dataclasses.replace(
         setup, train=tuple(dataclasses.replace(row, prompt_ids=row.prompt_ids * 2) for row in setup.train)
     )
-    assert all(more > less for more, less in zip(total(estimate_run(longer, ROUND)), total(base), strict=True))
+    assert all(more > less for more, less in zip(total(estimate_setup(longer, ROUND)), total(base), strict=True))
     slower = dataclasses.replace(ROUND, products=5e8)
-    assert estimate_run(setup, slower).seconds > base.seconds
-    twice = estimate_run(prepared(irft_config(place, epochs_per_stage=2.0), tmp_path), ROUND)
+    assert estimate_setup(setup, slower).seconds > base.seconds
+    twice = estimate_setup(prepared(irft_config(place, epochs_per_stage=2.0), tmp_path), ROUND)
     assert twice.seconds > base.seconds
     assert twice.memory == base.memory
 
@@ -306,7 +306,8 @@ def test_optimizer_bytes_are_torch_s() -> None:
 
 def test_checkpointing_trades_time_for_memory(place: Path, tmp_path: Path) -> None:
     plain, recomputed = (
-        estimate_run(prepared(irft_config(place, activation_checkpointing=on), tmp_path), ROUND) for on in (False, True)
+        estimate_setup(prepared(irft_config(place, activation_checkpointing=on), tmp_path), ROUND)
+        for on in (False, True)
     )
     assert recomputed.memory < plain.memory
     assert recomputed.seconds > plain.seconds
@@ -314,7 +315,7 @@ def test_checkpointing_trades_time_for_memory(place: Path, tmp_path: Path) -> No
 
 
 def test_processes_share_the_work(place: Path, tmp_path: Path) -> None:
-    found = estimate_run(prepared(irft_config(place), tmp_path), ROUND)
+    found = estimate_setup(prepared(irft_config(place), tmp_path), ROUND)
     two = dataclasses.replace(found.costs, processes=2)
     for work in found.work:
         one_seconds, two_seconds = found.costs.seconds(work), two.seconds(work)
@@ -428,7 +429,7 @@ def test_a_run_that_does_not_fit_is_cut_then_recomputed(
     """Less and less memory: first smaller micro-batches, then recomputed activations; never below one row."""
     monkeypatch.setattr(fitting, "SHARE", 1.0)
     setup = prepared(irft_config(place, activation_checkpointing=False), tmp_path / "plain")
-    estimate = estimate_run(setup, fitting.unknown_machine(setup.config))
+    estimate = estimate_setup(setup, fitting.unknown_machine(setup.config))
     budgets = fitting._budgets(estimate, setup.config, 1)
     needs = [fitting._needed(estimate, budget) for budget in budgets]
     assert needs == sorted(needs, reverse=True)
@@ -445,7 +446,7 @@ def test_a_run_that_does_not_fit_is_cut_then_recomputed(
 def test_sampling_does_not_ask_for_smaller_micro_batches(place: Path, tmp_path: Path) -> None:
     """It takes fewer slots by itself; the run's own peak still counts it."""
     few, many = (
-        estimate_run(setup, fitting.unknown_machine(setup.config))
+        estimate_setup(setup, fitting.unknown_machine(setup.config))
         for slots in (1, 10**6)
         for setup in [prepared(irft_config(place, sample_batch_size=slots, max_rows=None), tmp_path / str(slots))]
     )

@@ -9,7 +9,7 @@ from demotune.common.memory import free_bytes
 from demotune.common.processes import process_count, this_device
 from demotune.common.progress import say
 from demotune.config.methods import AnyConfig
-from demotune.estimation.forecast import Estimate, estimate_run
+from demotune.estimation.forecast import Estimate, estimate_setup
 from demotune.estimation.machines import unknown_machine
 from demotune.training.setup import Setup
 from demotune.training.work import PhaseWork
@@ -41,7 +41,7 @@ def _fitting(setup: Setup, free: float) -> AnyConfig:
     tried = given
     for recompute in [given.activation_checkpointing] if given.activation_checkpointing is not None else [False, True]:
         tried = dataclasses.replace(given, activation_checkpointing=recompute)
-        estimate = estimate_run(dataclasses.replace(setup, config=tried), unknown_machine(tried))
+        estimate = estimate_setup(dataclasses.replace(setup, config=tried), unknown_machine(tried))
         budgets = _budgets(estimate, given, max(len(row.prompt_ids) + len(row.demo.ids) for row in setup.train))
         for budget in budgets:
             tried = dataclasses.replace(tried, tokens_per_microbatch=budget)

@@ -103,7 +103,7 @@ def embedding_rows(folder: Path) -> int | None:
     return rows if isinstance(rows, int) else None
 
 
-def check_policy(folder: Path) -> None:
+def refuse_broken_policy(folder: Path) -> None:
     """Raise DemotuneError unless `folder` holds a causal language model, every weight of it; none is read."""
     hide_library_bars()
     base = check_weights(AutoModelForCausalLM, resolve_base(folder) if is_adapter(folder) else folder, LANGUAGE_MODEL)

@@ -26,12 +26,12 @@ from demotune.models.model_folder import ADAPTER_CONFIG, check_weights, is_adapt
 from demotune.models.policy import (
     Policy,
     attach_adapter,
-    check_policy,
     hide_library_bars,
     load_policy,
     load_tokenizer,
     merged,
     on_device,
+    refuse_broken_policy,
     resolve_base,
     resolve_model,
     save_weights,
@@ -158,7 +158,7 @@ def check_reward_start(folder: Path) -> None:
     No weight is read. How an adapter fits under a head shows when it is loaded.
     """
     if not is_reward_model(folder):
-        check_policy(folder)
+        refuse_broken_policy(folder)
     elif is_adapter(folder):
         check_reward_start(resolve_base(folder))
     else:

@@ -22,7 +22,7 @@ from demotune.common.progress import say, warn
 from demotune.evaluation.tasks.data import check_task_names
 from demotune.evaluation.tasks.loading import LoadedTasks, item_texts, load_tasks
 from demotune.models.model_folder import is_adapter, reading
-from demotune.models.policy import check_policy, resolve_base, tokenizer_folder
+from demotune.models.policy import refuse_broken_policy, resolve_base, tokenizer_folder
 from demotune.runs.names import TASK_ROWS, TASKS
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -208,7 +208,7 @@ def _load_model(folder: Path, options: TaskOptions) -> Any:
 
     adapter = folder if is_adapter(folder) else None
     base = resolve_base(folder) if adapter else folder
-    check_policy(folder)
+    refuse_broken_policy(folder)
     with reading(folder, "a model of the harness"):
         model = HFLM(
             pretrained=str(base),

@@ -15,7 +15,6 @@ from report_folders import FIVE, write_evaluation, write_run
 from demotune.common.errors import DemotuneError
 from demotune.common.files import read_json, write_json, write_rows
 from demotune.common.statistics import Interval
-from demotune.records import Response
 from demotune.report import build_report
 from demotune.report.answer import answer_sentence, headline_comparison
 from demotune.report.charts.figures import histogram, label
@@ -83,7 +82,7 @@ def test_a_gain_is_the_mean_paired_difference_with_its_interval(tmp_path: Path) 
 
 def test_gains_pair_by_key_not_by_place() -> None:
     def row(key: str, logp: float) -> HeldoutRow:
-        return HeldoutRow(key, "p", "d", logp, 10, Response((5,), True), "s")
+        return HeldoutRow(key, "p", "d", logp, 10, "s", (5,), True)
 
     before = [row(key, logp) for key, logp in zip("abcdefg", (-1, -50, -9, -4, -5, -6, -7), strict=True)]
     after = [row(key, logp) for key, logp in zip("fedcba", (-4, -3, -2, -7, -48, 1), strict=True)]

@@ -2,7 +2,7 @@
 
 import html
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,8 +11,8 @@ from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
 from demotune.common.errors import DemotuneError
-from demotune.common.files import link_or_copy, read_rows, write_rows
-from demotune.common.json_records import as_json
+from demotune.common.files import link_or_copy, read_json, read_rows, write_record, write_rows
+from demotune.common.json_records import as_json, from_file
 from demotune.common.processes import main_process, this_device, wait_for_everyone
 from demotune.common.profiling import Profile
 from demotune.common.progress import console, minutes, say
@@ -29,7 +29,6 @@ from demotune.runs.heldout import nll_per_token
 from demotune.runs.heldout_files import rows_before
 from demotune.runs.names import MODEL, REWARD
 from demotune.runs.run import load_run
-from demotune.runs.summary import Summary, read_summary, write_summary
 from demotune.training.fit import METRICS_OF
 from demotune.training.setup import Setup
 
@@ -133,18 +132,10 @@ class RunResult:
 
 def read_result(folder: RunFolder) -> RunResult:
     """The result of a run that has finished."""
-    kept = read_summary(folder.summary)
-    return RunResult(
-        run_folder=folder.root,
-        model_folder=folder.model,
-        method=kept.method,
-        reward_folder=folder.reward if kept.reward_folder else None,
-        start_nll_per_token=kept.start_nll_per_token,
-        best_stage=kept.best_stage,
-        stages=tuple(map(dict, kept.stages)),
-        estimate=None if kept.estimate is None else dict(kept.estimate),
-        profile=None if kept.profile is None else dict(kept.profile),
-    )
+    kept = read_json(folder.summary)
+    reward = folder.reward if kept.get("reward_folder") else None
+    places = {"run_folder": folder.root, "model_folder": folder.model, "reward_folder": reward}  # it may have moved
+    return from_file(RunResult, kept | places, folder.summary)
 
 
 def publish_result(setup: Setup, estimate: Estimate | None = None, profile: Profile | None = None) -> RunResult:
@@ -170,7 +161,7 @@ def publish_result(setup: Setup, estimate: Estimate | None = None, profile: Prof
         if setup.config.merge_adapter:
             save_policy(merged(setup.load(best / MODEL)), setup.tokenizer, setup.folder.merged_model)
         write_rows(setup.folder.metrics, _all_metrics(setup, count))
-        write_summary(setup.folder.summary, Summary(**as_json(asdict(result))))
+        write_record(setup.folder.summary, as_json(result))  # from here on the run is finished
     wait_for_everyone()
     return result
 

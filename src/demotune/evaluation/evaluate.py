@@ -232,10 +232,10 @@ def _raw_rows(rows: Sequence[EvalRow], measured: dict[str, Measured], judged: Se
     return [
         EvaluatedRow(
             key=row.key,
-            source=row.source,
-            prompt="\n\n".join(f"{message['role']}: {message['content']}" for message in row.prompt),
-            demonstration=row.demonstration,
-            rejected=row.rejected,
+            source=row.demo.source,
+            prompt="\n\n".join(f"{message['role']}: {message['content']}" for message in row.demo.prompt),
+            demonstration=row.demo.response,
+            rejected=row.rejected.response if row.rejected else None,
             models={name: _raw_model(found, number, name, judged) for name, found in measured.items()},
             rewards={judge.name: _raw_reward(judge, number) for judge in judged if judge.earned},
             verdicts={

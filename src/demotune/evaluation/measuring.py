@@ -28,7 +28,7 @@ from demotune.models.policy import Policy, load_policy
 from demotune.models.reference_logps import completion_logps
 from demotune.records import Completion, Demonstration, RenderedDemonstration, Response
 from demotune.rewards.answers import drawn_in_order
-from demotune.rewards.completions import Asked, completions_for
+from demotune.rewards.completions import Asked, completions_for, rewards_of_readable
 from demotune.rewards.reward import Reward, as_completion
 from demotune.sampling import InProcessSampler, SamplingOptions
 from demotune.training.setup import free_memory
@@ -141,9 +141,9 @@ def reward_everything(bench: Bench, reward: Reward, measured: dict[str, Measured
     """The reward of every demonstration, rejected response and answer."""
     config, rows, parts = bench.config, bench.rows, bench.parts
     basis = [reward.name, reward.hash, rows.hash, config.dtype, config.bf16, config.batch_size, str(this_device())]
-    given = {"demonstrations": [row.as_demonstration() for row in rows.rows]}
+    given = {"demonstrations": [row.demo for row in rows.rows]}
     if rows.preferences:
-        given["rejected"] = [row.as_rejected() for row in rows.rows]
+        given["rejected"] = [row.rejected for row in rows.rows if row.rejected]
     found = {
         side: parts.get(f"reward-{side}", basis, partial(_rewards_of_texts, reward, texts, config, side))["rows"]
         for side, texts in given.items()
@@ -161,16 +161,14 @@ class _Lazy:
     """A model that is loaded when first asked for: not at all where every part is there already."""
 
     def __init__(self, subject: Subject, config: EvaluationConfig) -> None:
-        self._subject, self._dtype = subject, config.dtype
+        self.subject, self._dtype = subject, config.dtype
         self._policy: Policy | None = None
         self.bf16 = bool(config.bf16)
-        self.name, self.longest = subject.name, subject.longest
-        self.stop_ids, self.vocabulary = subject.renderer.stop_ids, subject.renderer.vocabulary
 
     @property
     def policy(self) -> Policy:
         if self._policy is None:
-            folder = self._subject.folder
+            folder = self.subject.folder
             self._policy = load_policy(folder, dtype=self._dtype, attn_implementation=None, device=this_device())
         return self._policy
 
@@ -193,14 +191,14 @@ def _ids_hash(view: Sequence[RenderedRow]) -> str:
 
 def _logps(lazy: "_Lazy", completions: Sequence[Completion], config: EvaluationConfig, what: str) -> list[float]:
     """Log-probabilities under the model. Raises DemotuneError where one is not finite."""
-    with track(f"{lazy.name}: {what}", len(completions), "responses") as tracker:
+    with track(f"{lazy.subject.name}: {what}", len(completions), "responses") as tracker:
         logps = completion_logps(
             lazy.policy, completions, batch_size=config.batch_size, bf16=lazy.bf16, advance=tracker.advance
         )
     if wrong := sum(not math.isfinite(logp) for logp in logps):
         raise DemotuneError(
-            f"{lazy.name} gives {wrong} of {len(logps)} responses a log-probability that is not finite: its weights "
-            "are damaged, or its numbers are too large for this precision; give --no-bf16, or another model"
+            f"{lazy.subject.name} gives {wrong} of {len(logps)} responses a log-probability that is not finite: its "
+            "weights are damaged, or its numbers are too large for this precision; give --no-bf16, or another model"
         )
     return logps
 
@@ -223,14 +221,14 @@ def _draw(lazy: _Lazy, view: Sequence[RenderedRow], config: EvaluationConfig) ->
     prompts = [row.demo.prompt_ids for row in view]
     options = SamplingOptions(
         max_new_tokens=config.max_new_tokens,
-        max_length=lazy.longest,
-        stop_ids=lazy.stop_ids,
-        vocabulary=lazy.vocabulary,
+        max_length=lazy.subject.longest,
+        stop_ids=lazy.subject.renderer.stop_ids,
+        vocabulary=lazy.subject.renderer.vocabulary,
         temperature=config.temperature,
         bf16=lazy.bf16,
     )
     sampler = InProcessSampler(lambda: lazy.policy, slots=config.sample_batch_size)
-    drawn = drawn_in_order(sampler, prompts, config.seed, options, what=f"{lazy.name}: answers")
+    drawn = drawn_in_order(sampler, prompts, config.seed, options, what=f"{lazy.subject.name}: answers")
     completions = [Completion(*both) for both in zip(prompts, drawn, strict=True)]
     logps = _logps(lazy, completions, config, "log-probabilities of answers")
     return [
@@ -245,8 +243,7 @@ def _rewards_of_texts(
     completions: list[Completion | None] = []
     for row in texts:
         try:
-            read = as_completion(reward, row.prompt, row.response, reasoning=row.reasoning, context=row.context)
-            completions.append(read)
+            completions.append(as_completion(reward, row))
         except RenderError:
             completions.append(None)
     return _score(reward, completions, config, f"{reward.name}: {side}")
@@ -256,7 +253,10 @@ def _rewards_of_answers(
     reward: Reward, rows: EvalSet, subject: Subject, drawn: Sequence[Answered], config: EvaluationConfig
 ) -> list[float | None]:
     views = rows.rendered[subject.name]
-    asked = [Asked(row.prompt, view.demo.prompt_ids, row.context) for row, view in zip(rows.rows, views, strict=True)]
+    asked = [
+        Asked(row.demo.prompt, view.demo.prompt_ids, row.demo.context)
+        for row, view in zip(rows.rows, views, strict=True)
+    ]
     completions = completions_for(reward, subject.renderer, asked, [answer.response for answer in drawn])
     return _score(reward, completions, config, f"{reward.name}: answers of {subject.name}")
 
@@ -264,9 +264,6 @@ def _rewards_of_answers(
 def _score(
     reward: Reward, completions: Sequence[Completion | None], config: EvaluationConfig, what: str
 ) -> list[float | None]:
-    readable = [completion for completion in completions if completion is not None]
-    if len(readable) < len(completions):
-        say(f"{what}: {len(completions) - len(readable)} of {len(completions)} cannot be read and have no reward")
-    with track(what, reward.passes * len(readable), "passes") as tracker:
-        scores = iter(reward.rewards_of(readable, batch_size=config.batch_size, advance=tracker.advance))
-    return [None if completion is None else next(scores) for completion in completions]
+    if unread := sum(completion is None for completion in completions):
+        say(f"{what}: {unread} of {len(completions)} cannot be read and have no reward")
+    return rewards_of_readable(reward, completions, batch_size=config.batch_size, what=what)

@@ -84,7 +84,7 @@ def ask_judge(bench: Bench, kind: str, judge: Judge, measured: dict[str, Measure
     ours = measured[bench.subjects[0].name].answers
     for baseline in bench.subjects[1:]:
         contests = [
-            Contest(row.key, row.prompt, mine.text, other.text, row.demonstration)
+            Contest(row.key, row.demo.prompt, mine.text, other.text, row.demo.response)
             for row, mine, other in zip(bench.rows.rows, ours, measured[baseline.name].answers, strict=True)
         ]
         with track(f"{judge.name}: against {baseline.name}", len(contests), "verdicts") as tracker:

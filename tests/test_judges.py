@@ -24,7 +24,6 @@ from demotune.evaluation.judges.judges import (
     FunctionJudge,
     Verdict,
     conflict_note,
-    reward_verdicts,
     selecting_rewards,
 )
 from demotune.evaluation.judges.messages import TEMPLATE, message_of
@@ -37,6 +36,7 @@ from demotune.evaluation.judges.server import (
     order_dependent_share,
 )
 from demotune.models.policy import content_hash
+from demotune.runs.heldout import win
 
 SECRET = "sk-this-is-never-written"
 
@@ -62,9 +62,7 @@ class Counter:
 
 
 def test_rewards_to_verdicts() -> None:
-    assert reward_verdicts([1.0, 2.0, -3.0], [0.5, 2.0, -2.5]) == [1.0, 0.5, 0.0]
-    with pytest.raises(ValueError, match="zip"):
-        reward_verdicts([1.0], [])
+    assert [win(1.0, 0.5), win(2.0, 2.0), win(-3.0, -2.5)] == [1.0, 0.5, 0.0]
 
 
 # Functions -----------------------------------------------------------------------------------------------------------
@@ -173,7 +171,7 @@ def test_functions_are_found_in_the_current_folder(tmp_path: Path, monkeypatch: 
         "judge_of_z:number": "has no function 'number'",
         "no_such_judge:score": "there is no module no_such_judge in ",
         "no_such_judge.deep:score": "there is no module no_such_judge.deep in .* in the folder of no_such_judge.py",
-        "judge_broken:score": "cannot be imported: ZeroDivisionError: division by zero; mend it",
+        "judge_broken:score": "cannot be imported: ZeroDivisionError: division by zero; fix it",
         "judge_needy:score": "judge_needy needs no_such_library, which is not installed",
     }.items():
         with pytest.raises(DemotuneError, match=message):
@@ -436,6 +434,7 @@ def test_a_killed_command_asks_only_what_is_missing(server: JudgeServer, tmp_pat
 import sys
 from pathlib import Path
 from demotune.evaluation.judges.server import ServerJudge
+from demotune.runs.heldout import win
 from demotune.evaluation.judges.judges import Contest
 prompts = [({"role": "user", "content": f"Question {n}?"},) for n in range(6)]
 contests = [Contest(f"key{n}", prompt, "a" * n, "b" * 3, None) for n, prompt in enumerate(prompts)]

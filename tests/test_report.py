@@ -95,9 +95,9 @@ def test_gains_pair_by_key_not_by_place() -> None:
 def test_cost_counts_work_and_not_measuring(tmp_path: Path) -> None:
     """Two stages of 10 + 20 + 30 s; 1000 * (2 * 150 + 6 * 200) operations each, 4 instead of 6 with LoRA."""
     run = load_run(write_run(tmp_path / "run", stages=[(-8, -19, -30), (-7, -19, -30)]))
-    assert (run.seconds(0), run.seconds(1), run.peak_memory_gib) == (60.0, 120.0, 4.0)
-    assert (run.flops(0), run.flops(1)) == (1_500_000, 3_000_000)
-    assert load_run(write_run(tmp_path / "lora", config={"use_peft": True})).flops(0) == 1_100_000
+    assert (run.cost_until(0).seconds, run.cost_until(1).seconds, run.peak_memory_gib) == (60.0, 120.0, 4.0)
+    assert (run.cost_until(0).flops, run.cost_until(1).flops) == (1_500_000, 3_000_000)
+    assert load_run(write_run(tmp_path / "lora", config={"use_peft": True})).cost_until(0).flops == 1_100_000
 
 
 def test_scores_of_earlier_stages_do_not_shift_the_heldout_ones(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_a_run_is_read_whole(tmp_path: Path) -> None:
     assert run.result.check.whole_reward == RewardCheck(3, 0.2, Interval(0.7, 0.4, 0.9), 0.1, -0.1)
     cost = run.cost
     assert (cost.forward_tokens, cost.trained_tokens, cost.seconds) == (300, 400, 120.0)
-    assert cost.flops == run.flops(1) == 3_000_000
+    assert cost.flops == run.cost_until(1).flops == 3_000_000
 
 
 def test_an_unfinished_run_has_the_stages_that_are_done(tmp_path: Path) -> None:

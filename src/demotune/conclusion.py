@@ -1,4 +1,4 @@
-"""What a run leaves for people beside its model: the shortcut audit, the report page, the model card."""
+"""What a run leaves beside its model: the shortcut audit, the report page, the model card."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -197,7 +197,7 @@ def show_result(result: RunResult) -> None:
         show_comparison(result.estimate)
     if result.best_stage < len(result.stages) - 1:
         say(f"stage {result.best_stage} is the result: later ones made held-out demonstrations less likely")
-    say(f"The model lies in {result.model_folder}. Load it with:")
+    say(f"The model is in {result.model_folder}. Load it with:")
     load = "AutoPeftModelForCausalLM" if is_adapter(result.model_folder) else "AutoModelForCausalLM"
     say(f"  from {'peft' if is_adapter(result.model_folder) else 'transformers'} import {load}")
     say(f'  model = {load}.from_pretrained("{result.model_folder}")')
@@ -231,7 +231,7 @@ def _say_explicit(result: RunResult) -> None:
             )
         if stopped:
             say(f"stage {number}: policy steps were stopped: {stopped}", style="yellow")
-    say(f"The reward lies in {result.reward_folder}: demotune score --reward {result.reward_folder} --data ROWS")
+    say(f"The reward is in {result.reward_folder}: demotune score --reward {result.reward_folder} --data ROWS")
 
 
 def _steps(phases: dict[str, Any]) -> str:

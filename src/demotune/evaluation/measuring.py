@@ -61,7 +61,7 @@ class Measured:
     logps: tuple[Logps, ...]
     answers: tuple[Answered, ...]
     """Empty where no answers were asked for."""
-    seconds: dict[str, float]
+    seconds: float
     peak_memory_gib: float
     scored_tokens: int
     sampled_tokens: int
@@ -119,7 +119,7 @@ def measure(bench: Bench, subject: Subject) -> Measured:
             Answered(Response(tuple(ids), finished), subject.renderer.decode(ids), logp)
             for ids, finished, logp in answers["rows"]
         ),
-        seconds={"log-probabilities": logps["seconds"], "answers": answers["seconds"]},
+        seconds=logps["seconds"] + answers["seconds"],
         peak_memory_gib=max(part["peak_memory_gib"] for part in (logps, answers)),
         scored_tokens=sum(len(side.prompt_ids) + len(side.demo.ids) for row in view for side in _sides(row)),
         sampled_tokens=sum(len(ids) for ids, _, _ in answers["rows"]),
@@ -161,7 +161,7 @@ class _Lazy:
     """A model that is loaded when first asked for: not at all where every part is there already."""
 
     def __init__(self, subject: Subject, config: EvaluationConfig) -> None:
-        self.subject, self._dtype = subject, config.dtype
+        self.subject, self.name, self._dtype = subject, subject.name, config.dtype
         self._policy: Policy | None = None
         self.bf16 = bool(config.bf16)
 
@@ -191,13 +191,13 @@ def _ids_hash(view: Sequence[RenderedRow]) -> str:
 
 def _logps(lazy: "_Lazy", completions: Sequence[Completion], config: EvaluationConfig, what: str) -> list[float]:
     """Log-probabilities under the model. Raises DemotuneError where one is not finite."""
-    with track(f"{lazy.subject.name}: {what}", len(completions), "responses") as tracker:
+    with track(f"{lazy.name}: {what}", len(completions), "responses") as tracker:
         logps = completion_logps(
             lazy.policy, completions, batch_size=config.batch_size, bf16=lazy.bf16, advance=tracker.advance
         )
     if wrong := sum(not math.isfinite(logp) for logp in logps):
         raise DemotuneError(
-            f"{lazy.subject.name} gives {wrong} of {len(logps)} responses a log-probability that is not finite: its "
+            f"{lazy.name} gives {wrong} of {len(logps)} responses a log-probability that is not finite: its "
             "weights are damaged, or its numbers are too large for this precision; give --no-bf16, or another model"
         )
     return logps
@@ -228,7 +228,7 @@ def _draw(lazy: _Lazy, view: Sequence[RenderedRow], config: EvaluationConfig) ->
         bf16=lazy.bf16,
     )
     sampler = InProcessSampler(lambda: lazy.policy, slots=config.sample_batch_size)
-    drawn = drawn_in_order(sampler, prompts, config.seed, options, what=f"{lazy.subject.name}: answers")
+    drawn = drawn_in_order(sampler, prompts, config.seed, options, what=f"{lazy.name}: answers")
     completions = [Completion(*both) for both in zip(prompts, drawn, strict=True)]
     logps = _logps(lazy, completions, config, "log-probabilities of answers")
     return [

@@ -118,7 +118,12 @@ def check_reward(rewards: Sequence[tuple[float, float]], beta: float) -> RewardC
 
 def count_wins(rewards: Sequence[tuple[float, float]]) -> float:
     """How often the first of two rewards is the higher one; a tie counts as half."""
-    return sum((better > other) + 0.5 * (better == other) for better, other in rewards)
+    return sum(win(*both) for both in rewards)
+
+
+def win(one: float, other: float) -> float:
+    """1 where the first is higher, 0.5 for a tie, else 0."""
+    return (one > other) + 0.5 * (one == other)
 
 
 def share_of_wins(rewards: Sequence[tuple[float, float]]) -> Interval:

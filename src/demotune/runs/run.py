@@ -107,13 +107,10 @@ class Run:
         """Of all phases, those that only measure too."""
         return max(phase.peak_memory_gib for stage in self.stages for phase in stage.phases)
 
-    def seconds(self, until: int) -> float:
-        """Time of the stages up to and with `until`."""
-        return self.cost_until(until).seconds
-
-    def flops(self, until: int) -> float:
-        """Floating-point operations of the same stages."""
-        return self.cost_until(until).flops
+    @property
+    def result_cost(self) -> Cost:
+        """Of the stages up to and with the one whose model is the result."""
+        return self.cost_until(self.result_stage)
 
 
 def load_run(folder: str | Path, name: str | None = None) -> Run:

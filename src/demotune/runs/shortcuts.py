@@ -17,7 +17,7 @@ class Shortcut:
     name: str
     auc: Interval
     """Chance that a demonstration scores higher than a sample to any prompt (of the same fold); bootstrapped over
-    pairs. It has no width where all are told apart."""
+    pairs. It has no width where the scores separate all pairs."""
     accuracy: Interval
     """Share of pairs in which the demonstration scores higher than its own sample, a tie is half; Wilson's interval.
     This is the number to hold a reward's accuracy against."""

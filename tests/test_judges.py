@@ -128,7 +128,7 @@ def test_a_function_that_raises_abstains_and_the_rest_is_judged() -> None:
 
 def test_a_function_that_always_abstains_is_an_error() -> None:
     judge = FunctionJudge(lambda response: None, "mute")
-    with pytest.raises(DemotuneError, match=r"judge mute gave no usable answer for any of 2 .*: returned None.*; mend"):
+    with pytest.raises(DemotuneError, match=r"judge mute gave no usable answer for any of 2 .*: returned None.*; fix"):
         judge.judge([contest(1, "a", "b"), contest(2, "c", "c"), contest(3, "a", "b")], Counter())
 
 

@@ -24,9 +24,7 @@ from demotune.report.gains import gain_of
 from demotune.rewards.load import load_reward
 from demotune.rewards.reward import Reward
 from demotune.runs.folder import RunFolder
-from demotune.runs.gate import Verdict, best_stage
-from demotune.runs.heldout import nll_per_token
-from demotune.runs.heldout_files import rows_before
+from demotune.runs.gate import Verdict
 from demotune.runs.names import MODEL, REWARD
 from demotune.runs.run import load_run
 from demotune.training.fit import METRICS_OF
@@ -140,15 +138,17 @@ def read_result(folder: RunFolder) -> RunResult:
 
 def publish_result(setup: Setup, estimate: Estimate | None = None, profile: Profile | None = None) -> RunResult:
     """Publish model/, metrics.jsonl and summary.json, with what was estimated beside what was measured."""
-    count = len(setup.folder.finished_stages)
-    stages = tuple(_stage_record(setup, number) for number in range(count))
+    begun = load_run(setup.folder.root)
+    stages = tuple(
+        {"phases": setup.folder.stage_state(one.number), "check": as_json(one.check)} for one in begun.stages
+    )
     result = RunResult(
         run_folder=setup.folder.root,
         model_folder=setup.folder.model,
         method=setup.config.method,
         reward_folder=setup.folder.reward if setup.config.reward_kind == "explicit" else None,
-        start_nll_per_token=_start_nll(setup),
-        best_stage=_best_stage(setup, count),
+        start_nll_per_token=begun.start_nll_per_token,
+        best_stage=begun.best_so_far,
         stages=stages,
         estimate=None if estimate is None else compare_with_facts(estimate, [stage["phases"] for stage in stages]),
         profile=None if profile is None else profile.record(),
@@ -160,7 +160,7 @@ def publish_result(setup: Setup, estimate: Estimate | None = None, profile: Prof
             link_or_copy(best / REWARD, result.reward_folder)
         if setup.config.merge_adapter:
             save_policy(merged(setup.load(best / MODEL)), setup.tokenizer, setup.folder.merged_model)
-        write_rows(setup.folder.metrics, _all_metrics(setup, count))
+        write_rows(setup.folder.metrics, _all_metrics(setup, len(stages)))
         write_record(setup.folder.summary, as_json(result))  # from here on the run is finished
     wait_for_everyone()
     return result
@@ -242,24 +242,6 @@ def _steps(phases: dict[str, Any]) -> str:
 def accuracy_text(reward: dict[str, Any]) -> str:
     """Held-out reward accuracy with its 95% interval."""
     return Interval(**reward["accuracy"]).text()
-
-
-def _stage_record(setup: Setup, number: int) -> dict[str, Any]:
-    return {
-        "phases": setup.folder.stage_state(number),
-        "check": as_json(setup.folder.stage_check(number)),
-    }
-
-
-def _start_nll(setup: Setup) -> float | None:
-    if not setup.heldout:
-        return None
-    return nll_per_token(setup.heldout, [row.demo_logp for row in rows_before(setup.folder, 0)])
-
-
-def _best_stage(setup: Setup, count: int) -> int:
-    off = setup.config.gate == "off"
-    return best_stage([None if off else setup.folder.stage_check(number).gate for number in range(count)])
 
 
 def _all_metrics(setup: Setup, count: int) -> Iterator[dict[str, Any]]:

@@ -100,9 +100,9 @@ def _judged(evaluation: Evaluation) -> str | None:
     if one.is_win_rate:
         return (
             f"judged{judge}, {one.model} wins against {one.baseline} in {share(one.difference)} of "
-            f"{plural(one.items, 'prompt')} (95% interval {bounds(one, percent=True)})"
+            f"{plural(one.items, 'prompt')} (95% interval {bounds(one.interval, percent=True)})"
         )
     return (
         f"on {one.measure}{judge}, {one.model} differs from {one.baseline} by {number(one.difference, signed=True)} "
-        f"({'' if one.low is None else '95% interval '}{bounds(one)}, {plural(one.items, 'item')})"
+        f"({'' if one.low is None else '95% interval '}{bounds(one.interval)}, {plural(one.items, 'item')})"
     )

@@ -37,14 +37,6 @@ class BestOf:
     count: int
     reward: Reward
 
-    def refuse_greedy(self, temperature: float, top_k: int) -> None:
-        """Raise DemotuneError where all responses to a prompt would be the same one."""
-        if self.count > 1 and (temperature == 0 or top_k == 1):
-            raise DemotuneError(
-                f"best of {self.count} needs responses that differ, and greedy ones are all alike; "
-                "give a --temperature above 0 and no --top-k 1"
-            )
-
     def choose(
         self, renderer: Renderer, asked: Sequence[Asked], drawn: Sequence[Response], batch_size: int
     ) -> list[Answer]:
@@ -81,8 +73,12 @@ def answer(
     The first of several responses to a prompt is the one that is drawn without `best_of`, the first two of four are
     those of two, and so on: more responses never make the best one worse.
     """
-    if best_of is not None:
-        best_of.refuse_greedy(temperature, top_k)
+    count = 1 if best_of is None else best_of.count
+    if count > 1 and (temperature == 0 or top_k == 1):
+        raise DemotuneError(
+            f"best of {count} needs responses that differ, and greedy ones are all alike; "
+            "give a --temperature above 0 and no --top-k 1"
+        )
     folder = resolve_model(model)
     template = begun_template(folder) if template is None else template
     renderer = Renderer(load_tokenizer(folder), template, generation_stop_ids(folder))
@@ -100,7 +96,6 @@ def answer(
         top_k=top_k,
         bf16=has_fast_bf16(this_device()),
     )
-    count = 1 if best_of is None else best_of.count
     load = partial(load_policy, folder, dtype=dtype, attn_implementation=None, device=this_device())
     drawn = drawn_in_order(InProcessSampler(load, slots=batch_size), rendered * count, seed, options, what="sample")
     if best_of is None:

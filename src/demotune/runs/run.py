@@ -76,6 +76,11 @@ class Run:
         if self.finished:
             with written_by_a_run(self.files.summary):
                 return int(read_json(self.files.summary)["best_stage"])
+        return self.best_so_far
+
+    @property
+    def best_so_far(self) -> int:
+        """The stage that the gates of the finished stages choose."""
         return best_stage([None if self.config["gate"] == "off" else stage.check.gate for stage in self.stages])
 
     @property

@@ -43,7 +43,7 @@ def run(
     tokenizer, `train_dataset` and `eval_dataset` for `data` and `eval_data`, `peft_config` for the LoRA fields.
     A data set is a datasets.Dataset, a stream or DatasetDict of datasets (its split `train`; `validation` or `test` is
     held out), a pandas.DataFrame, a dict of columns, a list of rows, or the path of a file. `callbacks` are
-    transformers callbacks for every training phase. Raises DemotuneError for anything the user can mend.
+    transformers callbacks for every training phase. Raises DemotuneError for anything the user can fix.
     """
     folder = RunFolder(Path(config.output))
     with _held(folder), stopping_like_ctrl_c():

@@ -162,7 +162,7 @@ def test_evaluated_rows_keep_what_they_have_beside_their_text(
     found = read_eval_set(config, [subject], tmp_path / "quarantine.jsonl")
 
     (row,), (view,) = found.rows, found.rendered["m"]
-    assert row.as_demonstration() == DEMONSTRATION
+    assert row.demo == DEMONSTRATION
     assert view.demo == renderer.render(DEMONSTRATION)
     if kind == "preferences":
         assert view.rejected == renderer.render(Demonstration(PROMPT, "A2", "rows.jsonl:1", "Hm?", TOOLS))

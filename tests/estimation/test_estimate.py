@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from demotune import DemotuneError, IRFTConfig, RFTConfig
 from demotune.config.methods import AnyConfig
 from demotune.estimation import estimate as estimate_command
-from demotune.estimation import fitting
+from demotune.estimation import memory_fit
 from demotune.estimation.costs import Costs
 from demotune.estimation.forecast import Estimate, estimate_setup, plan_work
 from demotune.estimation.machines import DATASHEETS, Machine, machine_named, measure_machine
@@ -414,8 +414,8 @@ def test_a_method_is_needed(arguments: list[str], place: Path) -> None:
 
 def fitted(place: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, free: float, **fields: Any) -> AnyConfig:
     """The config of a run that finds so many bytes free."""
-    monkeypatch.setattr(fitting, "free_bytes", lambda _: free)
-    return fitting.fit_to_memory(prepared(irft_config(place, **fields), folder)).config
+    monkeypatch.setattr(memory_fit, "free_bytes", lambda _: free)
+    return memory_fit.fit_to_memory(prepared(irft_config(place, **fields), folder)).config
 
 
 def test_a_run_that_fits_is_left_as_it_is(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -427,11 +427,11 @@ def test_a_run_that_does_not_fit_is_cut_then_recomputed(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Less and less memory: first smaller micro-batches, then recomputed activations; never below one row."""
-    monkeypatch.setattr(fitting, "SHARE", 1.0)
+    monkeypatch.setattr(memory_fit, "SHARE", 1.0)
     setup = prepared(irft_config(place, activation_checkpointing=False), tmp_path / "plain")
-    estimate = estimate_setup(setup, fitting.unknown_machine(setup.config))
-    budgets = fitting._budgets(estimate, setup.config, 1)
-    needs = [fitting._needed(estimate, budget) for budget in budgets]
+    estimate = estimate_setup(setup, memory_fit.unknown_machine(setup.config))
+    budgets = memory_fit._budgets(estimate, setup.config, 1)
+    needs = [memory_fit._needed(estimate, budget) for budget in budgets]
     assert needs == sorted(needs, reverse=True)
     assert needs[0] > needs[-1]
     half = fitted(place, tmp_path / "half", monkeypatch, needs[1])
@@ -446,13 +446,13 @@ def test_a_run_that_does_not_fit_is_cut_then_recomputed(
 def test_sampling_does_not_ask_for_smaller_micro_batches(place: Path, tmp_path: Path) -> None:
     """It takes fewer slots by itself; the run's own peak still counts it."""
     few, many = (
-        estimate_setup(setup, fitting.unknown_machine(setup.config))
+        estimate_setup(setup, memory_fit.unknown_machine(setup.config))
         for slots in (1, 10**6)
         for setup in [prepared(irft_config(place, sample_batch_size=slots, max_rows=None), tmp_path / str(slots))]
     )
     draw = dataclasses.replace(few.work[0], draws=tuple(dataclasses.replace(d, slots=10**6) for d in few.work[0].draws))
-    assert few.costs.memory(draw) > fitting._needed(few, None)
-    assert fitting._needed(few, None) == fitting._needed(many, None)
+    assert few.costs.memory(draw) > memory_fit._needed(few, None)
+    assert memory_fit._needed(few, None) == memory_fit._needed(many, None)
 
 
 def test_a_shared_beginning_is_counted_once_a_batch(place: Path, tmp_path: Path) -> None:

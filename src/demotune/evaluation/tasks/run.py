@@ -132,7 +132,7 @@ def evaluate_tasks(folder: Path, names: Sequence[str], options: TaskOptions) -> 
 
     The same as `lm_eval run --model hf --tasks NAMES` with equal precision, batch size and few-shots, on the same rows.
 
-    Raises DemotuneError for unknown names, rows that do not fit a task, rows that are nowhere to be had (for a preset,
+    Raises DemotuneError for unknown names, rows that do not fit a task, rows that cannot be found (for a preset,
     only when that holds for all of its tasks), and a model that does not load.
     """
     if process_count() > 1:

@@ -122,8 +122,8 @@ def _points(run: Run) -> list[_Point]:
             name=f"stage {stage.number}",
             nll_per_token=stage.check.nll_per_token,
             gain=gain_of(run, stage.number),
-            seconds=run.seconds(stage.number),
-            operations=run.flops(stage.number),
+            seconds=run.cost_until(stage.number).seconds,
+            operations=run.cost_until(stage.number).flops,
         )
         for stage in run.stages
         if stage.check.nll_per_token is not None

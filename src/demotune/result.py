@@ -27,7 +27,7 @@ from demotune.runs.folder import RunFolder
 from demotune.runs.gate import Verdict
 from demotune.runs.names import MODEL, REWARD
 from demotune.runs.run import load_run
-from demotune.training.fit import METRICS_OF
+from demotune.training.fit import metrics_of
 from demotune.training.setup import Setup
 
 
@@ -83,7 +83,7 @@ class RunResult:
         """
         phases, check = (self.stages[self.best_stage][part] for part in ("phases", "check"))
         found = {f"reward_model/{name}": value for name, value in phases.get("reward", {}).get("end", {}).items()}
-        found |= phases["policy" if "policy" in phases else "train"]["end"]
+        found |= next(phases[name].get("end", {}) for name in reversed(phases) if MODEL in phases[name]["outputs"])
         if check:
             found["eval_nll_per_token"] = check["nll_per_token"]
         if reward := check.get("reward"):
@@ -234,7 +234,7 @@ def _say_explicit(result: RunResult) -> None:
 
 def _steps(phases: dict[str, Any]) -> str:
     """Optimizer steps of a stage: of the policy, or of the reward and of the policy."""
-    return "+".join(str(phases[phase]["steps"]) for phase in ("reward", "policy", "train") if phase in phases)
+    return "+".join(str(phases[phase]["steps"]) for phase in phases if "steps" in phases[phase])
 
 
 def accuracy_text(reward: dict[str, Any]) -> str:
@@ -246,8 +246,8 @@ def _all_metrics(setup: Setup, count: int) -> Iterator[dict[str, Any]]:
     """Every training record and one record per finished phase, in order, each with its stage."""
     for number in range(count):
         for phase, record in setup.folder.stage_state(number).items():
-            if phase in METRICS_OF:
-                for row in read_rows(setup.folder.stage(number) / METRICS_OF[phase]):
+            if (name := metrics_of(phase)) in record["outputs"]:
+                for row in read_rows(setup.folder.stage(number) / name):
                     yield {"stage": number, "phase": phase, **row}
             yield {"stage": number, "phase": phase, "finished": True, **record}
         yield {"stage": number, "phase": "check", **as_json(setup.folder.stage_check(number))}

@@ -72,8 +72,9 @@ class RunStage:
 
     @cached_property
     def training(self) -> Sequence[Mapping[str, Any]]:
-        """Records of the policy's optimizer steps, TRL names."""
-        return _rows(self.folder / METRICS)
+        """Records of the policy's optimizer steps, in whatever phases, TRL names."""
+        files = sorted(set(self.folder.glob(f"*{METRICS}")) - {self.folder / REWARD_METRICS})
+        return [row for file in files for row in read_rows(file)]
 
     @cached_property
     def reward_training(self) -> Sequence[Mapping[str, Any]]:

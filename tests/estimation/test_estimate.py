@@ -14,11 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from demotune import DemotuneError, IRFTConfig, RFTConfig
 from demotune.config.methods import AnyConfig
-from demotune.estimation import estimate as estimate_command
-from demotune.estimation import memory_fit
 from demotune.estimation.costs import Costs
 from demotune.estimation.forecast import Estimate, estimate_setup, plan_work
-from demotune.estimation.machines import DATASHEETS, Machine, machine_named, measure_machine
+from demotune.estimation.machines import DATASHEETS, Machine, machine_named, measure_machine, unknown_machine
+from demotune.estimation.memory_fit import budgets_of, fit_to_memory, memory_of_steps
 from demotune.estimation.model_shape import read_shape
 from demotune.models.batches import pair_batch
 from demotune.models.policy import attach_adapter, lora_config
@@ -368,8 +367,8 @@ def test_a_datasheet_is_called_arithmetic(place: Path) -> None:
 
 
 def test_a_run_that_does_not_fit_is_told_what_would(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimate_command, "FULL", 1e-6)
-    code, shown = call("estimate", "--device", "l4", "--method", "irft", *flags(place))
+    monkeypatch.setitem(DATASHEETS, "small", ("Small", 121, 30.3, 300, 1e-5))
+    code, shown = call("estimate", "--device", "small", "--method", "irft", *flags(place))
     assert code == 0, shown
     assert "it does not fit" in shown
     assert "with --use-peft --activation-checkpointing --per-device-train-batch-size 1" in shown
@@ -412,31 +411,27 @@ def test_a_method_is_needed(arguments: list[str], place: Path) -> None:
 # What memory asks for
 
 
-def fitted(place: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, free: float, **fields: Any) -> AnyConfig:
-    """The config of a run that finds so many bytes free."""
-    monkeypatch.setattr(memory_fit, "free_bytes", lambda _: free)
-    return memory_fit.fit_to_memory(prepared(irft_config(place, **fields), folder)).config
+def fitted(place: Path, folder: Path, room: float, **fields: Any) -> AnyConfig:
+    """The config of a run that may fill so many bytes."""
+    return fit_to_memory(prepared(irft_config(place, **fields), folder), room).config
 
 
-def test_a_run_that_fits_is_left_as_it_is(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = fitted(place, tmp_path, monkeypatch, 1e12)
+def test_a_run_that_fits_is_left_as_it_is(place: Path, tmp_path: Path) -> None:
+    config = fitted(place, tmp_path, 1e12)
     assert (config.tokens_per_microbatch, config.activation_checkpointing) == (None, False)
 
 
-def test_a_run_that_does_not_fit_is_cut_then_recomputed(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_does_not_fit_is_cut_then_recomputed(place: Path, tmp_path: Path) -> None:
     """Less and less memory: first smaller micro-batches, then recomputed activations; never below one row."""
-    monkeypatch.setattr(memory_fit, "SHARE", 1.0)
     setup = prepared(irft_config(place, activation_checkpointing=False), tmp_path / "plain")
-    estimate = estimate_setup(setup, memory_fit.unknown_machine(setup.config))
-    budgets = memory_fit._budgets(estimate, setup.config, 1)
-    needs = [memory_fit._needed(estimate, budget) for budget in budgets]
+    estimate = estimate_setup(setup, unknown_machine(setup.config))
+    budgets = budgets_of(estimate, setup.config, 1)
+    needs = [memory_of_steps(estimate, budget) for budget in budgets]
     assert needs == sorted(needs, reverse=True)
     assert needs[0] > needs[-1]
-    half = fitted(place, tmp_path / "half", monkeypatch, needs[1])
+    half = fitted(place, tmp_path / "half", needs[1])
     assert (half.tokens_per_microbatch, half.activation_checkpointing) == (budgets[1], False)
-    least = fitted(place, tmp_path / "least", monkeypatch, 0.0)
+    least = fitted(place, tmp_path / "least", 0.0)
     longest = max(len(row.prompt_ids) + len(row.demo.ids) for row in setup.train)
     assert least.activation_checkpointing
     assert least.tokens_per_microbatch is not None
@@ -446,13 +441,13 @@ def test_a_run_that_does_not_fit_is_cut_then_recomputed(
 def test_sampling_does_not_ask_for_smaller_micro_batches(place: Path, tmp_path: Path) -> None:
     """It takes fewer slots by itself; the run's own peak still counts it."""
     few, many = (
-        estimate_setup(setup, memory_fit.unknown_machine(setup.config))
+        estimate_setup(setup, unknown_machine(setup.config))
         for slots in (1, 10**6)
         for setup in [prepared(irft_config(place, sample_batch_size=slots, max_rows=None), tmp_path / str(slots))]
     )
     draw = dataclasses.replace(few.work[0], draws=tuple(dataclasses.replace(d, slots=10**6) for d in few.work[0].draws))
-    assert few.costs.memory(draw) > memory_fit._needed(few, None)
-    assert memory_fit._needed(few, None) == memory_fit._needed(many, None)
+    assert few.costs.memory(draw) > memory_of_steps(few, None)
+    assert memory_of_steps(few, None) == memory_of_steps(many, None)
 
 
 def test_a_shared_beginning_is_counted_once_a_batch(place: Path, tmp_path: Path) -> None:

@@ -121,7 +121,13 @@ def _publish(stage: Stage, reward: LinearReward, backbone: PreTrainedModel) -> N
     if main_process():
         setup, config = stage.setup, with_reward(stage.setup)
         facts = reward.facts(config.template)
-        card = linear_reward_card(config, stage.number, reward.pairs, facts)
+        card = linear_reward_card(
+            config.reward_model or config.model,
+            f"demotune's RFT in stage {stage.number}",
+            ", ".join(config.data),
+            reward.pairs,
+            facts,
+        )
         model = reward.as_head(backbone, reward_padding(setup))
         save_reward_model(model, setup.tokenizer, facts, stage.folder / REWARD, card)
     wait_for_everyone()

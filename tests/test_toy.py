@@ -1,21 +1,17 @@
 """The toy world of benchmarks/studies: its program counts by hand, its rows and its start model are what they claim."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.studies import toy
 from demotune.data.rendering import Renderer
 from demotune.models.attention import carries_layouts
 from demotune.models.policy import load_policy, load_tokenizer, longest_input, resolve_model
 from demotune.records import Demonstration
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks" / "studies"))
-
-import toy
 
 
 def test_quality_by_hand() -> None:

@@ -2,14 +2,13 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.studies.frame import Bench, Family, Role, Setting
 from benchmarks.studies.measuring import Found, Reader, load, policy_measures
-from benchmarks.studies.picking import Score, best_of_measures
-from benchmarks.studies.training import Trained, anchored_sft, best_by_likelihood, irft, rft, run_method, sft
-from benchmarks.studies.world import DEMONSTRATIONS, write_examples
+from benchmarks.studies.picking import Score, best_of_measures, distil
+from benchmarks.studies.training import Trained, anchored_sft, best_by_likelihood, irft, rft, sft
 
 
 def grid(**values: Sequence[Any]) -> tuple[Setting, ...]:
@@ -24,22 +23,29 @@ class Ladder:
     rates: tuple[float, ...]
     passes: tuple[int, ...]
     temperatures: tuple[float, ...]
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """Of SFTConfig, for every rung."""
 
     def trained(self, bench: Bench, setting: Setting) -> Trained:
-        return sft(bench, setting["rate"], self.passes)[setting["passes"]]
+        return sft(bench, setting["rate"], self.passes, **self.fields)[setting["passes"]]
 
     def start(self, bench: Bench) -> Trained:
         """What the other methods start from."""
-        candidates = {f"{rate:g} {count}": one for rate in self.rates for count, one in sft(bench, rate, self.passes).items()}
+        candidates = {
+            f"{rate:g} {count}": one
+            for rate in self.rates
+            for count, one in sft(bench, rate, self.passes, **self.fields).items()
+        }
         return best_by_likelihood(bench, candidates)
 
     def families(self) -> tuple[Family, ...]:
         """The start, at temperature 1; SFT over the grid."""
+        start = Family("SFT start", "start", ({"temperature": 1.0},), measured(lambda bench, _: self.start(bench)))
+        return start, self.sft()
+
+    def sft(self) -> Family:
         settings = grid(rate=self.rates, passes=self.passes, temperature=self.temperatures)
-        return (
-            Family("SFT start", "start", ({"temperature": 1.0},), _measured(lambda bench, _: self.start(bench))),
-            Family("SFT", "control", settings, _measured(self.trained)),
-        )
+        return Family("SFT", "control", settings, measured(self.trained))
 
     def lora(self, rates: Sequence[float], passes: tuple[int, ...], temperatures: Sequence[float]) -> Family:
         """SFT of a LoRA adapter."""
@@ -48,7 +54,7 @@ class Ladder:
             return sft(bench, setting["rate"], passes, use_peft=True, lora_r=8, lora_alpha=16)[setting["passes"]]
 
         return Family(
-            "LoRA SFT", "control", grid(rate=rates, passes=passes, temperature=temperatures), _measured(trained)
+            "LoRA SFT", "control", grid(rate=rates, passes=passes, temperature=temperatures), measured(trained)
         )
 
     def with_loss(self, loss: str, rates: Sequence[float], temperatures: Sequence[float]) -> Family:
@@ -58,7 +64,7 @@ class Ladder:
             return sft(bench, setting["rate"], self.passes, loss=loss)[setting["passes"]]
 
         settings = grid(rate=rates, passes=self.passes, temperature=temperatures)
-        return Family(f"SFT, loss {loss}", "control", settings, _measured(trained))
+        return Family(f"SFT, loss {loss}", "control", settings, measured(trained))
 
     def anchored(self, rate: float, weights: Sequence[float], temperatures: Sequence[float]) -> Family:
         """SFT with a KL penalty to the start model."""
@@ -67,7 +73,7 @@ class Ladder:
             return anchored_sft(bench, rate, setting["kl_weight"], self.passes)[setting["passes"]]
 
         settings = grid(kl_weight=weights, passes=self.passes, temperature=temperatures)
-        return Family("SFT + KL", "control", settings, _measured(trained))
+        return Family("SFT + KL", "control", settings, measured(trained))
 
     def irft(self, settings: Iterable[Setting], temperatures: Sequence[float]) -> Family:
         """IRFT from the start."""
@@ -75,7 +81,7 @@ class Ladder:
         def trained(bench: Bench, setting: Setting) -> Trained:
             return irft(bench, self.start(bench), **_without_temperature(setting))
 
-        return Family("IRFT", "method", _at_temperatures(settings, temperatures), _measured(trained))
+        return Family("IRFT", "method", _at_temperatures(settings, temperatures), measured(trained))
 
     def rft(
         self,
@@ -92,12 +98,14 @@ class Ladder:
             own = {key: value for key, value in setting.items() if key not in ("temperature", "batches", "backbone")}
             if setting.get("backbone") == "start":
                 own["reward_model"] = str(bench.start)
-            key = "-".join(f"{field}-{setting[field]}" for field in sorted(setting) if field not in ("temperature", "batches"))
+            key = "-".join(
+                f"{field}-{setting[field]}" for field in sorted(setting) if field not in ("temperature", "batches")
+            )
             folder = f"{name.replace(' ', '-').replace(',', '')}-{key}"
             return rft(bench, folder, self.start(bench), batches, **fields, **own)[setting["batches"]]
 
         each = [{**setting, "batches": count} for setting in settings for count in batches]
-        return Family(name, role, _at_temperatures(each, temperatures), _measured(trained))
+        return Family(name, role, _at_temperatures(each, temperatures), measured(trained))
 
     def best_of(
         self, name: str, role: Role, score: Score, counts: Sequence[int], temperatures: Sequence[float] = (1.0,)
@@ -111,19 +119,20 @@ class Ladder:
 
         return Family(name, role, grid(n=counts, temperature=temperatures), measure)
 
-    def distilled(
-        self, name: str, role: Role, pick: Callable[[Bench, Trained], Trained], rates: Sequence[float], passes: tuple[int, ...],
-        temperatures: Sequence[float],
-    ) -> Family:  # fmt: skip
-        """SFT on rows that `pick` has written, from the start."""
+    def distilled(self, settings: Iterable[Setting], score: Score, temperatures: Sequence[float]) -> Family:
+        """SFT of the start on the best of n of its own responses to prompts without demonstrations."""
 
         def trained(bench: Bench, setting: Setting) -> Trained:
-            return pick(bench, self.start(bench))
+            return distil(
+                bench, self.start(bench), score, n=setting["n"], rate=setting["rate"], passes=setting["passes"]
+            )
 
-        return Family(name, role, grid(rate=rates, passes=passes, temperature=temperatures), _measured(trained))
+        return Family("SFT on best of n", "control", _at_temperatures(settings, temperatures), measured(trained))
 
 
-def _measured(trained: Callable[[Bench, Setting], Trained]) -> Callable[[Bench, Setting], Found]:
+def measured(trained: Callable[[Bench, Setting], Trained]) -> Callable[[Bench, Setting], Found]:
+    """How a family measures: make the setting's model, then measure it at the setting's temperature."""
+
     def measure(bench: Bench, setting: Setting) -> Found:
         one = trained(bench, setting)
         return Found(measure_model(bench, one, setting["temperature"]), one.seconds, config=one.config)

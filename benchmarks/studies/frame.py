@@ -54,6 +54,8 @@ class Bench:
     seed: int
     part: Part
     samples: int
+    most: int = 16
+    """Responses drawn once for every n of best of n."""
     memo: dict[Any, Any] = field(default_factory=dict)
 
     @property
@@ -104,7 +106,10 @@ class Study:
     """The measure on the picture's vertical axis."""
     shown: tuple[str, ...]
     """Further measures for the table."""
-    samples: int = 2
+    samples: Mapping[Part, int] = field(default_factory=lambda: {"validation": 1, "test": 4})
+    """Answers to each prompt: what chooses among many settings may be rougher than what is reported."""
+    most: int = 16
+    """The largest n of best of n, for which responses are drawn once."""
     threads: int = 1
 
     @property

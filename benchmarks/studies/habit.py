@@ -1,6 +1,7 @@
 """E1: does a learned reward, and RFT with it, remove a habit that demonstrations never show, at unchanged variety?
 
-World: toy.py. 24 demonstrations to train on, 8 held out, 512 prompts without demonstrations; 256 prompts to measure on.
+World: toy.py. 24 demonstrations to train on, 8 held out, 512 prompts without demonstrations; 256 prompts to measure
+on.
 
 Questions
 * Does a reward that is learned from few demonstrations, and RFT with it, remove the habit at unchanged variety?
@@ -8,18 +9,19 @@ Questions
 * Does either hold against SFT's best rate, passes and temperature?
 
 Rules, the same for every method, written before any test prompt was read
-* Settings, temperature among them, are chosen for each method, control and seed on validation prompts by the mean of
-  habit-free and asked: once freely, once among settings whose entropy is at least that of the SFT start at temperature
-  1. Test prompts are read once, by the chosen settings.
+* Settings, temperature among them, are chosen for each method, control and seed on validation prompts by the mean
+  of habit-free and asked: once freely, once among settings whose entropy is at least that of the SFT start at
+  temperature 1. Test prompts are read once, by the chosen settings.
 * The SFT start, from which IRFT, RFT and best of n go on, is the rung of SFT's grid that finds the held-out
   demonstrations likeliest.
-* Controls: SFT over rate x passes x temperature, whose longest rungs take at least as many seconds as RFT; LoRA SFT;
-  SFT with a KL penalty to the start model; SFT with the loss psft; best of n by likelihood and by SFT's own log-ratio.
+* Controls: SFT over rate x passes x temperature, whose longest rungs take at least as many seconds as RFT; LoRA
+  SFT; SFT with a KL penalty to the start model; SFT with the loss psft; best of n by likelihood and by SFT's own
+  log-ratio.
 * Eight seeds, each with demonstrations of its own and the same test prompts. Each method is compared with the best
   control, by that control's mean on validation prompts; differences are paired by seed, Holm over all comparisons.
   Likelihood of fresh demonstrations, entropy and seconds stand beside every gain.
-* A gain that a lower temperature of SFT reaches too is no gain: SFT's temperature is one of its settings. Every setting
-  tried is kept and counted.
+* A gain that a lower temperature of SFT reaches too is no gain: SFT's temperature is one of its settings. Every
+  setting tried is kept and counted.
 """
 
 from benchmarks.studies import toy
@@ -36,8 +38,8 @@ WORLD = World(
     gold=toy.gold,
     longest=16,
 )
-TEMPERATURES = (1.0, 0.8, 0.6, 0.4)
-LADDER = Ladder(rates=(3e-4, 1e-3, 3e-3), passes=(5, 10, 20, 40, 80, 160), temperatures=TEMPERATURES)
+TEMPERATURES = (1.4, 1.2, 1.0, 0.8, 0.6, 0.4)
+LADDER = Ladder(rates=(3e-4, 1e-3, 3e-3), passes=(5, 10, 20, 40, 160), temperatures=TEMPERATURES)
 
 
 def as_varied(row: Row, start: Row) -> bool:
@@ -70,6 +72,25 @@ STUDY = Study(
             TEMPERATURES,
             reward_learning_rate=1e-3,
             reward_epochs=10.0,
+        ),
+        LADDER.rft(
+            "RFT, linear reward",
+            [
+                {"learning_rate": 1e-3, "beta": beta, "backbone": backbone}
+                for beta in (0.02, 0.1)
+                for backbone in ("start", "sft")
+            ],
+            (20, 40),
+            TEMPERATURES,
+            reward_kind="linear",
+        ),
+        LADDER.rft(
+            "RFT, linear reward, against both",
+            [{"learning_rate": 1e-3, "beta": 0.05, "backbone": "start"}],
+            (20, 40),
+            TEMPERATURES,
+            reward_kind="linear",
+            reward_negatives=("policy", "base"),
         ),
     ),
     rules=RULES,

@@ -51,9 +51,7 @@ class Reader:
 
     @staticmethod
     def of(world: World, folder: Path) -> "Reader":
-        return Reader(
-            Renderer(load_tokenizer(folder), None, generation_stop_ids(folder)), world.longest, world.bf16
-        )
+        return Reader(Renderer(load_tokenizer(folder), None, generation_stop_ids(folder)), world.longest, world.bf16)
 
     def demonstrations(self, rows: Sequence[Example]) -> list[Completion]:
         rendered = [
@@ -70,7 +68,7 @@ def load(folder: Path) -> Policy:
     return load_policy(folder, dtype="float32", attn_implementation=None, device=torch.device("cpu"))
 
 
-def draw(
+def draw(  # noqa: PLR0917
     policy: Policy, reader: Reader, prompts: Sequence[tuple[int, ...]], seed: int, temperature: float, samples: int
 ) -> list[list[Response]]:
     """`samples` responses to each prompt; every policy gets the same random numbers."""
@@ -157,4 +155,5 @@ def policy_measures(
         found |= {f"near_{name}": value for name, value in counts.items()}
     if general:
         found["general_nll"] = nll_per_token(policy, reader.demonstrations(general), 1.0, reader.bf16)
+        found["kept"] = -found["general_nll"]
     return found

@@ -1,6 +1,7 @@
 """Best of n in studies: responses of one policy to a part's prompts, and rewards that choose among them."""
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +11,18 @@ import numpy as np
 
 from benchmarks.studies.frame import Bench
 from benchmarks.studies.measuring import Reader, draw, gold_means, load, numbers_of
-from benchmarks.studies.training import Trained
-from benchmarks.studies.world import DEMONSTRATIONS, HELDOUT, read_examples
+from benchmarks.studies.training import BATCH, Trained, run_method
+from benchmarks.studies.world import DEMONSTRATIONS, HELDOUT, PROMPTS, read_examples, write_examples
+from demotune.common.files import publish_file
+from demotune.config.methods import SFTConfig
 from demotune.models.policy import load_tokenizer
 from demotune.models.reference_logps import completion_logps
 from demotune.models.reward import padding_id
 from demotune.records import Completion, Pair, Response
+from demotune.rewards.implicit import ImplicitReward
 from demotune.rewards.linear import Columns, LinearReward, fit_linear_reward, pair_columns
 from demotune.rewards.scalar import ScalarReward
 
-MOST = 16
 SCORED_TOGETHER = 256
 
 Score = Callable[[Bench, Trained, Sequence[Completion]], Sequence[float]]
@@ -28,7 +31,7 @@ Score = Callable[[Bench, Trained, Sequence[Completion]], Sequence[float]]
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """MOST responses to each prompt of a part."""
+    """The responses to each prompt of a part."""
 
     prompts: list[str]
     answers: list[list[Response]]
@@ -45,7 +48,7 @@ def drawn(bench: Bench, policy: Trained, temperature: float) -> Drawn:
         reader, model = Reader.of(bench.world, bench.start), load(policy.model)
         rows = bench.world.questions(bench.part)
         prompts = [row.prompt_ids for row in reader.demonstrations(rows)]
-        answers = draw(model, reader, prompts, bench.seed, temperature, MOST)
+        answers = draw(model, reader, prompts, bench.seed, temperature, bench.most)
         completions = [Completion(prompt, one) for prompt, each in zip(prompts, answers, strict=True) for one in each]
         surprisals = [-logp for logp in numbers_of(model, completions, temperature, reader.bf16).logps]
         return Drawn([row["prompt"] for row in rows], answers, completions, surprisals)
@@ -54,7 +57,7 @@ def drawn(bench: Bench, policy: Trained, temperature: float) -> Drawn:
     return found
 
 
-def best_of_measures(
+def best_of_measures(  # noqa: PLR0917
     bench: Bench, policy: Trained, temperature: float, n: int, name: str, score: Score
 ) -> dict[str, float]:
     """What the best of the first n of a prompt's responses is worth; the first of equal ones wins.
@@ -66,7 +69,7 @@ def best_of_measures(
     rewards: Sequence[float] = bench.remember(
         ("rewards", policy.model, temperature, name), lambda: score(bench, policy, found.completions)
     )
-    table = np.array(rewards).reshape(len(found.answers), MOST)
+    table = np.array(rewards).reshape(len(found.answers), bench.most)
     best = table[:, :n].argmax(axis=1)
     chosen = [answers[place] for answers, place in zip(found.answers, best, strict=True)]
     surprisals = np.array(found.surprisals).reshape(table.shape)[np.arange(len(best)), best]
@@ -85,12 +88,8 @@ def by_likelihood(bench: Bench, policy: Trained, completions: Sequence[Completio
 
 def by_log_ratio(bench: Bench, policy: Trained, completions: Sequence[Completion]) -> list[float]:
     """log pi_SFT / pi_start: what SFT has changed."""
-    bf16 = bench.world.bf16
-    before, after = (
-        completion_logps(load(folder), completions, batch_size=SCORED_TOGETHER, bf16=bf16)
-        for folder in (bench.start, policy.model)
-    )
-    return [one - other for one, other in zip(after, before, strict=True)]
+    reward = ImplicitReward(policy.model, bench.start, 1.0, bf16=bench.world.bf16)
+    return reward.rewards_of(completions, batch_size=SCORED_TOGETHER)
 
 
 def by_chance(bench: Bench, policy: Trained, completions: Sequence[Completion]) -> list[float]:
@@ -131,16 +130,55 @@ def by_linear(backbone: str = "start", contrast: str = "sft", samples: int = 8) 
     return score
 
 
+def distil(bench: Bench, start: Trained, score: Score, *, n: int, rate: float, passes: int) -> Trained:
+    """SFT of `start` on the best of n responses to each prompt without demonstrations; drawing counts as seconds."""
+    chosen = bench.folder / f"best-of-{n}.jsonl"
+    if not chosen.exists():
+        begun, reader = time.process_time(), Reader.of(bench.world, bench.start)
+        prompts = (bench.folder / PROMPTS).read_text("utf-8").splitlines()
+        ids = [reader.renderer.prompt_ids(({"role": "user", "content": prompt},)) for prompt in prompts]
+        drawn = draw(load(start.model), reader, ids, bench.seed, 1.0, n)
+        rewards = score(
+            bench, start, [Completion(one, each) for one, all_ in zip(ids, drawn, strict=True) for each in all_]
+        )
+        best = np.array(rewards).reshape(len(prompts), n).argmax(axis=1)
+        rows = [
+            {"prompt": prompt, "completion": reader.text(answers[place])}
+            for prompt, answers, place in zip(prompts, drawn, best, strict=True)
+            if reader.text(answers[place])
+        ]
+        seconds = time.process_time() - begun
+        chosen.with_suffix(".seconds").write_text(str(seconds), encoding="utf-8")
+        with publish_file(chosen) as unfinished:
+            write_examples(unfinished, rows)
+    spent = float(chosen.with_suffix(".seconds").read_text("utf-8"))
+    fields = {
+        "model": str(start.model),
+        "data": (str(chosen),),
+        "learning_rate": rate,
+        "num_train_epochs": passes,
+        "per_device_train_batch_size": 4 * BATCH,
+    }
+    one = run_method(bench, f"distilled-{n}-{rate:g}-{passes}", SFTConfig, fields, {})["end"]
+    return Trained(one.model, start.seconds + spent + one.seconds, one.config)
+
+
 def fit(bench: Bench, policy: Trained, backbone: Any, contrast: str, samples: int) -> LinearReward:
     """The linear reward of a seed's demonstrations; those held out take part, for nothing else is chosen with it."""
     reader = Reader.of(bench.world, bench.start)
-    rows = reader.demonstrations([row for name in (DEMONSTRATIONS, HELDOUT) for row in read_examples(bench.folder / name)])
+    rows = reader.demonstrations(
+        [row for name in (DEMONSTRATIONS, HELDOUT) for row in read_examples(bench.folder / name)]
+    )
     writers = {"sft": [policy.model], "start": [bench.start], "both": [policy.model, bench.start]}[contrast]
     pairs = [
         Pair(str(number), row.prompt_ids, row.response, sample)
         for writer in writers
         for number, (row, drawn_) in enumerate(
-            zip(rows, draw(load(writer), reader, [row.prompt_ids for row in rows], bench.seed, 1.0, samples), strict=True)
+            zip(
+                rows,
+                draw(load(writer), reader, [row.prompt_ids for row in rows], bench.seed, 1.0, samples),
+                strict=True,
+            )
         )
         for sample in drawn_
     ]
@@ -151,4 +189,3 @@ def fit(bench: Bench, policy: Trained, backbone: Any, contrast: str, samples: in
 
 def _pad_id(reader: Reader, bench: Bench) -> int:
     return padding_id(load_tokenizer(bench.start), reader.renderer.stop_ids)
-

@@ -1,7 +1,10 @@
-"""Run a part of a study: python -m benchmarks.studies.run STUDY --work FOLDER --part validation|test [--seeds 8] [--jobs 2]
+"""Run a part of a study.
 
-What is in the journal, benchmarks/results/STUDY.jsonl, is not measured again, and what is trained is kept under FOLDER:
-a study that was killed goes on. `test` needs all validation rows, and reads test prompts with the chosen settings alone.
+    python -m benchmarks.studies.run STUDY --work FOLDER --part validation|test [--seeds 8] [--jobs 2]
+
+What is in the journal, benchmarks/results/STUDY.jsonl, is not measured again, and what is trained is kept under
+FOLDER: a study that was killed goes on. `test` needs all validation rows, and reads test prompts with the chosen
+settings alone.
 """
 
 import argparse
@@ -10,9 +13,11 @@ import importlib
 import multiprocessing
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from benchmarks.studies.frame import (
     SEEDS,
@@ -30,7 +35,8 @@ from benchmarks.studies.training import kept
 from benchmarks.studies.world import Part
 from demotune.common.journals import Journal
 
-STUDIES = ("habit", "best_of", "answers", "distant", "forgetting", "habit_135m")
+TOYS = ("habit", "best_of", "answers", "distant", "forgetting")
+STUDIES = (*TOYS, "habit_135m_16", "habit_135m_32", "habit_135m_64")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,9 @@ class Work:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=STUDIES)
-    parser.add_argument("--work", type=Path, required=True, help="folder for models; a study needs its own until its end")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for models; a study needs its own until its end"
+    )
     parser.add_argument("--part", choices=("validation", "test"), required=True)
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--jobs", type=int, default=2)
@@ -62,8 +70,13 @@ def main() -> None:
 
 
 def load_study(name: str) -> Study:
-    study: Study = importlib.import_module(f"benchmarks.studies.{name}").STUDY
-    return study
+    """A study stands in the module of its name; those on the real model in one."""
+    found: Study = (
+        importlib.import_module(f"benchmarks.studies.{name}").STUDY
+        if name in TOYS
+        else importlib.import_module("benchmarks.studies.habit_135m").STUDIES[name]
+    )
+    return found
 
 
 def run_part(name: str, work: Path, part: Part, *, seeds: Sequence[int], jobs: int, journal: Path) -> None:
@@ -76,18 +89,25 @@ def run_part(name: str, work: Path, part: Part, *, seeds: Sequence[int], jobs: i
     print(f"{name}: {study.tried} settings a seed; start model and data in {folder}", flush=True)
     kept(folder / "start", study.world.make_start)
     tasks = [Work(name, folder, seed, part, journal, opened) for seed in seeds]
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(jobs, initializer=_start_worker, initargs=(folder, study.threads), maxtasksperchild=1) as pool:
-        for seed, rows in pool.imap_unordered(work_on, tasks, chunksize=1):
-            print(f"{name} {part}: seed {seed}, {rows} rows, {(time.monotonic() - begun) / 60:.1f} min", flush=True)
+    with _workers(jobs, folder) as do:
+        for seed, added in do(tasks):
+            print(f"{name} {part}: seed {seed}, {added} rows, {(time.monotonic() - begun) / 60:.1f} min", flush=True)
     print(f"{name} {part}: done in {(time.monotonic() - begun) / 60:.1f} minutes; rows in {journal}", flush=True)
 
 
-def _start_worker(folder: Path, threads: int) -> None:
-    """What demotune says goes to a log."""
-    import torch  # noqa: PLC0415 (after the environment of the process is set)
+@contextlib.contextmanager
+def _workers(jobs: int, folder: Path) -> Iterator[Callable[[Sequence[Work]], Iterable[tuple[int, int]]]]:
+    """Do work in so many processes; with one, in this one, where it shows its progress."""
+    if jobs == 1:
+        yield lambda tasks: map(work_on, tasks)
+        return
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(jobs, initializer=_start_worker, initargs=(folder,), maxtasksperchild=1) as pool:
+        yield lambda tasks: pool.imap_unordered(work_on, tasks, chunksize=1)
 
-    torch.set_num_threads(threads)
+
+def _start_worker(folder: Path) -> None:
+    """What demotune says goes to a log."""
     log = (folder / f"log-{os.getpid()}.txt").open("a", encoding="utf-8")
     contextlib.redirect_stdout(log).__enter__()
     contextlib.redirect_stderr(log).__enter__()
@@ -96,10 +116,13 @@ def _start_worker(folder: Path, threads: int) -> None:
 def work_on(work: Work) -> tuple[int, int]:
     """Measure what has no row yet; returns the seed and how many rows were added."""
     study = load_study(work.study)
+    torch.set_num_threads(study.threads)
     rows = read_rows(work.file)
     done = {row.key for row in rows}
-    folder = kept(work.folder / f"seed-{work.seed}", lambda folder: study.world.write_data(folder, work.seed))
-    bench = Bench(study.world, folder, work.seed, work.part, study.samples)
+    folder = kept(
+        work.folder / f"seed{study.world.data}-{work.seed}", lambda folder: study.world.write_data(folder, work.seed)
+    )
+    bench = Bench(study.world, folder, work.seed, work.part, study.samples[work.part], study.most)
     added = 0
     for family, setting in _wanted(study, rows, work):
         key = (family.name, setting_key(setting), work.seed, work.part)

@@ -2,14 +2,15 @@
 
     python -m benchmarks.studies.toy FOLDER [--seed 0] [--demonstrations 32]
 
-A prompt is ASKED letters; a response has LENGTH letters. The start model, a Llama of 87,000 numbers made from scratch
-in under a minute, writes fluently, seldom mentions an asked letter, and has a habit: every twentieth letter is a z. A
-program counts how much of the asked letters a response has and whether it is free of the habit. Demonstrations mention
-all asked letters and never show the habit; they are fluent like the start model. The model has also read remarks on
-responses, one after the end token (how many asked letters, how many z, and two that do not matter), so its hidden state
-there holds judgements, and it does not know which of them count. FOLDER gets `start/`, an ordinary model folder, and
-demonstrations, validation rows, prompts without demonstrations and test rows as data files: demotune's own commands run
-on them. A study may ask other numbers of letters, or have the start model learn a second task.
+A prompt is ASKED letters; a response has LENGTH letters. The start model, a Llama of 87,000 numbers made from
+scratch in under a minute, writes fluently, seldom mentions an asked letter, and has a habit: every twentieth letter
+is a z. A program counts how much of the asked letters a response has and whether it is free of the habit.
+Demonstrations mention all asked letters and never show the habit; they are fluent like the start model. The model
+has also read remarks on responses, one after the end token (how many asked letters, how many z, and two that do not
+matter), so its hidden state there holds judgements, and it does not know which of them count. FOLDER gets `start/`,
+an ordinary model folder, and demonstrations, validation rows, prompts without demonstrations and test rows as data
+files: demotune's own commands run on them. A study may ask other numbers of letters, or have the start model learn
+a second task.
 """
 
 import argparse
@@ -159,7 +160,8 @@ def pretrain(
 ) -> None:
     """Make the start model: it learns to write on its own responses, and to remark on those and on better ones.
 
-    Each batch asks for one number of letters. With `second_task`, every step also learns half as many reversals. A plain loop, on purpose without demotune: it makes the world in which methods are compared.
+    Each batch asks for one number of letters. With `second_task`, every step also learns half as many reversals.
+    A plain loop, on purpose without demotune: it makes the world in which methods are compared.
     """
     rng, model = default_rng([0, 3]), make_model().train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)

@@ -1,4 +1,4 @@
-"""Training for studies: demotune's own runs, of which some are kept at several steps, and the KL-regularised control."""
+"""Training for studies: demotune's own runs, kept at several steps, and the KL-regularised control."""
 
 import gc
 import json
@@ -76,7 +76,7 @@ def run_method(
         gc.freeze()  # demotune gives memory back between phases, which would look at every object of the libraries
         begun = time.process_time()
         snapshots = _Snapshots({step: folder / each for step, each in at.items()}, load_tokenizer(bench.start))
-        result = demotune.run(config(**_shared(bench), **fields, output=str(output)), callbacks=[snapshots])
+        result = demotune.run(config(**_shared(bench) | fields, output=str(output)), callbacks=[snapshots])
         total = time.process_time() - begun
         shutil.copytree(result.model_folder, folder / "end")
         if result.reward_folder is not None:
@@ -92,7 +92,7 @@ def run_method(
     return {each: Trained(folder / each, seconds, facts["config"]) for each, seconds in facts["seconds"].items()}
 
 
-PATHS = ("model", "reward_model", "prompts", "data", "eval_data")
+PATHS = ("model", "base_model", "reward_model", "prompts", "data", "eval_data")
 
 
 def _shared(bench: Bench) -> dict[str, Any]:
@@ -140,9 +140,7 @@ def best_by_likelihood(bench: Bench, candidates: Mapping[str, Trained]) -> Train
     def choose() -> Trained:
         reader = Reader.of(bench.world, bench.start)
         heldout = reader.demonstrations(read_examples(bench.folder / HELDOUT))
-        found = {
-            name: nll_per_token(load(one.model), heldout, 1.0, reader.bf16) for name, one in candidates.items()
-        }
+        found = {name: nll_per_token(load(one.model), heldout, 1.0, reader.bf16) for name, one in candidates.items()}
         return candidates[min(found, key=lambda name: (found[name], name))]
 
     chosen: Trained = bench.remember(("start", tuple(candidates)), choose)
@@ -187,6 +185,7 @@ def rft(bench: Bench, name: str, start: Trained, batches: tuple[int, ...], **fie
             "sample_batch_size": 256,
             "stop_reward_margin": 0,
         }
+        | ({"base_model": str(bench.start)} if "base" in fields.get("reward_negatives", ()) else {})
         | fields,
         {count: str(count) for count in batches},
     )

@@ -32,6 +32,8 @@ class World:
     """Held-out data of the start model's pretraining, where a study asks what is forgotten."""
     near: Callable[[Part], Sequence[Example]] | None = None
     """Further prompts, like those of the demonstrations, where `questions` are unlike them."""
+    data: str = ""
+    """Part of the seeds' folder names, where worlds share a start model and differ in their data."""
     bf16: bool = False
 
 

@@ -58,7 +58,7 @@ def test_a_family_without_an_allowed_setting_in_one_seed_is_left_out() -> None:
 
 
 def test_differences_are_paired_by_seed_against_the_control_that_validation_prompts_name() -> None:
-    """Seeds differ by tenths, the method is .05 ahead in each; the control that is best on test prompts is not taken."""
+    """Seeds differ by tenths, the method is .05 ahead in each; the best control of the test prompts is not taken."""
     families = (("start", "start"), ("A", "control"), ("B", "control"), ("RFT", "method"), ("again", "method"))
     goals = {"start": (0.1, 0.1), "A": (0.4, 0.3), "B": (0.3, 0.9), "RFT": (0.5, 0.35), "again": (0.5, 0.3)}
     noise = np.array([0.0, 0.01, -0.01, 0.02, -0.02, 0.01])

@@ -1,8 +1,8 @@
 """E3: demonstrations hold answers, thoughts are free: does a reward on the answer beat learning from answers?
 
-World: add six digits modulo 7. A response is a thought of at most 8 digits, `#`, and the answer. The start model,
+World: add eight digits modulo 7. A response is a thought of at most 9 digits, `#`, and the answer. The start model,
 87,000 numbers made from scratch, has read thoughts of several kinds: running sums, each with a mistake in one of
-eight steps, whose last digit it then answers (a third of all); the prompt's digits in order, in reverse, and random
+six steps, whose last digit it then answers (a quarter of all); the prompt's digits in order, in reverse, and random
 ones, each followed by a random answer. Demonstrations are 96 prompts to train on, and 32 held out, with the answer
 alone; the response to imitate is `#` and the answer.
 
@@ -50,8 +50,10 @@ from demotune.models.policy import load_tokenizer, save_policy
 from demotune.records import Response
 from demotune.sampling import SamplingOptions, sample_responses
 
-BASE, DIGITS, LONGEST_THOUGHT = 7, 6, 8
-RIGHT_KIND, MISTAKE = 1 / 3, 1 / 8
+BASE, DIGITS, LONGEST_THOUGHT = 7, 8, 10
+RIGHT_KIND, MISTAKE = 1 / 4, 1 / 6
+UNFINISHED = -5.0
+"""Reward, in nats, of a thought that does not come to its `#`."""
 SPECIALS = ("<pad>", "<end>", "<unk>", "=", "#")
 VOCABULARY = {token: number for number, token in enumerate((*SPECIALS, *map(str, range(BASE))))}
 CHAT = (
@@ -81,7 +83,7 @@ def draw_prompts(rng: Generator, part: Part, count: int) -> list[str]:
     found: dict[str, None] = {}
     while len(found) < count:
         digits = rng.integers(BASE, size=DIGITS)
-        place = int(digits @ np.array([3, 17, 29, 53, 71, 97])) % 10
+        place = int(digits @ np.array([3, 17, 29, 53, 71, 97, 101, 113])) % 10
         if part == ("test" if place == 0 else "validation" if place == 1 else "train"):
             found["".join(map(str, digits))] = None
     return list(found)
@@ -167,13 +169,17 @@ class _Pupil:
         """`#`, answer, end of each row."""
         self._options = SamplingOptions(LONGEST_THOUGHT, frozenset({VOCABULARY["#"]}))
 
-    def think(self, rows: Sequence[int], samples: int, seed: int) -> list[tuple[int, tuple[int, ...]]]:
-        """(row, thought up to and with `#`), `samples` for each row; those that were cut off are left out."""
+    def think(self, rows: Sequence[int], samples: int, seed: int) -> list[tuple[int, Response]]:
+        """(row, thought up to and with `#`), `samples` for each row; one that was cut off is not finished."""
         asked = [row for row in rows for _ in range(samples)]
         prompts = [self.prompts[row] for row in asked]
         drawn = sample_responses(self.policy, prompts, range(len(asked)), seed, self._options, slots=512)
         found = dict(drawn)
-        return [(row, found[place].ids) for place, row in enumerate(asked) if found[place].finished]
+        return [(row, found[place]) for place, row in enumerate(asked)]
+
+    def with_answer(self, row: int, thought: Response) -> tuple[int, tuple[int, ...]]:
+        """The row with the thought and, where that is finished, the demonstrated answer."""
+        return row, (*thought.ids, *(self.endings[row][1:] if thought.finished else ()))
 
     def logps(self, sides: Sequence[tuple[int, tuple[int, ...]]]) -> torch.Tensor:
         """(B, R) of the tokens of each response to the row's prompt."""
@@ -201,11 +207,12 @@ def latent(bench: Bench, rate: float, steps: tuple[int, ...]) -> dict[int, Train
         for step in range(1, max(steps) + 1):
             rows = rng.choice(len(pupil.rows), size=PROMPTS_A_STEP, replace=False).tolist()
             thoughts = pupil.think(rows, THOUGHTS, seed=1000 * bench.seed + step)
-            sides = [(row, (*thought, *pupil.endings[row][1:])) for row, thought in thoughts]
-            logps = pupil.logps(sides)
-            of_thought = torch.arange(logps.shape[1]) < torch.tensor([[len(ids)] for _, ids in thoughts])
+            logps = pupil.logps([pupil.with_answer(row, thought) for row, thought in thoughts])
+            of_thought = torch.arange(logps.shape[1]) < torch.tensor([[len(thought.ids)] for _, thought in thoughts])
             answers = logps.masked_fill(of_thought, 0.0).sum(dim=-1)
-            advantages = leave_one_out([row for row, _ in thoughts], answers.detach())
+            finished = torch.tensor([thought.finished for _, thought in thoughts])
+            rewards = torch.where(finished, answers.detach(), UNFINISHED)
+            advantages = leave_one_out([row for row, _ in thoughts], rewards)
             loss = -(advantages * logps.masked_fill(~of_thought, 0.0).sum(dim=-1) + answers).mean()
             pupil.step(loss)
             if step in steps:
@@ -240,7 +247,7 @@ def star(bench: Bench, rate: float, rounds: tuple[int, ...], *, filtered: bool) 
                 learned = [(row, one.ids) for row in rows for one in drawn[row] if _right(pupil, row, one)]
             else:
                 thoughts = pupil.think(rows, THOUGHTS, seed=1000 * bench.seed + number)
-                learned = [(row, (*thought, *pupil.endings[row][1:])) for row, thought in thoughts]
+                learned = [pupil.with_answer(row, thought) for row, thought in thoughts if thought.finished]
             for _ in range(2):
                 order = rng.permutation(len(learned))
                 for members in np.array_split(order, max(len(learned) // (PROMPTS_A_STEP * 2), 1)):
@@ -277,9 +284,9 @@ def majority(bench: Bench, setting: Setting) -> Found:
     return Found({"goal": float(np.mean(right)), "temperature": setting["temperature"]}, 0.0, answers=setting["n"])
 
 
-WORLD = World("answers", pretrain, write_seed, questions, gold, longest=LONGEST_THOUGHT + 3)
+WORLD = World("answers", pretrain, write_seed, questions, gold, longest=LONGEST_THOUGHT + 2)
 TEMPERATURES = (1.0, 0.6, 0.3)
-LADDER = Ladder(rates=(3e-4, 1e-3, 3e-3), passes=(5, 20, 80), temperatures=TEMPERATURES)
+LADDER = Ladder(rates=(1e-3, 3e-3), passes=(5, 20, 40), temperatures=TEMPERATURES)
 STEPS, ROUNDS, RATES = (25, 50, 100, 150), (1, 2, 4, 8), (1e-3, 3e-3)
 MOST_SECONDS = 12.0
 

@@ -10,7 +10,7 @@ from demotune.common.machine import command_line, package_versions
 from demotune.common.statistics import Comparison, compare_over_seeds, holm, over_seeds, ranks
 from demotune.config.evaluation import EvaluationConfig
 from demotune.evaluation.eval_set import read_eval_set
-from demotune.evaluation.measuring import Bench, Parts, fill_in, measure
+from demotune.evaluation.measuring import EvalInputs, PartCache, fill_in, measure
 from demotune.evaluation.quantities import Quantity, quantities
 from demotune.evaluation.subjects import find_subjects
 from demotune.runs.comparison import ComparisonTable, Difference, Line
@@ -146,8 +146,8 @@ def _on_data(settings: Sequence[Setting], on: EvaluationConfig) -> tuple[dict[st
     rows = read_eval_set(config, subjects, Path(config.output) / LEFT_OUT)
     if len(rows.rows) == 1:
         raise DemotuneError("one row is left to compare on, which says nothing; give more --data")
-    bench = Bench(config, tuple(subjects), rows, Parts(Path(config.output) / PARTS))
-    measured = [_compared(quantities(measure(bench, subject))) for subject in subjects]
+    inputs = EvalInputs(config, tuple(subjects), rows, PartCache(Path(config.output) / PARTS))
+    measured = [_compared(quantities(measure(inputs, subject))) for subject in subjects]
     by_run = dict(zip([START, *sources], measured, strict=True))
     found = {START: _stacked([by_run[START]])}
     for setting in settings:

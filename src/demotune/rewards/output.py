@@ -4,11 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from rich import box
-from rich.table import Table
 
 from demotune.common.errors import DemotuneError
-from demotune.common.progress import console, say
+from demotune.common.progress import say, show_table
 from demotune.data import BadRow
 from demotune.data.intake import reasons, write_quarantine
 from demotune.records import Context, Demonstration, Message, Preference
@@ -39,13 +37,9 @@ def preference_columns(row: Preference) -> dict[str, object]:
 
 def show_rewards(groups: Mapping[str, Sequence[tuple[float, int]]]) -> None:
     """Distribution of (reward, response tokens), a column for each group, and how far length predicts the reward."""
-    table = Table(box=box.SIMPLE)
-    for heading in ("score", *groups):
-        table.add_column(heading, justify="right" if heading in groups else "left", no_wrap=True)
     columns = [_distribution(pairs) for pairs in groups.values()]
-    for name in columns[0]:
-        table.add_row(name, *(column[name] for column in columns))
-    console.print(table)
+    rows = [(name, *(column[name] for column in columns)) for name in columns[0]]
+    show_table(None, ("score", *groups), rows, whole=True)
 
 
 def _distribution(pairs: Sequence[tuple[float, int]]) -> dict[str, str]:

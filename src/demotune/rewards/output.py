@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from demotune.common.errors import DemotuneError
+from demotune.common.json_records import write_records
 from demotune.common.progress import say, show_table
 from demotune.data import BadRow
-from demotune.data.intake import reasons, write_quarantine
+from demotune.data.intake import reasons
 from demotune.records import Context, Demonstration, Message, Preference
 
 SHOWN_REFUSALS = 3
@@ -74,7 +75,7 @@ def say_refused(refused: Sequence[BadRow], output: Path | None) -> None:
     if not refused:
         return
     if beside is not None:
-        write_quarantine(refused, beside)
+        write_records(beside, refused)
         say(f"{len(refused)} rows have no score ({reasons(refused)}); each is named in {beside}", style="yellow")
         return
     say(f"{len(refused)} rows have no score ({reasons(refused)}); with --output each is named", style="yellow")

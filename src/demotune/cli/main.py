@@ -172,7 +172,6 @@ def _compare(config: commands.CompareConfig) -> None:
     from demotune.cli.control import train_controls
     from demotune.evaluation.compare import compare
     from demotune.evaluation.show import show_comparison
-    from demotune.runs.comparison import write_comparison
     from demotune.runs.names import COMPARISON
 
     given = {run.resolve() for run in config.runs}
@@ -183,10 +182,8 @@ def _compare(config: commands.CompareConfig) -> None:
             model=str(config.runs[0]), data=config.data, output=str(config.output), columns=config.columns,
             max_length=config.max_length, max_rows=config.max_rows, batch_size=config.batch_size, bf16=config.bf16,
         )  # fmt: skip
-    table = compare([*config.runs, *controls], on=on)
-    show_comparison(table)
-    if config.output is not None:
-        write_comparison(config.output / COMPARISON, table)
+    file = None if config.output is None else config.output / COMPARISON
+    show_comparison(compare([*config.runs, *controls], on=on, file=file))
 
 
 @command(app, commands.ReportConfig)

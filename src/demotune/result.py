@@ -115,7 +115,7 @@ class RunResult:
             return "not known: its folder cannot be read"
 
     def reward(self) -> Reward:
-        """The reward that the run learned. Raises DemotuneError for an SFT run, which learns none."""
+        """The reward that the run learned; of an SFT run the log-ratio of its policy to its start model."""
         return load_reward(self.run_folder)
 
     def load(self) -> tuple[Policy, PreTrainedTokenizerBase]:
@@ -142,7 +142,7 @@ def publish_result(setup: Setup, estimate: Estimate | None = None, profile: Prof
         run_folder=setup.folder.root,
         model_folder=setup.folder.model,
         method=setup.config.method,
-        reward_folder=setup.folder.reward if setup.config.reward_kind == "explicit" else None,
+        reward_folder=setup.folder.reward if setup.config.learned_reward == "explicit" else None,
         start_nll_per_token=begun.start_nll_per_token,
         best_stage=begun.best_so_far,
         stages=stages,

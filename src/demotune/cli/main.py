@@ -152,6 +152,13 @@ def _select(config: commands.SelectConfig) -> None:
     select(_load_reward(config), config.data, config, choice, config.output)
 
 
+@command(app, commands.ExplainConfig)
+def _explain(config: commands.ExplainConfig) -> None:
+    from demotune.rewards.explain import explain_reward
+
+    explain_reward(_load_reward(config), config.data, config, config.output)
+
+
 def _load_reward(config: commands.RewardReading) -> Any:
     from demotune.rewards.load import load_reward
 

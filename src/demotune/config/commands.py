@@ -60,17 +60,9 @@ class SelectConfig(RewardReading):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleConfig(Config):
-    """Sample responses to prompts, rendered and sampled as in training. With a reward, keep the best of several."""
+class GenerationOptions(Config):
+    """How responses to prompts are drawn, outside of a run."""
 
-    model: str = field(names="model")
-    """The model: a run folder, a model or adapter folder, a hub id, or a GGUF file."""
-    prompt: tuple[str, ...] = field(())
-    """A prompt; repeat for several."""
-    prompts: Path | None = field(None, names="prompts")
-    """File of prompts: .txt with one a line, or data with prompt or messages."""
-    output: Path | None = field(None)
-    """Write JSONL here instead of to the screen."""
     max_new_tokens: int = field(256, minimum=1, maximum=10**7)
     """Longest response, in tokens."""
     temperature: float = field(1.0, minimum=0, maximum=10**3)
@@ -87,6 +79,20 @@ class SampleConfig(Config):
     """Sample this many responses together."""
     dtype: Literal["float32", "bfloat16"] = field("float32")
     """Type in which weights are held."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig(GenerationOptions):
+    """Sample responses to prompts, rendered and sampled as in training. With a reward, keep the best of several."""
+
+    model: str = field(names="model")
+    """The model: a run folder, a model or adapter folder, a hub id, or a GGUF file."""
+    prompt: tuple[str, ...] = field(())
+    """A prompt; repeat for several."""
+    prompts: Path | None = field(None, names="prompts")
+    """File of prompts: .txt with one a line, or data with prompt or messages."""
+    output: Path | None = field(None)
+    """Write JSONL here instead of to the screen. The same command again goes on where it was interrupted."""
     best_of: int | None = field(None, minimum=1, maximum=10**6)
     """Draw N responses to each prompt, keep the one that --reward likes best."""
     reward: str | None = field(None, names="model")

@@ -135,6 +135,13 @@ def _sample(config: commands.SampleConfig) -> None:
     show_answers(prompts, answers, config.output)
 
 
+@command(app, commands.DistillConfig)
+def _distill(config: commands.DistillConfig) -> None:
+    from demotune.cli.distill import distill
+
+    distill(config)
+
+
 @command(app, commands.ScoreConfig)
 def _score(config: commands.ScoreConfig) -> None:
     from demotune.rewards.score import score

@@ -41,7 +41,7 @@ class Answer:
     reward: float | None = None
     """By which it was chosen; None where no reward chose, or where the reward could not read it."""
     first_reward: float | None = None
-    """Of the first response to the prompt, the one that is drawn where no reward chooses."""
+    """Of the first response to the prompt, the one that is drawn where no reward chooses; None where it was cut off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +65,9 @@ class BestOf:
         """The best answer to each prompt; `drawn` are the first response to each, then the second, and so on."""
         completions = completions_for(self.reward, renderer, [*asked] * self.count, drawn)
         rewards = _rewards(self.reward, completions, batch_size)
+        first = [reward if one.finished else None for one, reward in zip(drawn, rewards[: len(asked)], strict=False)]
         answers = [
-            Answer(renderer.decode(response.ids), response.finished, reward, rewards[number % len(asked)])
+            Answer(renderer.decode(response.ids), response.finished, reward, first[number % len(asked)])
             for number, (response, reward) in enumerate(zip(drawn, rewards, strict=True))
         ]
         return [max(answers[row :: len(asked)], key=_merit) for row in range(len(asked))]

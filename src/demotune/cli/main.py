@@ -15,8 +15,8 @@ from demotune.cli.inputs import refuse_missing_inputs
 from demotune.common.memory import keep_memory
 from demotune.common.messages import DEBUG, errors_as_messages
 from demotune.config import commands
+from demotune.config.config_files import build_config
 from demotune.config.evaluation import EvaluationConfig
-from demotune.config.files import build_config
 from demotune.config.methods import CONFIGS, Method
 from demotune.data import as_prompt, read_prompt_file
 from demotune.runs.folder import RunFolder

@@ -24,9 +24,9 @@ from demotune.models.policy import (
     longest_input,
     resolve_model,
 )
-from demotune.records import Completion, Message, Response
+from demotune.records import Message, Response
 from demotune.rewards.answer_journal import AnswerJournal, journal_beside
-from demotune.rewards.completions import Asked, completions_for
+from demotune.rewards.completions import Asked, completions_for, rewards_of_readable
 from demotune.rewards.reward import Reward
 from demotune.runs.run import begun_template
 from demotune.sampling import InProcessSampler, Sampler, SamplingOptions
@@ -64,13 +64,17 @@ class BestOf:
     ) -> list[Answer]:
         """The best answer to each prompt; `drawn` are the first response to each, then the second, and so on."""
         completions = completions_for(self.reward, renderer, [*asked] * self.count, drawn)
-        rewards = _rewards(self.reward, completions, batch_size)
+        rewards = rewards_of_readable(self.reward, completions, batch_size=batch_size, what="score")
         first = [reward if one.finished else None for one, reward in zip(drawn, rewards[: len(asked)], strict=False)]
         answers = [
             Answer(renderer.decode(response.ids), response.finished, reward, first[number % len(asked)])
             for number, (response, reward) in enumerate(zip(drawn, rewards, strict=True))
         ]
-        return [max(answers[row :: len(asked)], key=_merit) for row in range(len(asked))]
+
+        def merit(given: Answer) -> tuple[bool, float]:
+            return given.finished, -math.inf if given.reward is None else given.reward
+
+        return [max(answers[row :: len(asked)], key=merit) for row in range(len(asked))]
 
 
 def answer(
@@ -211,14 +215,3 @@ def drawn_in_order(
         else:
             journal.append_in_turn(drawn())
     return [found[row] for row in range(len(prompts))]
-
-
-def _rewards(reward: Reward, completions: Sequence[Completion | None], batch_size: int) -> list[float | None]:
-    readable = [completion for completion in completions if completion is not None]
-    with track("score", reward.passes * len(readable), "passes") as tracker:
-        rewards = iter(reward.rewards_of(readable, batch_size=batch_size, advance=tracker.advance))
-    return [None if completion is None else next(rewards) for completion in completions]
-
-
-def _merit(given: Answer) -> tuple[bool, float]:
-    return given.finished, -math.inf if given.reward is None else given.reward

@@ -4,7 +4,7 @@ from demotune.config.methods import RFTConfig
 
 
 def reward_card(config: RFTConfig, stage: int, pairs: int, *, adapter: bool) -> str:
-    """README.md of a reward folder, for people and for the hub."""
+    """README.md of a reward folder, as the hub shows it."""
     library = "peft" if adapter else "transformers"
     auto = "AutoPeftModelForSequenceClassification" if adapter else "AutoModelForSequenceClassification"
     head = "the head's number"

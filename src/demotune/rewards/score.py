@@ -9,13 +9,7 @@ from demotune.common.errors import DemotuneError
 from demotune.common.files import write_rows
 from demotune.common.progress import say, track
 from demotune.config.commands import RowReading
-from demotune.data import (
-    BadRow,
-    Loaded,
-    are_preferences,
-    load_demonstrations,
-    load_preferences,
-)
+from demotune.data import BadRow, Loaded, are_preferences, load_demonstrations, load_preferences
 from demotune.data.intake import reasons
 from demotune.data.rendering import RenderError
 from demotune.records import Completion, Demonstration, Preference
@@ -89,7 +83,7 @@ def score_preferences(reward: Reward, sources: Sequence[str], reading: RowReadin
     """The rewards of both sides of every preference row. Raises DemotuneError where no row has two rewards."""
     reading = reading or RowReading()
     loaded = load_preferences(sources, columns=reading.columns)
-    rows, refused = _read_rows(reward, loaded, ((row, _sides(row)) for row in loaded.rows), reading)
+    rows, refused = _read_rows(reward, loaded, ((row, row.sides) for row in loaded.rows), reading)
     rewards = _rewards(reward, [side for _, sides in rows for side in sides], reading, refused, sources)
     scored = tuple(
         ScoredPreference(row, earned, (len(chosen.response.ids), len(rejected.response.ids)))
@@ -147,28 +141,10 @@ def _read_rows(
         if len(read) == reading.max_rows:
             break
         try:
-            read.append((row, [_completion(reward, response, reading) for response in responses]))
+            read.append((row, [as_completion(reward, side, max_length=reading.max_length) for side in responses]))
         except RenderError as refusal:
             refused.append(BadRow(responses[0].source, refusal.reason, refusal.detail))
     return read, refused
-
-
-def _completion(reward: Reward, row: Demonstration, reading: RowReading) -> Completion:
-    return as_completion(
-        reward,
-        row.prompt,
-        row.response,
-        reasoning=row.reasoning,
-        context=row.context,
-        max_length=reading.max_length,
-    )
-
-
-def _sides(row: Preference) -> tuple[Demonstration, Demonstration]:
-    return (
-        Demonstration(row.prompt, row.chosen, row.source, row.chosen_reasoning, row.context),
-        Demonstration(row.prompt, row.rejected, row.source, row.rejected_reasoning, row.context),
-    )
 
 
 def _rewards(

@@ -104,6 +104,14 @@ class RenderedDemonstration:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoredDemonstration:
+    """A demonstration with the log-probability of each response token under the start model, in nats."""
+
+    row: RenderedDemonstration
+    start_logps: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Pair:
     """A demonstration beside the policy's own sample for the same prompt."""
 

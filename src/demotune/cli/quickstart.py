@@ -18,6 +18,7 @@ from demotune.common.files import publish_file
 from demotune.common.processes import main_process
 from demotune.common.progress import console, minutes, say, show_table
 from demotune.conclusion import write_page
+from demotune.config.commands import GenerationOptions
 from demotune.config.config_files import build_config
 from demotune.config.methods import AnyConfig
 from demotune.models.policy import cache_folder, resolve_model
@@ -137,7 +138,7 @@ def _show_answers(models: dict[str, Path]) -> None:
     single = [row["prompt"] for row in rows if len(row["prompt"]) == 1]
     prompts: list[list[Message]] = [single[number] for number in range(0, SHOWN_PROMPTS * 9, 9)]
     answers: dict[str, list[Answer]] = {
-        name: answer(str(folder), prompts, max_new_tokens=ANSWER_TOKENS, temperature=0)
+        name: answer(str(folder), prompts, GenerationOptions(max_new_tokens=ANSWER_TOKENS, temperature=0))
         for name, folder in models.items()
     }
     for number, prompt in enumerate(prompts):

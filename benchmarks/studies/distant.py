@@ -44,8 +44,8 @@ WORLD = World(
     longest=16,
     near=near,
 )
-LADDER = Ladder(rates=(3e-4, 1e-3), passes=(5, 10, 20, 40, 160), temperatures=TEMPERATURES)
-LINEAR = [{"learning_rate": 1e-3, "beta": 0.05, "backbone": "start"}]
+LADDER = Ladder(rates=(3e-4, 1e-3), passes=(5, 10, 20, 40, 240), temperatures=TEMPERATURES)
+LINEAR = [{"learning_rate": 1e-3, "beta": 0.2, "backbone": "start"}]
 
 STUDY = Study(
     name="distant",
@@ -67,7 +67,7 @@ STUDY = Study(
             prompts=(),
         ),
         LADDER.best_of("best of n, linear", "method", by_linear(), (4, 16)),
-        LADDER.rft("RFT, distant prompts", LINEAR, (20, 40), TEMPERATURES, reward_kind="linear"),
+        LADDER.rft("RFT, distant prompts", LINEAR, (15, 30), TEMPERATURES, reward_kind="linear"),
     ),
     rules=RULES,
     quality="goal",

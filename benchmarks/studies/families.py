@@ -142,10 +142,11 @@ def measured(trained: Callable[[Bench, Setting], Trained]) -> Callable[[Bench, S
 
 def measure_model(bench: Bench, one: Trained, temperature: float) -> dict[str, float]:
     world = bench.world
-    policy = bench.remember(("policy", one.model), lambda: load(one.model))
+    if bench.memo.get("loaded") != one.model:  # one model in memory, in the order of the settings
+        bench.memo |= {"loaded": one.model, "policy": load(one.model)}
     return policy_measures(
         world,
-        policy,
+        bench.memo["policy"],
         Reader.of(world, bench.start),
         world.questions(bench.part),
         seed=bench.seed,

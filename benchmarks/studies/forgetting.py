@@ -43,7 +43,7 @@ WORLD = World(
     longest=16,
     general=reversals,
 )
-LADDER = Ladder(rates=(1e-4, 3e-4, 1e-3, 3e-3), passes=(5, 10, 20, 40, 80, 160), temperatures=AT_ONE)
+LADDER = Ladder(rates=(1e-4, 3e-4, 1e-3, 3e-3), passes=(5, 10, 20, 40, 80, 240), temperatures=AT_ONE)
 
 STUDY = Study(
     name="forgetting",
@@ -56,8 +56,8 @@ STUDY = Study(
         LADDER.irft([{"learning_rate": rate, "stages": 4, "steps_per_stage": 15} for rate in (3e-4, 1e-3)], AT_ONE),
         LADDER.rft(
             "RFT, linear reward",
-            [{"learning_rate": rate, "beta": 0.05, "backbone": "start"} for rate in (3e-4, 1e-3)],
-            (10, 20, 40),
+            [{"learning_rate": rate, "beta": 0.2, "backbone": "start"} for rate in (3e-4, 1e-3)],
+            (10, 20, 30),
             AT_ONE,
             reward_kind="linear",
         ),

@@ -39,7 +39,7 @@ WORLD = World(
     longest=16,
 )
 TEMPERATURES = (1.4, 1.2, 1.0, 0.8, 0.6, 0.4)
-LADDER = Ladder(rates=(3e-4, 1e-3, 3e-3), passes=(5, 10, 20, 40, 160), temperatures=TEMPERATURES)
+LADDER = Ladder(rates=(3e-4, 1e-3, 3e-3), passes=(5, 10, 20, 40, 240), temperatures=TEMPERATURES)
 
 
 def as_varied(row: Row, start: Row) -> bool:
@@ -59,6 +59,7 @@ STUDY = Study(
         *LADDER.families(),
         LADDER.lora((1e-3, 3e-3), (10, 40, 160), TEMPERATURES),
         LADDER.anchored(1e-3, (0.1, 0.5), TEMPERATURES),
+        LADDER.with_loss("psft", (1e-3,), TEMPERATURES),
         LADDER.best_of("best of n, likelihood", "control", by_likelihood, (4, 16)),
         LADDER.best_of("best of n, log-ratio", "control", by_log_ratio, (4, 16)),
         LADDER.best_of("best of n, linear", "method", by_linear(), (4, 16)),
@@ -68,7 +69,7 @@ STUDY = Study(
         LADDER.rft(
             "RFT, full reward",
             [{"learning_rate": 1e-3, "beta": 0.05}],
-            (20, 40),
+            (15, 30),
             TEMPERATURES,
             reward_learning_rate=1e-3,
             reward_epochs=10.0,
@@ -77,17 +78,17 @@ STUDY = Study(
             "RFT, linear reward",
             [
                 {"learning_rate": 1e-3, "beta": beta, "backbone": backbone}
-                for beta in (0.02, 0.1)
+                for beta in (0.1, 0.3)
                 for backbone in ("start", "sft")
             ],
-            (20, 40),
+            (15, 30),
             TEMPERATURES,
             reward_kind="linear",
         ),
         LADDER.rft(
             "RFT, linear reward, against both",
-            [{"learning_rate": 1e-3, "beta": 0.05, "backbone": "start"}],
-            (20, 40),
+            [{"learning_rate": 1e-3, "beta": 0.2, "backbone": "start"}],
+            (15, 30),
             TEMPERATURES,
             reward_kind="linear",
             reward_negatives=("policy", "base"),

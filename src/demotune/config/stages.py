@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from demotune.config.field import SAMPLING, STAGES, field
-from demotune.config.run import RunConfig
+from demotune.config.run import RunConfig, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +19,11 @@ class Staged(RunConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampled:
-    """How long samples get, and how many are drawn together."""
+    """How many samples are drawn, how long they get, and how many are drawn together."""
 
+    samples_per_prompt: int | None = field(None, SAMPLING, above=0, maximum=10**4)
+    """M, samples for each demonstration: each makes a pair of its own, and they share the work on prompt and
+    demonstration. Not given: 4 below 500 demonstrations, else 1."""
     max_new_tokens: int | None = field(None, SAMPLING, above=0, maximum=10**7)
     """Longest sample, in tokens. Not given: as long as the longest demonstration."""
     sample_batch_size: int = field(64, SAMPLING, above=0, maximum=10**6)
@@ -34,7 +37,7 @@ class Pairwise(Staged):
     reward_kind: ClassVar[Literal["implicit"]] = "implicit"
 
     epochs_per_stage: float = field(2.0, STAGES, above=0, maximum=10**6)
-    """Passes over the stage's pairs."""
+    """Passes over the stage's pairs: all M of each demonstration."""
     steps_per_stage: int | None = field(None, STAGES, above=0)
     """K, optimizer steps per stage; overrides epochs_per_stage."""
     beta: float = field(0.1, STAGES, above=0, maximum=10**6)
@@ -56,3 +59,11 @@ class Pairwise(Staged):
     """Sample from the smallest set of tokens with this probability; 1 is off."""
     top_k: int = field(0, SAMPLING, minimum=0, maximum=10**7)
     """Sample from the k likeliest tokens; 0 is off."""
+
+    def _check(self) -> None:
+        super()._check()
+        require(
+            self.temperature > 0 or (self.samples_per_prompt or 1) == 1,
+            f"greedy samples are all the same, and samples_per_prompt is {self.samples_per_prompt}",
+            "raise --temperature, or set --samples-per-prompt 1",
+        )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from demotune.models.batches import packed_tokens, pair_batch
-from demotune.models.logprobs import ResponseLogps, response_logps
+from demotune.models.logprobs import response_logps
 from demotune.models.packing import Batch, pack
 from demotune.models.reward_head import bounded, head_scores, reward_batch
 from demotune.records import Completion, Pair, RenderedDemonstration, Rollout, ScoredPair
@@ -80,7 +80,10 @@ class SFTObjective:
 
 @dataclass(frozen=True, slots=True)
 class PairObjective:
-    """The pairwise loss of SPIN and IRFT, plus `sft_weight` times -log pi(y | x) per token; mean over pairs."""
+    """The pairwise loss of SPIN and IRFT, plus `sft_weight` times -log pi(y | x) per token; mean over pairs.
+
+    A prompt with several samples, and its demonstration, are computed once.
+    """
 
     beta: float
     link: Link
@@ -102,13 +105,15 @@ class PairObjective:
 
     def __call__(self, model: nn.Module, batch: Batch) -> StepLoss:
         scored = response_logps(model, batch)
-        demo_logps, sample_logps = scored.summed().chunk(2)
+        summed = scored.summed()
+        demo_logps, sample_logps = summed[batch["demo_rows"]], summed[batch["sample_rows"]]
         loss = implicit_reward_loss(
             demo_logps - batch["demo_ref_logps"], sample_logps - batch["sample_ref_logps"], self.beta, self.link
         )
         total = loss.loss.sum()
         if self.sft_weight:
-            total = total + self.sft_weight * _mean_nll_of_demonstrations(scored).sum()
+            nll = sft_loss(scored.logps, scored.mask) / scored.mask.sum(dim=-1)  # (B,), nats per token
+            total = total + self.sft_weight * nll[batch["demo_rows"]].sum()
         metrics = {
             "rewards/chosen": loss.demo_reward,
             "rewards/rejected": loss.sample_reward,
@@ -123,7 +128,10 @@ class PairObjective:
 
 @dataclass(frozen=True, slots=True)
 class RewardObjective:
-    """RFT's reward step: the pairwise loss on rewards of demonstration and sample; mean over pairs."""
+    """RFT's reward step: the pairwise loss on rewards of demonstration and sample; mean over pairs.
+
+    A demonstration with several samples is computed once.
+    """
 
     link: RewardLink
     bound: float | None
@@ -134,10 +142,13 @@ class RewardObjective:
         return packed_tokens(record)
 
     def collate(self, records: Sequence[Pair]) -> Batch:
-        return reward_batch(both_sides(records), self.pad_id) | {"items": torch.tensor(len(records))}
+        sides = both_sides(records)
+        places = {side: place for place, side in enumerate(dict.fromkeys(sides))}
+        rows = torch.tensor([places[side] for side in sides])
+        return reward_batch([*places], self.pad_id) | {"rows": rows, "items": torch.tensor(len(records))}
 
     def __call__(self, model: nn.Module, batch: Batch) -> StepLoss:
-        demo_rewards, sample_rewards = bounded(head_scores(model, batch), self.bound).chunk(2)
+        demo_rewards, sample_rewards = bounded(head_scores(model, batch), self.bound)[batch["rows"]].chunk(2)
         losses = reward_loss(demo_rewards, sample_rewards, self.link, self.center)
         metrics = {
             "rewards/chosen": demo_rewards.detach(),
@@ -187,12 +198,6 @@ class PolicyObjective:
             "clip_ratio/region_mean": clipped[counted].float(),
         }
         return StepLoss(total=loss.loss.sum(), metrics=metrics, at_start=loss.ratio[counted].log().abs())
-
-
-def _mean_nll_of_demonstrations(scored: ResponseLogps) -> Tensor:
-    """-log pi(y | x) / |y| of the first half of the rows, the demonstrations; (B,), nats per token."""
-    logps, mask = scored.logps.chunk(2)[0], scored.mask.chunk(2)[0]
-    return sft_loss(logps, mask) / mask.sum(dim=-1)
 
 
 def both_sides(pairs: Sequence[Pair]) -> list[Completion]:

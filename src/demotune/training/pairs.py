@@ -1,18 +1,25 @@
 """A stage's pairs, read from its files, and the micro-batches that they are scored and trained in."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from demotune.common.json_records import read_records
-from demotune.records import Pair, ScoredPair, Side
+from demotune.records import Pair, Response, ScoredPair, Side
 from demotune.runs.heldout import HeldoutRow
 from demotune.runs.names import REFERENCE_LOGPS, SAMPLES
 from demotune.runs.rows import ReferenceRow, SampleRow
-from demotune.training.microbatches import MicrobatchPlan, config_microbatches
+from demotune.training.microbatches import MicrobatchPlan, config_microbatches, whole_groups
 from demotune.training.setup import Setup
 from demotune.training.stage import Stage, pairwise, stage_slice
-from demotune.training.work_plan import RowSizes, StagePlan
+from demotune.training.work import Tokens
+from demotune.training.work_plan import (
+    RowSizes,
+    StagePlan,
+    tokens_of_another,
+    tokens_of_pair,
+    tokens_of_responses,
+)
 
 Row = TypeVar("Row")
 
@@ -26,23 +33,46 @@ def training_pairs(stage: Stage) -> list[Pair]:
 
 
 def expected_pairs(plan: StagePlan) -> list[RowSizes]:
-    """The sizes of the same pairs, before anything is sampled."""
-    pairs = list(plan.own)
+    """The sizes of the same pairs, before anything is sampled: as if no sample were its demonstration."""
+    pairs = repeated(plan, plan.own)
     if plan.number and pairwise(plan.setup).history:
-        pairs += _again(plan, [plan.sizes(row) for row in stage_slice(plan.setup, plan.number - 1)])
+        pairs += _again(plan, repeated(plan, [plan.sizes(row) for row in stage_slice(plan.setup, plan.number - 1)]))
     return pairs
 
 
+def repeated(plan: StagePlan, rows: Iterable[RowSizes]) -> list[RowSizes]:
+    """M pairs of each row."""
+    return [row for row in rows for _ in range(plan.setup.samples_per_prompt)]
+
+
 def _again(stage: Stage | StagePlan, previous: Sequence[Row]) -> list[Row]:
-    """The rows of the previous stage that are trained on again."""
+    """The pairs of the previous stage that are trained on again, in their order."""
     share = pairwise(stage.setup).history
-    return random.Random(stage.seed("history")).sample(previous, round(share * len(previous)))
+    chosen = random.Random(stage.seed("history")).sample(range(len(previous)), round(share * len(previous)))
+    return [previous[number] for number in sorted(chosen)]
 
 
 def sampled_pairs(setup: Setup, number: int, heldout: bool = False) -> list[Pair]:
-    """The pairs that the sample phase of stage `number` wrote."""
+    """The pairs of stage `number`: of the samples that it drew those that differ from their demonstrations."""
+    return [row.pair for row in _sample_rows(setup, number, heldout) if not row.equal]
+
+
+def equal_samples(setup: Setup, number: int) -> int:
+    """How many held-out samples of stage `number` are their demonstration, so that they make no pair."""
+    return sum(row.equal for row in _sample_rows(setup, number, heldout=True))
+
+
+def first_heldout_samples(setup: Setup, number: int) -> list[Response]:
+    """The first sample of each held-out row, whatever it is."""
+    found: dict[str, Response] = {}
+    for row in _sample_rows(setup, number, heldout=True):
+        found.setdefault(row.key, row.pair.sample)
+    return [found[row.key] for row in setup.heldout]
+
+
+def _sample_rows(setup: Setup, number: int, heldout: bool) -> list[SampleRow]:
     rows = read_records(SampleRow, setup.folder.stage(number) / SAMPLES)
-    return [row.pair for row in rows if row.heldout == heldout]
+    return [row for row in rows if row.heldout == heldout]
 
 
 def known_logps(stage: Stage, rows: Sequence[HeldoutRow]) -> Mapping[Side, float]:
@@ -75,18 +105,69 @@ def pair_lengths(pairs: Sequence[Pair]) -> list[int]:
     return [len(pair.prompt_ids) + max(len(pair.demo.ids), len(pair.sample.ids)) for pair in pairs]
 
 
-def plan_pairs(setup: Setup, lengths: Sequence[int], seed: int) -> MicrobatchPlan:
+def pair_groups(pairs: Sequence[Pair]) -> list[int]:
+    """The same number for pairs that follow each other and have one demonstration."""
+    return _runs([(pair.prompt_ids, pair.demo.ids) for pair in pairs])
+
+
+def size_groups(pairs: Sequence[RowSizes]) -> list[int]:
+    """The same for pairs that are expected."""
+    return _runs([id(pair) for pair in pairs])
+
+
+def _runs(names: Sequence[object]) -> list[int]:
+    groups: list[int] = []
+    for place, name in enumerate(names):
+        groups.append(groups[-1] + (name != names[place - 1]) if place else 0)
+    return groups
+
+
+def plan_pairs(setup: Setup, lengths: Sequence[int], groups: Sequence[int], seed: int) -> MicrobatchPlan:
     """Micro-batches of a stage's pairs: the same when they are scored and when they are trained."""
     config = pairwise(setup)
-    return config_microbatches(config, lengths, epochs=config.epochs_per_stage, steps=config.steps_per_stage, seed=seed)
+    return config_microbatches(
+        config, lengths, groups=groups, epochs=config.epochs_per_stage, steps=config.steps_per_stage, seed=seed
+    )
+
+
+def heldout_units(setup: Setup, pairs: Sequence[Pair]) -> list[list[int]]:
+    """Numbers of held-out pairs that are scored together: always the same, for bfloat16's sake."""
+    return whole_groups(pair_groups(pairs), setup.config.per_device_train_batch_size)
+
+
+def expected_tokens(
+    plan: StagePlan, pairs: Sequence[RowSizes], *, demo: bool = True, head: bool = True
+) -> list[Tokens]:
+    """What each pair adds to a micro-batch: those that follow the first one of a row and micro-batch, their samples.
+
+    Without `demo` the numbers of demonstrations are known.
+    """
+    size = plan.setup.config.per_device_train_batch_size
+    found: list[Tokens] = []
+    for unit in whole_groups(size_groups(pairs), size):
+        before = None
+        for number in unit:
+            row = pairs[number]
+            if row is before:
+                found.append(tokens_of_another(len(row.prompt), row.sample, plan.shared, head=head))
+            elif demo:
+                found.append(tokens_of_pair(row, head=head))
+            else:
+                found.append(tokens_of_responses(len(row.prompt), [row.sample], head=head))
+            before = row
+    return found
 
 
 def steps_of_all_stages(setup: Setup) -> int:
-    """Optimizer steps of the whole run. How many pairs each stage has is known before any sample is drawn."""
-    config = pairwise(setup)
+    """Optimizer steps of the whole run, as many as if no sample were its demonstration: known before any is drawn."""
+    config, count = pairwise(setup), setup.samples_per_prompt
     own = [len(stage_slice(setup, number)) for number in range(config.stages)]
-    again = [0, *(round(config.history * count) for count in own[:-1])]
-    return sum(plan_pairs(setup, [0] * (new + old), seed=0).steps for new, old in zip(own, again, strict=True))
+    again = [0, *(round(config.history * count * rows) for rows in own[:-1])]
+    total = 0
+    for rows, old in zip(own, again, strict=True):
+        groups = [*(row for row in range(rows) for _ in range(count)), *(rows + pair // count for pair in range(old))]
+        total += plan_pairs(setup, [0] * len(groups), groups, seed=0).steps
+    return total
 
 
 def reference_is_start(setup: Setup, number: int) -> bool:

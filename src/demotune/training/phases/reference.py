@@ -12,15 +12,19 @@ from demotune.runs.heldout_files import rows_before
 from demotune.runs.names import REFERENCE_LOGPS
 from demotune.training.pairs import (
     expected_pairs,
+    expected_tokens,
+    heldout_units,
     known_logps,
+    pair_groups,
     pair_lengths,
     plan_pairs,
     reference_is_start,
+    repeated,
     sampled_pairs,
     training_pairs,
 )
 from demotune.training.phase_journal import PhaseJournal, share_of_this_process
-from demotune.training.stage import Outcome, Stage, chunks, pair_tokens, pairwise
+from demotune.training.stage import Outcome, Stage, pair_tokens, pairwise
 from demotune.training.work import PhaseWork
 from demotune.training.work_plan import StagePlan
 
@@ -30,9 +34,12 @@ def run(stage: Stage) -> Outcome:
     config = pairwise(stage.setup)
     pairs, heldout = training_pairs(stage), sampled_pairs(stage.setup, stage.number, heldout=True)
     everything = [*pairs, *heldout]
-    plan = plan_pairs(stage.setup, pair_lengths(pairs), stage.seed("microbatches"))
-    # Numbers of the pairs that are computed together: the micro-batches of training, then chunks of held-out pairs.
-    units = [*plan.units, *chunks(range(len(pairs), len(everything)), config.per_device_train_batch_size)]
+    plan = plan_pairs(stage.setup, pair_lengths(pairs), pair_groups(pairs), stage.seed("microbatches"))
+    # Numbers of the pairs that are computed together: the micro-batches of training, then units of held-out pairs.
+    units = [
+        *plan.units,
+        *([len(pairs) + number for number in unit] for unit in heldout_units(stage.setup, heldout)),
+    ]
     known: Mapping[Side, float] = {}
     if reference_is_start(stage.setup, stage.number):
         known = known_logps(stage, rows_before(stage.setup.folder, stage.number))
@@ -75,7 +82,7 @@ def run(stage: Stage) -> Outcome:
 def work(plan: StagePlan) -> PhaseWork:
     """All sides of pairs, less those known from the check before. Another model than the stage's start is loaded."""
     other = not reference_is_start(plan.setup, plan.number)
-    demos_too = other or not plan.setup.float32
+    heldout = expected_tokens(plan, repeated(plan, plan.heldout), demo=other or not plan.setup.float32)
     return PhaseWork(
-        scored=plan.sides(expected_pairs(plan)) + plan.sides(plan.heldout, demo=demos_too), loads=int(other)
+        scored=plan.batched(expected_tokens(plan, expected_pairs(plan))) + plan.batched(heldout), loads=int(other)
     )

@@ -39,12 +39,20 @@ from demotune.training.fit import fit
 from demotune.training.losses import loss_at_reference, reward_loss
 from demotune.training.microbatches import MicrobatchPlan, config_microbatches
 from demotune.training.objectives import RewardObjective, both_sides
-from demotune.training.pairs import pair_lengths, sampled_pairs
+from demotune.training.pairs import (
+    equal_samples,
+    expected_tokens,
+    pair_groups,
+    pair_lengths,
+    repeated,
+    sampled_pairs,
+    size_groups,
+)
 from demotune.training.setup import Setup
 from demotune.training.stage import Outcome, Stage, chunks, pair_tokens, with_reward
 from demotune.training.trainer import ExpectedFirstValue, Fit
 from demotune.training.work import PhaseWork
-from demotune.training.work_plan import StagePlan, tokens_of_pair
+from demotune.training.work_plan import StagePlan
 
 RewardFunction = Callable[[Sequence[Completion]], list[float]]
 HEAD_RATE = 0.5
@@ -72,7 +80,7 @@ def run(stage: Stage) -> Outcome:
             "on_heldout": bool(heldout),
             "demo_reward": sum(row.demo_reward for row in judged) / len(judged),
             "sample_reward": sum(row.sample_reward for row in judged) / len(judged),
-            "check": as_json(_check(rewards)) if heldout else {},
+            "check": as_json(_check(stage, rewards)) if heldout else {},
         },
         stop_requested=fitted.stop_requested,
     )
@@ -81,9 +89,10 @@ def run(stage: Stage) -> Outcome:
 def work(plan: StagePlan) -> PhaseWork:
     """Steps on pairs, judged every few steps on held-out pairs, each time published as if it were the best."""
     config = with_reward(plan.setup)
-    own = [tokens_of_pair(row, head=False) for row in plan.own]
-    heldout = plan.batched([tokens_of_pair(row, head=False) for row in plan.heldout])
-    microbatches = _microbatches(config, plan.longer_sides(plan.own), plan.seed("reward-microbatches"))
+    pairs = repeated(plan, plan.own)
+    own = expected_tokens(plan, pairs, head=False)
+    heldout = plan.batched(expected_tokens(plan, repeated(plan, plan.heldout), head=False))
+    microbatches = _microbatches(config, plan.longer_sides(pairs), size_groups(pairs), plan.seed("reward-microbatches"))
     judgements = 1 + -(-microbatches.steps // config.reward_eval_steps) if plan.heldout else 0
     models = 2 if plan.whole_models and plan.number else 1  # in the first stage the policy becomes the reward
     return PhaseWork(
@@ -95,8 +104,10 @@ def work(plan: StagePlan) -> PhaseWork:
     )
 
 
-def _microbatches(config: RFTConfig, lengths: Sequence[int], seed: int) -> MicrobatchPlan:
-    return config_microbatches(config, lengths, epochs=config.reward_epochs, steps=config.reward_steps, seed=seed)
+def _microbatches(config: RFTConfig, lengths: Sequence[int], groups: Sequence[int], seed: int) -> MicrobatchPlan:
+    return config_microbatches(
+        config, lengths, groups=groups, epochs=config.reward_epochs, steps=config.reward_steps, seed=seed
+    )
 
 
 def _forward_tokens(stage: Stage, history: Sequence[dict[str, Any]], heldout: Sequence[Pair]) -> int:
@@ -122,12 +133,15 @@ def usable_pairs(stage: Stage) -> tuple[list[Pair], list[Pair]]:
     return pairs, heldout
 
 
-def _check(rewards: Sequence[RewardRow]) -> PairCheck:
+def _check(stage: Stage, rewards: Sequence[RewardRow]) -> PairCheck:
     """Accuracy of the stage's reward on its held-out pairs, plain and where lengths are alike."""
     rows = [row for row in rewards if row.heldout and row.usable]
+    prompts = {row.key: row.prompt_ids for row in stage.setup.heldout}
     return check_pairs(
         [(row.demo_reward, row.sample_reward) for row in rows],
         [(row.demo_length, row.sample_length) for row in rows],
+        [prompts[row.key] for row in rows],
+        equal=equal_samples(stage.setup, stage.number),
     )
 
 
@@ -192,7 +206,7 @@ def _start_reward(stage: Stage) -> RewardModel:
 def _prepare(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) -> Fit:
     """The reward to be trained; its steps are judged on held-out pairs where there are any."""
     setup, config = stage.setup, with_reward(stage.setup)
-    plan = _microbatches(config, pair_lengths(pairs), stage.seed("reward-microbatches"))
+    plan = _microbatches(config, pair_lengths(pairs), pair_groups(pairs), stage.seed("reward-microbatches"))
     reward = _start_reward(stage)
     freeze_lower_layers(reward, config.reward_frozen_layers)
     objective = RewardObjective(

@@ -10,16 +10,19 @@ from demotune.training.microbatches import MicrobatchPlan, config_microbatches
 from demotune.training.objectives import Objective, PairwiseObjective
 from demotune.training.pairs import (
     expected_pairs,
+    expected_tokens,
+    pair_groups,
     pair_lengths,
     plan_pairs,
     reference_is_start,
     scored_pairs,
+    size_groups,
     steps_of_all_stages,
 )
 from demotune.training.stage import Outcome, Stage, pairwise, stage_slice, supervised
 from demotune.training.trainer import Carry, ExpectedFirstValue, Fit
 from demotune.training.work import PhaseWork
-from demotune.training.work_plan import StagePlan, tokens_of_pair, tokens_of_responses
+from demotune.training.work_plan import StagePlan, tokens_of_responses
 
 
 def on_demonstrations(stage: Stage, objective: Callable[[Any], Objective[Any]]) -> Outcome:
@@ -45,7 +48,8 @@ def on_pairs(stage: Stage, objective: Callable[[Any], PairwiseObjective]) -> Out
     """K steps on the stage's pairs; publishes pi_{t+1}."""
     setup, config = stage.setup, pairwise(stage.setup)
     pairs, _ = scored_pairs(stage, stage.number)
-    plan = plan_pairs(setup, pair_lengths([scored.pair for scored in pairs]), stage.seed("microbatches"))
+    plain = [scored.pair for scored in pairs]
+    plan = plan_pairs(setup, pair_lengths(plain), pair_groups(plain), stage.seed("microbatches"))
     chosen = objective(config)
     first = ExpectedFirstValue("loss", chosen.loss_at_reference, 1e-3 if setup.bf16 else 1e-5)
     carry = None
@@ -66,9 +70,9 @@ def on_pairs(stage: Stage, objective: Callable[[Any], PairwiseObjective]) -> Out
 def work_on_pairs(plan: StagePlan) -> PhaseWork:
     """What `on_pairs` does; the policy is loaded where another model was the reference."""
     pairs = expected_pairs(plan)
-    microbatches = plan_pairs(plan.setup, plan.longer_sides(pairs), plan.seed("microbatches"))
+    microbatches = plan_pairs(plan.setup, plan.longer_sides(pairs), size_groups(pairs), plan.seed("microbatches"))
     return PhaseWork(
-        training=plan.training(microbatches, [tokens_of_pair(row) for row in pairs]),
+        training=plan.training(microbatches, expected_tokens(plan, pairs)),
         loads=0 if reference_is_start(plan.setup, plan.number) else 1,
         saves=1,
     )

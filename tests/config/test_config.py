@@ -49,7 +49,7 @@ def test_every_shipped_config_loads_and_keeps_what_it_says(name: str) -> None:
 
 
 def test_the_configs_that_the_documentation_names_are_shipped() -> None:
-    names = {"quickstart", "quickstart-sft", "spin", "paper-pythia-1.4b", "paper-zephyr-7b"}
+    names = {"quickstart", "quickstart-sft", "spin", "ditto", "ditto-sft", "paper-pythia-1.4b", "paper-zephyr-7b"}
     assert names <= shipped_configs().keys()
 
 

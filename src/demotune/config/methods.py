@@ -27,6 +27,8 @@ class SFTConfig(RunConfig):
     """Passes over the demonstrations. Take fewer when IRFT follows: from rows known by heart it learns little."""
     max_steps: int | None = field(None, OPTIMISATION, above=0)
     """Number of optimizer steps; overrides num_train_epochs."""
+    stop_loss: float | None = field(None, OPTIMISATION, above=0, maximum=10**6)
+    """End the steps once a recorded training loss is below this; leaves something to learn for IRFT after it."""
 
 
 @dataclass(frozen=True, kw_only=True)

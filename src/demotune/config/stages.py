@@ -49,6 +49,11 @@ class Pairwise(Staged):
     """Reference policy: the start of this stage, or the start model throughout."""
     history: float = field(0.0, STAGES, minimum=0, maximum=1)
     """Train again on this share of the previous stage's pairs, beside the stage's own (0 to 1)."""
+    history_from: Literal["previous", "all"] = field("previous", STAGES)
+    """Where the pairs of `history` come from: the previous stage, or, as many, all earlier ones (DITTO's replay)."""
+    interpolicy: float = field(0.0, STAGES, minimum=0, maximum=1)
+    """Train also on pairs that prefer a later policy's sample to an earlier one's, so many as this share of the stage's
+    own (0 to 1; DITTO)."""
     sft_weight: float = field(0.0, STAGES, minimum=0, maximum=10**6)
     """Weight of an added SFT loss (nats per token) on the demonstrations; keeps their likelihood up."""
     optimizer_across_stages: Literal["restart", "carry"] = field("restart", STAGES)
@@ -66,4 +71,14 @@ class Pairwise(Staged):
             self.temperature > 0 or (self.samples_per_prompt or 1) == 1,
             f"greedy samples are all the same, and samples_per_prompt is {self.samples_per_prompt}",
             "raise --temperature, or set --samples-per-prompt 1",
+        )
+        require(
+            not self.interpolicy or self.slices == "all",
+            "interpolicy compares samples of one prompt in several stages, and slices is disjoint",
+            "set --slices all, or drop --interpolicy",
+        )
+        require(
+            not self.interpolicy or not self.sft_weight,
+            "sft_weight is for demonstrations, and the better sides of interpolicy pairs are samples",
+            "drop --sft-weight or --interpolicy",
         )

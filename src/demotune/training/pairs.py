@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from demotune.common.json_records import read_records
@@ -25,31 +26,66 @@ Row = TypeVar("Row")
 
 
 def training_pairs(stage: Stage) -> list[Pair]:
-    """This stage's own pairs, then the share of the previous stage's that `history` asks for."""
+    """This stage's own pairs, those of earlier stages that `history` asks for, and the `interpolicy` ones."""
+    config = pairwise(stage.setup)
     pairs = sampled_pairs(stage.setup, stage.number)
-    if stage.number and pairwise(stage.setup).history:
-        pairs += _again(stage, sampled_pairs(stage.setup, stage.number - 1))
+    if stage.number and (config.history or config.interpolicy):
+        earlier = [sampled_pairs(stage.setup, number) for number in range(stage.number)]
+        again = _again(stage, earlier)
+        rng = random.Random(stage.seed("interpolicy"))
+        between = between_policies([*earlier, pairs], round(config.interpolicy * len(pairs)), rng)
+        pairs = [*pairs, *again, *between]
     return pairs
 
 
 def expected_pairs(plan: StagePlan) -> list[RowSizes]:
     """The sizes of the same pairs, before anything is sampled: as if no sample were its demonstration."""
-    pairs = repeated(plan, plan.own)
-    if plan.number and pairwise(plan.setup).history:
-        pairs += _again(plan, repeated(plan, [plan.sizes(row) for row in stage_slice(plan.setup, plan.number - 1)]))
-    return pairs
+    own = repeated(plan, plan.own)
+    if not plan.number:
+        return own
+    earlier = [
+        repeated(plan, [plan.sizes(row) for row in stage_slice(plan.setup, number)]) for number in range(plan.number)
+    ]
+    between = [
+        replace(plan.own[place % len(plan.own)], demo=round(plan.own[place % len(plan.own)].sample))
+        for place in range(round(pairwise(plan.setup).interpolicy * len(own)))
+    ]
+    return [*own, *_again(plan, earlier), *between]
+
+
+def _again(stage: Stage | StagePlan, earlier: Sequence[Sequence[Row]]) -> list[Row]:
+    """The pairs of earlier stages that are trained on again, in their order."""
+    config = pairwise(stage.setup)
+    pool = earlier[-1] if config.history_from == "previous" else [row for rows in earlier for row in rows]
+    count = round(config.history * len(earlier[-1]))
+    chosen = random.Random(stage.seed("history")).sample(range(len(pool)), min(count, len(pool)))
+    return [pool[number] for number in sorted(chosen)]
+
+
+def between_policies(by_stage: Sequence[Sequence[Pair]], count: int, rng: random.Random) -> list[Pair]:
+    """Pairs that prefer a sample of a later policy to one of an earlier policy, for the same prompt.
+
+    `by_stage` has each stage's pairs. Row, stages and samples are drawn uniformly, `count` times; where the two samples
+    are equal there is no pair. Comparisons between policies of DITTO (arXiv 2406.00888, section 3).
+    """
+    rows: dict[str, dict[int, list[Pair]]] = {}
+    for number, pairs in enumerate(by_stage):
+        for pair in pairs:
+            rows.setdefault(pair.key, {}).setdefault(number, []).append(pair)
+    several = [stages for stages in rows.values() if len(stages) > 1]
+    found = []
+    for _ in range(count if several else 0):
+        stages = rng.choice(several)
+        earlier, later = sorted(rng.sample(sorted(stages), 2))
+        better, worse = rng.choice(stages[later]), rng.choice(stages[earlier])
+        if better.sample.ids != worse.sample.ids:
+            found.append(replace(better, demo=better.sample, sample=worse.sample))
+    return found
 
 
 def repeated(plan: StagePlan, rows: Iterable[RowSizes]) -> list[RowSizes]:
     """M pairs of each row."""
     return [row for row in rows for _ in range(plan.setup.samples_per_prompt)]
-
-
-def _again(stage: Stage | StagePlan, previous: Sequence[Row]) -> list[Row]:
-    """The pairs of the previous stage that are trained on again, in their order."""
-    share = pairwise(stage.setup).history
-    chosen = random.Random(stage.seed("history")).sample(range(len(previous)), round(share * len(previous)))
-    return [previous[number] for number in sorted(chosen)]
 
 
 def sampled_pairs(setup: Setup, number: int, heldout: bool = False) -> list[Pair]:
@@ -161,11 +197,13 @@ def expected_tokens(
 def steps_of_all_stages(setup: Setup) -> int:
     """Optimizer steps of the whole run, as many as if no sample were its demonstration: known before any is drawn."""
     config, count = pairwise(setup), setup.samples_per_prompt
-    own = [len(stage_slice(setup, number)) for number in range(config.stages)]
-    again = [0, *(round(config.history * count * rows) for rows in own[:-1])]
+    rows = [len(stage_slice(setup, number)) for number in range(config.stages)]
     total = 0
-    for rows, old in zip(own, again, strict=True):
-        groups = [*(row for row in range(rows) for _ in range(count)), *(rows + pair // count for pair in range(old))]
+    for number, own in enumerate(rows):
+        groups = [row for row in range(own) for _ in range(count)]
+        if number:
+            again, between = round(config.history * count * rows[number - 1]), round(config.interpolicy * len(groups))
+            groups += [*(own + pair // count for pair in range(again)), *range(-between, 0)]
         total += plan_pairs(setup, [0] * len(groups), groups, seed=0).steps
     return total
 

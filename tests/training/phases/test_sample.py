@@ -165,7 +165,7 @@ def test_a_first_stage_without_pairs_says_what_to_do(place: Path, known: Path) -
         "".join(json.dumps({"prompt": r["prompt"][1:], "completion": r["sample"]}) + "\n" for r in finished)
     )
     assert finished
-    with pytest.raises(DemotuneError, match="knows its rows by heart.*--num-train-epochs.*higher --temperature"):
+    with pytest.raises(DemotuneError, match=r"knows its rows by heart.*--num-train-epochs.*higher --temperature"):
         run(irft(place, "nothing", data.name, **greedy))
 
 

@@ -115,10 +115,11 @@ def _implicit(stage: Stage, known: Mapping[Side, float]) -> tuple[dict[str, Rewa
             if not pairs:
                 warn(f"all held-out samples of stage {number} are their demonstrations: its reward cannot be judged")
                 continue
-            tokens += pair_tokens(pairs, known)
+            units = [[pairs[place] for place in unit] for unit in heldout_units(stage.setup, pairs)]
+            tokens += sum(pair_tokens(unit, known) for unit in units)
             scored = pair_logps(
                 stage.trained_policy,
-                [[pairs[place] for place in unit] for unit in heldout_units(stage.setup, pairs)],
+                units,
                 bf16=stage.setup.bf16,
                 advance=tracker.advance,
                 budget=config.tokens_per_microbatch,

@@ -74,7 +74,7 @@ def run(stage: Stage) -> Outcome:
         outputs={
             REFERENCE_LOGPS: lambda file: write_rows(file, (rows[number] for number in range(len(everything)))),
         },
-        forward_tokens=pair_tokens(everything, known),
+        forward_tokens=sum(pair_tokens((everything[number] for number in unit), known) for unit in units),
         facts={"pairs": len(pairs), "reference": config.reference},
     )
 

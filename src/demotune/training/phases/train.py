@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from demotune.common.progress import say
 from demotune.config.methods import SFTConfig
 from demotune.runs.names import CARRIED, METRICS
 from demotune.training.fit import fit
@@ -29,7 +30,8 @@ def on_demonstrations(stage: Stage, objective: Callable[[Any], Objective[Any]]) 
     """Passes over the stage's demonstrations; publishes the policy."""
     config, rows = supervised(stage.setup), stage_slice(stage.setup, stage.number)
     lengths = [len(row.prompt_ids) + len(row.demo.ids) for row in rows]
-    return _train(stage, "train", _plan(config, lengths, stage.seed("microbatches")), rows, objective(config))
+    plan = _plan(config, lengths, stage.seed("microbatches"))
+    return _train(stage, "train", plan, rows, objective(config), stop_loss=config.stop_loss)
 
 
 def work_on_demonstrations(plan: StagePlan) -> PhaseWork:
@@ -87,6 +89,7 @@ def _train(
     *,
     expected_first: ExpectedFirstValue | None = None,
     carry: Carry | None = None,
+    stop_loss: float | None = None,
 ) -> Outcome:
     """Train `stage.start_policy` through the plan and publish the result."""
     fitted = fit(
@@ -100,12 +103,15 @@ def _train(
             title=title,
             expected_first=expected_first,
             carry=carry,
+            stop_loss=stop_loss,
         ),
     )
+    if fitted.stopped:
+        say(f"SFT ended at step {fitted.steps} of {plan.steps}: {fitted.stopped}")
     stage.publish_policy()
     return Outcome(
         outputs=dict.fromkeys([stage.model_folder.name, METRICS, *([CARRIED] if carry else [])]),
         trained_tokens=fitted.tokens,
-        facts={"steps": plan.steps, "end": fitted.end},
+        facts={"steps": fitted.steps, "end": fitted.end},
         stop_requested=fitted.stop_requested,
     )

@@ -16,16 +16,17 @@ from helpers.micro import (
     tiny_lm,
 )
 from helpers.rewards import with_random_head
+from torch.nn.functional import logsigmoid
 from torch.testing import assert_close
 
 from demotune.config.methods import IRFTConfig, SPINConfig
+from demotune.config.stages import Link
 from demotune.models.batches import pair_batch
 from demotune.models.logprobs import naive_response_logps
 from demotune.models.reward import reward_from_policy
-from demotune.records import Pair, RenderedDemonstration, Response, ScoredPair
-from demotune.training.losses import Link
+from demotune.records import Pair, RenderedDemonstration, Response, ScoredPair, Triplet
 from demotune.training.methods import irft, spin
-from demotune.training.objectives import PairObjective, RewardObjective, SFTObjective
+from demotune.training.objectives import PairObjective, RewardObjective, SFTObjective, TripletObjective
 
 BIT = log(2)
 
@@ -104,9 +105,32 @@ def test_several_samples_together_have_the_gradient_of_separate_pairs(link: Link
     whole.total.backward()
     parts = [objective(one_by_one, objective.collate([record])).total for record in records]
     sum(parts).backward()
-    assert float(whole.total) == pytest.approx(float(sum(parts)), rel=1e-4)
+    assert float(whole.total.detach()) == pytest.approx(float(sum(parts).detach()), rel=1e-4)
     assert whole.metrics["logps/chosen"].shape == (4,)
     assert largest_difference(gradients(together), gradients(one_by_one)) < 1e-4
+
+
+def test_tspin_together_has_the_loss_and_gradient_of_its_formula_on_separate_responses() -> None:
+    """-log sigmoid(b (demo - sample)) - w log sigmoid(b (sample - first)), each response by itself; 1e-4 relative."""
+    records = [Triplet(one, first.demo) for one, first in zip(several_samples(), random_pairs(6, 4), strict=True)]
+    objective = TripletObjective(beta=0.3, weight=0.7)
+    assert objective.loss_at_reference is None
+    together, one_by_one = tiny_lm(), tiny_lm()
+    whole = objective(together, objective.collate(records))
+    whole.total.backward()
+
+    def logp(prompt: tuple[int, ...], response: Response) -> torch.Tensor:
+        return naive_response_logps(one_by_one, prompt, response.ids).sum()
+
+    expected = torch.zeros(())
+    for record in records:
+        sides = (record.pair.demo, record.pair.sample, record.first)
+        demo, sample, first = (0.3 * logp(record.pair.prompt_ids, side) for side in sides)
+        expected = expected - logsigmoid(demo - sample) - 0.7 * logsigmoid(sample - first)
+    expected.backward()
+    assert float(whole.total.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
+    assert largest_difference(gradients(together), gradients(one_by_one)) < 1e-4
+    assert objective.tokens(records[0]) >= len(records[0].first.ids)
 
 
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -124,7 +148,7 @@ def test_rewards_of_several_samples_have_the_gradient_of_separate_pairs() -> Non
     whole.backward()
     parts = sum(objective(one_by_one, objective.collate([pair])).total for pair in pairs)
     parts.backward()
-    assert float(whole) == pytest.approx(float(parts), rel=1e-4)
+    assert float(whole.detach()) == pytest.approx(float(parts.detach()), rel=1e-4)
     assert largest_difference(gradients(together), gradients(one_by_one)) < 1e-4
 
 

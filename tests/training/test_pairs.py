@@ -14,8 +14,9 @@ from demotune.config.files import load_config
 from demotune.pipeline import prepare_run
 from demotune.records import Pair, Response
 from demotune.runs.folder import RunFolder
+from demotune.runs.run import load_run
 from demotune.training.methods import method_of
-from demotune.training.pairs import between_policies, training_pairs
+from demotune.training.pairs import between_policies, training_pairs, triplets
 from demotune.training.stage import Stage
 
 FIELDS: dict[str, Any] = {
@@ -101,6 +102,41 @@ def test_history_takes_the_previous_stage_unless_all_are_asked_for(place: Path) 
     again = training_pairs(Stage(setup, 2))[15:]
     assert len(again) == 8
     assert all((one.key, one.sample.ids) in before for one in again)
+
+
+def test_tspin_keeps_the_start_models_samples_and_has_no_reference(place: Path) -> None:
+    """The second stage: each pair beside the start model's sample of its prompt; the first one's are the pair's own."""
+    result = run(irft(place, "tspin", link="tspin", stages=2, learning_rate=1e-3))
+    setup = prepare_run(load_config(result.run_folder / "run.yaml"), RunFolder(result.run_folder), ())
+    first = triplets(Stage(setup, 0))
+    assert all(one.first == one.pair.sample for one in first)
+    second = triplets(Stage(setup, 1))
+    assert len(second) == 30
+    assert [one.first for one in second] == [one.first for one in first]
+    assert any(one.first != one.pair.sample for one in second)
+    assert len(read(result.run_folder, 1, "reference_logps.jsonl.gz")) == 18  # held-out pairs alone
+    rows = load_run(result.run_folder).stages[1].samples
+    assert {row.sample_logp is None for row in rows if not row.heldout} == {True}
+    assert {row.sample_logp is None for row in rows if row.heldout and row.sample != row.demonstration} == {False}
+    metrics = [row for row in read(result.run_folder, 1, "metrics.jsonl") if "loss" in row]
+    assert all(row["rewards/first"] < 0 for row in metrics)
+    work = {one.name: one for one in method_of(setup.config).work_of(setup, 1)}
+    counted = state_of(result.run_folder, 1)
+    assert work["train"].trained_tokens == pytest.approx(counted["train"]["trained_tokens"], rel=0.3)
+    assert work["reference"].forward_tokens == pytest.approx(counted["reference"]["forward_tokens"], rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"slices": "disjoint"}, "samples of the same prompts, and slices is disjoint; set --slices all"),
+        ({"sft_weight": 1.0}, "knows neither interpolicy pairs nor an SFT loss"),
+        ({"interpolicy": 0.1}, "knows neither interpolicy pairs nor an SFT loss"),
+    ],
+)
+def test_what_tspin_does_not_go_with(fields: dict[str, Any], message: str, place: Path) -> None:
+    with pytest.raises(DemotuneError, match=message):
+        irft(place, "refused", link="tspin", **fields)
 
 
 @pytest.mark.parametrize(

@@ -28,12 +28,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, TrainerCallback
 from demotune import IRFTConfig, run
 from demotune.common.errors import DemotuneError
 from demotune.common.files import read_rows, seal
+from demotune.config.stages import Link
 from demotune.models.attention import ATTENTION, register_attention
 from demotune.models.logprobs import naive_response_logps
 from demotune.models.policy import load_policy
 from demotune.records import Pair, RenderedDemonstration, Response, ScoredPair
 from demotune.training.callbacks import WHOLE, Checkpoints, WriteMetrics, latest_checkpoint
-from demotune.training.losses import Link, loss_at_reference
+from demotune.training.losses import loss_at_reference
 from demotune.training.microbatches import plan_microbatches
 from demotune.training.objectives import Objective, PairObjective, SFTObjective
 from demotune.training.trainer import CARRIED, Carry, ExpectedFirstValue, check_first_value

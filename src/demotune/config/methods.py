@@ -48,6 +48,7 @@ class SPINConfig(Sampled, Pairwise):
     """all: every stage uses all data. disjoint: each stage has its own part of the data."""
     # Fixed by the method: no fields, and no flags.
     link: ClassVar[Literal["logistic"]] = "logistic"  # type: ignore[misc]
+    tspin_weight: ClassVar[float] = 0.0  # type: ignore[misc]
     reference: ClassVar[Literal["stage"]] = "stage"  # type: ignore[misc]
     sft_weight: ClassVar[float] = 0.0  # type: ignore[misc]
 

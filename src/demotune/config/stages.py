@@ -6,6 +6,9 @@ from typing import ClassVar, Literal
 from demotune.config.field import SAMPLING, STAGES, field
 from demotune.config.run import RunConfig, require
 
+Link = Literal["logistic", "linear", "nce"]
+"""How the rewards of a pair become a loss: see `losses.implicit_reward_loss`, which has a case for each."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Staged(RunConfig):
@@ -43,8 +46,11 @@ class Pairwise(Staged):
     beta: float = field(0.1, STAGES, above=0, maximum=10**6)
     """DPO's beta: strength of the pull to the reference; the implicit reward is beta * log pi/pi_ref, per nat. RFT's
     beta is another: the weight of a KL penalty."""
-    link: Literal["logistic", "linear", "nce"] = field("logistic", STAGES)
-    """How rewards become a loss: logistic (the paper's code), linear (the paper's formula), nce (no beta)."""
+    link: Literal[Link, "tspin"] = field("logistic", STAGES)
+    """How rewards become a loss: logistic (the paper's code), linear (the paper's formula), nce (no beta), tspin (no
+    reference: demonstration above sample, and sample above the start model's sample)."""
+    tspin_weight: float = field(1.0, STAGES, minimum=0, maximum=10**6)
+    """Weight of sample above the start model's sample in the tspin link."""
     reference: Literal["stage", "initial"] = field("stage", STAGES)
     """Reference policy: the start of this stage, or the start model throughout."""
     history: float = field(0.0, STAGES, minimum=0, maximum=1)
@@ -71,6 +77,17 @@ class Pairwise(Staged):
             self.temperature > 0 or (self.samples_per_prompt or 1) == 1,
             f"greedy samples are all the same, and samples_per_prompt is {self.samples_per_prompt}",
             "raise --temperature, or set --samples-per-prompt 1",
+        )
+        tspin = self.link == "tspin"
+        require(
+            not tspin or self.stages == 1 or self.slices == "all",
+            "link tspin compares with the start model's samples of the same prompts, and slices is disjoint",
+            "set --slices all",
+        )
+        require(
+            not tspin or not (self.interpolicy or self.sft_weight),
+            "link tspin knows neither interpolicy pairs nor an SFT loss",
+            "drop --interpolicy and --sft-weight, or take another --link",
         )
         require(
             not self.interpolicy or self.slices == "all",

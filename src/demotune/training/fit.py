@@ -26,8 +26,10 @@ from demotune.training.trainer import EarlyStop, Fit, Interrupted, PhaseTrainer
 
 
 class StopAtLoss(TrainerCallback):
-    """Ends the steps once a recorded training loss is below a bound: before that step's checkpoint, so that a phase that
-    is killed afterwards takes the step again and ends there again."""
+    """Ends the steps once a recorded training loss is below a bound.
+
+    Before that step's checkpoint, so that a phase that is killed afterwards takes the step again and ends there again.
+    """
 
     def __init__(self, bound: float) -> None:
         self._bound = bound

@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from demotune.models.batches import packed_tokens, pair_batch
+from demotune.config.stages import Link
+from demotune.models.batches import pack_sides, packed_tokens, pair_batch
 from demotune.models.logprobs import response_logps
 from demotune.models.packing import Batch, pack
 from demotune.models.reward_head import bounded, head_scores, reward_batch
-from demotune.records import Completion, Pair, RenderedDemonstration, Rollout, ScoredPair
+from demotune.records import Completion, Pair, RenderedDemonstration, Rollout, ScoredPair, Triplet
 from demotune.training.losses import (
-    Link,
     RatioLevel,
     RewardLink,
     implicit_reward_loss,
@@ -21,6 +21,7 @@ from demotune.training.losses import (
     policy_loss,
     reward_loss,
     sft_loss,
+    tspin_loss,
 )
 
 Record_contra = TypeVar("Record_contra", contravariant=True)
@@ -51,11 +52,12 @@ class Objective(Protocol[Record_contra]):
     def __call__(self, model: nn.Module, batch: Batch) -> StepLoss: ...
 
 
-class PairwiseObjective(Objective[ScoredPair], Protocol):
-    """One whose loss is known while the policy still equals the reference: there it is the same for every pair."""
+class PairwiseObjective(Objective[Any], Protocol):
+    """One on pairs, of scored pairs or, without a reference, of triplets."""
 
     @property
-    def loss_at_reference(self) -> float: ...
+    def loss_at_reference(self) -> float | None:
+        """What the loss of every pair is while the policy still equals the reference; None where that is not known."""
 
 
 class SFTObjective:
@@ -124,6 +126,43 @@ class PairObjective:
             "entropy": scored.entropy[scored.mask],
         }
         return StepLoss(total=total, metrics=metrics, at_start=loss.loss.detach())
+
+
+@dataclass(frozen=True, slots=True)
+class TripletObjective:
+    """The loss of IRFT's link tspin, which has no reference; mean over pairs. Each different response is computed once.
+
+    Rewards are beta * log pi.
+    """
+
+    beta: float
+    weight: float
+    loss_at_reference: None = None
+
+    def tokens(self, record: Triplet) -> int:
+        return packed_tokens(record.pair) + len(record.first.ids)
+
+    def collate(self, records: Sequence[Triplet]) -> Batch:
+        kinds = [*(zip(*(record.pair.sides for record in records), strict=True)), [row.first_side for row in records]]
+        places = {side: place for place, side in enumerate(dict.fromkeys(side for kind in kinds for side in kind))}
+        rows = torch.tensor([[places[side] for side in kind] for kind in kinds])  # (3, B)
+        return pack_sides([*places]) | {"rows": rows, "items": torch.tensor(len(records))}
+
+    def __call__(self, model: nn.Module, batch: Batch) -> StepLoss:
+        scored = response_logps(model, batch)
+        demo_logps, sample_logps, first_logps = scored.summed()[batch["rows"]]
+        loss = tspin_loss(demo_logps, sample_logps, first_logps, self.beta, self.weight)
+        metrics = {
+            "rewards/chosen": loss.demo_reward,
+            "rewards/rejected": loss.sample_reward,
+            "rewards/first": loss.first_reward,
+            "rewards/accuracies": (loss.demo_reward > loss.sample_reward).float(),
+            "rewards/margins": loss.demo_reward - loss.sample_reward,
+            "logps/chosen": demo_logps.detach(),
+            "logps/rejected": sample_logps.detach(),
+            "entropy": scored.entropy[scored.mask],
+        }
+        return StepLoss(total=loss.loss.sum(), metrics=metrics)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,13 @@
 """A stage's pairs, read from its files, and the micro-batches that they are scored and trained in."""
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 from demotune.common.json_records import read_records
-from demotune.records import Pair, Response, ScoredPair, Side
+from demotune.records import Pair, Response, ScoredPair, Side, Triplet
 from demotune.runs.heldout import HeldoutRow
 from demotune.runs.names import REFERENCE_LOGPS, SAMPLES
 from demotune.runs.rows import ReferenceRow, SampleRow
@@ -36,6 +37,29 @@ def training_pairs(stage: Stage) -> list[Pair]:
         between = between_policies([*earlier, pairs], round(config.interpolicy * len(pairs)), rng)
         pairs = [*pairs, *again, *between]
     return pairs
+
+
+def referenced_pairs(stage: Stage) -> list[Pair]:
+    """The training pairs that need the reference's log-probabilities: none for the link tspin."""
+    return [] if pairwise(stage.setup).link == "tspin" else training_pairs(stage)
+
+
+def triplets(stage: Stage) -> list[Triplet]:
+    """The stage's training pairs with the start model's samples, which the first stage drew.
+
+    The n-th pair of a row has the n-th of them, so that in the first stage the two are the same.
+    """
+    drawn: dict[str, list[SampleRow]] = {}
+    for row in _sample_rows(stage.setup, 0, heldout=False):
+        drawn.setdefault(row.key, []).append(row)
+    firsts = {key: [row for row in rows if not row.equal] or rows for key, rows in drawn.items()}
+    seen: Counter[str] = Counter()
+    found = []
+    for pair in training_pairs(stage):
+        first = firsts[pair.key][seen[pair.key] % len(firsts[pair.key])]
+        seen[pair.key] += 1
+        found.append(Triplet(pair, first.pair.sample))
+    return found
 
 
 def expected_pairs(plan: StagePlan) -> list[RowSizes]:
@@ -125,9 +149,12 @@ def known_logps(stage: Stage, rows: Sequence[HeldoutRow]) -> Mapping[Side, float
 
 
 def scored_pairs(stage: Stage, number: int) -> tuple[list[ScoredPair], list[ScoredPair]]:
-    """(training pairs, held-out pairs) of stage `number` with their reference log-probabilities."""
+    """(training pairs, held-out pairs) of stage `number` with their reference log-probabilities.
+
+    No training pairs for the link tspin, which has no reference.
+    """
     earlier = stage if number == stage.number else Stage(stage.setup, number)
-    pairs, heldout = training_pairs(earlier), sampled_pairs(stage.setup, number, heldout=True)
+    pairs, heldout = referenced_pairs(earlier), sampled_pairs(stage.setup, number, heldout=True)
     logps = read_records(ReferenceRow, earlier.folder / REFERENCE_LOGPS)
     both = [
         ScoredPair(pair, row.demo_ref_logp, row.sample_ref_logp)

@@ -19,9 +19,9 @@ from demotune.training.pairs import (
     pair_lengths,
     plan_pairs,
     reference_is_start,
+    referenced_pairs,
     repeated,
     sampled_pairs,
-    training_pairs,
 )
 from demotune.training.phase_journal import PhaseJournal, share_of_this_process
 from demotune.training.stage import Outcome, Stage, pair_tokens, pairwise
@@ -32,12 +32,13 @@ from demotune.training.work_plan import StagePlan
 def run(stage: Stage) -> Outcome:
     """Compute the reference's log-probabilities of this stage's pairs and of the held-out pairs."""
     config = pairwise(stage.setup)
-    pairs, heldout = training_pairs(stage), sampled_pairs(stage.setup, stage.number, heldout=True)
+    pairs, heldout = referenced_pairs(stage), sampled_pairs(stage.setup, stage.number, heldout=True)
     everything = [*pairs, *heldout]
-    plan = plan_pairs(stage.setup, pair_lengths(pairs), pair_groups(pairs), stage.seed("microbatches"))
+    seed, groups = stage.seed("microbatches"), pair_groups(pairs)
+    trained = plan_pairs(stage.setup, pair_lengths(pairs), groups, seed).units if pairs else ()
     # Numbers of the pairs that are computed together: the micro-batches of training, then units of held-out pairs.
     units = [
-        *plan.units,
+        *trained,
         *([len(pairs) + number for number in unit] for unit in heldout_units(stage.setup, heldout)),
     ]
     known: Mapping[Side, float] = {}
@@ -83,6 +84,8 @@ def work(plan: StagePlan) -> PhaseWork:
     """All sides of pairs, less those known from the check before. Another model than the stage's start is loaded."""
     other = not reference_is_start(plan.setup, plan.number)
     heldout = expected_tokens(plan, repeated(plan, plan.heldout), demo=other or not plan.setup.float32)
+    pairs = [] if pairwise(plan.setup).link == "tspin" else expected_pairs(plan)
     return PhaseWork(
-        scored=plan.batched(expected_tokens(plan, expected_pairs(plan))) + plan.batched(heldout), loads=int(other)
+        scored=plan.batched(expected_tokens(plan, pairs)) + plan.batched(heldout),
+        loads=int(other),
     )

@@ -5,6 +5,7 @@ from typing import Any
 
 from demotune.common.progress import say
 from demotune.config.methods import SFTConfig
+from demotune.records import ScoredPair, Triplet
 from demotune.runs.names import CARRIED, METRICS
 from demotune.training.fit import fit
 from demotune.training.microbatches import MicrobatchPlan, config_microbatches
@@ -19,11 +20,12 @@ from demotune.training.pairs import (
     scored_pairs,
     size_groups,
     steps_of_all_stages,
+    triplets,
 )
 from demotune.training.stage import Outcome, Stage, pairwise, stage_slice, supervised
 from demotune.training.trainer import Carry, ExpectedFirstValue, Fit
 from demotune.training.work import PhaseWork
-from demotune.training.work_plan import StagePlan, tokens_of_responses
+from demotune.training.work_plan import StagePlan, tokens_of_another, tokens_of_responses
 
 
 def on_demonstrations(stage: Stage, objective: Callable[[Any], Objective[Any]]) -> Outcome:
@@ -49,11 +51,14 @@ def _plan(config: SFTConfig, lengths: Sequence[int], seed: int) -> MicrobatchPla
 def on_pairs(stage: Stage, objective: Callable[[Any], PairwiseObjective]) -> Outcome:
     """K steps on the stage's pairs; publishes pi_{t+1}."""
     setup, config = stage.setup, pairwise(stage.setup)
-    pairs, _ = scored_pairs(stage, stage.number)
-    plain = [scored.pair for scored in pairs]
+    records: Sequence[ScoredPair | Triplet]
+    records = triplets(stage) if config.link == "tspin" else scored_pairs(stage, stage.number)[0]
+    plain = [record.pair for record in records]
     plan = plan_pairs(setup, pair_lengths(plain), pair_groups(plain), stage.seed("microbatches"))
     chosen = objective(config)
-    first = ExpectedFirstValue("loss", chosen.loss_at_reference, 1e-3 if setup.bf16 else 1e-5)
+    at_reference, first = chosen.loss_at_reference, None
+    if at_reference is not None and reference_is_start(setup, stage.number):
+        first = ExpectedFirstValue("loss", at_reference, 1e-3 if setup.bf16 else 1e-5)
     carry = None
     if config.optimizer_across_stages == "carry":
         previous = setup.folder.stage(stage.number - 1) / CARRIED if stage.number else None
@@ -62,9 +67,9 @@ def on_pairs(stage: Stage, objective: Callable[[Any], PairwiseObjective]) -> Out
         stage,
         f"stage {stage.number}: train",
         plan,
-        pairs,
+        records,
         chosen,
-        expected_first=first if reference_is_start(setup, stage.number) else None,
+        expected_first=first,
         carry=carry,
     )
 
@@ -73,8 +78,13 @@ def work_on_pairs(plan: StagePlan) -> PhaseWork:
     """What `on_pairs` does; the policy is loaded where another model was the reference."""
     pairs = expected_pairs(plan)
     microbatches = plan_pairs(plan.setup, plan.longer_sides(pairs), size_groups(pairs), plan.seed("microbatches"))
+    tokens = expected_tokens(plan, pairs)
+    if pairwise(plan.setup).link == "tspin" and plan.number:  # in the first stage both samples are the same
+        tokens = [
+            both + tokens_of_another(len(row.prompt), row.sample, 0) for both, row in zip(tokens, pairs, strict=True)
+        ]
     return PhaseWork(
-        training=plan.training(microbatches, expected_tokens(plan, pairs)),
+        training=plan.training(microbatches, tokens),
         loads=0 if reference_is_start(plan.setup, plan.number) else 1,
         saves=1,
     )

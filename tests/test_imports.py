@@ -60,7 +60,6 @@ def test_imports_go_down_only() -> None:
 
 
 def test_a_loss_needs_nothing_of_the_package_but_the_names_of_links() -> None:
-    """But the names of the links, from which the flag comes, too."""
     assert imported_packages(PACKAGE / "training" / "losses.py") == {"config"}
 
 

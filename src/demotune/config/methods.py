@@ -19,7 +19,7 @@ class SFTConfig(RunConfig):
     """Supervised fine-tuning: maximise the log-likelihood of the demonstrations, response tokens only."""
 
     method: ClassVar[Literal["sft"]] = "sft"
-    reward_kind: ClassVar[Literal["none"]] = "none"
+    learned_reward: ClassVar[Literal["none"]] = "none"
 
     learning_rate: float = 2e-5
     """Peak learning rate."""
@@ -29,6 +29,9 @@ class SFTConfig(RunConfig):
     """Number of optimizer steps; overrides num_train_epochs."""
     stop_loss: float | None = field(None, OPTIMISATION, above=0, maximum=10**6)
     """End the steps once a recorded training loss is below this; leaves something to learn for IRFT after it."""
+    loss: Literal["nll", "dft", "iw", "psft"] = field("nll", OPTIMISATION)
+    """nll: -log p of each token. dft: times p, for one right answer. iw: times how much likelier the response has
+    become. psft: clipped, so that the policy stays near the start model."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.progress import track
-from demotune.runs.names import CHECKPOINTS, METRICS, REWARD_METRICS
+from demotune.runs.names import CHECKPOINTS, METRICS
 from demotune.training.arguments import training_arguments
 from demotune.training.callbacks import (
     Checkpoints,
@@ -39,8 +39,14 @@ class StopAtLoss(TrainerCallback):
             raise EarlyStop(f"the loss fell below {self._bound:g} (--stop-loss)")
 
 
-METRICS_OF = {"train": METRICS, "policy": METRICS, "reward": REWARD_METRICS}
-CHECKPOINTS_OF = {"train": CHECKPOINTS, "policy": f"policy-{CHECKPOINTS}", "reward": f"reward-{CHECKPOINTS}"}
+def metrics_of(phase: str) -> str:
+    """The file of a phase's steps: METRICS of "train" and "policy", which a stage has one of; else PHASE-metrics."""
+    return METRICS if phase in ("train", "policy") else f"{phase}-{METRICS}"
+
+
+def checkpoints_of(phase: str) -> str:
+    """The folder of a phase's checkpoints, removed when its stage is done."""
+    return CHECKPOINTS if phase == "train" else f"{phase}-{CHECKPOINTS}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,10 +86,10 @@ def _fit(stage: Stage, phase: str, given: Fit, budget: int | None) -> Fitted:
     config = dataclasses.replace(stage.setup.config, **given.settings)
     trainer = PhaseTrainer(
         given,
-        args=training_arguments(config, stage.folder / CHECKPOINTS_OF[phase], given.steps, stage.seed(phase)),
+        args=training_arguments(config, stage.folder / checkpoints_of(phase), given.steps, stage.seed(phase)),
         tokenizer=stage.setup.tokenizer,
         callbacks=[
-            WriteMetrics(stage.folder / METRICS_OF[phase]),
+            WriteMetrics(stage.folder / metrics_of(phase)),
             *([given.keep_best] if given.keep_best else []),
             *([] if given.stop_loss is None else [StopAtLoss(given.stop_loss)]),
             Checkpoints(config.save_steps),

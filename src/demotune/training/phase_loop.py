@@ -23,7 +23,7 @@ def run_stage(setup: Setup, number: int) -> bool:
         say(f"stage {number} is done already")
     else:
         try:
-            for phase in method.phases_of(number):
+            for phase in method.phases_of(setup, number):
                 run_phase(stage, phase)
         except NothingToLearn as reason:
             if number == 0:

@@ -37,7 +37,7 @@ def run(stage: Stage) -> Outcome:
     own, heldout = stage_slice(stage.setup, stage.number), stage.setup.heldout
     rows = [*own, *heldout]
     known = rows_before(stage.setup.folder, stage.number) if stage.number and heldout else []
-    samples: dict[str, list[Response]] = {row.key: [] for row in rows} | {row.key: [row.sample] for row in known}
+    samples: dict[str, list[Response]] = {row.key: [] for row in rows} | {row.key: [row.response] for row in known}
     forward_tokens = _draw_all(stage, rows, samples)
     decode = stage.setup.renderer.decode
     records = [

@@ -10,7 +10,7 @@ from torch import equal
 
 from demotune import DemotuneError, IRFTConfig, SPINConfig, run
 from demotune.common.files import read_json
-from demotune.config.files import load_config
+from demotune.config.config_files import load_config
 from demotune.pipeline import prepare_run
 from demotune.records import Pair, Response
 from demotune.runs.folder import RunFolder

@@ -134,7 +134,7 @@ def test_killed_while_it_draws_again_and_resumed(
     rows_drawn: int, place: Path, known: Path, twice: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 48 first samples and some ten drawn again: killed after so many, resumed, bit for bit the same."""
-    monkeypatch.setattr("demotune.training.drawing.ROWS_KEPT_TOGETHER", 1)
+    monkeypatch.setattr("demotune.common.journals.ROWS_KEPT_TOGETHER", 1)
     found = 0
 
     def die(rows: Any) -> None:

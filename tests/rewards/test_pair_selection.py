@@ -1,4 +1,4 @@
-"""Which pairs can teach."""
+"""Which pairs can teach a reward."""
 
 from demotune.records import Pair, Response
 from demotune.rewards.pair_selection import select_pairs

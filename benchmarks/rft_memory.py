@@ -40,6 +40,7 @@ def one_run(model: str, data: str, output: str, mode: str) -> None:
             max_bad_share=1.0,
             max_new_tokens=32,
             finished_only=False,
+            force=True,
             per_device_train_batch_size=1,
             sample_batch_size=4,
             reward_steps=1,

@@ -120,7 +120,7 @@ class RunResult:
             return "not known: its folder cannot be read"
 
     def reward(self) -> Reward:
-        """The reward that the run learned. Raises DemotuneError for an SFT run, which learns none."""
+        """The reward that the run learned; of an SFT run the log-ratio of its policy to its start model."""
         return load_reward(self.run_folder)
 
     def load(self) -> tuple[Policy, PreTrainedTokenizerBase]:
@@ -153,7 +153,7 @@ def publish_result(setup: Setup, estimate: Estimate | None = None, profile: Prof
         run_folder=setup.folder.root,
         model_folder=setup.folder.model,
         method=setup.config.method,
-        reward_folder=setup.folder.reward if setup.config.reward_kind == "explicit" else None,
+        reward_folder=setup.folder.reward if setup.config.learned_reward == "explicit" else None,
         start_nll_per_token=_start_nll(setup),
         best_stage=_best_stage(setup, count),
         stages=stages,
@@ -274,7 +274,7 @@ def _all_metrics(setup: Setup, count: int) -> Iterator[dict[str, Any]]:
     """Every training record and one record per finished phase, in order, each with its stage."""
     for number in range(count):
         for phase, record in setup.folder.stage_state(number).items():
-            if phase in METRICS_OF:
+            if METRICS_OF.get(phase) in record["outputs"]:
                 for row in read_rows(setup.folder.stage(number) / METRICS_OF[phase]):
                     yield {"stage": number, "phase": phase, **row}
             yield {"stage": number, "phase": phase, "finished": True, **record}

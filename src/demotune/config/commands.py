@@ -30,7 +30,7 @@ class RewardReading(RowReading):
     """Rows, and the reward that scores them."""
 
     reward: str = field(names="model")
-    """A run folder of rft, irft or spin, or a reward model with one label (folder or hub id)."""
+    """A run folder of rft, irft, spin or sft, or a reward model with one label (folder or hub id)."""
     data: tuple[str, ...] = field(names="rows")
     """Rows: file, folder or hub id, in any format that training reads; repeat for several."""
     template: str | None = field(None)
@@ -90,7 +90,7 @@ class SampleConfig(Config):
     best_of: int | None = field(None, minimum=1, maximum=10**6)
     """Draw N responses to each prompt, keep the one that --reward likes best."""
     reward: str | None = field(None, names="model")
-    """For --best-of: a run folder of rft, irft or spin, or a reward model with one label (folder or hub id)."""
+    """For --best-of: a run folder of rft, irft, spin or sft, or a reward model with one label (folder or hub id)."""
     reward_template: str | None = field(None)
     """Prompt template with {prompt} for the reward. Not given: its own."""
 

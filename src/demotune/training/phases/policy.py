@@ -16,8 +16,8 @@ from demotune.models.policy import Policy, weight_sharing_base
 from demotune.runs.names import METRICS, ROLLOUTS
 from demotune.training.drawing import keeps_logps
 from demotune.training.fit import CHECKPOINTS_OF, fit
+from demotune.training.learned_reward import reward_function
 from demotune.training.objectives import PolicyObjective
-from demotune.training.phases.reward import reward_function
 from demotune.training.reward_gate import closed_for
 from demotune.training.rollout_files import drop_damaged, read_batches
 from demotune.training.rollouts import RolloutPlan, Rollouts, forward_tokens

@@ -53,13 +53,13 @@ def draw_with(
         sampler = stage.setup.sampler(policy)
         drawn = sampler.draw([prompts[row] for row in rows], streams, seed, sampling_options(stage.setup))
         numbered = ((stream - first_stream, response) for stream, response in drawn)
-        _keep(numbered, journal, tracker, with_logps=with_logps)
+        keep_drawn(numbered, journal, tracker, with_logps=with_logps)
     wait_for_everyone()
     found = journal.read()
     return [from_json(Response, found[row]) for row in range(len(prompts))]
 
 
-def _keep(
+def keep_drawn(
     drawn: Iterable[tuple[int, Response]], journal: PhaseJournal, tracker: Tracker | None, *, with_logps: bool = False
 ) -> None:
     """Write (row, response) to the journal, several at a time: each time waits for the disk."""

@@ -36,7 +36,7 @@ def advise(config: AdviseConfig) -> AdviceRecord:
     record, subject, found = _advise(config, config.output, config.output / QUARANTINE)
     write_rows(config.output / SAMPLES, _sample_rows(subject, found))
     if record.advice.action == "best-of-n" and found.reward is not None:
-        _save_reward(subject, found.reward, config.output / REWARD)
+        save_reward(subject, found.reward, config.output / REWARD)
     write_json(config.output / ADVICE, as_json(record))
     for journal in config.output.glob(f"*{PARTIAL}"):
         journal.unlink()
@@ -100,7 +100,7 @@ def _named(drawn: Drawn) -> Iterator[tuple[str, str, Completion]]:
     yield from (("prompts", "greedy", own) for own in drawn.prompts)
 
 
-def _save_reward(subject: Subject, reward: LinearReward, folder: Path) -> None:
+def save_reward(subject: Subject, reward: LinearReward, folder: Path) -> None:
     """The linear reward as a sequence classifier with one label, on the model's own weights, which it takes."""
     facts = reward.facts(subject.config.template)
     card = (

@@ -10,6 +10,7 @@ from helpers.command import call
 from demotune.common.errors import DemotuneError
 from demotune.common.suggestions import did_you_mean
 from demotune.config.commands import (
+    AdviseConfig,
     CompareConfig,
     QuickstartConfig,
     ReportConfig,
@@ -21,6 +22,7 @@ from demotune.config.commands import (
 from demotune.config.field import field_help, fields_of
 
 COMMANDS: dict[str, type[Any]] = {
+    "advise": AdviseConfig,
     "sample": SampleConfig,
     "score": ScoreConfig,
     "select": SelectConfig,

@@ -18,7 +18,7 @@ from demotune import DemotuneError
 from demotune.advice.advise import advise, read_advice, save_reward
 from demotune.advice.measure import draw, measure
 from demotune.advice.measurements import Action, AdviceRecord
-from demotune.advice.next_command import next_command
+from demotune.advice.next_command import next_command, other_command
 from demotune.advice.probe import attach_probe
 from demotune.advice.subject import prepare_subject, spread
 from demotune.cli.main import app
@@ -160,7 +160,8 @@ def test_commands_take_their_flags_and_keep_what_was_given(action: Action, outpu
         model="m", data=("a b.jsonl", "c.jsonl"), prompts=("p.txt",), output=output, template="Q: {prompt}", seed=7
     )
     root: Any = typer.main.get_command(app)
-    for command in next_command(action, config).split(" && "):
+    other = other_command(action, config)
+    for command in [*next_command(action, config).split(" && "), *([] if other is None else [other])]:
         words = shlex.split(command)
         assert words[0] == "demotune"
         one = root.commands[words[1]]

@@ -12,6 +12,7 @@ from demotune.common.suggestions import did_you_mean
 from demotune.config.commands import (
     AdviseConfig,
     CompareConfig,
+    DistillConfig,
     QuickstartConfig,
     ReportConfig,
     ResumeConfig,
@@ -24,6 +25,7 @@ from demotune.config.field import field_help, fields_of
 COMMANDS: dict[str, type[Any]] = {
     "advise": AdviseConfig,
     "sample": SampleConfig,
+    "distill": DistillConfig,
     "score": ScoreConfig,
     "select": SelectConfig,
     "compare": CompareConfig,

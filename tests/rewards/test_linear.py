@@ -23,8 +23,8 @@ from demotune.models.question import Question
 from demotune.models.reward import save_reward_model
 from demotune.models.reward_head import completion_rewards
 from demotune.models.states import end_states, followed_by
-from demotune.records import Completion, Pair, Response
-from demotune.rewards.explain import JudgedRow, explain
+from demotune.records import Completion, Demonstration, Pair, Response
+from demotune.rewards.explain import explain
 from demotune.rewards.features import FEATURES, WITHOUT_LENGTH, feature_table
 from demotune.rewards.linear import (
     Columns,
@@ -33,6 +33,7 @@ from demotune.rewards.linear import (
     fit_linear_reward,
     pair_columns,
 )
+from demotune.rewards.score import JudgedResponse
 
 Floats = NDArray[np.float64]
 
@@ -284,10 +285,9 @@ def test_named_features_have_weights_beside_the_head() -> None:
 # Explanations --------------------------------------------------------------------------------------------------------
 
 
-def judged(reward: float, tokens: int, *, finished: bool = True) -> JudgedRow:
-    return JudgedRow(
-        "p", f"{tokens} tokens", Completion((3, 4), Response(tuple(range(5, 5 + tokens)), finished)), reward
-    )
+def judged(reward: float, tokens: int, *, finished: bool = True) -> JudgedResponse:
+    row = Demonstration(({"role": "user", "content": "p"},), f"{tokens} tokens", "x:1")
+    return JudgedResponse(row, Completion((3, 4), Response(tuple(range(5, 5 + tokens)), finished)), reward)
 
 
 def test_an_explanation_shows_both_ends_and_correlations() -> None:

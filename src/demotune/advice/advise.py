@@ -7,7 +7,7 @@ from typing import Any
 
 from demotune.advice.measure import Drawn, Found, measure
 from demotune.advice.measurements import Advice, AdviceRecord, Measurements
-from demotune.advice.next_command import next_command
+from demotune.advice.next_command import next_command, other_command
 from demotune.advice.rules import decide
 from demotune.advice.subject import Subject, prepare_subject
 from demotune.common.errors import DemotuneError
@@ -56,6 +56,7 @@ def advice_from(measured: Measurements, config: AdviseConfig) -> Advice:
         rule=rule.name,
         reason=rule.reason(measured),
         command=next_command(rule.action, config),
+        otherwise=other_command(rule.action, config),
         basis=(
             f"A recommendation from {measured.train_rows} of {measured.demonstrations} training rows and "
             f"{measured.heldout_rows} held-out rows, one seed. It is no promise."

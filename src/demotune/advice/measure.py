@@ -12,6 +12,7 @@ from demotune.advice.measurements import Likelihood, Measurements, Prompts
 from demotune.advice.probe import attach_probe
 from demotune.advice.subject import Subject
 from demotune.common.errors import DemotuneError
+from demotune.common.journals import append_in_turn
 from demotune.common.json_records import from_json
 from demotune.common.progress import track
 from demotune.common.statistics import (
@@ -26,7 +27,7 @@ from demotune.models.reference_logps import completion_logps
 from demotune.records import Completion, RenderedDemonstration, Response
 from demotune.rewards.linear import Columns, Floats, LinearReward
 from demotune.sampling import InProcessSampler
-from demotune.training.drawing import keep_drawn
+from demotune.training.drawing import records_of
 from demotune.training.phase_journal import PhaseJournal
 from demotune.training.setup import derive_seed
 
@@ -110,7 +111,8 @@ def _draw(
     sampler = InProcessSampler(lambda: subject.policy, slots=subject.config.sample_batch_size)
     with track(what, len(prompts), "responses") as tracker:
         tracker.start_at(len(journal.done))
-        keep_drawn(sampler.draw([prompts[row] for row in left], left, seed, options), journal, tracker)
+        drawn = sampler.draw([prompts[row] for row in left], left, seed, options)
+        append_in_turn(records_of(drawn, tracker, with_logps=False), journal.append)
     found = journal.read()
     return [from_json(Response, found[row]) for row in range(len(prompts))]
 

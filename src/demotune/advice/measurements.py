@@ -113,6 +113,8 @@ class Advice:
     reason: str
     command: str
     """What to run next, to be copied."""
+    otherwise: str | None
+    """Best of n: the command where each answer must cost one response."""
     basis: str
     """What it rests on, and that it is no promise."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from demotune.advice.measurements import Action
 from demotune.advice.subject import shared_fields
-from demotune.config.commands import AdviseConfig, SampleConfig
+from demotune.config.commands import AdviseConfig, DistillConfig, SampleConfig
 from demotune.config.field import fields_of
 from demotune.config.methods import CONFIGS
 from demotune.runs.names import REWARD
@@ -35,6 +35,15 @@ def next_command(action: Action, config: AdviseConfig) -> str:
     if config.output is not None:
         return best
     return f"{_command('advise', _given(config, AdviseConfig), output=folder)} && {best}"
+
+
+def other_command(action: Action, config: AdviseConfig) -> str | None:
+    """For best of n where each answer must cost one response: train the model on the best of n."""
+    if action != "best-of-n":
+        return None
+    reward = (Path(ADVICE_FOLDER) if config.output is None else config.output) / REWARD
+    given = _given(config, DistillConfig)
+    return _command("distill", given, reward=reward, best_of=config.samples_per_prompt, output="runs/distill")
 
 
 def _asked(config: AdviseConfig) -> dict[str, Any]:

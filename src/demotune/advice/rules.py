@@ -167,8 +167,8 @@ def _rft(measured: Measurements) -> str:
 
 def _best(measured: Measurements) -> str:
     return (
-        f"{_closes(measured)} It needs no training, and {measured.samples_per_prompt} responses for each answer; where "
-        "that is too dear, give --prompts without demonstrations and ask again about RFT."
+        f"{_closes(measured)} It needs no training, and {measured.samples_per_prompt} responses for each answer. With "
+        "prompts without demonstrations (--prompts), RFT is another way to answers of one response."
     )
 
 

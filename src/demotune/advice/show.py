@@ -23,6 +23,9 @@ def show_advice(record: AdviceRecord) -> None:
     say(f"Recommendation: {advice.action}", style="bold")
     say(advice.reason)
     say(f"  {advice.command}")
+    if advice.otherwise is not None:
+        say("Where each answer must cost one response, train on the best of n:")
+        say(f"  {advice.otherwise}")
     say(advice.basis)
 
 

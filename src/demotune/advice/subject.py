@@ -17,13 +17,13 @@ from demotune.config.methods import RFTConfig
 from demotune.data.intake import prepare
 from demotune.data.rendering import Renderer
 from demotune.models.policy import (
-    check_policy,
     content_hash,
     generation_stop_ids,
     load_policy,
     load_tokenizer,
     longest_input,
     merged,
+    refuse_broken_policy,
     resolve_model,
 )
 from demotune.models.reward import padding_id
@@ -89,7 +89,7 @@ def prepare_subject(config: AdviseConfig, quarantine: Path | None) -> Subject:
     quarantine: where bad rows are written.
     """
     folder = resolve_model(config.model)
-    check_policy(folder)
+    refuse_broken_policy(folder)
     tokenizer = load_tokenizer(folder)
     run = run_config(config)
     check_positions(run, tokenizer, longest_input(folder))

@@ -13,8 +13,8 @@ from typer.core import TyperCommand
 from demotune.cli.inputs import refuse_missing_inputs
 from demotune.common.errors import DemotuneError
 from demotune.common.messages import errors_as_messages
+from demotune.config.config_files import refuse_missing_fields, shipped_configs, unknown_field
 from demotune.config.field import INPUTS, Field, field_help, fields_of
-from demotune.config.files import refuse_missing_fields, shipped_configs, unknown_field
 from demotune.config.methods import CONFIGS, Method
 from demotune.config.values import Config
 

@@ -156,8 +156,8 @@ class RFTConfig(Sampled, Prompted):
         for name in of:
             require(
                 getattr(self, name) == defaults[name].default,
-                f"--{name.replace('_', '-')} means nothing with --reward-kind {self.reward_kind}",
-                f"drop it, or give --reward-kind {other}",
+                f"{name} belongs to reward_kind {other}, and this is {self.reward_kind}",
+                f"drop --{name.replace('_', '-')}, or give --reward-kind {other}",
             )
 
     def _check_contrast(self) -> None:

@@ -5,15 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich import box
-from rich.table import Table
-
 from demotune.common.memory import GIB
 from demotune.common.processes import main_process, process_count
-from demotune.common.progress import console, minutes, say
+from demotune.common.progress import minutes, say, show_table
 from demotune.estimation.costs import Costs
 from demotune.estimation.machines import Machine, measure_machine, precision_of, unknown_machine
-from demotune.estimation.shapes import read_shape
+from demotune.estimation.model_shape import read_shape
 from demotune.models.policy import lora_config
 from demotune.training.methods import method_of
 from demotune.training.setup import Setup
@@ -63,7 +60,7 @@ def plan_work(setup: Setup) -> list[PhaseWork]:
     return [work for number in range(setup.config.stages) for work in method.work_of(setup, number)]
 
 
-def estimate_run(setup: Setup, machine: Machine) -> Estimate:
+def estimate_setup(setup: Setup, machine: Machine) -> Estimate:
     """What the run that was prepared will cost on `machine`; no weights are read."""
     costs = Costs(setup.config, read_shape(setup.start_model, setup.adapter), machine, process_count())
     return Estimate(costs, tuple(plan_work(setup)))
@@ -71,14 +68,14 @@ def estimate_run(setup: Setup, machine: Machine) -> Estimate:
 
 def estimate_here(setup: Setup) -> Estimate:
     """What it will cost on this machine, whose ceilings are measured now."""
-    return estimate_run(setup, measure_machine(precision_of(setup.config)))
+    return estimate_setup(setup, measure_machine(precision_of(setup.config)))
 
 
 def say_forecast(setup: Setup) -> Estimate | None:
     """Say how long the whole run takes and how much memory; nothing of a tiny one. On the main process only."""
     if not main_process():
         return None
-    estimate = estimate_run(setup, unknown_machine(setup.config))
+    estimate = estimate_setup(setup, unknown_machine(setup.config))
     if estimate.flops < TINY:
         return None
     here = measure_machine(precision_of(setup.config))
@@ -126,18 +123,13 @@ def compare_with_facts(estimate: Estimate, states: States) -> dict[str, Any]:
 
 def show_comparison(compared: Mapping[str, Any]) -> None:
     """A short table: phase, estimated, measured."""
-    table = Table(title="estimated before the run, and measured", title_justify="left", box=box.SIMPLE)
-    for heading in ("", "estimated", "measured", "measured / estimated"):
-        table.add_column(heading, justify="right" if heading else "left")
-    rows = dict(compared["seconds"])
-    rows["all phases"] = [sum(both[side] for both in rows.values()) for side in (0, 1)]
-    for name, (estimated, measured) in rows.items():
-        table.add_row(name, minutes(estimated), minutes(measured), _ratio(estimated, measured))
-    estimated, measured = compared["tokens"]
-    table.add_row("tokens", f"{estimated:,}", f"{measured:,}", _ratio(estimated, measured))
-    estimated, measured = compared["peak_memory_gib"]
-    table.add_row("peak memory", f"{estimated:.1f} G", f"{measured:.1f} G", _ratio(estimated, measured))
-    console.print(table)
+    seconds = dict(compared["seconds"])
+    seconds["all phases"] = [sum(both[side] for both in seconds.values()) for side in (0, 1)]
+    rows = [(name, *map(minutes, both), _ratio(*both)) for name, both in seconds.items()]
+    rows.append(("tokens", *(f"{side:,}" for side in compared["tokens"]), _ratio(*compared["tokens"])))
+    memory = compared["peak_memory_gib"]
+    rows.append(("peak memory", *(f"{side:.1f} G" for side in memory), _ratio(*memory)))
+    show_table("estimated before the run, and measured", ("", "estimated", "measured", "measured / estimated"), rows)
 
 
 def lighter(setup: Setup, machine: Machine) -> dict[str, Estimate]:
@@ -157,7 +149,7 @@ def lighter(setup: Setup, machine: Machine) -> dict[str, Estimate]:
         }
     if len(changes) > 1:
         changes[" ".join(changes)] = {name: value for change in changes.values() for name, value in change.items()}
-    return {flags: estimate_run(_changed(setup, change), machine) for flags, change in changes.items()}
+    return {flags: estimate_setup(_changed(setup, change), machine) for flags, change in changes.items()}
 
 
 def _changed(setup: Setup, change: Mapping[str, Any]) -> Setup:

@@ -21,13 +21,13 @@ from demotune.common.processes import this_device
 from demotune.common.progress import say, track
 from demotune.config.evaluation import EvaluationConfig
 from demotune.data.rendering import RenderError
-from demotune.evaluation.rows import EvalSet, RenderedRow
+from demotune.evaluation.eval_set import EvalSet, RenderedRow
 from demotune.evaluation.subjects import Subject
 from demotune.models.policy import Policy, load_policy
 from demotune.models.reference_logps import completion_logps
 from demotune.records import Completion, Demonstration, RenderedDemonstration, Response
 from demotune.rewards.answers import drawn_in_order
-from demotune.rewards.completions import Asked, completions_for
+from demotune.rewards.completions import Asked, completions_for, rewards_of_readable
 from demotune.rewards.reward import Reward, as_completion
 from demotune.sampling import InProcessSampler, SamplingOptions
 
@@ -59,13 +59,13 @@ class Measured:
     logps: tuple[Logps, ...]
     answers: tuple[Answered, ...]
     """Empty where no answers were asked for."""
-    seconds: dict[str, float]
+    seconds: float
     peak_memory_gib: float
     scored_tokens: int
     sampled_tokens: int
 
 
-class Parts:
+class PartCache:
     """The files of an evaluation's parts: made once, found again."""
 
     def __init__(self, folder: Path) -> None:
@@ -84,14 +84,14 @@ class Parts:
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class EvalInputs:
     """What one evaluation works on."""
 
     config: EvaluationConfig
     subjects: tuple[Subject, ...]
     """The model, then its baselines."""
     rows: EvalSet
-    parts: Parts
+    parts: PartCache
 
 
 def fill_in(config: EvaluationConfig) -> EvaluationConfig:
@@ -99,10 +99,10 @@ def fill_in(config: EvaluationConfig) -> EvaluationConfig:
     return replace(config, bf16=has_fast_bf16(this_device())) if config.bf16 is None else config
 
 
-def measure(bench: Bench, subject: Subject) -> Measured:
+def measure(inputs: EvalInputs, subject: Subject) -> Measured:
     """Log-probabilities of all responses and, with `config.answers`, the model's own answers under itself."""
-    config, rows, parts = bench.config, bench.rows, bench.parts
-    lazy = _Lazy(subject, config)
+    config, rows, parts = inputs.config, inputs.rows, inputs.parts
+    lazy = _LazyModel(subject, config)
     view = rows.rendered[subject.name]
     basis = [subject.hash, _ids_hash(view), config.dtype, lazy.bf16, str(this_device())]
     logps = parts.get(f"{subject.name}-logps", [*basis, config.batch_size], lambda: _score_rows(lazy, view, config))
@@ -117,7 +117,7 @@ def measure(bench: Bench, subject: Subject) -> Measured:
             Answered(Response(tuple(ids), finished), subject.renderer.decode(ids), logp)
             for ids, finished, logp in answers["rows"]
         ),
-        seconds={"log-probabilities": logps["seconds"], "answers": answers["seconds"]},
+        seconds=logps["seconds"] + answers["seconds"],
         peak_memory_gib=max(part["peak_memory_gib"] for part in (logps, answers)),
         scored_tokens=sum(len(side.prompt_ids) + len(side.demo.ids) for row in view for side in _sides(row)),
         sampled_tokens=sum(len(ids) for ids, _, _ in answers["rows"]),
@@ -135,19 +135,19 @@ class Earned:
     """Model name -> rewards of its answers."""
 
 
-def reward_everything(bench: Bench, reward: Reward, measured: dict[str, Measured]) -> Earned:
+def reward_everything(inputs: EvalInputs, reward: Reward, measured: dict[str, Measured]) -> Earned:
     """The reward of every demonstration, rejected response and answer."""
-    config, rows, parts = bench.config, bench.rows, bench.parts
+    config, rows, parts = inputs.config, inputs.rows, inputs.parts
     basis = [reward.name, reward.hash, rows.hash, config.dtype, config.bf16, config.batch_size, str(this_device())]
-    given = {"demonstrations": [row.as_demonstration() for row in rows.rows]}
+    given = {"demonstrations": [row.demo for row in rows.rows]}
     if rows.preferences:
-        given["rejected"] = [row.as_rejected() for row in rows.rows]
+        given["rejected"] = [row.rejected for row in rows.rows if row.rejected]
     found = {
         side: parts.get(f"reward-{side}", basis, partial(_rewards_of_texts, reward, texts, config, side))["rows"]
         for side, texts in given.items()
     }
     answers = {}
-    for subject in bench.subjects:
+    for subject in inputs.subjects:
         if drawn := measured[subject.name].answers:
             ids = hashlib.sha256(json.dumps([answer.response.ids for answer in drawn]).encode()).hexdigest()
             make = partial(_rewards_of_answers, reward, rows, subject, drawn, config)
@@ -155,20 +155,18 @@ def reward_everything(bench: Bench, reward: Reward, measured: dict[str, Measured
     return Earned(tuple(found["demonstrations"]), tuple(found.get("rejected", ())), answers)
 
 
-class _Lazy:
+class _LazyModel:
     """A model that is loaded when first asked for: not at all where every part is there already."""
 
     def __init__(self, subject: Subject, config: EvaluationConfig) -> None:
-        self._subject, self._dtype = subject, config.dtype
+        self.subject, self.name, self._dtype = subject, subject.name, config.dtype
         self._policy: Policy | None = None
         self.bf16 = bool(config.bf16)
-        self.name, self.longest = subject.name, subject.longest
-        self.stop_ids, self.vocabulary = subject.renderer.stop_ids, subject.renderer.vocabulary
 
     @property
     def policy(self) -> Policy:
         if self._policy is None:
-            folder = self._subject.folder
+            folder = self.subject.folder
             self._policy = load_policy(folder, dtype=self._dtype, attn_implementation=None, device=this_device())
         return self._policy
 
@@ -188,7 +186,7 @@ def _ids_hash(view: Sequence[RenderedRow]) -> str:
     return hashlib.sha256(" ".join(keys).encode()).hexdigest()
 
 
-def _logps(lazy: "_Lazy", completions: Sequence[Completion], config: EvaluationConfig, what: str) -> list[float]:
+def _logps(lazy: "_LazyModel", completions: Sequence[Completion], config: EvaluationConfig, what: str) -> list[float]:
     """Log-probabilities under the model. Raises DemotuneError where one is not finite."""
     with track(f"{lazy.name}: {what}", len(completions), "responses") as tracker:
         logps = completion_logps(
@@ -196,13 +194,13 @@ def _logps(lazy: "_Lazy", completions: Sequence[Completion], config: EvaluationC
         )
     if wrong := sum(not math.isfinite(logp) for logp in logps):
         raise DemotuneError(
-            f"{lazy.name} gives {wrong} of {len(logps)} responses a log-probability that is not finite: its weights "
-            "are damaged, or its numbers are too large for this precision; give --no-bf16, or another model"
+            f"{lazy.name} gives {wrong} of {len(logps)} responses a log-probability that is not finite: its "
+            "weights are damaged, or its numbers are too large for this precision; give --no-bf16, or another model"
         )
     return logps
 
 
-def _score_rows(lazy: _Lazy, view: Sequence[RenderedRow], config: EvaluationConfig) -> list[Any]:
+def _score_rows(lazy: _LazyModel, view: Sequence[RenderedRow], config: EvaluationConfig) -> list[Any]:
     sides = [side for row in view for side in _sides(row)]
     completions = [Completion(side.prompt_ids, side.demo) for side in sides]
     logps = iter(_logps(lazy, completions, config, "log-probabilities"))
@@ -215,14 +213,14 @@ def _score_rows(lazy: _Lazy, view: Sequence[RenderedRow], config: EvaluationConf
     return rows
 
 
-def _draw(lazy: _Lazy, view: Sequence[RenderedRow], config: EvaluationConfig) -> list[Any]:
+def _draw(lazy: _LazyModel, view: Sequence[RenderedRow], config: EvaluationConfig) -> list[Any]:
     """(ids, finished, log-probability under the model itself) of one answer to each prompt."""
     prompts = [row.demo.prompt_ids for row in view]
     options = SamplingOptions(
         max_new_tokens=config.max_new_tokens,
-        max_length=lazy.longest,
-        stop_ids=lazy.stop_ids,
-        vocabulary=lazy.vocabulary,
+        max_length=lazy.subject.longest,
+        stop_ids=lazy.subject.renderer.stop_ids,
+        vocabulary=lazy.subject.renderer.vocabulary,
         temperature=config.temperature,
         bf16=lazy.bf16,
     )
@@ -242,8 +240,7 @@ def _rewards_of_texts(
     completions: list[Completion | None] = []
     for row in texts:
         try:
-            read = as_completion(reward, row.prompt, row.response, reasoning=row.reasoning, context=row.context)
-            completions.append(read)
+            completions.append(as_completion(reward, row))
         except RenderError:
             completions.append(None)
     return _score(reward, completions, config, f"{reward.name}: {side}")
@@ -253,7 +250,10 @@ def _rewards_of_answers(
     reward: Reward, rows: EvalSet, subject: Subject, drawn: Sequence[Answered], config: EvaluationConfig
 ) -> list[float | None]:
     views = rows.rendered[subject.name]
-    asked = [Asked(row.prompt, view.demo.prompt_ids, row.context) for row, view in zip(rows.rows, views, strict=True)]
+    asked = [
+        Asked(row.demo.prompt, view.demo.prompt_ids, row.demo.context)
+        for row, view in zip(rows.rows, views, strict=True)
+    ]
     completions = completions_for(reward, subject.renderer, asked, [answer.response for answer in drawn])
     return _score(reward, completions, config, f"{reward.name}: answers of {subject.name}")
 
@@ -261,9 +261,6 @@ def _rewards_of_answers(
 def _score(
     reward: Reward, completions: Sequence[Completion | None], config: EvaluationConfig, what: str
 ) -> list[float | None]:
-    readable = [completion for completion in completions if completion is not None]
-    if len(readable) < len(completions):
-        say(f"{what}: {len(completions) - len(readable)} of {len(completions)} cannot be read and have no reward")
-    with track(what, reward.passes * len(readable), "passes") as tracker:
-        scores = iter(reward.rewards_of(readable, batch_size=config.batch_size, advance=tracker.advance))
-    return [None if completion is None else next(scores) for completion in completions]
+    if unread := sum(completion is None for completion in completions):
+        say(f"{what}: {unread} of {len(completions)} cannot be read and have no reward")
+    return rewards_of_readable(reward, completions, batch_size=config.batch_size, what=what)

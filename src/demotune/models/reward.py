@@ -23,7 +23,7 @@ from demotune.common.errors import DemotuneError
 from demotune.common.files import publish_folder, write_json
 from demotune.common.json_records import as_json, from_json
 from demotune.models.adapters import load_adapter_on
-from demotune.models.files import (
+from demotune.models.model_folder import (
     ADAPTER_CONFIG,
     check_weights,
     is_adapter,
@@ -35,12 +35,12 @@ from demotune.models.files import (
 from demotune.models.policy import (
     Policy,
     attach_adapter,
-    check_policy,
     hide_library_bars,
     load_policy,
     load_tokenizer,
     merged,
     on_device,
+    refuse_broken_policy,
     resolve_base,
     resolve_model,
     save_weights,
@@ -180,7 +180,7 @@ def check_reward_start(folder: Path) -> None:
     No weight is read. How an adapter fits under a head shows when it is loaded.
     """
     if not is_reward_model(folder):
-        check_policy(folder)
+        refuse_broken_policy(folder)
     elif is_adapter(folder):
         check_reward_start(resolve_base(folder))
     else:

@@ -16,13 +16,14 @@ from demotune.common.errors import DemotuneError
 from demotune.common.files import publish_file
 from demotune.report.answer import answer_sentence, verdict
 from demotune.report.charts.figures import GRID, INK, MUTED, PALETTE
-from demotune.report.comparison import PageComparison
+from demotune.report.comparison_text import PageComparison
 from demotune.report.limits import limits
 from demotune.report.overview import cards, overview, warnings
 from demotune.report.rigor.card import RigorAnswer, count_yes
 from demotune.report.samples import Browser, collect_samples
 from demotune.report.sections import sections_of
 from demotune.runs.evaluation import Evaluation, read_evaluation
+from demotune.runs.names import REPORT
 from demotune.runs.run import Run, read_runs
 
 DASH_ARRAYS = ("", "7 4", "2 3", "7 3 2 3")
@@ -50,7 +51,7 @@ def build_report(
         raise DemotuneError(f"a report on {len(runs)} runs has no folder to go to; name a file with --output")
     found = read_runs(list(runs))
     judged = [read_evaluation(folder) for folder in evaluations]
-    target = output or runs[0] / "report.html"
+    target = output or runs[0] / REPORT
     with publish_file(target) as unfinished:
         unfinished.write_text(render_page(found, judged, rigor=rigor, comparison=comparison), encoding="utf-8")
     return target
@@ -64,7 +65,7 @@ def render_page(
     comparison: PageComparison | None = None,
 ) -> str:
     """The page as text. User text is escaped by jinja2 or travels as JSON, which the page shows as plain text only."""
-    browser = collect_samples(runs, evaluations)
+    browser, names = collect_samples(runs, evaluations), [run.name for run in runs]
     sections = sections_of(runs, evaluations, comparison)
     charts = [chart for section in sections for part in section.parts for chart in part.charts]
     data = {
@@ -73,7 +74,7 @@ def render_page(
         "samples": _browser_data(browser),
     }
     return _environment().from_string(_shipped("demotune.report", "page.html.jinja")).render(
-        title=_title(runs),
+        title=f"Run {names[0]}" if len(runs) == 1 else f"{len(runs)} runs: {', '.join(names)}",
         methods=list(dict.fromkeys(run.method for run in runs)),
         verdict=verdict(runs),
         sentence=answer_sentence(runs, evaluations),
@@ -108,10 +109,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _title(runs: Sequence[Run]) -> str:
-    return f"Run {runs[0].name}" if len(runs) == 1 else f"{len(runs)} runs: {', '.join(run.name for run in runs)}"
 
 
 def _rigor(answers: Sequence[RigorAnswer]) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from demotune.common.processes import this_device
 from demotune.config.rft import FeatureName
 from demotune.data.rendering import Renderer
 from demotune.models.batches import Advance
-from demotune.models.files import is_adapter
+from demotune.models.model_folder import is_adapter
 from demotune.models.policy import content_hash, load_tokenizer, longest_input, resolve_model
 from demotune.models.reward import (
     RewardFacts,
@@ -36,7 +36,7 @@ class ScalarReward(Reward):
     """An explicit reward: a model of one number, read at the last token; R * sigmoid of it where the reward is bounded.
 
     `source` is a folder or hub id of a transformers sequence classifier with one label. Prompts are written by its own
-    tokenizer, with `template` or the one that lies beside the model, else the chat template. The model is loaded when
+    tokenizer, with `template` or the one beside the model, else the chat template. The model is loaded when
     it is first asked, and kept. Raises DemotuneError for a model with several labels or none.
     """
 

@@ -6,7 +6,7 @@ regression on the difference of the two sides' features (Bradley and Terry). It 
 trained on.
 
 Models of different folds share most of their training pairs, so these intervals are somewhat narrow: where nothing
-tells the sides apart, 95% intervals of accuracy held 0.5 in 85% to 98% of simulated audits (100 and 200 prompts), those
+separates the sides, 95% intervals of accuracy held 0.5 in 85% to 98% of simulated audits (100 and 200 prompts), those
 of AUC in 82% to 93%.
 
 The end-of-turn token and the cut at the length limit are one shortcut here: a response without that token is one that
@@ -29,9 +29,10 @@ from sklearn.model_selection import GroupKFold
 from demotune.common.errors import DemotuneError
 from demotune.common.statistics import Interval, share_interval
 from demotune.records import Pair, Response
+from demotune.runs.heldout import win
 from demotune.runs.rows import ImplicitRow, RewardRow
 from demotune.runs.shortcuts import RewardVerdict, Shortcut
-from demotune.runs.stage import RunStage, begun_stages
+from demotune.runs.stage_reader import RunStage, begun_stages
 
 Floats = NDArray[np.float64]
 Features = dict[str, float]
@@ -63,7 +64,7 @@ class ShortcutAudit:
 
 
 def audit_shortcuts(pairs: Sequence[Pair]) -> ShortcutAudit | None:
-    """How well length, end token, first and last tokens tell demonstration from sample; None under 10 prompts.
+    """How well length, end token, first and last tokens separate demonstration from sample; None under 10 prompts.
 
     Features: "length" is log2 of the tokens and in which half octave it falls, so that neither end need be better;
     "end token" is `finished`; "first tokens" and "last tokens" are the three at either edge with their places, the end
@@ -91,7 +92,7 @@ def judge_reward(audit: ShortcutAudit, rewards: Mapping[str, tuple[float, float]
         return None
     best, right_by_pair = audit.best
     judged = [(rewards[key], right) for key, right in zip(audit.keys, right_by_pair, strict=True) if key in rewards]
-    of_reward = [_right(demo, sample) for (demo, sample), _ in judged]
+    of_reward = [win(demo, sample) for (demo, sample), _ in judged]
     of_shortcut = [right for _, right in judged]
     reward_only, shortcut_only = (
         sum(one > other for one, other in zip(*sides, strict=True))
@@ -201,7 +202,7 @@ def _shortcut(
         score = _fit([pairs[number] for number in train], features)
         demo[test] = score([pairs[number].demo for number in test])
         sample[test] = score([pairs[number].sample for number in test])
-    right = tuple(_right(*both) for both in zip(demo.tolist(), sample.tolist(), strict=True))
+    right = tuple(win(*both) for both in zip(demo.tolist(), sample.tolist(), strict=True))
     auc = _auc_interval([(demo[test], sample[test]) for test in folds])
     return Shortcut(name, auc, share_interval(sum(right), len(right))), right
 
@@ -224,10 +225,6 @@ def _score(
 ) -> Floats:
     scores: Floats = model.decision_function(vectorizer.transform([features(response) for response in responses]))
     return scores.round(9)  # sums that differ in their last bit are a tie
-
-
-def _right(demo: float, sample: float) -> float:
-    return (demo > sample) + 0.5 * (demo == sample)
 
 
 def _auc_interval(folds: Sequence[tuple[Floats, Floats]]) -> Interval:

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from demotune.common.errors import DemotuneError
-from demotune.common.files import write_json
-from demotune.common.json_records import as_json, read_record
+from demotune.common.json_records import read_record
 from demotune.common.statistics import Comparison, Interval
 from demotune.runs.costs import Cost
 from demotune.runs.names import COMPARISON
@@ -17,7 +16,7 @@ from demotune.runs.names import COMPARISON
 class Difference:
     """A setting less another one, in one quantity; `p_corrected` by Holm's method over the whole table.
 
-    Every setting is compared with its own control, the baseline and the start model, as far as they are there.
+    Every setting is compared with its own control, the baseline and the start model, where they are in the table.
     """
 
     measure: str
@@ -67,10 +66,14 @@ class ComparisonTable:
     differences: tuple[Difference, ...]
     notes: tuple[str, ...]
 
-
-def write_comparison(file: Path, table: ComparisonTable) -> None:
-    """The table as JSON; a number that is not known is null."""
-    write_json(file, as_json(table))
+    def quality_cells(self, line: Line) -> list[str]:
+        """Name and runs of a setting; each quantity, its difference from the baseline, corrected p; the mean rank."""
+        own = [one for one in self.differences if (one.setting, one.baseline) == (line.setting, self.baseline)]
+        against = {one.measure: (one.found.difference.text(3), one.p_text) for one in own}
+        cells = [line.setting, str(len(line.runs) or "")]
+        for name, interval in line.qualities.items():
+            cells += [interval.text(3), *against.get(name, ("", ""))]
+        return [*cells, "" if line.rank is None else f"{line.rank:.1f}"]
 
 
 def read_comparison(folder: Path) -> ComparisonTable:

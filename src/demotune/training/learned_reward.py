@@ -9,7 +9,7 @@ from peft import PeftModel
 
 from demotune.common.errors import DemotuneError
 from demotune.config.methods import RFTConfig
-from demotune.models.files import is_adapter
+from demotune.models.model_folder import is_adapter
 from demotune.models.policy import load_tokenizer, merged, weight_sharing_base
 from demotune.models.reward import (
     RewardFacts,

@@ -10,7 +10,7 @@ from demotune.common.statistics import Interval, mean_interval
 from demotune.common.statistics.intervals import Ratio
 from demotune.rewards.shortcuts import ShortcutAudit, audit_stage, heldout_rewards
 from demotune.runs.heldout import PairCheck, count_wins
-from demotune.runs.stage import RunStage
+from demotune.runs.stage_reader import RunStage
 from demotune.training.stage import Stage
 
 

@@ -27,11 +27,10 @@ from demotune.config.methods import AnyConfig
 from demotune.data import read_prompt_file
 from demotune.data.intake import Intake, prepare
 from demotune.data.rendering import Renderer, RenderError
-from demotune.models.files import first_line, is_adapter, is_quantized
+from demotune.models.model_folder import first_line, is_adapter, is_quantized
 from demotune.models.policy import (
     Policy,
     attach_adapter,
-    check_policy,
     content_hash,
     generation_stop_ids,
     load_policy,
@@ -39,6 +38,7 @@ from demotune.models.policy import (
     longest_input,
     lora_config,
     merged,
+    refuse_broken_policy,
     resolve_model,
 )
 from demotune.models.question import as_question
@@ -140,7 +140,7 @@ def prepare_run(config: AnyConfig, folder: RunFolder, callbacks: Sequence[Traine
     with process_state().main_process_first():  # one process downloads or converts
         start_model = resolve_model(config.model)
         reward_folder = None if config.reward_model is None else resolve_reward(config.reward_model)
-    check_policy(start_model)
+    refuse_broken_policy(start_model)
     if is_quantized(start_model) and not config.use_peft:
         raise DemotuneError(
             f"{config.model} is quantized, so its weights cannot be trained; train an adapter on it with --use-peft"
@@ -191,7 +191,7 @@ def _base_model(config: AnyConfig, tokenizer: PreTrainedTokenizerBase) -> Path |
         named = str(made_by.config["model"])
     with process_state().main_process_first():
         folder = resolve_model(named)
-    check_policy(folder)
+    refuse_broken_policy(folder)
     if load_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
         raise DemotuneError(
             f"base model {named} has another vocabulary than {config.model}, so a reward cannot read the samples of "

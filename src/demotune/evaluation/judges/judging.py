@@ -8,10 +8,11 @@ from demotune.common.progress import track
 from demotune.config.evaluation import EvaluationConfig
 from demotune.evaluation.judges.judges import Contest, FunctionJudge, Judge, Verdict, conflict_note
 from demotune.evaluation.judges.server import ServerJudge, order_dependent_share
-from demotune.evaluation.measuring import Bench, Earned, Measured, reward_everything
+from demotune.evaluation.measuring import Earned, EvalInputs, Measured, reward_everything
 from demotune.evaluation.subjects import short_names
 from demotune.rewards.load import load_reward
 from demotune.rewards.reward import Reward
+from demotune.runs.heldout import win
 from demotune.runs.names import JUDGE_REPLIES
 
 
@@ -25,7 +26,7 @@ class Judged:
     hash: str | None
     """Content hash of a reward model; None for functions, for judge models, and for a reward of two policies."""
     note: str | None
-    """Why it is no impartial judge, as far as files tell."""
+    """Why it is no impartial judge, as far as files show."""
     earned: Earned | None
     """What a reward gives; None for other judges."""
     verdicts: dict[str, tuple[float | None, ...]]
@@ -56,19 +57,22 @@ def find_judges(config: EvaluationConfig) -> Panel:
     return Panel(rewards, tuple(judges))
 
 
-def ask_rewards(bench: Bench, rewards: dict[str, Reward], measured: dict[str, Measured]) -> list[Judged]:
+def ask_rewards(inputs: EvalInputs, rewards: dict[str, Reward], measured: dict[str, Measured]) -> list[Judged]:
     """Each reward on everything; a reward that trained one of the models, or chose its data, is named."""
-    subjects = bench.subjects
+    subjects = inputs.subjects
     found = []
     for source, name in zip(list(rewards), short_names(list(rewards)), strict=True):
         reward = rewards.pop(source)
         note = conflict_note(source, reward.hash, [subject.folder for subject in subjects])
-        earned = reward_everything(bench, reward, measured)
+        earned = reward_everything(inputs, reward, measured)
         reward_hash = reward.hash
         del reward
         ours = earned.answers.get(subjects[0].name, ())
         verdicts = {
-            baseline.name: tuple(_better(*both) for both in zip(ours, earned.answers[baseline.name], strict=True))
+            baseline.name: tuple(
+                None if one is None or other is None else win(one, other)
+                for one, other in zip(ours, earned.answers[baseline.name], strict=True)
+            )
             for baseline in subjects[1:]
             if ours
         }
@@ -78,14 +82,14 @@ def ask_rewards(bench: Bench, rewards: dict[str, Reward], measured: dict[str, Me
     return found
 
 
-def ask_judge(bench: Bench, kind: str, judge: Judge, measured: dict[str, Measured]) -> Judged:
+def ask_judge(inputs: EvalInputs, kind: str, judge: Judge, measured: dict[str, Measured]) -> Judged:
     """A function or a judge model on the model's answers against each baseline's."""
     verdicts: dict[str, list[Verdict]] = {}
-    ours = measured[bench.subjects[0].name].answers
-    for baseline in bench.subjects[1:]:
+    ours = measured[inputs.subjects[0].name].answers
+    for baseline in inputs.subjects[1:]:
         contests = [
-            Contest(row.key, row.prompt, mine.text, other.text, row.demonstration)
-            for row, mine, other in zip(bench.rows.rows, ours, measured[baseline.name].answers, strict=True)
+            Contest(row.key, row.demo.prompt, mine.text, other.text, row.demo.response)
+            for row, mine, other in zip(inputs.rows.rows, ours, measured[baseline.name].answers, strict=True)
         ]
         with track(f"{judge.name}: against {baseline.name}", len(contests), "verdicts") as tracker:
             verdicts[baseline.name] = judge.judge(contests, tracker.advance)
@@ -100,7 +104,3 @@ def ask_judge(bench: Bench, kind: str, judge: Judge, measured: dict[str, Measure
         abstained=dict(Counter(verdict.reason for verdict in everything if verdict.result is None)),
         order_dependent=order_dependent_share(everything) if kind == "model" else None,
     )
-
-
-def _better(one: float | None, other: float | None) -> float | None:
-    return None if one is None or other is None else (one > other) + 0.5 * (one == other)

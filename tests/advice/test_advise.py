@@ -223,6 +223,10 @@ def test_what_cannot_be_measured_is_refused(place: Path, tmp_path: Path) -> None
     (tmp_path / "file").touch()
     with pytest.raises(DemotuneError, match="is a file; name a folder"):
         advise(config_of(place, output=tmp_path / "file"))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.yaml").touch()
+    with pytest.raises(DemotuneError, match="holds a run; name another folder"):
+        advise(config_of(place, output=tmp_path / "run"))
     (tmp_path / "advice.json").write_text(json.dumps({"model": "m"}), encoding="utf-8")
     with pytest.raises(DemotuneError, match="it lacks model_hash"):
         read_advice(tmp_path)

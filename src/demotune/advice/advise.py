@@ -18,6 +18,7 @@ from demotune.config.commands import AdviseConfig
 from demotune.models.reward import save_reward_model
 from demotune.records import Completion
 from demotune.rewards.linear import LinearReward
+from demotune.runs.folder import RunFolder
 from demotune.runs.names import ADVICE, PARTIAL, QUARANTINE, REWARD, SAMPLES
 
 
@@ -32,6 +33,8 @@ def advise(config: AdviseConfig) -> AdviceRecord:
         return record
     if config.output.exists() and not config.output.is_dir():
         raise DemotuneError(f"output {config.output} is a file; name a folder for the advice with --output")
+    if RunFolder(config.output).holds_run:
+        raise DemotuneError(f"output {config.output} holds a run; name another folder for the advice with --output")
     config.output.mkdir(parents=True, exist_ok=True)
     record, subject, found = _advise(config, config.output, config.output / QUARANTINE)
     write_rows(config.output / SAMPLES, _sample_rows(subject, found))

@@ -118,11 +118,11 @@ def scores_of(judges: Sequence[LinearReward], answers: Answers, states: States) 
 
 def headroom(scores: Sequence[Scores], prompts: Sequence[Hashable]) -> Headroom:
     """What demonstrations, greedy answers and the best of n earn more than samples; rows of one prompt are averaged."""
-    gains: list[tuple[float, float, float]] = []
+    gains: list[list[float]] = []
     for one in scores:
-        mean = one.samples.mean(axis=0)
         chosen = one.samples[one.samples.argmax(axis=0)[::-1], [0, 1]]  # by one reward, judged by the other
-        gains.append(tuple(float((side - mean).mean()) for side in (one.demonstration, one.greedy, chosen)))  # type: ignore[arg-type]
+        sides = np.stack([one.demonstration, one.greedy, chosen]) - one.samples.mean(axis=0)
+        gains.append(sides.mean(axis=1).tolist())
     demonstrations, greedy, best = (by_prompt([gain[side] for gain in gains], prompts) for side in range(3))
     return Headroom(
         prompts=len(demonstrations),

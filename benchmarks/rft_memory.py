@@ -41,6 +41,7 @@ def one_run(model: str, data: str, output: str, mode: str) -> None:
             max_new_tokens=32,
             samples_per_prompt=1,
             finished_only=False,
+            force=True,
             per_device_train_batch_size=1,
             sample_batch_size=4,
             reward_steps=1,

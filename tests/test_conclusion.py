@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from demotune import IRFTConfig, RunResult, SFTConfig, conclusion, run
 from demotune.cli.main import app
-from demotune.evaluation.shortcuts import audit_run
+from demotune.rewards.shortcuts import audit_run
 
 SMALL: dict[str, Any] = {"per_device_train_batch_size": 4, "eval_share": 0.3, "max_length": 96, "bf16": False}
 

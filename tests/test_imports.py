@@ -15,7 +15,7 @@ FLOORS = [
     {"sampling"},
     {"rewards"},
     {"training"},
-    {"estimation", "evaluation"},
+    {"advice", "estimation", "evaluation"},
     {"report"},
     {"conclusion", "result"},
     {"pipeline"},

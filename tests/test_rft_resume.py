@@ -40,6 +40,7 @@ FIELDS: dict[str, Any] = {
     "eval_share": 0.2,
     "stop_length_ratio": 0.0,
     "bf16": False,
+    "force": True,
 }
 NUMBERS = ("loss", "grad_norm", "learning_rate", "rewards/margins", "eval_loss", "reward", "kl", "beta", "step")
 

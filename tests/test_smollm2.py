@@ -78,7 +78,7 @@ def _rft(model: Path, folder: Path, shared: dict[str, Any]) -> None:
             model=str(model), output=str(folder), use_peft=True, stages=1, max_new_tokens=24,
             samples_per_prompt=1, finished_only=False, reward_steps=4,
             reward_eval_steps=2, reward_learning_rate=1e-3, policy_batches=1, prompts_per_batch=2,
-            num_generations=2, learning_rate=1e-4, stop_length_ratio=0, **shared,
+            num_generations=2, learning_rate=1e-4, stop_length_ratio=0, force=True, **shared,
         )
     )  # fmt: skip
     judged = [row["eval_loss"] for row in read_rows(folder / "metrics.jsonl") if "eval_loss" in row]

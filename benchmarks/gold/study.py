@@ -247,6 +247,7 @@ def _rft(job: Job, size: Size, staged: dict[str, Any], place: Path) -> RFTConfig
         prompts_per_batch=16,
         num_generations=4,
         stop_reward_margin=0,
+        force=True,
     )
     return replace(config, policy_batches=max(size.steps // config.stages, 1))
 

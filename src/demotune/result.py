@@ -223,21 +223,22 @@ def _say_implicit(result: RunResult) -> None:
 def _say_explicit(result: RunResult) -> None:
     """What RFT's reward knows on held-out pairs and what the policy earns by it; where a guard rail ended a stage."""
     for number, stage in enumerate(result.stages):
-        check, stopped = stage["check"], stage["phases"]["policy"]["stopped"]
+        check, steps = stage["check"], stage["phases"]["policy"]
         reward, policy = check.get("reward"), check.get("policy")
         if reward and reward["matched_pairs"]:
             matched = Interval(**reward["matched_accuracy"]).text()
             say(f"stage {number}: accuracy on the {reward['matched_pairs']} held-out pairs of like length {matched}")
-        if policy:
+        if policy and not steps["kept"]:
             better = Interval(**policy["better"]).text()
             say(
                 f"stage {number}: on {policy['prompts']} held-out prompts samples earn {policy['reward_before']:+.2f} "
                 f"before, {policy['reward_after']:+.2f} after (demonstrations {policy['demo_reward']:+.2f}); after is "
-                f"better in {better}; KL to the start model "
-                f"{stage['phases']['policy']['last']['objective/kl']:.1f} nats a response"
+                f"better in {better}; KL to the start model {steps['last']['objective/kl']:.1f} nats a response"
             )
-        if stopped:
-            say(f"stage {number}: policy steps were stopped: {stopped}", style="yellow")
+        if steps["stopped"]:
+            say(f"stage {number}: policy steps were stopped: {steps['stopped']}", style="yellow")
+        if steps["kept"]:
+            say(f"stage {number}: the policy was kept, no policy steps were taken: {steps['kept']}", style="yellow")
     say(f"The reward is in {result.reward_folder}: demotune score --reward {result.reward_folder} --data ROWS")
 
 

@@ -37,6 +37,7 @@ FIELDS: dict[str, Any] = {
     "stop_unfinished": 0.0,
     "stop_reward_margin": 0.0,
     "bf16": False,
+    "force": True,  # rewards of random models are at chance
 }
 
 

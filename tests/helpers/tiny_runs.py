@@ -23,6 +23,7 @@ RFT: dict[str, Any] = {
     "policy_batches": 2,
     "finished_only": False,
     "stop_unfinished": 0.0,
+    "force": True,
 }
 
 

@@ -24,7 +24,7 @@ RUNS: dict[str, AnyConfig] = {
     "irft": IRFTConfig(output="-", steps_per_stage=3, **SMALL, **DRAWN),
     "rft": RFTConfig(
         output="-", policy_batches=2, reward_steps=3, finished_only=False, prompts_per_batch=4, num_generations=2,
-        stop_length_ratio=0.0, **SMALL, **DRAWN,
+        stop_length_ratio=0.0, force=True, **SMALL, **DRAWN,
     ),
 }  # fmt: skip
 

@@ -109,6 +109,8 @@ class RFTConfig(Sampled, Prompted):
     missing_eos_penalty: float = field(1.0, POLICY, minimum=0, maximum=10**6)
     """Subtract this from the reward of a response that was cut off: the reward was not trained on such responses."""
 
+    force: bool = field(False, GUARDS)
+    """Take policy steps even where held-out pairs show the reward to be no better than chance or than a shortcut."""
     stop_kl: float = field(50.0, GUARDS, minimum=0)
     """Stop the stage's policy steps above this KL to the start model, in nats per response; 0 is off."""
     stop_length_ratio: float = field(3.0, GUARDS, minimum=0)

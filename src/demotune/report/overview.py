@@ -29,6 +29,8 @@ def warnings(runs: Sequence[Run]) -> list[str]:
             texts = list(stage.check.gate.warnings if stage.check.gate else ())
             if stage.stopped:
                 texts.append(f"policy steps were stopped: {stage.stopped}")
+            if stage.kept:
+                texts.append(f"the policy was kept, no policy steps were taken: {stage.kept}")
             found += [f"{run.name}, stage {stage.number}: {text}" for text in texts]
         if run.result_stage != run.stages[-1].number:
             found.append(f"{run.name}: stage {run.result_stage} is the result; later ones were worse.")

@@ -55,3 +55,6 @@ PARTS = "parts"
 TASKS, TASK_ROWS = "tasks.json", "task-rows.jsonl.gz"
 JUDGE_REPLIES = "judge-replies.jsonl"
 COMPARISON = "comparison.json"
+
+# An advice folder
+ADVICE = "advice.json"

@@ -114,6 +114,11 @@ class RunStage:
         return next((phase.facts["stopped"] for phase in self.phases if phase.name == "policy"), None)
 
     @property
+    def kept(self) -> str | None:
+        """RFT: why the stage kept its policy and took no policy steps."""
+        return next((phase.facts["kept"] for phase in self.phases if phase.name == "policy"), None)
+
+    @property
     def model_hash(self) -> str | None:
         """Content hash of the policy after the stage."""
         return next((phase.outputs[MODEL] for phase in self.phases if MODEL in phase.outputs), None)

@@ -49,13 +49,13 @@ def draw_with(
         sampler = stage.setup.sampler(policy)
         drawn = sampler.draw([prompts[row] for row in rows], streams, seed, sampling_options(stage.setup))
         numbered = ((stream - first_stream, response) for stream, response in drawn)
-        append_in_turn(_records(numbered, tracker, with_logps=with_logps), journal.append)
+        append_in_turn(records_of(numbered, tracker, with_logps=with_logps), journal.append)
     wait_for_everyone()
     found = journal.read()
     return [from_json(Response, found[row]) for row in range(len(prompts))]
 
 
-def _records(
+def records_of(
     drawn: Iterable[tuple[int, Response]], tracker: Tracker | None, *, with_logps: bool
 ) -> Iterator[dict[str, Any]]:
     """What the journal keeps of each (row, response), counted as it comes."""

@@ -157,10 +157,10 @@ def prepare_run(config: AnyConfig, folder: RunFolder, callbacks: Sequence[Traine
         check_reward_start(reward_folder)
     tokenizer = load_tokenizer(start_model)
     base_model = _base_model(config, tokenizer)
-    _check_positions(config, tokenizer, longest_input(start_model))
+    check_positions(config, tokenizer, longest_input(start_model))
     renderer = Renderer(tokenizer, config.template, generation_stop_ids(start_model))
     intake = prepare(config, renderer, folder.quarantine if main_process() else None)
-    prompts = _further_prompts(config, renderer, intake)
+    prompts = further_prompts(config, renderer, intake)
     for note in intake.notes:
         say(f"  {note}")
     if prompts:
@@ -208,7 +208,7 @@ def _base_model(config: AnyConfig, tokenizer: PreTrainedTokenizerBase) -> Path |
     return folder
 
 
-def _check_positions(config: AnyConfig, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> None:
+def check_positions(config: AnyConfig, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> None:
     """A row, and the question that a linear reward reads after it, must fit the model."""
     asked = 0 if config.reward_question is None else len(as_question(tokenizer, config.reward_question).ids)
     if limit is not None and config.max_length + asked > limit:
@@ -219,7 +219,7 @@ def _check_positions(config: AnyConfig, tokenizer: PreTrainedTokenizerBase, limi
         )
 
 
-def _further_prompts(config: AnyConfig, renderer: Renderer, intake: Intake) -> tuple[tuple[int, ...], ...]:
+def further_prompts(config: AnyConfig, renderer: Renderer, intake: Intake) -> tuple[tuple[int, ...], ...]:
     """Prompts without demonstrations, each once; none that is held out, has a demonstration or is too long."""
     known = {row.question for row in (*intake.train, *intake.heldout)}
     found: dict[tuple[int, ...], None] = {}

@@ -7,6 +7,7 @@ from typing import cast
 
 from peft import PeftModel
 
+from demotune.common.files import write_rows
 from demotune.common.processes import process_count
 from demotune.common.progress import warn
 from demotune.models.adapters import load_adapter_on
@@ -17,6 +18,7 @@ from demotune.training.drawing import keeps_logps
 from demotune.training.fit import checkpoints_of, fit
 from demotune.training.learned_reward import reward_function
 from demotune.training.objectives import PolicyObjective
+from demotune.training.reward_gate import closed_for
 from demotune.training.rollout_files import drop_damaged, read_batches
 from demotune.training.rollouts import RolloutPlan, Rollouts, forward_tokens
 from demotune.training.stage import Outcome, Stage, stage_slice, with_reward
@@ -36,7 +38,9 @@ class Limits:
 
 
 def run(stage: Stage) -> Outcome:
-    """Train pi_t to pi_{t+1} on the stage's reward; publishes the policy."""
+    """Train pi_t to pi_{t+1} on the stage's reward, or keep pi_t where the reward follows noise; publishes pi_{t+1}."""
+    if (reason := _why_kept(stage)) is not None:
+        return _keep(stage, reason)
     fitted = fit(stage, "policy", partial(_prepare, stage))
     stage.publish_policy()
     batches = read_batches(stage)
@@ -51,6 +55,7 @@ def run(stage: Stage) -> Outcome:
             "steps": fitted.steps,
             "batches": len(batches),
             "stopped": fitted.stopped,
+            "kept": None,
             "first": batches[0],
             "last": batches[-1],
             "end": fitted.end,
@@ -59,10 +64,45 @@ def run(stage: Stage) -> Outcome:
     )
 
 
+def _why_kept(stage: Stage) -> str | None:
+    """Why the stage takes no policy steps; None where it takes them."""
+    if not stage.state["reward"]["check"]:
+        warn(
+            f"stage {stage.number}: without held-out pairs it is not known whether the reward is better than chance; "
+            "policy steps follow it all the same"
+        )
+        return None
+    reason = closed_for(stage)
+    if reason is not None and with_reward(stage.setup).force:
+        warn(f"stage {stage.number}: {reason}; policy steps follow it all the same (--force)")
+        return None
+    return reason
+
+
+def _keep(stage: Stage, reason: str) -> Outcome:
+    """Publish pi_{t+1} = pi_t."""
+    warn(f"stage {stage.number} keeps its policy: {reason}; --force takes policy steps all the same")
+    stage.publish_policy()
+    return Outcome(
+        outputs={stage.model_folder.name: None, METRICS: lambda file: write_rows(file, [])},
+        facts={
+            "reference": stage.setup.start_hash,
+            "steps": 0,
+            "batches": 0,
+            "stopped": None,
+            "kept": reason,
+            "first": {},
+            "last": {},
+            "end": {},
+        },
+    )
+
+
 def work(plan: StagePlan) -> PhaseWork:
     """Draw, score by start model and reward, take steps; batch after batch.
 
-    The policy scores, too, where responses come without log-probabilities; for gae it gives hidden states.
+    As if the reward were found to be worth it. The policy scores, too, where responses come without log-probabilities;
+    for gae it gives hidden states.
     """
     config = with_reward(plan.setup)
     prompts = [*(row.prompt for row in plan.own), *plan.setup.prompts]

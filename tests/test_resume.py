@@ -205,7 +205,7 @@ def test_a_run_under_nohup_outlives_its_terminal() -> None:
 
 SLOW_RUN = """
 import sys, time
-from demotune.config.files import load_config
+from demotune.config.config_files import load_config
 from demotune.pipeline import run
 from demotune.training.trainer import PhaseTrainer
 step = PhaseTrainer.training_step
@@ -236,7 +236,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) % 256)
 
 def test_a_terminal_that_closes_costs_nothing(place: Path, uninterrupted: Path) -> None:
     """The kernel sends SIGHUP, and every later write to the terminal fails; the checkpoint is written all the same."""
-    from demotune.config.files import save_config
+    from demotune.config.config_files import save_config
 
     torch.set_num_threads(1)
     folder = place / "closed"
@@ -255,7 +255,7 @@ def test_a_terminal_that_closes_costs_nothing(place: Path, uninterrupted: Path) 
 
 def test_kill_9_of_a_real_process(place: Path, uninterrupted: Path) -> None:
     """SIGKILL while stage 1 trains; while the process lives its folder is refused to others."""
-    from demotune.config.files import save_config
+    from demotune.config.config_files import save_config
 
     torch.set_num_threads(1)
     folder = place / "kill-9"

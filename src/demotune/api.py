@@ -93,7 +93,7 @@ def evaluate(config: EvaluationConfig | None = None, **fields: Any) -> Evaluatio
     """Measure a model and its baselines on test rows; what was found, also in evaluation.json under `output`.
 
     Give an EvaluationConfig or its fields, or both, of which the fields count; runs may be given as results. Raises
-    DemotuneError for anything the user can mend.
+    DemotuneError for anything the user can fix.
     """
     known = fields_of(EvaluationConfig)
     for name in fields.keys() - known.keys():

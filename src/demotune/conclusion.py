@@ -1,21 +1,22 @@
-"""What a run leaves for people beside its model: the shortcut audit, the report page, the model card."""
+"""What a run leaves beside its model: the shortcut audit, the report page, the model card."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from demotune.common.errors import DemotuneError
-from demotune.common.files import publish_file
+from demotune.common.files import publish_file, write_json
+from demotune.common.json_records import as_json
 from demotune.common.progress import say
 from demotune.report import build_report
 from demotune.report.answer import answer_sentence
-from demotune.report.comparison import comparison_of
+from demotune.report.comparison_text import comparison_of
 from demotune.report.model_card import model_card
 from demotune.report.rigor.card import rigor_card, write_card
 from demotune.runs.comparison import ComparisonTable, read_comparison, write_comparison
 from demotune.runs.evaluation import read_evaluation
 from demotune.runs.names import CARD, COMPARISON, MODEL, MODEL_CARD, SHORTCUTS
 from demotune.runs.run import read_runs
-from demotune.runs.shortcuts import StageShortcuts, write_shortcuts
+from demotune.runs.shortcuts import StageShortcuts
 
 
 def conclude(run: Path) -> None:
@@ -81,11 +82,9 @@ def _audit(run: Path) -> list[str]:
     from demotune.rewards.shortcuts import audit_run  # noqa: PLC0415 (slow: a page reads what it wrote)
 
     found = [
-        StageShortcuts(stage, audit.prompts, audit.shortcuts, reward)
-        if audit is not None
-        else StageShortcuts(stage, None, (), reward)
+        StageShortcuts(stage, audit.prompts if audit else None, audit.shortcuts if audit else (), reward)
         for stage, audit, reward in audit_run(run)
     ]
     if found:
-        write_shortcuts(run / SHORTCUTS, found)
+        write_json(run / SHORTCUTS, as_json(found))
     return [f"stage {one.stage}: {one.reward.sentence}" for one in found if one.reward is not None]

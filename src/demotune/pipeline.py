@@ -14,9 +14,9 @@ from demotune.common.profiling import profiled
 from demotune.common.progress import say
 from demotune.conclusion import conclude
 from demotune.config.methods import AnyConfig
-from demotune.estimation.fitting import fit_to_memory
 from demotune.estimation.forecast import estimate_here, say_forecast
-from demotune.estimation.shares import show_profile
+from demotune.estimation.memory_fit import fit_to_memory
+from demotune.estimation.profile_table import show_profile
 from demotune.result import RunResult, publish_result, show_result
 from demotune.runs.folder import RunFolder
 from demotune.training.callbacks import TimeSteps
@@ -43,7 +43,7 @@ def run(
     tokenizer, `train_dataset` and `eval_dataset` for `data` and `eval_data`, `peft_config` for the LoRA fields.
     A data set is a datasets.Dataset, a stream or DatasetDict of datasets (its split `train`; `validation` or `test` is
     held out), a pandas.DataFrame, a dict of columns, a list of rows, or the path of a file. `callbacks` are
-    transformers callbacks for every training phase. Raises DemotuneError for anything the user can mend.
+    transformers callbacks for every training phase. Raises DemotuneError for anything the user can fix.
     """
     folder = RunFolder(Path(config.output))
     with _held(folder), stopping_like_ctrl_c():

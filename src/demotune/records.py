@@ -53,6 +53,14 @@ class Preference:
     rejected_reasoning: str = ""
     context: Context = NO_CONTEXT
 
+    @property
+    def sides(self) -> tuple[Demonstration, Demonstration]:
+        """Chosen and rejected."""
+        return (
+            Demonstration(self.prompt, self.chosen, self.source, self.chosen_reasoning, self.context),
+            Demonstration(self.prompt, self.rejected, self.source, self.rejected_reasoning, self.context),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Response:

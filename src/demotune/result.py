@@ -2,7 +2,7 @@
 
 import html
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,26 +11,23 @@ from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
 from demotune.common.errors import DemotuneError
-from demotune.common.files import link_or_copy, read_rows, write_rows
-from demotune.common.json_records import as_json
+from demotune.common.files import link_or_copy, read_json, read_rows, write_record, write_rows
+from demotune.common.json_records import as_json, from_file
 from demotune.common.processes import main_process, this_device, wait_for_everyone
 from demotune.common.profiling import Profile
 from demotune.common.progress import console, minutes, say
 from demotune.common.statistics import Interval
 from demotune.estimation.forecast import Estimate, compare_with_facts, show_comparison
-from demotune.models.files import is_adapter
+from demotune.models.model_folder import is_adapter
 from demotune.models.policy import Policy, load_policy, load_tokenizer, merged, save_policy
 from demotune.report.gains import gain_of
 from demotune.rewards.load import load_reward
 from demotune.rewards.reward import Reward
 from demotune.runs.folder import RunFolder
-from demotune.runs.gate import Verdict, best_stage
-from demotune.runs.heldout import nll_per_token
-from demotune.runs.heldout_files import rows_before
+from demotune.runs.gate import Verdict
 from demotune.runs.names import MODEL, REWARD
 from demotune.runs.run import load_run
-from demotune.runs.summary import Summary, read_summary, write_summary
-from demotune.training.fit import METRICS_OF
+from demotune.training.fit import metrics_of
 from demotune.training.setup import Setup
 
 
@@ -86,7 +83,7 @@ class RunResult:
         """
         phases, check = (self.stages[self.best_stage][part] for part in ("phases", "check"))
         found = {f"reward_model/{name}": value for name, value in phases.get("reward", {}).get("end", {}).items()}
-        found |= phases["policy" if "policy" in phases else "train"]["end"]
+        found |= next(phases[name].get("end", {}) for name in reversed(phases) if MODEL in phases[name]["outputs"])
         if check:
             found["eval_nll_per_token"] = check["nll_per_token"]
         if reward := check.get("reward"):
@@ -120,7 +117,7 @@ class RunResult:
             return "not known: its folder cannot be read"
 
     def reward(self) -> Reward:
-        """The reward that the run learned. Raises DemotuneError for an SFT run, which learns none."""
+        """The reward that the run learned; of an SFT run the log-ratio of its policy to its start model."""
         return load_reward(self.run_folder)
 
     def load(self) -> tuple[Policy, PreTrainedTokenizerBase]:
@@ -131,31 +128,25 @@ class RunResult:
 
 def read_result(folder: RunFolder) -> RunResult:
     """The result of a run that has finished."""
-    kept = read_summary(folder.summary)
-    return RunResult(
-        run_folder=folder.root,
-        model_folder=folder.model,
-        method=kept.method,
-        reward_folder=folder.reward if kept.reward_folder else None,
-        start_nll_per_token=kept.start_nll_per_token,
-        best_stage=kept.best_stage,
-        stages=tuple(map(dict, kept.stages)),
-        estimate=None if kept.estimate is None else dict(kept.estimate),
-        profile=None if kept.profile is None else dict(kept.profile),
-    )
+    kept = read_json(folder.summary)
+    reward = folder.reward if kept.get("reward_folder") else None
+    places = {"run_folder": folder.root, "model_folder": folder.model, "reward_folder": reward}  # it may have moved
+    return from_file(RunResult, kept | places, folder.summary)
 
 
 def publish_result(setup: Setup, estimate: Estimate | None = None, profile: Profile | None = None) -> RunResult:
     """Publish model/, metrics.jsonl and summary.json, with what was estimated beside what was measured."""
-    count = len(setup.folder.finished_stages)
-    stages = tuple(_stage_record(setup, number) for number in range(count))
+    begun = load_run(setup.folder.root)
+    stages = tuple(
+        {"phases": setup.folder.stage_state(one.number), "check": as_json(one.check)} for one in begun.stages
+    )
     result = RunResult(
         run_folder=setup.folder.root,
         model_folder=setup.folder.model,
         method=setup.config.method,
-        reward_folder=setup.folder.reward if setup.config.reward_kind == "explicit" else None,
-        start_nll_per_token=_start_nll(setup),
-        best_stage=_best_stage(setup, count),
+        reward_folder=setup.folder.reward if setup.config.learned_reward == "explicit" else None,
+        start_nll_per_token=begun.start_nll_per_token,
+        best_stage=begun.best_so_far,
         stages=stages,
         estimate=None if estimate is None else compare_with_facts(estimate, [stage["phases"] for stage in stages]),
         profile=None if profile is None else profile.record(),
@@ -167,8 +158,8 @@ def publish_result(setup: Setup, estimate: Estimate | None = None, profile: Prof
             link_or_copy(best / REWARD, result.reward_folder)
         if setup.config.merge_adapter:
             save_policy(merged(setup.load(best / MODEL)), setup.tokenizer, setup.folder.merged_model)
-        write_rows(setup.folder.metrics, _all_metrics(setup, count))
-        write_summary(setup.folder.summary, Summary(**as_json(asdict(result))))
+        write_rows(setup.folder.metrics, _all_metrics(setup, len(stages)))
+        write_record(setup.folder.summary, as_json(result))  # from here on the run is finished
     wait_for_everyone()
     return result
 
@@ -204,7 +195,7 @@ def show_result(result: RunResult) -> None:
         show_comparison(result.estimate)
     if result.best_stage < len(result.stages) - 1:
         say(f"stage {result.best_stage} is the result: later ones made held-out demonstrations less likely")
-    say(f"The model lies in {result.model_folder}. Load it with:")
+    say(f"The model is in {result.model_folder}. Load it with:")
     load = "AutoPeftModelForCausalLM" if is_adapter(result.model_folder) else "AutoModelForCausalLM"
     say(f"  from {'peft' if is_adapter(result.model_folder) else 'transformers'} import {load}")
     say(f'  model = {load}.from_pretrained("{result.model_folder}")')
@@ -239,12 +230,12 @@ def _say_explicit(result: RunResult) -> None:
             say(f"stage {number}: policy steps were stopped: {steps['stopped']}", style="yellow")
         if steps["kept"]:
             say(f"stage {number}: the policy was kept, no policy steps were taken: {steps['kept']}", style="yellow")
-    say(f"The reward lies in {result.reward_folder}: demotune score --reward {result.reward_folder} --data ROWS")
+    say(f"The reward is in {result.reward_folder}: demotune score --reward {result.reward_folder} --data ROWS")
 
 
 def _steps(phases: dict[str, Any]) -> str:
     """Optimizer steps of a stage: of the policy, or of the reward and of the policy."""
-    return "+".join(str(phases[phase]["steps"]) for phase in ("reward", "policy", "train") if phase in phases)
+    return "+".join(str(phases[phase]["steps"]) for phase in phases if "steps" in phases[phase])
 
 
 def accuracy_text(reward: dict[str, Any]) -> str:
@@ -252,30 +243,12 @@ def accuracy_text(reward: dict[str, Any]) -> str:
     return Interval(**reward["accuracy"]).text()
 
 
-def _stage_record(setup: Setup, number: int) -> dict[str, Any]:
-    return {
-        "phases": setup.folder.stage_state(number),
-        "check": as_json(setup.folder.stage_check(number)),
-    }
-
-
-def _start_nll(setup: Setup) -> float | None:
-    if not setup.heldout:
-        return None
-    return nll_per_token(setup.heldout, [row.demo_logp for row in rows_before(setup.folder, 0)])
-
-
-def _best_stage(setup: Setup, count: int) -> int:
-    off = setup.config.gate == "off"
-    return best_stage([None if off else setup.folder.stage_check(number).gate for number in range(count)])
-
-
 def _all_metrics(setup: Setup, count: int) -> Iterator[dict[str, Any]]:
     """Every training record and one record per finished phase, in order, each with its stage."""
     for number in range(count):
         for phase, record in setup.folder.stage_state(number).items():
-            if phase in METRICS_OF:
-                for row in read_rows(setup.folder.stage(number) / METRICS_OF[phase]):
+            if (name := metrics_of(phase)) in record["outputs"]:
+                for row in read_rows(setup.folder.stage(number) / name):
                     yield {"stage": number, "phase": phase, **row}
             yield {"stage": number, "phase": phase, "finished": True, **record}
         yield {"stage": number, "phase": "check", **as_json(setup.folder.stage_check(number))}

@@ -68,7 +68,7 @@ class MethodTrainer:
     def train(self, resume_from_checkpoint: bool = False) -> RunResult:
         """Run the method in the folder `args.output`; with `resume_from_checkpoint` go on with the run that is there.
 
-        Raises DemotuneError for anything the user can mend, and where `args` are not those of the run to go on with.
+        Raises DemotuneError for anything the user can fix, and where `args` are not those of the run to go on with.
         """
         if not isinstance(resume_from_checkpoint, bool):
             raise DemotuneError(
@@ -127,7 +127,7 @@ class MethodTrainer:
         )
 
     def _refuse_other_args(self) -> None:
-        """What is None fills in by itself; what was passed as an object lies in the run folder."""
+        """What is None fills in by itself; what was passed as an object is in the run folder."""
         begun = RunFolder(Path(self.args.output)).read_config()
         if type(begun) is not type(self.args):
             raise DemotuneError(f"{self.args.output} holds a run of {begun.method}; choose another output")

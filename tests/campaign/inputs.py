@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from campaign.trials import Trial
 from demotune.cli.main import app
 from demotune.common.errors import DemotuneError
+from demotune.config.config_files import build_config
 from demotune.config.field import field_types
-from demotune.config.files import build_config
 from demotune.config.methods import CONFIGS, SFTConfig, as_dict
 from demotune.data import load_demonstrations, load_preferences, read_prompt_file
 from demotune.data.intake import prepare

@@ -44,8 +44,8 @@ def test_the_command_line_runs_the_same(plain: RunResult, place: Path) -> None:
         f"on 9 held-out prompts samples earn {check['policy']['reward_before']:+.2f} before, "
         f"{check['policy']['reward_after']:+.2f} after (demonstrations {check['policy']['demo_reward']:+.2f})",
         f"KL to the start model {policy['last']['objective/kl']:.1f} nats a response",
-        f"The reward lies in {place / 'flags' / 'reward'}: demotune score --reward",
-        f"The model lies in {place / 'flags' / 'model'}",
+        f"The reward is in {place / 'flags' / 'reward'}: demotune score --reward",
+        f"The model is in {place / 'flags' / 'model'}",
     ):
         assert words in said
     for part in ("model", "reward"):

@@ -11,8 +11,15 @@ import pytest
 import yaml
 
 from demotune.common.errors import DemotuneError
+from demotune.config.config_files import (
+    build_config,
+    from_dict,
+    load_config,
+    save_config,
+    shipped_configs,
+    unknown_field,
+)
 from demotune.config.field import field_help, field_types, fields_of
-from demotune.config.files import build_config, from_dict, load_config, save_config, shipped_configs, unknown_field
 from demotune.config.methods import (
     CONFIGS,
     AnyConfig,

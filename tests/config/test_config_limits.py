@@ -10,9 +10,9 @@ import pytest
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from demotune.common.errors import DemotuneError
+from demotune.config.config_files import build_config
 from demotune.config.evaluation import EvaluationConfig
 from demotune.config.field import Field, fields_of
-from demotune.config.files import build_config
 from demotune.config.loggers import PACKAGES, refuse_unknown_loggers
 from demotune.config.methods import CONFIGS, IRFTConfig, SFTConfig
 from demotune.config.yaml_fields import MOST_BYTES, read_yaml_file

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demotune.data import Reason, load_demonstrations
+from demotune.data.raw_rows import RowError
 from demotune.data.readers.json_files import json_line
-from demotune.data.rows import RowError
 from demotune.data.turns import Remarks, checked_turns, every_exchange, last_exchange
 
 GOOD = {"prompt": "2+2?", "completion": "4"}

@@ -12,7 +12,7 @@ from demotune.config.evaluation import EvaluationConfig
 from demotune.config.methods import SFTConfig
 from demotune.data.intake import prepare
 from demotune.data.rendering import Renderer, content_key
-from demotune.evaluation.rows import read_eval_set
+from demotune.evaluation.eval_set import read_eval_set
 from demotune.evaluation.subjects import Subject
 from demotune.records import Context, Demonstration, RenderedDemonstration, Response
 from demotune.rewards.completions import Asked, completions_for
@@ -162,7 +162,7 @@ def test_evaluated_rows_keep_what_they_have_beside_their_text(
     found = read_eval_set(config, [subject], tmp_path / "quarantine.jsonl")
 
     (row,), (view,) = found.rows, found.rendered["m"]
-    assert row.as_demonstration() == DEMONSTRATION
+    assert row.demo == DEMONSTRATION
     assert view.demo == renderer.render(DEMONSTRATION)
     if kind == "preferences":
         assert view.rejected == renderer.render(Demonstration(PROMPT, "A2", "rows.jsonl:1", "Hm?", TOOLS))

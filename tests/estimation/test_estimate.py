@@ -14,12 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from demotune import DemotuneError, IRFTConfig, RFTConfig
 from demotune.config.methods import AnyConfig
-from demotune.estimation import estimate as estimate_command
-from demotune.estimation import fitting
 from demotune.estimation.costs import Costs
-from demotune.estimation.forecast import Estimate, estimate_run, plan_work
-from demotune.estimation.machines import DATASHEETS, Machine, machine_named, measure_machine
-from demotune.estimation.shapes import read_shape
+from demotune.estimation.forecast import Estimate, estimate_setup, plan_work
+from demotune.estimation.machines import DATASHEETS, Machine, machine_named, measure_machine, unknown_machine
+from demotune.estimation.memory_fit import budgets_of, fit_to_memory, memory_of_steps
+from demotune.estimation.model_shape import read_shape
 from demotune.models.batches import pair_batch
 from demotune.models.policy import attach_adapter, lora_config
 from demotune.records import Pair, Response
@@ -250,14 +249,14 @@ def test_the_same_estimate_twice_and_no_random_number_of_the_run(place: Path, tm
     setup = prepared(irft_config(place, use_peft=True), tmp_path)
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    assert total(estimate_run(setup, ROUND)) == total(estimate_run(setup, ROUND))
+    assert total(estimate_setup(setup, ROUND)) == total(estimate_setup(setup, ROUND))
     measure_machine("float32")
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_more_work_costs_more(place: Path, tmp_path: Path) -> None:
     setup = prepared(irft_config(place), tmp_path)
-    base = estimate_run(setup, ROUND)
+    base = estimate_setup(setup, ROUND)
     for name, field in (("layers", "layers"), ("vocabulary", "vocabulary"), ("body", "body"), ("width", "width")):
         shape = dataclasses.replace(base.costs.shape, **{field: 2 * getattr(base.costs.shape, name)})
         bigger = dataclasses.replace(base, costs=dataclasses.replace(base.costs, shape=shape))
@@ -266,10 +265,10 @@ def test_more_work_costs_more(place: Path, tmp_path: Path) -> None:
     longer = dataclasses.replace(
         setup, train=tuple(dataclasses.replace(row, prompt_ids=row.prompt_ids * 2) for row in setup.train)
     )
-    assert all(more > less for more, less in zip(total(estimate_run(longer, ROUND)), total(base), strict=True))
+    assert all(more > less for more, less in zip(total(estimate_setup(longer, ROUND)), total(base), strict=True))
     slower = dataclasses.replace(ROUND, products=5e8)
-    assert estimate_run(setup, slower).seconds > base.seconds
-    twice = estimate_run(prepared(irft_config(place, epochs_per_stage=2.0), tmp_path), ROUND)
+    assert estimate_setup(setup, slower).seconds > base.seconds
+    twice = estimate_setup(prepared(irft_config(place, epochs_per_stage=2.0), tmp_path), ROUND)
     assert twice.seconds > base.seconds
     assert twice.memory == base.memory
 
@@ -306,7 +305,8 @@ def test_optimizer_bytes_are_torch_s() -> None:
 
 def test_checkpointing_trades_time_for_memory(place: Path, tmp_path: Path) -> None:
     plain, recomputed = (
-        estimate_run(prepared(irft_config(place, activation_checkpointing=on), tmp_path), ROUND) for on in (False, True)
+        estimate_setup(prepared(irft_config(place, activation_checkpointing=on), tmp_path), ROUND)
+        for on in (False, True)
     )
     assert recomputed.memory < plain.memory
     assert recomputed.seconds > plain.seconds
@@ -314,7 +314,7 @@ def test_checkpointing_trades_time_for_memory(place: Path, tmp_path: Path) -> No
 
 
 def test_processes_share_the_work(place: Path, tmp_path: Path) -> None:
-    found = estimate_run(prepared(irft_config(place), tmp_path), ROUND)
+    found = estimate_setup(prepared(irft_config(place), tmp_path), ROUND)
     two = dataclasses.replace(found.costs, processes=2)
     for work in found.work:
         one_seconds, two_seconds = found.costs.seconds(work), two.seconds(work)
@@ -367,8 +367,8 @@ def test_a_datasheet_is_called_arithmetic(place: Path) -> None:
 
 
 def test_a_run_that_does_not_fit_is_told_what_would(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimate_command, "FULL", 1e-6)
-    code, shown = call("estimate", "--device", "l4", "--method", "irft", *flags(place))
+    monkeypatch.setitem(DATASHEETS, "small", ("Small", 121, 30.3, 300, 1e-5))
+    code, shown = call("estimate", "--device", "small", "--method", "irft", *flags(place))
     assert code == 0, shown
     assert "it does not fit" in shown
     assert "with --use-peft --activation-checkpointing --per-device-train-batch-size 1" in shown
@@ -411,31 +411,27 @@ def test_a_method_is_needed(arguments: list[str], place: Path) -> None:
 # What memory asks for
 
 
-def fitted(place: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, free: float, **fields: Any) -> AnyConfig:
-    """The config of a run that finds so many bytes free."""
-    monkeypatch.setattr(fitting, "free_bytes", lambda _: free)
-    return fitting.fit_to_memory(prepared(irft_config(place, **fields), folder)).config
+def fitted(place: Path, folder: Path, room: float, **fields: Any) -> AnyConfig:
+    """The config of a run that may fill so many bytes."""
+    return fit_to_memory(prepared(irft_config(place, **fields), folder), room).config
 
 
-def test_a_run_that_fits_is_left_as_it_is(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = fitted(place, tmp_path, monkeypatch, 1e12)
+def test_a_run_that_fits_is_left_as_it_is(place: Path, tmp_path: Path) -> None:
+    config = fitted(place, tmp_path, 1e12)
     assert (config.tokens_per_microbatch, config.activation_checkpointing) == (None, False)
 
 
-def test_a_run_that_does_not_fit_is_cut_then_recomputed(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_does_not_fit_is_cut_then_recomputed(place: Path, tmp_path: Path) -> None:
     """Less and less memory: first smaller micro-batches, then recomputed activations; never below one row."""
-    monkeypatch.setattr(fitting, "SHARE", 1.0)
     setup = prepared(irft_config(place, activation_checkpointing=False), tmp_path / "plain")
-    estimate = estimate_run(setup, fitting.unknown_machine(setup.config))
-    budgets = fitting._budgets(estimate, setup.config, 1)
-    needs = [fitting._needed(estimate, budget) for budget in budgets]
+    estimate = estimate_setup(setup, unknown_machine(setup.config))
+    budgets = budgets_of(estimate, setup.config, 1)
+    needs = [memory_of_steps(estimate, budget) for budget in budgets]
     assert needs == sorted(needs, reverse=True)
     assert needs[0] > needs[-1]
-    half = fitted(place, tmp_path / "half", monkeypatch, needs[1])
+    half = fitted(place, tmp_path / "half", needs[1])
     assert (half.tokens_per_microbatch, half.activation_checkpointing) == (budgets[1], False)
-    least = fitted(place, tmp_path / "least", monkeypatch, 0.0)
+    least = fitted(place, tmp_path / "least", 0.0)
     longest = max(len(row.prompt_ids) + len(row.demo.ids) for row in setup.train)
     assert least.activation_checkpointing
     assert least.tokens_per_microbatch is not None
@@ -445,13 +441,13 @@ def test_a_run_that_does_not_fit_is_cut_then_recomputed(
 def test_sampling_does_not_ask_for_smaller_micro_batches(place: Path, tmp_path: Path) -> None:
     """It takes fewer slots by itself; the run's own peak still counts it."""
     few, many = (
-        estimate_run(setup, fitting.unknown_machine(setup.config))
+        estimate_setup(setup, unknown_machine(setup.config))
         for slots in (1, 10**6)
         for setup in [prepared(irft_config(place, sample_batch_size=slots, max_rows=None), tmp_path / str(slots))]
     )
     draw = dataclasses.replace(few.work[0], draws=tuple(dataclasses.replace(d, slots=10**6) for d in few.work[0].draws))
-    assert few.costs.memory(draw) > fitting._needed(few, None)
-    assert fitting._needed(few, None) == fitting._needed(many, None)
+    assert few.costs.memory(draw) > memory_of_steps(few, None)
+    assert memory_of_steps(few, None) == memory_of_steps(many, None)
 
 
 def test_a_shared_beginning_is_counted_once_a_batch(place: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from demotune.common.files import read_json, write_json, write_rows
 from demotune.config.evaluation import EvaluationConfig
 from demotune.evaluation.compare import START, compare
 from demotune.evaluation.show import show_comparison
-from demotune.report.comparison import comparison_of
+from demotune.report.comparison_text import comparison_of
 from demotune.runs.comparison import (
     ComparisonTable,
     Difference,

@@ -146,7 +146,7 @@ def test_measures_follow_from_the_raw_rows(main: Evaluation, name: str) -> None:
 def test_ties_count_half_and_like_length_is_a_quarter_less() -> None:
     """Gaps +1, 0, -1, 2 nats; tokens 4:4, 3:4 (like), 2:4, 4:8 (unlike)."""
     logps = (Logps(-1.0, 4, -2.0, 4), Logps(-2.0, 3, -2.0, 4), Logps(-3.0, 2, -2.0, 4), Logps(-1.0, 4, -3.0, 8))
-    found = {one.name: one for one in quantities(Measured(logps, (), {}, 0.0, 0, 0))}
+    found = {one.name: one for one in quantities(Measured(logps, (), 0.0, 0.0, 0, 0))}
     assert found["preference accuracy"].values == (1.0, 0.5, 0.0, 1.0)
     assert found["preference accuracy"].interval().value == 2.5 / 4
     assert found["preference accuracy, like length"].values == (1.0, 0.5, None, None)

@@ -21,7 +21,6 @@ from demotune.evaluation.judges.judges import (
     FunctionJudge,
     Verdict,
     conflict_note,
-    reward_verdicts,
     selecting_rewards,
 )
 from demotune.evaluation.judges.messages import TEMPLATE, message_of
@@ -34,6 +33,7 @@ from demotune.evaluation.judges.server import (
     order_dependent_share,
 )
 from demotune.models.policy import content_hash
+from demotune.runs.heldout import win
 
 SECRET = "sk-this-is-never-written"
 
@@ -55,9 +55,7 @@ class Counter:
 
 
 def test_rewards_to_verdicts() -> None:
-    assert reward_verdicts([1.0, 2.0, -3.0], [0.5, 2.0, -2.5]) == [1.0, 0.5, 0.0]
-    with pytest.raises(ValueError, match="zip"):
-        reward_verdicts([1.0], [])
+    assert [win(1.0, 0.5), win(2.0, 2.0), win(-3.0, -2.5)] == [1.0, 0.5, 0.0]
 
 
 # Functions -----------------------------------------------------------------------------------------------------------
@@ -123,7 +121,7 @@ def test_a_function_that_raises_abstains_and_the_rest_is_judged() -> None:
 
 def test_a_function_that_always_abstains_is_an_error() -> None:
     judge = FunctionJudge(lambda response: None, "mute")
-    with pytest.raises(DemotuneError, match=r"judge mute gave no usable answer for any of 2 .*: returned None.*; mend"):
+    with pytest.raises(DemotuneError, match=r"judge mute gave no usable answer for any of 2 .*: returned None.*; fix"):
         judge.judge([contest(1, "a", "b"), contest(2, "c", "c"), contest(3, "a", "b")], Counter())
 
 
@@ -166,7 +164,7 @@ def test_functions_are_found_in_the_current_folder(tmp_path: Path, monkeypatch: 
         "judge_of_z:number": "has no function 'number'",
         "no_such_judge:score": "there is no module no_such_judge in ",
         "no_such_judge.deep:score": "there is no module no_such_judge.deep in .* in the folder of no_such_judge.py",
-        "judge_broken:score": "cannot be imported: ZeroDivisionError: division by zero; mend it",
+        "judge_broken:score": "cannot be imported: ZeroDivisionError: division by zero; fix it",
         "judge_needy:score": "judge_needy needs no_such_library, which is not installed",
     }.items():
         with pytest.raises(DemotuneError, match=message):
@@ -368,6 +366,7 @@ def test_a_killed_command_asks_only_what_is_missing(server: JudgeServer, tmp_pat
 import sys
 from pathlib import Path
 from demotune.evaluation.judges.server import ServerJudge
+from demotune.runs.heldout import win
 from demotune.evaluation.judges.judges import Contest
 prompts = [({"role": "user", "content": f"Question {n}?"},) for n in range(6)]
 contests = [Contest(f"key{n}", prompt, "a" * n, "b" * 3, None) for n, prompt in enumerate(prompts)]

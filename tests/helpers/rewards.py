@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from demotune.data.rendering import Renderer
 from demotune.models.policy import attach_adapter, load_policy, lora_config
 from demotune.models.reward import RewardFacts, RewardModel, padding_id, reward_from_policy, save_reward_model
-from demotune.records import Completion
+from demotune.records import Completion, Demonstration
 from demotune.rewards.reward import Reward
 from helpers.tiny import save_tiny, tiny_model, tiny_tokenizer
 
@@ -52,6 +52,10 @@ def save_classifier(folder: Path, labels: int, **config: object) -> Path:
 
 def ask(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
+
+
+def turn(prompt: str, response: str) -> Demonstration:
+    return Demonstration(tuple(ask(prompt)), response, "")
 
 
 def plain_scores(folder: Path, rows: Sequence[Sequence[int]]) -> list[float]:

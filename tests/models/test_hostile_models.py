@@ -17,8 +17,8 @@ from demotune.common.errors import DemotuneError
 from demotune.common.files import read_rows
 from demotune.common.memory import is_lack_of_memory
 from demotune.data import as_prompt
-from demotune.models.files import reading
-from demotune.models.policy import check_policy, load_policy, load_tokenizer, resolve_model
+from demotune.models.model_folder import reading
+from demotune.models.policy import load_policy, load_tokenizer, refuse_broken_policy, resolve_model
 from demotune.models.reference_logps import completion_logps
 from demotune.records import Completion, Response
 from demotune.rewards.answers import answer
@@ -119,8 +119,8 @@ def test_the_whole_folders_are_accepted(place: Path) -> None:
 def test_a_model_is_looked_at_without_a_change_of_random_numbers(place: Path) -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    check_policy(place / "start")
-    check_policy(place / "adapter")
+    refuse_broken_policy(place / "start")
+    refuse_broken_policy(place / "adapter")
     assert torch.equal(torch.get_rng_state(), before)
 
 

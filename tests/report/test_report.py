@@ -15,11 +15,10 @@ from helpers.report_folders import FIVE, write_evaluation, write_run
 from demotune.common.errors import DemotuneError
 from demotune.common.files import read_json, write_json, write_rows
 from demotune.common.statistics import Interval
-from demotune.records import Response
 from demotune.report import build_report
 from demotune.report.answer import answer_sentence, headline_comparison
 from demotune.report.charts.figures import histogram, label
-from demotune.report.comparison import CostPoint, PageComparison
+from demotune.report.comparison_text import CostPoint, PageComparison
 from demotune.report.facts import facts_of
 from demotune.report.gains import against_baseline, baseline_of, gain_between, gain_of
 from demotune.report.limits import limits
@@ -83,7 +82,7 @@ def test_a_gain_is_the_mean_paired_difference_with_its_interval(tmp_path: Path) 
 
 def test_gains_pair_by_key_not_by_place() -> None:
     def row(key: str, logp: float) -> HeldoutRow:
-        return HeldoutRow(key, "p", "d", logp, 10, Response((5,), True), "s")
+        return HeldoutRow(key, "p", "d", logp, 10, "s", (5,), True)
 
     before = [row(key, logp) for key, logp in zip("abcdefg", (-1, -50, -9, -4, -5, -6, -7), strict=True)]
     after = [row(key, logp) for key, logp in zip("fedcba", (-4, -3, -2, -7, -48, 1), strict=True)]
@@ -96,9 +95,9 @@ def test_gains_pair_by_key_not_by_place() -> None:
 def test_cost_counts_work_and_not_measuring(tmp_path: Path) -> None:
     """Two stages of 10 + 20 + 30 s; 1000 * (2 * 150 + 6 * 200) operations each, 4 instead of 6 with LoRA."""
     run = load_run(write_run(tmp_path / "run", stages=[(-8, -19, -30), (-7, -19, -30)]))
-    assert (run.seconds(0), run.seconds(1), run.peak_memory_gib) == (60.0, 120.0, 4.0)
-    assert (run.flops(0), run.flops(1)) == (1_500_000, 3_000_000)
-    assert load_run(write_run(tmp_path / "lora", config={"use_peft": True})).flops(0) == 1_100_000
+    assert (run.cost_until(0).seconds, run.cost_until(1).seconds, run.peak_memory_gib) == (60.0, 120.0, 4.0)
+    assert (run.cost_until(0).flops, run.cost_until(1).flops) == (1_500_000, 3_000_000)
+    assert load_run(write_run(tmp_path / "lora", config={"use_peft": True})).cost_until(0).flops == 1_100_000
 
 
 def test_scores_of_earlier_stages_do_not_shift_the_heldout_ones(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from helpers.rewards import ask, save_reward
+from helpers.rewards import ask, save_reward, turn
 from helpers.tiny import save_tiny, tiny_model, tiny_tokenizer
 from trl import GRPOConfig, GRPOTrainer
 
@@ -43,7 +43,7 @@ class Letters(Reward):
 
 def test_texts_are_read_as_finished_responses(reward: ScalarReward) -> None:
     """Text or messages, the same; each as one turn that ends with the end-of-turn token."""
-    rows = [as_completion(reward, ask(prompt), text) for prompt, text in zip(PROMPTS, RESPONSES, strict=True)]
+    rows = [as_completion(reward, turn(prompt, text)) for prompt, text in zip(PROMPTS, RESPONSES, strict=True)]
     expected = reward.rewards_of(rows)
     assert reward.score_texts(PROMPTS, RESPONSES) == expected
     assert reward.score_texts([ask(prompt) for prompt in PROMPTS], RESPONSES) == expected
@@ -55,7 +55,7 @@ def test_texts_are_read_as_finished_responses(reward: ScalarReward) -> None:
 def test_an_implicit_reward_of_texts(tmp_path: Path) -> None:
     models = [save_tiny(tmp_path / str(seed), seed) for seed in (1, 0)]
     reward = ImplicitReward(*models, 0.3, bf16=False)
-    rows: list[Completion] = [as_completion(reward, ask(p), r) for p, r in zip(PROMPTS, RESPONSES, strict=True)]
+    rows: list[Completion] = [as_completion(reward, turn(p, r)) for p, r in zip(PROMPTS, RESPONSES, strict=True)]
     assert reward.score_texts(PROMPTS, RESPONSES) == pytest.approx(reward.rewards_of(rows), abs=1e-6)
 
 

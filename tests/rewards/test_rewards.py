@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.rewards import ask, plain_scores, save_classifier, save_reward
+from helpers.rewards import ask, plain_scores, save_classifier, save_reward, turn
 from helpers.tiny import save_tiny, tiny_model, tiny_tokenizer, write_rows
 from peft import AutoPeftModelForSequenceClassification
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, DebertaV2Config
@@ -31,7 +31,7 @@ TEXTS = [("hello", "the answer is one"), ("what is two three?", "two"), ("hello 
 
 
 def completions(reward: demotune.rewards.reward.Reward) -> list[Completion]:
-    return [as_completion(reward, ask(prompt), response) for prompt, response in TEXTS]
+    return [as_completion(reward, turn(prompt, response)) for prompt, response in TEXTS]
 
 
 def chat_ids(tokenizer: object, prompt: str, response: str) -> list[int]:
@@ -97,27 +97,27 @@ def test_an_architecture_with_plain_attention_only(tmp_path: Path) -> None:
     expected = plain_scores(tmp_path, [chat_ids(tiny_tokenizer(), *texts) for texts in TEXTS[:2]])
     assert reward.rewards_of(completions(reward)[:2]) == pytest.approx(expected, abs=1e-6)
     with pytest.raises(RenderError, match="the reward can read 64"):
-        as_completion(reward, ask("hello" * 40), "one")
+        as_completion(reward, turn("hello" * 40, "one"))
 
 
 def test_its_own_template_goes_with_a_reward(tmp_path: Path) -> None:
     folder = save_reward(tmp_path / "reward", template="Q: {prompt} A: ")
-    row = as_completion(load_reward(folder), ask("one"), "two")
+    row = as_completion(load_reward(folder), turn("one", "two"))
     assert tiny_tokenizer().decode(row.prompt_ids) == "Q: one A: "
     assert tiny_tokenizer().decode(row.response.ids) == "two<|im_end|>"
-    row = as_completion(load_reward(folder, template="{prompt}\n"), ask("one"), "two")
+    row = as_completion(load_reward(folder, template="{prompt}\n"), turn("one", "two"))
     assert tiny_tokenizer().decode(row.prompt_ids) == "one\n"
 
 
 def test_a_response_that_was_cut_off_has_no_end(tmp_path: Path) -> None:
     reward = load_reward(save_reward(tmp_path / "reward"))
-    whole, cut = (as_completion(reward, ask("one"), "two", finished=finished) for finished in (True, False))
+    whole, cut = (as_completion(reward, turn("one", "two"), finished=finished) for finished in (True, False))
     assert (*cut.response.ids, 2) == whole.response.ids
     assert (whole.response.finished, cut.response.finished) == (True, False)
     with pytest.raises(RenderError, match="empty response"):
-        as_completion(reward, ask("one"), "", finished=False)
+        as_completion(reward, turn("one", ""), finished=False)
     with pytest.raises(RenderError, match=r"over-long: 1\d prompt \+ 4 response tokens, max_length is 9"):
-        as_completion(reward, ask("one"), "two", max_length=9)
+        as_completion(reward, turn("one", "two"), max_length=9)
 
 
 # Implicit rewards ----------------------------------------------------------------------------------------------------
@@ -226,11 +226,21 @@ def test_a_start_model_that_is_another_one_now_is_refused(runs: Path) -> None:
         load_reward(runs / "moved")
 
 
-def test_runs_without_a_reward_say_so(runs: Path) -> None:
+def test_an_sft_run_is_its_log_ratio(runs: Path) -> None:
+    """log pi_SFT / pi_start of each response, row by row by the definition; not for reinforcement learning."""
     small = {name: SMALL[name] for name in ("max_length", "bf16")}
-    run(SFTConfig(output=str(runs / "sft"), max_steps=1, **inputs(runs), **small))
-    with pytest.raises(DemotuneError, match="sft is an SFT run, which learns no reward; give a run of rft"):
-        load_reward(runs / "sft")
+    run(SFTConfig(output=str(runs / "sft"), max_steps=3, learning_rate=1e-2, **inputs(runs), **small))
+    reward = load_reward(runs / "sft", bf16=False)
+    rows = completions(reward)
+    expected = naive_reward(str(runs / "sft" / "model"), str(runs / "start"), 1.0, rows)
+    assert max(expected) - min(expected) > 0.1
+    assert reward.rewards_of(rows) == pytest.approx(expected, abs=1e-4)
+    with pytest.raises(DemotuneError, match=r"sft is an SFT run, .*collapses under reinforcement learning.*sft/model"):
+        run(RFTConfig(output=str(runs / "by-sft"), reward_model=str(runs / "sft"), **inputs(runs), **small))
+    assert not (runs / "by-sft" / "stages").exists()
+
+
+def test_an_unfinished_run_says_so(runs: Path) -> None:
     shutil.copytree(runs / "irft", runs / "unfinished")
     (runs / "unfinished" / "summary.json").unlink()
     with pytest.raises(DemotuneError, match=r"is an unfinished run; finish it with: demotune resume .*/unfinished"):
@@ -286,6 +296,11 @@ def test_damaged_weights_are_no_number(tmp_path: Path) -> None:
 def test_the_folder_says_what_the_reward_is(tmp_path: Path) -> None:
     """Public names, found without importing torch first."""
     folder = save_reward(tmp_path / "reward", bound=2.0)
-    assert json.loads((folder / "reward.json").read_text()) == {"link": "logistic", "bound": 2.0, "template": None}
+    assert json.loads((folder / "reward.json").read_text()) == {
+        "link": "logistic",
+        "bound": 2.0,
+        "template": None,
+        "features": {},
+    }
     assert load_reward(str(folder)).name == f"reward model {folder}"
     assert {"load_reward", "ScalarReward", "ImplicitReward"} <= set(demotune.__all__)

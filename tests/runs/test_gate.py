@@ -16,7 +16,6 @@ from demotune.common.diversity import distinct, repetition
 from demotune.common.files import read_rows
 from demotune.common.statistics import share_interval
 from demotune.conclusion import conclude
-from demotune.records import Response
 from demotune.runs.gate import judge_stage
 from demotune.runs.heldout import HeldoutRow
 
@@ -24,7 +23,7 @@ SMALL: dict[str, Any] = {"per_device_train_batch_size": 4, "eval_share": 0.3, "m
 
 
 def row(logp: float, ids: tuple[int, ...] = (1, 2, 3, 4, 9), finished: bool = True) -> HeldoutRow:
-    return HeldoutRow("key", "prompt", "demonstration", logp, 5, Response(ids, finished), "answer")
+    return HeldoutRow("key", "prompt", "demonstration", logp, 5, "answer", ids, finished)
 
 
 def rows(*logps: float) -> list[HeldoutRow]:

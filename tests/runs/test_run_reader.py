@@ -26,7 +26,7 @@ TWO_STAGES = [(-8.0, -18.5, -29.0, -9.0, -9.0), (-7.0, -18.0, -28.0, -9.0, -9.0)
 def test_a_run_is_read_whole(tmp_path: Path) -> None:
     run = load_run(write_run(tmp_path / "irft", **FIVE, stages=TWO_STAGES))
     assert (run.name, run.method, run.seed, run.start_hash, run.finished) == ("irft", "irft", 7, "hash-of-start", True)
-    assert run.heldout_count == 5
+    assert len(run.start or ()) == 5
     assert run.start_nll_per_token == 80 / 50
     assert [stage.number for stage in run.stages] == [0, 1]
     assert run.result_stage == 1
@@ -36,7 +36,7 @@ def test_a_run_is_read_whole(tmp_path: Path) -> None:
     assert run.result.check.whole_reward == RewardCheck(3, 0.2, Interval(0.7, 0.4, 0.9), 0.1, -0.1)
     cost = run.cost
     assert (cost.forward_tokens, cost.trained_tokens, cost.seconds) == (300, 400, 120.0)
-    assert cost.flops == run.flops(1) == 3_000_000
+    assert cost.flops == run.cost_until(1).flops == 3_000_000
 
 
 def test_an_unfinished_run_has_the_stages_that_are_done(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_an_unfinished_run_has_the_stages_that_are_done(tmp_path: Path) -> None:
 def test_a_run_that_has_only_begun_is_a_run_and_no_report(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "irft", stages=(), finished=False)
     run = load_run(folder)
-    assert (run.stages, run.start, run.heldout_count, run.start_nll_per_token) == ((), None, None, None)
+    assert (run.stages, run.start, run.start_nll_per_token) == ((), None, None)
     with pytest.raises(DemotuneError, match=r"has not finished a stage.*demotune resume"):
         read_runs([folder])
 

@@ -1,6 +1,7 @@
 """A method of one's own, all of it in this file: IPO (arXiv 2310.12036) on demonstrations and samples.
 
-It is run, estimated, interrupted, resumed and reported by the functions that demotune's own methods go through.
+It is run, estimated, interrupted, resumed and reported by the functions that demotune's own methods go through. A
+second one has a training phase of its own: SFT under another name.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,21 +12,25 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from helpers.tiny import save_tiny, write_rows
-from helpers.tiny_runs import STAGED
+from helpers.tiny_runs import SMALL, STAGED
 from safetensors.torch import load_file
 from torch import nn
 
-from demotune import DemotuneError, RunResult, SPINConfig, estimate_run, resume, run
+from demotune import DemotuneError, RunResult, SFTConfig, SPINConfig, estimate_run, load_run, resume, run
 from demotune.common.files import read_json, read_rows
 from demotune.conclusion import conclude, write_page
 from demotune.config.methods import CONFIGS
 from demotune.models.logprobs import response_logps
 from demotune.models.packing import Batch
 from demotune.records import ScoredPair
-from demotune.training.methods import METHODS, Method, method_of, register
+from demotune.training.fit import fit
+from demotune.training.methods import METHODS, Method, Phase, method_of, register, sft
 from demotune.training.methods.irft import pairwise_phases
+from demotune.training.microbatches import config_microbatches
 from demotune.training.objectives import PairObjective, StepLoss
-from demotune.training.trainer import Interrupted, PhaseTrainer
+from demotune.training.phases import check, start, train
+from demotune.training.stage import Outcome, Stage, stage_slice
+from demotune.training.trainer import Fit, Interrupted, PhaseTrainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +73,52 @@ class IPOObjective:
 IPO = Method(config=IPOConfig, phases=pairwise_phases(lambda config: IPOObjective(config.tau)))
 
 
+@dataclass(frozen=True, kw_only=True)
+class CloneConfig(SFTConfig):
+    """SFT, in a phase with the name "clone"."""
+
+    method: ClassVar[Any] = "clone"
+
+
+def clone(stage: Stage) -> Outcome:
+    """Passes over the demonstrations."""
+    config, rows = stage.setup.config, stage_slice(stage.setup, stage.number)
+    assert isinstance(config, CloneConfig)
+    lengths = [len(row.prompt_ids) + len(row.demo.ids) for row in rows]
+    seed = stage.seed("microbatches")
+    plan = config_microbatches(config, lengths, epochs=config.num_train_epochs, steps=config.max_steps, seed=seed)
+    batches = [[rows[number] for number in plan.units[unit]] for unit in plan.order]
+    loss = sft.objective(config)
+
+    def prepare(_: int | None) -> Fit:
+        return Fit(model=stage.start_policy, objective=loss, microbatches=batches, steps=plan.steps, title="clone")
+
+    fitted = fit(stage, "clone", prepare)
+    stage.publish_policy()
+    return Outcome(
+        outputs={"model": None, "clone-metrics.jsonl": None},
+        trained_tokens=fitted.tokens,
+        facts={"steps": plan.steps, "end": fitted.end},
+    )
+
+
+CLONE = Method(
+    config=CloneConfig,
+    phases=(
+        Phase("start", start.run, start.work, first_stage_only=True),
+        Phase("clone", clone, train.work_on_demonstrations),
+        Phase("check", check.run, check.work),
+    ),
+)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def registered() -> Iterator[None]:
     register(IPO)
+    register(CLONE)
     yield
-    del METHODS["ipo"], CONFIGS["ipo"]  # type: ignore[arg-type]
+    for name in ("ipo", "clone"):
+        del METHODS[name], CONFIGS[name]  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -144,11 +190,39 @@ def test_it_is_reported(result: RunResult, place: Path) -> None:
     assert "ipo" in page.read_text()
 
 
+def test_a_training_phase_may_have_any_name(place: Path, registered: None) -> None:
+    """Weights, metrics and cost are those of SFT; an interrupted phase goes on from checkpoints of its own."""
+    same = {**SMALL, "model": str(place / "start"), "data": (str(place / "rows.jsonl"),), "save_steps": 1}
+    expected, found = run(SFTConfig(output=str(place / "sft"), **same)), place / "clone"
+    compute_loss = PhaseTrainer.compute_loss
+
+    def interrupting(trainer: PhaseTrainer, *inputs: Any, **named: Any) -> Any:
+        if trainer.state.global_step == 2:
+            raise Interrupted
+        return compute_loss(trainer, *inputs, **named)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(PhaseTrainer, "compute_loss", interrupting)
+        run(CloneConfig(output=str(found), **same))
+    assert (found / "stages" / "00" / "clone-checkpoints" / "checkpoint-2").exists()
+    result = resume(found)
+    ours, theirs = (load_file(one.model_folder / "model.safetensors") for one in (result, expected))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    for name in ("loss", "grad_norm", "eval_nll_per_token"):
+        assert result.metrics[name] == expected.metrics[name]
+    assert load_run(found).cost.steps == load_run(expected.run_folder).cost.steps > 2
+    losses = [row["loss"] for row in load_run(found).stages[0].training if "loss" in row]
+    assert losses == [row["loss"] for row in load_run(expected.run_folder).stages[0].training if "loss" in row]
+    assert losses == [row["loss"] for row in read_rows(found / "metrics.jsonl") if "loss" in row]
+
+
 def test_a_config_of_no_method_is_refused() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Unknown(IPOConfig):
         pass
 
     assert method_of(IPOConfig(output="x")) is IPO
-    with pytest.raises(DemotuneError, match=r"Unknown is the config of no method \(sft, spin, irft, rft, ipo\); add"):
+    with pytest.raises(
+        DemotuneError, match=r"Unknown is the config of no method \(sft, spin, irft, rft, ipo, clone\); add"
+    ):
         method_of(Unknown(output="x"))

@@ -5,7 +5,7 @@ from rich.table import Table
 from demotune.common.machine import hardware, has_fast_bf16, package_versions
 from demotune.common.processes import this_device
 from demotune.common.progress import console
-from demotune.config.files import shipped_configs
+from demotune.config.config_files import shipped_configs
 from demotune.models.policy import cache_folder
 
 

@@ -13,8 +13,8 @@ from typer.core import TyperCommand
 from demotune.cli.inputs import refuse_missing_inputs
 from demotune.common.errors import DemotuneError
 from demotune.common.messages import errors_as_messages
+from demotune.config.config_files import refuse_missing_fields, shipped_configs, unknown_field
 from demotune.config.field import INPUTS, Field, field_help, fields_of
-from demotune.config.files import refuse_missing_fields, shipped_configs, unknown_field
 from demotune.config.methods import CONFIGS, Method
 from demotune.config.values import Config
 
@@ -129,5 +129,7 @@ def _flag_type(kind: Any) -> Any:
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
         return next(argument for argument in typing.get_args(kind) if argument is not type(None))
     if typing.get_origin(kind) is tuple:
+        if typing.get_origin(typing.get_args(kind)[0]) is typing.Literal:
+            return list[str]  # names may be joined by commas
         return list[typing.get_args(kind)[0]]  # type: ignore[misc]
     return kind

@@ -15,8 +15,8 @@ from demotune.cli.inputs import refuse_missing_inputs
 from demotune.common.memory import keep_memory
 from demotune.common.messages import DEBUG, errors_as_messages
 from demotune.config import commands
+from demotune.config.config_files import build_config
 from demotune.config.evaluation import EvaluationConfig
-from demotune.config.files import build_config
 from demotune.config.methods import CONFIGS, Method
 from demotune.data import as_prompt, read_prompt_file
 from demotune.runs.folder import RunFolder
@@ -150,6 +150,13 @@ def _select(config: commands.SelectConfig) -> None:
 
     choice = Choice(top=config.top, threshold=config.threshold)
     select(_load_reward(config), config.data, config, choice, config.output)
+
+
+@command(app, commands.ExplainConfig)
+def _explain(config: commands.ExplainConfig) -> None:
+    from demotune.rewards.explain import explain_reward
+
+    explain_reward(_load_reward(config), config.data, config, config.output)
 
 
 def _load_reward(config: commands.RewardReading) -> Any:

@@ -19,7 +19,7 @@ from demotune.common.files import publish_file
 from demotune.common.processes import main_process
 from demotune.common.progress import console, minutes, say
 from demotune.conclusion import write_page
-from demotune.config.files import build_config
+from demotune.config.config_files import build_config
 from demotune.config.methods import AnyConfig
 from demotune.models.policy import cache_folder, resolve_model
 from demotune.pipeline import resume, run

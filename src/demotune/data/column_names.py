@@ -6,7 +6,7 @@ from statistics import fmean
 
 from demotune.common.errors import DemotuneError
 from demotune.data.extra_columns import PARTS
-from demotune.data.rows import RawRow, column_list
+from demotune.data.raw_rows import RawRow, column_list
 
 _TEXT_PARTS = ("prompt", "response", "messages", "rejected")
 _PROMPT_LIKE = (

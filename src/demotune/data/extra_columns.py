@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from demotune.data.raw_rows import RowError, shown
 from demotune.data.readers.json_text import parse_json
-from demotune.data.rows import RowError, shown
 from demotune.data.turns import (
     MEDIA_NAMES,
     THOUGHT_NAMES,

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from demotune.data.extra_columns import is_given
-from demotune.data.rows import RawRow, column_list
+from demotune.data.raw_rows import RawRow, column_list
 from demotune.data.turns import MEDIA_NAMES, Remarks
 
 _SHOWN_NAMES = 20

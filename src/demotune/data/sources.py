@@ -10,10 +10,10 @@ from typing import Any, cast
 
 from demotune.common.errors import DemotuneError, one_line
 from demotune.common.files import file_hash, folder_hash
+from demotune.data.raw_rows import Rows
 from demotune.data.readers.arrow_tables import arrow_rows, divided
-from demotune.data.readers.files import SUFFIXES, file_rows, is_data_file, is_other_file, refuse_other_suffix
+from demotune.data.readers.by_suffix import SUFFIXES, file_rows, is_data_file, is_other_file, refuse_other_suffix
 from demotune.data.readers.streams import unreadable
-from demotune.data.rows import Rows
 
 _HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?::(?P<split>[\w.-]+))?")
 

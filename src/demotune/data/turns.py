@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from demotune.data.rows import RowError, shown
+from demotune.data.raw_rows import RowError, shown
 from demotune.records import NO_CONTEXT, Context, Message
 
 _ROLES = {

@@ -10,7 +10,7 @@ from demotune.common.memory import GIB
 from demotune.common.profiling import Kind
 from demotune.config.methods import AnyConfig
 from demotune.estimation.machines import Machine, MachineKind
-from demotune.estimation.shapes import ModelShape
+from demotune.estimation.model_shape import ModelShape
 from demotune.training.work import Draw, PhaseWork, Tokens, Training
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from demotune.common.memory import GIB
 from demotune.common.progress import console, minutes, say, warn
 from demotune.config.methods import AnyConfig
-from demotune.estimation.forecast import Estimate, estimate_here, estimate_run, lighter
+from demotune.estimation.forecast import Estimate, estimate_here, estimate_setup, lighter
 from demotune.estimation.machines import Machine, check_name, machine_named, precision_of
 from demotune.runs.folder import RunFolder
 from demotune.training.setup import Setup, prepare_run
@@ -39,7 +39,7 @@ def estimate_config(config: AnyConfig, device: str | None) -> tuple[Estimate, Se
     setup = _prepare(config)
     if device is None:
         return estimate_here(setup), setup
-    return estimate_run(setup, machine_named(device, precision_of(setup.config))), setup
+    return estimate_setup(setup, machine_named(device, precision_of(setup.config))), setup
 
 
 def _prepare(config: AnyConfig) -> Setup:

@@ -13,7 +13,7 @@ from demotune.common.processes import main_process, process_count
 from demotune.common.progress import console, minutes, say
 from demotune.estimation.costs import Costs
 from demotune.estimation.machines import Machine, measure_machine, precision_of, unknown_machine
-from demotune.estimation.shapes import read_shape
+from demotune.estimation.model_shape import read_shape
 from demotune.models.policy import lora_config
 from demotune.training.methods import method_of
 from demotune.training.setup import Setup
@@ -63,7 +63,7 @@ def plan_work(setup: Setup) -> list[PhaseWork]:
     return [work for number in range(setup.config.stages) for work in method.work_of(setup, number)]
 
 
-def estimate_run(setup: Setup, machine: Machine) -> Estimate:
+def estimate_setup(setup: Setup, machine: Machine) -> Estimate:
     """What the run that was prepared will cost on `machine`; no weights are read."""
     costs = Costs(setup.config, read_shape(setup.start_model, setup.adapter), machine, process_count())
     return Estimate(costs, tuple(plan_work(setup)))
@@ -71,14 +71,14 @@ def estimate_run(setup: Setup, machine: Machine) -> Estimate:
 
 def estimate_here(setup: Setup) -> Estimate:
     """What it will cost on this machine, whose ceilings are measured now."""
-    return estimate_run(setup, measure_machine(precision_of(setup.config)))
+    return estimate_setup(setup, measure_machine(precision_of(setup.config)))
 
 
 def say_forecast(setup: Setup) -> Estimate | None:
     """Say how long the whole run takes and how much memory; nothing of a tiny one. On the main process only."""
     if not main_process():
         return None
-    estimate = estimate_run(setup, unknown_machine(setup.config))
+    estimate = estimate_setup(setup, unknown_machine(setup.config))
     if estimate.flops < TINY:
         return None
     here = measure_machine(precision_of(setup.config))
@@ -157,7 +157,7 @@ def lighter(setup: Setup, machine: Machine) -> dict[str, Estimate]:
         }
     if len(changes) > 1:
         changes[" ".join(changes)] = {name: value for change in changes.values() for name, value in change.items()}
-    return {flags: estimate_run(_changed(setup, change), machine) for flags, change in changes.items()}
+    return {flags: estimate_setup(_changed(setup, change), machine) for flags, change in changes.items()}
 
 
 def _changed(setup: Setup, change: Mapping[str, Any]) -> Setup:

@@ -9,9 +9,9 @@ from demotune.common.errors import DemotuneError
 from demotune.common.machine import command_line, package_versions
 from demotune.common.statistics import Comparison, compare_over_seeds, holm, over_seeds, ranks
 from demotune.config.evaluation import EvaluationConfig
+from demotune.evaluation.eval_set import read_eval_set
 from demotune.evaluation.measuring import Bench, Parts, fill_in, measure
 from demotune.evaluation.quantities import Quantity, quantities
-from demotune.evaluation.rows import read_eval_set
 from demotune.evaluation.subjects import find_subjects
 from demotune.runs.comparison import ComparisonTable, Difference, Line
 from demotune.runs.costs import Cost

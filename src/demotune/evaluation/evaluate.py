@@ -8,31 +8,28 @@ from pathlib import Path
 from typing import Any
 
 from demotune.common.errors import DemotuneError
+from demotune.common.files import write_json
+from demotune.common.json_records import as_json, write_records
 from demotune.common.machine import command_line, hardware, package_versions
 from demotune.common.progress import say
 from demotune.common.statistics import FEWEST, compare_wins, holm
 from demotune.common.statistics import Comparison as Found
 from demotune.config.evaluation import EvaluationConfig
+from demotune.evaluation.eval_set import EvalRow, EvalSet, read_eval_set
 from demotune.evaluation.judges.judging import Judged, Panel, ask_judge, ask_rewards, find_judges
 from demotune.evaluation.leaks import find_leaks
 from demotune.evaluation.measuring import Bench, Measured, Parts, fill_in, measure
 from demotune.evaluation.quantities import Quantity, answer_rewards, quantities, reward_quantities
-from demotune.evaluation.rows import EvalRow, EvalSet, read_eval_set
 from demotune.evaluation.subjects import Subject, find_subjects
 from demotune.evaluation.tasks.data import check_task_names
 from demotune.evaluation.tasks.run import PRESETS, TaskOptions, TaskScores, evaluate_tasks, write_task_scores
-from demotune.runs.evaluation import (
-    WIN_RATE,
-    Comparison,
-    EvaluatedRow,
-    Measure,
-    write_evaluated_rows,
-    write_evaluation,
-)
-from demotune.runs.names import LEFT_OUT, PARTS
+from demotune.runs.evaluation import WIN_RATE, Comparison, EvaluatedRow, Measure
+from demotune.runs.names import EVALUATED_ROWS, EVALUATION, LEFT_OUT, PARTS
 
+COSTS = ("seconds", "peak_memory_gib", "scored_tokens", "sampled_tokens")
+"""What evaluation.json says of a model beside its name."""
 OF_A_JUDGE = ("name", "kind", "hash", "note", "abstained", "order_dependent")
-"""What evaluation.json says of a judge; its numbers lie in rows.jsonl.gz."""
+"""What evaluation.json says of a judge; its numbers are in rows.jsonl.gz."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +38,7 @@ class Evaluation:
 
     folder: Path
     record: dict[str, Any]
-    """What lies in evaluation.json."""
+    """What is in evaluation.json."""
     tasks: Mapping[str, TaskScores]
     """Benchmark tasks by model; empty without tasks."""
 
@@ -49,7 +46,7 @@ class Evaluation:
 def evaluate(config: EvaluationConfig) -> Evaluation:
     """Measure `config.model` and its baselines and write the results to `config.output`.
 
-    Raises DemotuneError for anything the user can mend; what was measured before an error or Ctrl-C is kept and used
+    Raises DemotuneError for anything the user can fix; what was measured before an error or Ctrl-C is kept and used
     by the next command with the same output.
     """
     config = fill_in(config)
@@ -69,7 +66,8 @@ def evaluate(config: EvaluationConfig) -> Evaluation:
     if scores:
         record["tasks"] = {name: {"average": found.average, "missing": found.missing} for name, found in scores.items()}
     record["leaks"] = find_leaks(config, subjects, rows)
-    record = write_evaluation(folder, record)
+    record = as_json(record)
+    write_json(folder / EVALUATION, record)
     return Evaluation(folder, record, scores)
 
 
@@ -108,7 +106,7 @@ def _on_rows(
             of_judges += reward_quantities(judge.name, judge.earned, tokens)
         for name, rewards in judge.earned.answers.items():
             found[name].append(answer_rewards(judge.name, rewards))
-    write_evaluated_rows(folder, _raw_rows(rows.rows, measured, judged))
+    write_records(folder / EVALUATED_ROWS, _raw_rows(rows.rows, measured, judged))
     return rows.rows, {
         "data": {
             "sources": list(config.data),
@@ -118,7 +116,10 @@ def _on_rows(
             "left_out": dict(Counter(row.reason for row in rows.left_out)),
             "trained_on_and_kept": len(rows.trained_on),
         },
-        "models": [_model_record(subject) | _cost_record(measured[subject.name]) for subject in subjects],
+        "models": [
+            _model_record(subject) | {name: getattr(measured[subject.name], name) for name in COSTS}
+            for subject in subjects
+        ],
         "judges": [{name: getattr(judge, name) for name in OF_A_JUDGE} for judge in judged],
         "measures": [
             *(_measure(name, quantity) for name, of_model in found.items() for quantity in of_model),
@@ -145,17 +146,7 @@ def _on_tasks(config: EvaluationConfig, subjects: Sequence[Subject], folder: Pat
 
 
 def _model_record(subject: Subject) -> dict[str, Any]:
-    about = {"name": subject.name, "folder": str(subject.folder), "hash": subject.hash, "role": subject.role}
-    return about | {"runs": 1}
-
-
-def _cost_record(measured: Measured) -> dict[str, Any]:
-    return {
-        "seconds": sum(measured.seconds.values()),
-        "peak_memory_gib": measured.peak_memory_gib,
-        "scored_tokens": measured.scored_tokens,
-        "sampled_tokens": measured.sampled_tokens,
-    }
+    return {"name": subject.name, "folder": str(subject.folder), "hash": subject.hash, "role": subject.role, "runs": 1}
 
 
 def _measure(model: str | None, quantity: Quantity) -> Measure:
@@ -232,10 +223,10 @@ def _raw_rows(rows: Sequence[EvalRow], measured: dict[str, Measured], judged: Se
     return [
         EvaluatedRow(
             key=row.key,
-            source=row.source,
-            prompt="\n\n".join(f"{message['role']}: {message['content']}" for message in row.prompt),
-            demonstration=row.demonstration,
-            rejected=row.rejected,
+            source=row.demo.source,
+            prompt="\n\n".join(f"{message['role']}: {message['content']}" for message in row.demo.prompt),
+            demonstration=row.demo.response,
+            rejected=row.rejected.response if row.rejected else None,
             models={name: _raw_model(found, number, name, judged) for name, found in measured.items()},
             rewards={judge.name: _raw_reward(judge, number) for judge in judged if judge.earned},
             verdicts={

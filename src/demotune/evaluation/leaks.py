@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from demotune.config.evaluation import EvaluationConfig
+from demotune.evaluation.eval_set import EvalRow
 from demotune.evaluation.lineage import runs_behind, training_texts
 from demotune.evaluation.overlap import TextRow, find_overlap, text_rows
-from demotune.evaluation.rows import EvalRow
 from demotune.evaluation.subjects import Subject
 from demotune.evaluation.tasks.run import TaskOptions, task_documents
 
 
 def find_leaks(config: EvaluationConfig, subjects: Sequence[Subject], rows: Sequence[EvalRow]) -> list[dict[str, Any]]:
     """One record per model and kind of test data. A model without a known run cannot be searched: that is said."""
-    tested = {"the test rows": text_rows([row.as_demonstration() for row in rows])} if rows else {}
+    tested = {"the test rows": text_rows([row.demo for row in rows])} if rows else {}
     if config.tasks:
         options = TaskOptions(task_data=tuple(Path(source) for source in config.task_data), limit=config.limit)
         for task, items in task_documents(config.tasks, options).items():

@@ -21,13 +21,13 @@ from demotune.common.processes import this_device
 from demotune.common.progress import say, track
 from demotune.config.evaluation import EvaluationConfig
 from demotune.data.rendering import RenderError
-from demotune.evaluation.rows import EvalSet, RenderedRow
+from demotune.evaluation.eval_set import EvalSet, RenderedRow
 from demotune.evaluation.subjects import Subject
 from demotune.models.policy import Policy, load_policy
 from demotune.models.reference_logps import completion_logps
 from demotune.records import Completion, Demonstration, RenderedDemonstration, Response
 from demotune.rewards.answers import drawn_in_order
-from demotune.rewards.completions import Asked, completions_for
+from demotune.rewards.completions import Asked, completions_for, rewards_of_readable
 from demotune.rewards.reward import Reward, as_completion
 from demotune.sampling import InProcessSampler, SamplingOptions
 
@@ -59,7 +59,7 @@ class Measured:
     logps: tuple[Logps, ...]
     answers: tuple[Answered, ...]
     """Empty where no answers were asked for."""
-    seconds: dict[str, float]
+    seconds: float
     peak_memory_gib: float
     scored_tokens: int
     sampled_tokens: int
@@ -117,7 +117,7 @@ def measure(bench: Bench, subject: Subject) -> Measured:
             Answered(Response(tuple(ids), finished), subject.renderer.decode(ids), logp)
             for ids, finished, logp in answers["rows"]
         ),
-        seconds={"log-probabilities": logps["seconds"], "answers": answers["seconds"]},
+        seconds=logps["seconds"] + answers["seconds"],
         peak_memory_gib=max(part["peak_memory_gib"] for part in (logps, answers)),
         scored_tokens=sum(len(side.prompt_ids) + len(side.demo.ids) for row in view for side in _sides(row)),
         sampled_tokens=sum(len(ids) for ids, _, _ in answers["rows"]),
@@ -139,9 +139,9 @@ def reward_everything(bench: Bench, reward: Reward, measured: dict[str, Measured
     """The reward of every demonstration, rejected response and answer."""
     config, rows, parts = bench.config, bench.rows, bench.parts
     basis = [reward.name, reward.hash, rows.hash, config.dtype, config.bf16, config.batch_size, str(this_device())]
-    given = {"demonstrations": [row.as_demonstration() for row in rows.rows]}
+    given = {"demonstrations": [row.demo for row in rows.rows]}
     if rows.preferences:
-        given["rejected"] = [row.as_rejected() for row in rows.rows]
+        given["rejected"] = [row.rejected for row in rows.rows if row.rejected]
     found = {
         side: parts.get(f"reward-{side}", basis, partial(_rewards_of_texts, reward, texts, config, side))["rows"]
         for side, texts in given.items()
@@ -159,16 +159,14 @@ class _Lazy:
     """A model that is loaded when first asked for: not at all where every part is there already."""
 
     def __init__(self, subject: Subject, config: EvaluationConfig) -> None:
-        self._subject, self._dtype = subject, config.dtype
+        self.subject, self.name, self._dtype = subject, subject.name, config.dtype
         self._policy: Policy | None = None
         self.bf16 = bool(config.bf16)
-        self.name, self.longest = subject.name, subject.longest
-        self.stop_ids, self.vocabulary = subject.renderer.stop_ids, subject.renderer.vocabulary
 
     @property
     def policy(self) -> Policy:
         if self._policy is None:
-            folder = self._subject.folder
+            folder = self.subject.folder
             self._policy = load_policy(folder, dtype=self._dtype, attn_implementation=None, device=this_device())
         return self._policy
 
@@ -196,8 +194,8 @@ def _logps(lazy: "_Lazy", completions: Sequence[Completion], config: EvaluationC
         )
     if wrong := sum(not math.isfinite(logp) for logp in logps):
         raise DemotuneError(
-            f"{lazy.name} gives {wrong} of {len(logps)} responses a log-probability that is not finite: its weights "
-            "are damaged, or its numbers are too large for this precision; give --no-bf16, or another model"
+            f"{lazy.name} gives {wrong} of {len(logps)} responses a log-probability that is not finite: its "
+            "weights are damaged, or its numbers are too large for this precision; give --no-bf16, or another model"
         )
     return logps
 
@@ -220,9 +218,9 @@ def _draw(lazy: _Lazy, view: Sequence[RenderedRow], config: EvaluationConfig) ->
     prompts = [row.demo.prompt_ids for row in view]
     options = SamplingOptions(
         max_new_tokens=config.max_new_tokens,
-        max_length=lazy.longest,
-        stop_ids=lazy.stop_ids,
-        vocabulary=lazy.vocabulary,
+        max_length=lazy.subject.longest,
+        stop_ids=lazy.subject.renderer.stop_ids,
+        vocabulary=lazy.subject.renderer.vocabulary,
         temperature=config.temperature,
         bf16=lazy.bf16,
     )
@@ -242,8 +240,7 @@ def _rewards_of_texts(
     completions: list[Completion | None] = []
     for row in texts:
         try:
-            read = as_completion(reward, row.prompt, row.response, reasoning=row.reasoning, context=row.context)
-            completions.append(read)
+            completions.append(as_completion(reward, row))
         except RenderError:
             completions.append(None)
     return _score(reward, completions, config, f"{reward.name}: {side}")
@@ -253,7 +250,10 @@ def _rewards_of_answers(
     reward: Reward, rows: EvalSet, subject: Subject, drawn: Sequence[Answered], config: EvaluationConfig
 ) -> list[float | None]:
     views = rows.rendered[subject.name]
-    asked = [Asked(row.prompt, view.demo.prompt_ids, row.context) for row, view in zip(rows.rows, views, strict=True)]
+    asked = [
+        Asked(row.demo.prompt, view.demo.prompt_ids, row.demo.context)
+        for row, view in zip(rows.rows, views, strict=True)
+    ]
     completions = completions_for(reward, subject.renderer, asked, [answer.response for answer in drawn])
     return _score(reward, completions, config, f"{reward.name}: answers of {subject.name}")
 
@@ -261,9 +261,6 @@ def _rewards_of_answers(
 def _score(
     reward: Reward, completions: Sequence[Completion | None], config: EvaluationConfig, what: str
 ) -> list[float | None]:
-    readable = [completion for completion in completions if completion is not None]
-    if len(readable) < len(completions):
-        say(f"{what}: {len(completions) - len(readable)} of {len(completions)} cannot be read and have no reward")
-    with track(what, reward.passes * len(readable), "passes") as tracker:
-        scores = iter(reward.rewards_of(readable, batch_size=config.batch_size, advance=tracker.advance))
-    return [None if completion is None else next(scores) for completion in completions]
+    if unread := sum(completion is None for completion in completions):
+        say(f"{what}: {unread} of {len(completions)} cannot be read and have no reward")
+    return rewards_of_readable(reward, completions, batch_size=config.batch_size, what=what)

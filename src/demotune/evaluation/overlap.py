@@ -38,7 +38,7 @@ LONG_TEXT = 50
 """From this many words on, shingles are 5 words long; one changed word would spoil too many of a shorter text's."""
 SHORT_SHINGLE = 2
 GRAM = 13
-"""Words in a row that tell contamination, as in the GPT-3 paper (arXiv 2005.14165, appendix C)."""
+"""Words in a row that show contamination, as in the GPT-3 paper (arXiv 2005.14165, appendix C)."""
 PERMUTATIONS, BANDS, SEED = 128, (32, 4), 1
 """Bands and rows of a band: a pair of similarity 0.8 is missed once in 20 million, one of 0.5 once in 8."""
 
@@ -129,7 +129,7 @@ def find_overlap(
     contained: least share of a test text's n-grams that occur in the training data; n is 13, or all the words of a
     shorter text.
 
-    For these two, words of a prompt are left out where 5 of them in a row stand in a fifth of either side's prompts: an
+    For these two, words of a prompt are left out where 5 of them in a row are in a fifth of either side's prompts: an
     instruction template would make all prompts alike. Raises ValueError without test rows.
     """
     if not test:

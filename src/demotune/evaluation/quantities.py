@@ -1,4 +1,4 @@
-"""What is told about a model: one number per prompt for each quantity, from raw measurements."""
+"""What is reported of a model: one number per prompt for each quantity, from raw measurements."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from demotune.common.statistics import (
     share_interval,
 )
 from demotune.evaluation.measuring import Answered, Earned, Logps, Measured
+from demotune.runs.heldout import win
 
 Kind = Literal["likelihood", "preference", "reward", "confidence", "length", "variety"]
 
@@ -70,7 +71,7 @@ class Quantity:
 
 
 def quantities(measured: Measured) -> list[Quantity]:
-    """Everything that a model's own log-probabilities and answers tell."""
+    """Everything that a model's own log-probabilities and answers show."""
     found = _likelihood(measured.logps)
     if measured.logps[0].rejected is not None:
         found += _preference(measured.logps)
@@ -150,7 +151,7 @@ def _answers(answers: Sequence[Answered]) -> list[Quantity]:
 
 def _wins(margins: Sequence[float | None]) -> tuple[float | None, ...]:
     """1, 0.5 or 0 for a positive, no, or negative margin."""
-    return tuple(None if margin is None else (margin > 0) + 0.5 * (margin == 0) for margin in margins)
+    return tuple(None if margin is None else win(margin, 0.0) for margin in margins)
 
 
 def _like_length(values: Sequence[float | None], tokens: Sequence[tuple[int, int]]) -> tuple[float | None, ...]:

@@ -52,50 +52,29 @@ def show_comparison(table: ComparisonTable) -> None:
 
 
 def _quality(table: ComparisonTable) -> Table:
-    title = f"on {table.rows}; 95% intervals; p corrected (Holm)"
-    shown = Table(title=title, title_justify="left", box=box.SIMPLE)
-    shown.add_column("")
-    shown.add_column("runs", justify="right")
+    headings = ["", "runs"]
     for name, unit in table.units.items():
-        shown.add_column(f"{name}, {unit}", justify="right")
-        shown.add_column(f"less {table.baseline}", justify="right")
-        shown.add_column("p", justify="right")
-    shown.add_column("rank", justify="right")
-    for line in table.lines:
-        cells = [line.setting, str(len(line.runs) or "")]
-        for name, interval in line.qualities.items():
-            difference = next(
-                (
-                    found
-                    for found in table.differences
-                    if (found.measure, found.setting, found.baseline) == (name, line.setting, table.baseline)
-                ),
-                None,
-            )
-            cells.append(interval.text(3))
-            cells.append(difference.found.difference.text(3) if difference else "")
-            cells.append(difference.p_text if difference else "")
-        shown.add_row(*cells, "" if line.rank is None else f"{line.rank:.1f}")
-    return shown
+        headings += [f"{name}, {unit}", f"less {table.baseline}", "p"]
+    title = f"on {table.rows}; 95% intervals; p corrected (Holm)"
+    return _table(title, [*headings, "rank"], [table.quality_cells(line) for line in table.lines])
 
 
 def _cost(table: ComparisonTable) -> Table:
-    shown = Table(title="cost of a run, mean over seeds", title_justify="left", box=box.SIMPLE)
-    for heading in ("", "steps", "tokens trained", "tokens forward", "PFLOP", "time", "memory"):
-        shown.add_column(heading, justify="right" if heading else "left")
-    for line in table.lines:
-        if line.cost is not None:
-            cost = line.cost
-            shown.add_row(
-                line.setting,
-                str(cost.steps),
-                f"{cost.trained_tokens:,}",
-                f"{cost.forward_tokens:,}",
-                f"{cost.flops / 1e15:.3g}",
-                minutes(cost.seconds),
-                f"{cost.peak_memory_gib:.1f} G",
-            )
-    return shown
+    rows = [
+        (
+            line.setting,
+            str(line.cost.steps),
+            f"{line.cost.trained_tokens:,}",
+            f"{line.cost.forward_tokens:,}",
+            f"{line.cost.flops / 1e15:.3g}",
+            minutes(line.cost.seconds),
+            f"{line.cost.peak_memory_gib:.1f} G",
+        )
+        for line in table.lines
+        if line.cost is not None
+    ]
+    headings = ("", "steps", "tokens trained", "tokens forward", "PFLOP", "time", "memory")
+    return _table("cost of a run, mean over seeds", headings, rows)
 
 
 def _measures(record: dict[str, Any]) -> Table:
@@ -107,7 +86,7 @@ def _measures(record: dict[str, Any]) -> Table:
         by = f" by {row['judge']}" if row["judge"] else ""
         line = lines.setdefault(f"{row['measure']}{by}, {row['unit']}", {})
         line[row["model"] or THE_JUDGE] = _number(row)
-    return _table(f"{record['data']['rows']} rows, 95% intervals over prompts", columns, lines)
+    return _side_by_side(f"{record['data']['rows']} rows, 95% intervals over prompts", columns, lines)
 
 
 def _tasks(tasks: Mapping[str, TaskScores]) -> Table:
@@ -119,33 +98,36 @@ def _tasks(tasks: Mapping[str, TaskScores]) -> Table:
             lines.setdefault(f"{result.task}, {result.metric}{shots}", {})[name] = f"{result.value:.3f}{error}"
         if scores.average is not None:
             lines.setdefault("average", {})[name] = f"{scores.average:.3f}"
-    return _table("benchmark tasks, with standard errors", list(tasks), lines)
+    return _side_by_side("benchmark tasks, with standard errors", list(tasks), lines)
 
 
-def _table(title: str, columns: Sequence[str], lines: Mapping[str, Mapping[str, str]]) -> Table:
+def _side_by_side(title: str, columns: Sequence[str], lines: Mapping[str, Mapping[str, str]]) -> Table:
     """A line for each name, with the cells that it has."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
-    table.add_column("")
-    for name in columns:
-        table.add_column(name, justify="right")
-    for what, line in lines.items():
-        table.add_row(what, *(line.get(name, "") for name in columns))
-    return table
+    rows = [(what, *(line.get(name, "") for name in columns)) for what, line in lines.items()]
+    return _table(title, ["", *columns], rows)
 
 
 def _comparisons(record: dict[str, Any]) -> Table:
-    title = "differences on the same prompts; p corrected for all of them (Holm)"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
-    for heading in ("", "against", "difference", "p", "effect", "least seen"):
-        table.add_column(heading, justify="left" if heading in ("", "against") else "right")
-    for row in record["comparisons"]:
-        by = f" by {row['judge']}" if row["judge"] else ""
-        table.add_row(
-            f"{row['measure']}{by}",
+    rows = [
+        (
+            row["measure"] + (f" by {row['judge']}" if row["judge"] else ""),
             row["baseline"],
             _number(row | {"value": row["difference"]}),
             *("-" if row[name] is None else f"{row[name]:.2g}" for name in SHOWN),
         )
+        for row in record["comparisons"]
+    ]
+    title = "differences on the same prompts; p corrected for all of them (Holm)"
+    return _table(title, ("", "against", "difference", "p", "effect", "least seen"), rows, texts=2)
+
+
+def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], *, texts: int = 1) -> Table:
+    """The first `texts` columns are aligned left, numbers right."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if place < texts else "right")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from demotune.common.errors import DemotuneError
-from demotune.models.files import (
+from demotune.models.model_folder import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     read_object,

@@ -7,7 +7,7 @@ from torch import nn
 
 from demotune.common.errors import DemotuneError
 from demotune.common.memory import is_lack_of_memory
-from demotune.models.files import first_line
+from demotune.models.model_folder import first_line
 from demotune.models.packing import Batch, pack
 from demotune.records import Completion, Pair, Side
 

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from demotune.common.files import file_hash, publish_folder
-from demotune.models.files import load_whole, reading
+from demotune.models.model_folder import load_whole, reading
 
 
 def convert_gguf(file: Path, cache: Path) -> Path:

@@ -21,7 +21,8 @@ from demotune.common.files import file_hash, publish_folder
 from demotune.common.profiling import timed
 from demotune.models.adapters import adapter_rows, load_adapter_on
 from demotune.models.attention import ATTENTION, carries_layouts, register_attention
-from demotune.models.files import (
+from demotune.models.gguf import convert_gguf
+from demotune.models.model_folder import (
     ADAPTER_CONFIG,
     check_files,
     check_weights,
@@ -33,7 +34,6 @@ from demotune.models.files import (
     reading,
     tensor_shapes,
 )
-from demotune.models.gguf import convert_gguf
 from demotune.runs.folder import RunFolder
 
 Policy = PreTrainedModel | PeftModel
@@ -103,7 +103,7 @@ def embedding_rows(folder: Path) -> int | None:
     return rows if isinstance(rows, int) else None
 
 
-def check_policy(folder: Path) -> None:
+def refuse_broken_policy(folder: Path) -> None:
     """Raise DemotuneError unless `folder` holds a causal language model, every weight of it; none is read."""
     hide_library_bars()
     base = check_weights(AutoModelForCausalLM, resolve_base(folder) if is_adapter(folder) else folder, LANGUAGE_MODEL)

@@ -39,7 +39,7 @@ def headline_comparison(evaluation: Evaluation) -> Comparison | None:
 
 
 def _alone(run: Run) -> str:
-    cost = f"{duration(run.seconds(run.result_stage))} and {flops(run.flops(run.result_stage))}"
+    cost = f"{duration(run.result_cost.seconds)} and {flops(run.result_cost.flops)}"
     gain = gain_of(run)
     if gain is None:
         return f"Whether {run.name} helped is not known: it held out no rows; it took {cost}"
@@ -82,7 +82,7 @@ def _side_by_side(runs: Sequence[Run]) -> str:
 def _short(run: Run) -> str:
     gain = gain_of(run)
     return f"{run.name} {_found(gain) if gain else 'not known (no held-out rows)'} in " + duration(
-        run.seconds(run.result_stage)
+        run.result_cost.seconds
     )
 
 
@@ -100,9 +100,9 @@ def _judged(evaluation: Evaluation) -> str | None:
     if one.is_win_rate:
         return (
             f"judged{judge}, {one.model} wins against {one.baseline} in {share(one.difference)} of "
-            f"{plural(one.items, 'prompt')} (95% interval {bounds(one, percent=True)})"
+            f"{plural(one.items, 'prompt')} (95% interval {bounds(one.interval, percent=True)})"
         )
     return (
         f"on {one.measure}{judge}, {one.model} differs from {one.baseline} by {number(one.difference, signed=True)} "
-        f"({'' if one.low is None else '95% interval '}{bounds(one)}, {plural(one.items, 'item')})"
+        f"({'' if one.low is None else '95% interval '}{bounds(one.interval)}, {plural(one.items, 'item')})"
     )

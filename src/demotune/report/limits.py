@@ -100,7 +100,7 @@ def _of_several(runs: Sequence[Run]) -> Iterator[Fact]:
         )
     if len({run.manifest.rows for run in runs}) > 1:
         yield Fact("bias", "The runs used different rows; only prompts that both held out are compared.")
-    costs = [run.seconds(run.result_stage) for run in runs]
+    costs = [run.result_cost.seconds for run in runs]
     if max(costs) > 1.5 * min(costs):
         yield Fact(
             "cost",

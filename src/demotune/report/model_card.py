@@ -50,8 +50,7 @@ def model_card(run: Path, evaluations: Sequence[Path] = ()) -> str:
     Raises DemotuneError for a folder that holds no finished run, and for an evaluation of other models.
     """
     found = load_run(run)
-    if not found.finished:
-        raise DemotuneError(f"{run} is an unfinished run, it has no model yet; finish it with: demotune resume {run}")
+    found.files.finished_model()
     judged = [read_evaluation(folder) for folder in evaluations]
     base = _base_of_adapter(run)
     template = found.config.get("template")

@@ -47,9 +47,9 @@ def cards(run: Run) -> list[Card]:
     if reward := run.result.check.whole_reward:
         detail = f"{bounds(reward.accuracy, percent=True)}, {plural(reward.pairs, 'held-out pair')}"
         found.append(Card("Reward accuracy", share(reward.accuracy.value), detail))
-    found.append(Card("Time", duration(run.seconds(run.result_stage)), "without measuring"))
+    found.append(Card("Time", duration(run.result_cost.seconds), "without measuring"))
     found.append(Card("Memory", memory(run.peak_memory_gib), "peak"))
-    found.append(Card("Compute", flops(run.flops(run.result_stage)), "from token counts"))
+    found.append(Card("Compute", flops(run.result_cost.flops), "from token counts"))
     return found
 
 
@@ -66,9 +66,9 @@ def overview(runs: Sequence[Run]) -> Table:
                 gain.verdict if gain else "not known",
                 _per_token(gain),
                 _per_token(beside[run.name][1] if run.name in beside else None),
-                duration(run.seconds(run.result_stage)),
+                duration(run.result_cost.seconds),
                 memory(run.peak_memory_gib),
-                flops(run.flops(run.result_stage)),
+                flops(run.result_cost.flops),
             )
         )
     against = next((baseline for baseline, _ in beside.values()), "baseline")

@@ -16,13 +16,14 @@ from demotune.common.errors import DemotuneError
 from demotune.common.files import publish_file
 from demotune.report.answer import answer_sentence, verdict
 from demotune.report.charts.figures import GRID, INK, MUTED, PALETTE
-from demotune.report.comparison import PageComparison
+from demotune.report.comparison_text import PageComparison
 from demotune.report.limits import limits
 from demotune.report.overview import cards, overview, warnings
 from demotune.report.rigor.card import RigorAnswer, count_yes
 from demotune.report.samples import Browser, collect_samples
 from demotune.report.sections import sections_of
 from demotune.runs.evaluation import Evaluation, read_evaluation
+from demotune.runs.names import REPORT
 from demotune.runs.run import Run, read_runs
 
 DASH_ARRAYS = ("", "7 4", "2 3", "7 3 2 3")
@@ -50,7 +51,7 @@ def build_report(
         raise DemotuneError(f"a report on {len(runs)} runs has no folder to go to; name a file with --output")
     found = read_runs(list(runs))
     judged = [read_evaluation(folder) for folder in evaluations]
-    target = output or runs[0] / "report.html"
+    target = output or runs[0] / REPORT
     with publish_file(target) as unfinished:
         unfinished.write_text(render_page(found, judged, rigor=rigor, comparison=comparison), encoding="utf-8")
     return target

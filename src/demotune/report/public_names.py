@@ -4,7 +4,7 @@ import re
 from collections.abc import Container
 from pathlib import Path, PurePosixPath
 
-from demotune.data.readers.files import is_data_file
+from demotune.data.readers.by_suffix import is_data_file
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _LEADING_FOLDERS = re.compile(r"(?<![\w.])(?:[A-Za-z]:|~|\.{1,2})?[/\\](?:[^\s/\\]+[/\\])+(?=[^\s/\\])")

@@ -7,7 +7,7 @@ from demotune.report.wording import stage_name
 from demotune.runs.evaluation import Evaluation
 from demotune.runs.heldout import HeldoutRow
 from demotune.runs.run import Run
-from demotune.runs.stage import SampledRow
+from demotune.runs.stage_reader import SampledRow
 
 MOST_ROWS = 500
 
@@ -106,7 +106,7 @@ def _add_heldout(rows: dict[str, Prompt], run: Run, start: str, *, several: bool
 
     before = {row.key: row.demo_logp for row in run.start or ()}
     for name, row in answers():
-        answer = Answer(row.sample_text, row.sample.finished, {LENGTH: len(row.sample.ids)})
+        answer = Answer(row.sample, row.finished, {LENGTH: len(row.sample_ids)})
         if name != start and row.key in before:
             answer.numbers[CHANGE] = row.demo_logp - before[row.key]
         _prompt(rows, row.key, row.prompt, row.demonstration).answers.setdefault(name, answer)

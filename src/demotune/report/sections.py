@@ -7,7 +7,7 @@ from demotune.report.charts.figures import Chart
 from demotune.report.charts.heldout import cost_chart, heldout_chart, points_chart
 from demotune.report.charts.judging import gap_charts, win_charts
 from demotune.report.charts.training import curve_charts, timeline_charts
-from demotune.report.comparison import PageComparison
+from demotune.report.comparison_text import PageComparison
 from demotune.report.settings import all_settings, changed_settings, provenance
 from demotune.report.tables import (
     Table,

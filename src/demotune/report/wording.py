@@ -1,20 +1,10 @@
 """Numbers as text."""
 
 import math
-from typing import Protocol
 
-from demotune.common.statistics import TOO_FEW
+from demotune.common.statistics import TOO_FEW, Interval
 
 NOTHING = "–"
-
-
-class Bounded(Protocol):
-    """A record with the ends of a 95% interval; they are None or nan where there are too few items for one."""
-
-    @property
-    def low(self) -> float | None: ...
-    @property
-    def high(self) -> float | None: ...
 
 
 def number(value: float | None, *, signed: bool = False) -> str:
@@ -43,9 +33,9 @@ def share(value: float | None) -> str:
     return NOTHING if value is None or math.isnan(value) else f"{value:.0%}"
 
 
-def bounds(of: Bounded, *, signed: bool = False, percent: bool = False) -> str:
+def bounds(of: Interval | None, *, signed: bool = False, percent: bool = False) -> str:
     """The ends of an interval: 1.2 to 3.4; 54% to 68%; without ends, too few rows to tell."""
-    if of.low is None or of.high is None or not (math.isfinite(of.low) and math.isfinite(of.high)):
+    if of is None or not (math.isfinite(of.low) and math.isfinite(of.high)):
         return TOO_FEW
     low, high = (share(end) if percent else number(end, signed=signed) for end in (of.low, of.high))
     return f"{low} to {high}"

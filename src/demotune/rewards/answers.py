@@ -13,8 +13,8 @@ from demotune.common.processes import this_device
 from demotune.common.progress import say, track
 from demotune.data.rendering import Renderer, RenderError
 from demotune.models.policy import generation_stop_ids, load_policy, load_tokenizer, longest_input, resolve_model
-from demotune.records import Completion, Message, Response
-from demotune.rewards.completions import Asked, completions_for
+from demotune.records import Message, Response
+from demotune.rewards.completions import Asked, completions_for, rewards_of_readable
 from demotune.rewards.reward import Reward
 from demotune.runs.run import begun_template
 from demotune.sampling import InProcessSampler, Sampler, SamplingOptions
@@ -37,25 +37,21 @@ class BestOf:
     count: int
     reward: Reward
 
-    def refuse_greedy(self, temperature: float, top_k: int) -> None:
-        """Raise DemotuneError where all responses to a prompt would be the same one."""
-        if self.count > 1 and (temperature == 0 or top_k == 1):
-            raise DemotuneError(
-                f"best of {self.count} needs responses that differ, and greedy ones are all alike; "
-                "give a --temperature above 0 and no --top-k 1"
-            )
-
     def choose(
         self, renderer: Renderer, asked: Sequence[Asked], drawn: Sequence[Response], batch_size: int
     ) -> list[Answer]:
         """The best answer to each prompt; `drawn` are the first response to each, then the second, and so on."""
         completions = completions_for(self.reward, renderer, [*asked] * self.count, drawn)
-        rewards = _rewards(self.reward, completions, batch_size)
+        rewards = rewards_of_readable(self.reward, completions, batch_size=batch_size, what="score")
         answers = [
             Answer(renderer.decode(response.ids), response.finished, reward)
             for response, reward in zip(drawn, rewards, strict=True)
         ]
-        return [max(answers[row :: len(asked)], key=_merit) for row in range(len(asked))]
+
+        def merit(given: Answer) -> tuple[bool, float]:
+            return given.finished, -math.inf if given.reward is None else given.reward
+
+        return [max(answers[row :: len(asked)], key=merit) for row in range(len(asked))]
 
 
 def answer(
@@ -77,8 +73,12 @@ def answer(
     The first of several responses to a prompt is the one that is drawn without `best_of`, the first two of four are
     those of two, and so on: more responses never make the best one worse.
     """
-    if best_of is not None:
-        best_of.refuse_greedy(temperature, top_k)
+    count = 1 if best_of is None else best_of.count
+    if count > 1 and (temperature == 0 or top_k == 1):
+        raise DemotuneError(
+            f"best of {count} needs responses that differ, and greedy ones are all alike; "
+            "give a --temperature above 0 and no --top-k 1"
+        )
     folder = resolve_model(model)
     template = begun_template(folder) if template is None else template
     renderer = Renderer(load_tokenizer(folder), template, generation_stop_ids(folder))
@@ -96,8 +96,8 @@ def answer(
         top_k=top_k,
         bf16=has_fast_bf16(this_device()),
     )
-    count = 1 if best_of is None else best_of.count
-    drawn = draw_responses(folder, rendered * count, seed, options, batch_size=batch_size, dtype=dtype)
+    load = partial(load_policy, folder, dtype=dtype, attn_implementation=None, device=this_device())
+    drawn = drawn_in_order(InProcessSampler(load, slots=batch_size), rendered * count, seed, options, what="sample")
     if best_of is None:
         return [Answer(renderer.decode(response.ids), response.finished) for response in drawn]
     asked = [Asked(prompt, ids) for prompt, ids in zip(prompts, rendered, strict=True)]
@@ -139,20 +139,6 @@ def _render(renderer: Renderer, number: int, prompt: Sequence[Message], longest:
     return ids
 
 
-def draw_responses(
-    folder: Path,
-    prompts: Sequence[tuple[int, ...]],
-    seed: int,
-    options: SamplingOptions,
-    *,
-    batch_size: int,
-    dtype: str,
-) -> list[Response]:
-    """One response for each prompt, in order; the policy is loaded for it and freed afterwards."""
-    load = partial(load_policy, folder, dtype=dtype, attn_implementation=None, device=this_device())
-    return drawn_in_order(InProcessSampler(load, slots=batch_size), prompts, seed, options, what="sample")
-
-
 def drawn_in_order(
     sampler: Sampler, prompts: Sequence[Sequence[int]], seed: int, options: SamplingOptions, *, what: str
 ) -> list[Response]:
@@ -163,14 +149,3 @@ def drawn_in_order(
             drawn[row] = response
             tracker.advance()
     return [drawn[row] for row in range(len(prompts))]
-
-
-def _rewards(reward: Reward, completions: Sequence[Completion | None], batch_size: int) -> list[float | None]:
-    readable = [completion for completion in completions if completion is not None]
-    with track("score", reward.passes * len(readable), "passes") as tracker:
-        rewards = iter(reward.rewards_of(readable, batch_size=batch_size, advance=tracker.advance))
-    return [None if completion is None else next(rewards) for completion in completions]
-
-
-def _merit(given: Answer) -> tuple[bool, float]:
-    return given.finished, -math.inf if given.reward is None else given.reward

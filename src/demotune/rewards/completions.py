@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from demotune.common.errors import DemotuneError
-from demotune.common.progress import warn
+from demotune.common.progress import track, warn
 from demotune.data.rendering import Renderer, RenderError
-from demotune.records import NO_CONTEXT, Completion, Context, Message, Response
+from demotune.records import NO_CONTEXT, Completion, Context, Demonstration, Message, Response
 from demotune.rewards.reward import Reward, as_completion, checked_length
 
 
@@ -42,7 +42,8 @@ def completions_for(
                 found.append(checked_length(reward, Completion(one.ids, response)))
             else:
                 text = renderer.decode_for_another(one.ids, response.ids)
-                found.append(as_completion(reward, one.prompt, text, context=one.context, finished=response.finished))
+                row = Demonstration(tuple(one.prompt), text, "", context=one.context)
+                found.append(as_completion(reward, row, finished=response.finished))
         except RenderError as error:
             refusals.append(str(error))
             found.append(None)
@@ -51,6 +52,16 @@ def completions_for(
     if refusals:
         warn(f"{len(refusals)} of {len(drawn)} responses have no score and come last ({refusals[0]})")
     return found
+
+
+def rewards_of_readable(
+    reward: Reward, completions: Sequence[Completion | None], *, batch_size: int, what: str
+) -> list[float | None]:
+    """The reward of each completion, None for what it cannot read; shows progress as `what`."""
+    readable = [completion for completion in completions if completion is not None]
+    with track(what, reward.passes * len(readable), "passes") as tracker:
+        rewards = iter(reward.rewards_of(readable, batch_size=batch_size, advance=tracker.advance))
+    return [None if completion is None else next(rewards) for completion in completions]
 
 
 def _prompt_forms(renderer: Renderer, asked: Asked) -> tuple[tuple[int, ...], ...]:

@@ -11,14 +11,14 @@ from demotune.common.errors import DemotuneError
 from demotune.data import checked_prompt
 from demotune.data.rendering import Renderer, RenderError
 from demotune.models.batches import Advance
-from demotune.records import NO_CONTEXT, Completion, Context, Demonstration, Message, Response
+from demotune.records import Completion, Demonstration, Message, Response
 
 
 class Reward(Protocol):
     """Judges responses to prompts. A subclass gives the five attributes and `rewards_of`, and gets `score_texts`."""
 
     name: str
-    """What this is and where it lies, to show."""
+    """What this is and where it is, to show."""
     hash: str
     """Of the content of everything that decides the rewards."""
     renderer: Renderer
@@ -54,20 +54,13 @@ class Reward(Protocol):
 
 
 def as_completion(
-    reward: Reward,
-    prompt: Sequence[Message],
-    response: str,
-    *,
-    reasoning: str = "",
-    context: Context = NO_CONTEXT,
-    finished: bool = True,
-    max_length: int | None = None,
+    reward: Reward, text: Demonstration, *, finished: bool = True, max_length: int | None = None
 ) -> Completion:
     """Prompt and response as the reward reads them; a response that is not finished gets no end-of-turn token.
 
     Raises RenderError where they cannot be rendered, or have more tokens than max_length or the reward can read.
     """
-    row = reward.renderer.render(Demonstration(tuple(prompt), response, "", reasoning, context))
+    row = reward.renderer.render(text)
     judged = row.demo if finished else Response(row.demo.ids[:-1], finished=False)
     if not judged.ids:
         raise RenderError("empty response", "nothing was written")
@@ -98,6 +91,6 @@ def _read(reward: Reward, row: int, prompt: object, response: object) -> Complet
     if not isinstance(response, str):
         raise DemotuneError(f"responses[{row}] is of type {type(response).__name__}, expected text; give its text")
     try:
-        return as_completion(reward, checked_prompt(prompt, f"prompts[{row}]"), response)
+        return as_completion(reward, Demonstration(checked_prompt(prompt, f"prompts[{row}]"), response, ""))
     except RenderError as refusal:
         raise DemotuneError(f"row {row} (prompts[{row}], responses[{row}]) cannot be read: {refusal}") from refusal

@@ -32,7 +32,7 @@ def as_reward_func(reward: Reward, *, batch_size: int = 16) -> RewardFunc:
 
 
 def _text(completion: str | Sequence[Message], row: int) -> str:
-    """The text of a completion; its reasoning, where the message has some, stands in front."""
+    """The text of a completion; its reasoning, where the message has some, comes first."""
     if isinstance(completion, str):
         return completion
     if len(completion) != 1 or completion[0]["role"] != "assistant":

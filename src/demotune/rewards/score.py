@@ -3,19 +3,13 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import write_rows
 from demotune.common.progress import say, track
 from demotune.config.commands import RowReading
-from demotune.data import (
-    BadRow,
-    Loaded,
-    are_preferences,
-    load_demonstrations,
-    load_preferences,
-)
+from demotune.data import BadRow, Loaded, are_preferences, load_demonstrations, load_preferences
 from demotune.data.intake import reasons
 from demotune.data.rendering import RenderError
 from demotune.records import Completion, Demonstration, Preference
@@ -50,6 +44,15 @@ class ScoredPreference:
     preference: Preference
     rewards: tuple[float, float]
     tokens: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedResponse:
+    """A response with its prompt, as text and as the reward reads it, and what it earns."""
+
+    demonstration: Demonstration
+    completion: Completion
+    reward: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,7 @@ def score_preferences(reward: Reward, sources: Sequence[str], reading: RowReadin
     """The rewards of both sides of every preference row. Raises DemotuneError where no row has two rewards."""
     reading = reading or RowReading()
     loaded = load_preferences(sources, columns=reading.columns)
-    rows, refused = _read_rows(reward, loaded, ((row, _sides(row)) for row in loaded.rows), reading)
+    rows, refused = _read_rows(reward, loaded, ((row, row.sides) for row in loaded.rows), reading)
     rewards = _rewards(reward, [side for _, sides in rows for side in sides], reading, refused, sources)
     scored = tuple(
         ScoredPreference(row, earned, (len(chosen.response.ids), len(rejected.response.ids)))
@@ -97,6 +100,24 @@ def score_preferences(reward: Reward, sources: Sequence[str], reading: RowReadin
     )
     check = check_pairs([row.rewards for row in scored], [row.tokens for row in scored])
     return ScoredPreferences(scored, tuple(refused), check)
+
+
+def judge_responses(
+    reward: Reward, sources: Sequence[str], reading: RowReading
+) -> tuple[list[JudgedResponse], list[BadRow]]:
+    """Every response of the data, of preference rows both, and the rows that the reward cannot read."""
+    rows: list[tuple[Any, list[Completion]]]
+    if are_preferences(sources, columns=reading.columns):
+        preferences = load_preferences(sources, columns=reading.columns)
+        rows, refused = _read_rows(reward, preferences, ((row, row.sides) for row in preferences.rows), reading)
+        responses = [response for row, _ in rows for response in row.sides]
+    else:
+        loaded = load_demonstrations(sources, columns=reading.columns)
+        rows, refused = _read_rows(reward, loaded, ((row, (row,)) for row in loaded.rows), reading)
+        responses = [row for row, _ in rows]
+    completions = [completion for _, each in rows for completion in each]
+    rewards = _rewards(reward, completions, reading, refused, sources)
+    return [JudgedResponse(*row) for row in zip(responses, completions, rewards, strict=True)], refused
 
 
 def score(reward: Reward, sources: Sequence[str], reading: RowReading, output: Path | None) -> None:
@@ -147,28 +168,10 @@ def _read_rows(
         if len(read) == reading.max_rows:
             break
         try:
-            read.append((row, [_completion(reward, response, reading) for response in responses]))
+            read.append((row, [as_completion(reward, side, max_length=reading.max_length) for side in responses]))
         except RenderError as refusal:
             refused.append(BadRow(responses[0].source, refusal.reason, refusal.detail))
     return read, refused
-
-
-def _completion(reward: Reward, row: Demonstration, reading: RowReading) -> Completion:
-    return as_completion(
-        reward,
-        row.prompt,
-        row.response,
-        reasoning=row.reasoning,
-        context=row.context,
-        max_length=reading.max_length,
-    )
-
-
-def _sides(row: Preference) -> tuple[Demonstration, Demonstration]:
-    return (
-        Demonstration(row.prompt, row.chosen, row.source, row.chosen_reasoning, row.context),
-        Demonstration(row.prompt, row.rejected, row.source, row.rejected_reasoning, row.context),
-    )
 
 
 def _rewards(

@@ -6,7 +6,7 @@ regression on the difference of the two sides' features (Bradley and Terry). It 
 trained on.
 
 Models of different folds share most of their training pairs, so these intervals are somewhat narrow: where nothing
-tells the sides apart, 95% intervals of accuracy held 0.5 in 85% to 98% of simulated audits (100 and 200 prompts), those
+separates the sides, 95% intervals of accuracy held 0.5 in 85% to 98% of simulated audits (100 and 200 prompts), those
 of AUC in 82% to 93%.
 
 The end-of-turn token and the cut at the length limit are one shortcut here: a response without that token is one that
@@ -29,9 +29,10 @@ from sklearn.model_selection import GroupKFold
 from demotune.common.errors import DemotuneError
 from demotune.common.statistics import Interval, share_interval
 from demotune.records import Pair, Response
+from demotune.runs.heldout import win
 from demotune.runs.rows import ImplicitRow, RewardRow
 from demotune.runs.shortcuts import RewardVerdict, Shortcut
-from demotune.runs.stage import RunStage, begun_stages
+from demotune.runs.stage_reader import begun_stages
 
 Floats = NDArray[np.float64]
 Features = dict[str, float]
@@ -63,7 +64,7 @@ class ShortcutAudit:
 
 
 def audit_shortcuts(pairs: Sequence[Pair]) -> ShortcutAudit | None:
-    """How well length, end token, first and last tokens tell demonstration from sample; None under 10 prompts.
+    """How well length, end token, first and last tokens separate demonstration from sample; None under 10 prompts.
 
     Features: "length" is log2 of the tokens and in which half octave it falls, so that neither end need be better;
     "end token" is `finished`; "first tokens" and "last tokens" are the three at either edge with their places, the end
@@ -91,7 +92,7 @@ def judge_reward(audit: ShortcutAudit, rewards: Mapping[str, tuple[float, float]
         return None
     best, right_by_pair = audit.best
     judged = [(rewards[key], right) for key, right in zip(audit.keys, right_by_pair, strict=True) if key in rewards]
-    of_reward = [_right(demo, sample) for (demo, sample), _ in judged]
+    of_reward = [win(demo, sample) for (demo, sample), _ in judged]
     of_shortcut = [right for _, right in judged]
     reward_only, shortcut_only = (
         sum(one > other for one, other in zip(*sides, strict=True))
@@ -122,37 +123,24 @@ def judge_reward(audit: ShortcutAudit, rewards: Mapping[str, tuple[float, float]
 def audit_run(run_folder: Path) -> list[tuple[int, ShortcutAudit | None, RewardVerdict | None]]:
     """(stage, shortcuts of its pairs, its reward against them) for every stage of a run that has samples.
 
-    No verdict where the stage kept no rewards of held-out pairs; no audit with too few prompts. Raises DemotuneError
-    where there is no such folder.
+    Training and held-out pairs are audited together, each by models that have not seen its prompt; the reward is judged
+    on held-out pairs. RFT's pairs are those that its reward may see (`usable`), and held-out pairs chose the step at
+    which its reward stopped, which flatters it a little. No verdict where the stage kept no rewards of held-out pairs;
+    no audit with too few prompts. Raises DemotuneError where there is no such folder.
     """
     if not run_folder.is_dir():
         raise DemotuneError(f"{run_folder} is no folder; name the folder of a run")
     found: list[tuple[int, ShortcutAudit | None, RewardVerdict | None]] = []
     for stage in begun_stages(run_folder):
-        audit = audit_stage(stage)
-        found.append((stage.number, audit, judge_reward(audit, heldout_rewards(stage)) if audit else None))
+        hidden = {row.key for row in stage.reward_rows if not row.usable}
+        audit = audit_shortcuts([row.pair for row in stage.sample_rows if row.key not in hidden])
+        rewards: list[RewardRow | ImplicitRow] = [
+            *(row for row in stage.reward_rows if row.heldout and row.usable),
+            *stage.implicit_rows,
+        ]
+        of_pairs = {row.key: (row.demo_reward, row.sample_reward) for row in rewards}
+        found.append((stage.number, audit, judge_reward(audit, of_pairs) if audit else None))
     return found
-
-
-def audit_stage(stage: RunStage) -> ShortcutAudit | None:
-    """Of training and held-out pairs together, each by models that have not seen its prompt.
-
-    RFT's pairs are those that its reward may see (`usable`).
-    """
-    hidden = {row.key for row in stage.reward_rows if not row.usable}
-    return audit_shortcuts([row.pair for row in stage.sample_rows if row.key not in hidden])
-
-
-def heldout_rewards(stage: RunStage) -> dict[str, tuple[float, float]]:
-    """Pair key -> the stage's reward of (demonstration, sample); of RFT those that its reward may see.
-
-    Held-out pairs chose the step at which RFT's reward stopped, which flatters it a little.
-    """
-    rows: list[RewardRow | ImplicitRow] = [
-        *(row for row in stage.reward_rows if row.heldout and row.usable),
-        *stage.implicit_rows,
-    ]
-    return {row.key: (row.demo_reward, row.sample_reward) for row in rows}
 
 
 def _length(response: Response) -> Features:
@@ -201,7 +189,7 @@ def _shortcut(
         score = _fit([pairs[number] for number in train], features)
         demo[test] = score([pairs[number].demo for number in test])
         sample[test] = score([pairs[number].sample for number in test])
-    right = tuple(_right(*both) for both in zip(demo.tolist(), sample.tolist(), strict=True))
+    right = tuple(win(*both) for both in zip(demo.tolist(), sample.tolist(), strict=True))
     auc = _auc_interval([(demo[test], sample[test]) for test in folds])
     return Shortcut(name, auc, share_interval(sum(right), len(right))), right
 
@@ -224,10 +212,6 @@ def _score(
 ) -> Floats:
     scores: Floats = model.decision_function(vectorizer.transform([features(response) for response in responses]))
     return scores.round(9)  # sums that differ in their last bit are a tie
-
-
-def _right(demo: float, sample: float) -> float:
-    return (demo > sample) + 0.5 * (demo == sample)
 
 
 def _auc_interval(folds: Sequence[tuple[Floats, Floats]]) -> Interval:

@@ -1,17 +1,14 @@
 """check.json: what a stage measured on held-out rows."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from demotune.common.files import write_json
-from demotune.common.json_records import as_json, read_record
 from demotune.runs.gate import Gate
 from demotune.runs.heldout import PairCheck, PolicyCheck, RewardCheck
 
 
 @dataclass(frozen=True, slots=True)
 class StageCheck:
-    """All None without held-out rows."""
+    """All None without held-out rows; only what was measured is in the file."""
 
     nll_per_token: float | None = None
     """Of held-out demonstrations under the policy after the stage, nats."""
@@ -27,13 +24,3 @@ class StageCheck:
     def whole_reward(self) -> PairCheck | RewardCheck | None:
         """What the run has learned up to here: the reward since the start model where there is one."""
         return self.reward_since_start or self.reward
-
-
-def write_check(file: Path, check: StageCheck) -> None:
-    """Only what was measured stands in the file."""
-    write_json(file, as_json(check))
-
-
-def read_check(file: Path) -> StageCheck:
-    """Raises DemotuneError where the file is not what was written."""
-    return read_record(StageCheck, file)

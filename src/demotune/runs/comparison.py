@@ -17,7 +17,7 @@ from demotune.runs.names import COMPARISON
 class Difference:
     """A setting less another one, in one quantity; `p_corrected` by Holm's method over the whole table.
 
-    Every setting is compared with its own control, the baseline and the start model, as far as they are there.
+    Every setting is compared with its own control, the baseline and the start model, where they are in the table.
     """
 
     measure: str
@@ -66,6 +66,15 @@ class ComparisonTable:
     lines: tuple[Line, ...]
     differences: tuple[Difference, ...]
     notes: tuple[str, ...]
+
+    def quality_cells(self, line: Line) -> list[str]:
+        """Name and runs of a setting; each quantity, its difference from the baseline, corrected p; the mean rank."""
+        own = [one for one in self.differences if (one.setting, one.baseline) == (line.setting, self.baseline)]
+        against = {one.measure: (one.found.difference.text(3), one.p_text) for one in own}
+        cells = [line.setting, str(len(line.runs) or "")]
+        for name, interval in line.qualities.items():
+            cells += [interval.text(3), *against.get(name, ("", ""))]
+        return [*cells, "" if line.rank is None else f"{line.rank:.1f}"]
 
 
 def write_comparison(file: Path, table: ComparisonTable) -> None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from demotune.runs.manifest import Manifest
 from demotune.runs.phases import Phase
 
-STEP_PHASES = ("train", "reward", "policy")
 MEASURING = ("start", "check")
 """Phases that only measure, on held-out rows: they are no cost of a method."""
 
@@ -30,7 +29,7 @@ def cost_of(manifest: Manifest, phases: Iterable[Phase]) -> Cost:
     work = [phase for phase in phases if phase.name not in MEASURING]
     trained, forward = (sum(phase.trained_tokens for phase in work), sum(phase.forward_tokens for phase in work))
     return Cost(
-        steps=sum(phase.steps for phase in work if phase.name in STEP_PHASES),
+        steps=sum(phase.steps for phase in work),
         trained_tokens=trained,
         forward_tokens=forward,
         flops=flops(manifest.parameters, forward, trained, adapter=bool(manifest.config["use_peft"])),

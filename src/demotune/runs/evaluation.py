@@ -1,13 +1,13 @@
 """An evaluation folder: evaluation.json, rows.jsonl.gz, tasks.json."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from demotune.common.errors import DemotuneError
-from demotune.common.files import read_json, write_json
-from demotune.common.json_records import as_json, from_file, read_records, write_records
+from demotune.common.files import read_json
+from demotune.common.json_records import from_file, read_records
 from demotune.common.statistics import Interval
 from demotune.runs.names import EVALUATED_ROWS, EVALUATION, TASKS
 
@@ -93,7 +93,7 @@ class Evaluation:
     comparisons: tuple[Comparison, ...]
     rows: tuple[EvaluatedRow, ...]
     tasks: Mapping[str, Any]
-    """tasks.json as it is."""
+    """The fields of tasks.json."""
 
     @property
     def judges(self) -> Mapping[str, str]:
@@ -122,18 +122,6 @@ def interval_of(value: float | None, low: float | None, high: float | None) -> I
     if value is None:
         return None
     return Interval(value, float("nan") if low is None else low, float("nan") if high is None else high)
-
-
-def write_evaluation(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Write evaluation.json, and return what lies in it; `measures` and `comparisons` of `about` are records."""
-    fields: dict[str, Any] = as_json(about)
-    write_json(folder / EVALUATION, fields)
-    return fields
-
-
-def write_evaluated_rows(folder: Path, rows: Iterable[EvaluatedRow]) -> None:
-    """Everything that the numbers were made of, prompt by prompt."""
-    write_records(folder / EVALUATED_ROWS, rows)
 
 
 def read_evaluation(folder: Path) -> Evaluation:

@@ -9,9 +9,10 @@ from typing import Any
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import UNFINISHED, damaged, read_json, write_record
-from demotune.config.files import load_config
+from demotune.common.json_records import read_record
+from demotune.config.config_files import load_config
 from demotune.config.methods import AnyConfig
-from demotune.runs.check import StageCheck, read_check
+from demotune.runs.check import StageCheck
 from demotune.runs.names import (
     CHECK,
     CONFIG,
@@ -64,7 +65,7 @@ class RunFolder:
 
     def stage_check(self, number: int) -> StageCheck:
         """What a finished stage measured on held-out rows."""
-        return read_check(self.stage(number) / CHECK)
+        return read_record(StageCheck, self.stage(number) / CHECK)
 
     def mark_done(self, number: int, phase: str, record: Mapping[str, object]) -> None:
         """State that `phase` of a stage is finished, after its output was published."""

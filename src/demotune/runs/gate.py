@@ -98,7 +98,7 @@ class _Answers:
 
 
 def _answers(rows: Sequence[HeldoutRow]) -> _Answers:
-    answers = [row.sample for row in rows]
+    answers = [row.response for row in rows]
     return _Answers(
         mean_length=fmean(len(answer.ids) for answer in answers),
         finished_share=fmean(answer.finished for answer in answers),

@@ -12,7 +12,7 @@ from demotune.records import RenderedDemonstration, Response, ScoredPair
 
 @dataclass(frozen=True, slots=True)
 class HeldoutRow:
-    """A held-out demonstration under one policy, with that policy's own answer to the prompt."""
+    """start.jsonl.gz, heldout.jsonl.gz: a held-out demonstration under one policy, with that policy's own answer."""
 
     key: str
     prompt: str
@@ -20,8 +20,15 @@ class HeldoutRow:
     demo_logp: float
     """Summed over the response's tokens, nats."""
     demo_tokens: int
-    sample: Response
-    sample_text: str
+    sample: str
+    sample_ids: tuple[int, ...]
+    finished: bool
+    """Whether the sample ended by itself."""
+
+    @property
+    def response(self) -> Response:
+        """The sample as token ids."""
+        return Response(self.sample_ids, self.finished)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +118,12 @@ def check_reward(rewards: Sequence[tuple[float, float]], beta: float) -> RewardC
 
 def count_wins(rewards: Sequence[tuple[float, float]]) -> float:
     """How often the first of two rewards is the higher one; a tie counts as half."""
-    return sum((better > other) + 0.5 * (better == other) for better, other in rewards)
+    return sum(win(*both) for both in rewards)
+
+
+def win(one: float, other: float) -> float:
+    """1 where the first is higher, 0.5 for a tie, else 0."""
+    return (one > other) + 0.5 * (one == other)
 
 
 def share_of_wins(rewards: Sequence[tuple[float, float]]) -> Interval:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from demotune.common.errors import DemotuneError
+from demotune.common.files import read_json
 from demotune.common.json_records import read_records
 from demotune.runs.costs import Cost, cost_of
 from demotune.runs.folder import RunFolder, run_of, written_by_a_run
@@ -15,8 +16,7 @@ from demotune.runs.heldout import HeldoutRow
 from demotune.runs.manifest import Manifest, read_manifest
 from demotune.runs.names import START
 from demotune.runs.rows import Refused, RowName
-from demotune.runs.stage import RunStage, heldout_rows, records_of
-from demotune.runs.summary import read_summary
+from demotune.runs.stage_reader import RunStage, heldout_rows, records_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +63,6 @@ class Run:
         return heldout_rows(self.files.stage(0) / START)
 
     @property
-    def heldout_count(self) -> int | None:
-        """How many rows were held out; None before they are measured."""
-        return None if self.start is None else len(self.start)
-
-    @property
     def start_nll_per_token(self) -> float | None:
         """Of held-out demonstrations under the start model, nats; None without held-out rows."""
         if not self.start:
@@ -83,7 +78,13 @@ class Run:
     def result_stage(self) -> int:
         """The stage whose model is the result; of an unfinished run, the one that would be if it ended here."""
         if self.finished:
-            return read_summary(self.files.summary).best_stage
+            with written_by_a_run(self.files.summary):
+                return int(read_json(self.files.summary)["best_stage"])
+        return self.best_so_far
+
+    @property
+    def best_so_far(self) -> int:
+        """The stage that the gates of the finished stages choose."""
         return best_stage([None if self.config["gate"] == "off" else stage.check.gate for stage in self.stages])
 
     @property
@@ -115,13 +116,10 @@ class Run:
         """Of all phases, those that only measure too."""
         return max(phase.peak_memory_gib for stage in self.stages for phase in stage.phases)
 
-    def seconds(self, until: int) -> float:
-        """Time of the stages up to and with `until`."""
-        return self.cost_until(until).seconds
-
-    def flops(self, until: int) -> float:
-        """Floating-point operations of the same stages."""
-        return self.cost_until(until).flops
+    @property
+    def result_cost(self) -> Cost:
+        """Of the stages up to and with the one whose model is the result."""
+        return self.cost_until(self.result_stage)
 
 
 def load_run(folder: str | Path, name: str | None = None) -> Run:
@@ -149,7 +147,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
     for depth in range(1, max(len(path.parts) for path in whole) + 1):
         names = ["/".join(path.parts[-depth:]) for path in whole]
         if len(set(names)) == len(names):
-            return tuple(_with_a_stage(load_run(folder, name)) for folder, name in zip(folders, names, strict=True))
+            return tuple(_load_begun(folder, name) for folder, name in zip(folders, names, strict=True))
     raise DemotuneError(f"a run is named twice: {', '.join(map(str, folders))}; name each run folder once")
 
 
@@ -165,7 +163,8 @@ def begun_template(model: Path) -> str | None:
     return None if run is None else run.config["template"]
 
 
-def _with_a_stage(run: Run) -> Run:
+def _load_begun(folder: Path, name: str) -> Run:
+    run = load_run(folder, name)
     if not run.stages:
         raise DemotuneError(
             f"{run.folder} has not finished a stage, so there is nothing to report; continue it with: "

@@ -1,13 +1,12 @@
 """shortcuts.json: how far surfaces give demonstrations away, stage by stage, and whether the reward does better."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from demotune.common.files import damaged, write_json
-from demotune.common.json_records import as_json, from_file
+from demotune.common.files import damaged
+from demotune.common.json_records import from_file
 from demotune.common.statistics import Interval
 
 
@@ -18,7 +17,7 @@ class Shortcut:
     name: str
     auc: Interval
     """Chance that a demonstration scores higher than a sample to any prompt (of the same fold); bootstrapped over
-    pairs. It has no width where all are separated."""
+    pairs. It has no width where the scores separate all pairs."""
     accuracy: Interval
     """Share of pairs in which the demonstration scores higher than its own sample, a tie is half; Wilson's interval.
     This is the number to hold a reward's accuracy against."""
@@ -53,11 +52,6 @@ class StageShortcuts:
     shortcuts: tuple[Shortcut, ...]
     reward: RewardVerdict | None
     """None where the stage kept no rewards of held-out pairs."""
-
-
-def write_shortcuts(file: Path, stages: Sequence[StageShortcuts]) -> None:
-    """One entry a stage that has samples."""
-    write_json(file, as_json(stages))
 
 
 def read_shortcuts(file: Path) -> tuple[StageShortcuts, ...]:

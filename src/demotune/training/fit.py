@@ -8,7 +8,7 @@ from typing import Any
 
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.progress import track
-from demotune.runs.names import CHECKPOINTS, METRICS, REWARD_METRICS
+from demotune.runs.names import CHECKPOINTS, METRICS
 from demotune.training.arguments import training_arguments
 from demotune.training.callbacks import (
     Checkpoints,
@@ -22,8 +22,15 @@ from demotune.training.smaller_passes import in_smaller_passes
 from demotune.training.stage import Stage
 from demotune.training.trainer import EarlyStop, Fit, Interrupted, PhaseTrainer
 
-METRICS_OF = {"train": METRICS, "policy": METRICS, "reward": REWARD_METRICS}
-CHECKPOINTS_OF = {"train": CHECKPOINTS, "policy": f"policy-{CHECKPOINTS}", "reward": f"reward-{CHECKPOINTS}"}
+
+def metrics_of(phase: str) -> str:
+    """The file of a phase's steps: METRICS of "train" and "policy", which a stage has one of; else PHASE-metrics."""
+    return METRICS if phase in ("train", "policy") else f"{phase}-{METRICS}"
+
+
+def checkpoints_of(phase: str) -> str:
+    """The folder of a phase's checkpoints, removed when its stage is done."""
+    return CHECKPOINTS if phase == "train" else f"{phase}-{CHECKPOINTS}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,10 +70,10 @@ def _fit(stage: Stage, phase: str, given: Fit, budget: int | None) -> Fitted:
     config = dataclasses.replace(stage.setup.config, **given.settings)
     trainer = PhaseTrainer(
         given,
-        args=training_arguments(config, stage.folder / CHECKPOINTS_OF[phase], given.steps, stage.seed(phase)),
+        args=training_arguments(config, stage.folder / checkpoints_of(phase), given.steps, stage.seed(phase)),
         tokenizer=stage.setup.tokenizer,
         callbacks=[
-            WriteMetrics(stage.folder / METRICS_OF[phase]),
+            WriteMetrics(stage.folder / metrics_of(phase)),
             *([given.keep_best] if given.keep_best else []),
             Checkpoints(config.save_steps),
             *stage.setup.callbacks,

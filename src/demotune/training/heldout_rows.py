@@ -33,7 +33,7 @@ def heldout_tokens(stage: Stage, answered: Sequence[HeldoutRow]) -> int:
     """Held-out demonstrations scored, and the answers of `answered` drawn."""
     rows = stage.setup.heldout
     demos = tokens_of((row.prompt_ids, row.demo) for row in rows)
-    answers = tokens_of((row.prompt_ids, drawn.sample) for row, drawn in zip(rows, answered, strict=False))
+    answers = tokens_of((row.prompt_ids, drawn.response) for row, drawn in zip(rows, answered, strict=False))
     return demos + answers
 
 
@@ -62,8 +62,9 @@ def _rows(stage: Stage, policy: Policy, answers: list[Response], what: str) -> l
             demonstration=decode(row.demo.ids),
             demo_logp=logp,
             demo_tokens=len(row.demo.ids),
-            sample=answer,
-            sample_text=decode(answer.ids),
+            sample=decode(answer.ids),
+            sample_ids=answer.ids,
+            finished=answer.finished,
         )
         for row, logp, answer in zip(demonstrations, logps, answers, strict=True)
     ]

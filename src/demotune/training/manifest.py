@@ -14,7 +14,7 @@ from demotune.common.json_records import write_records
 from demotune.common.machine import command_line, hardware, package_versions
 from demotune.common.processes import main_process, process_count, wait_for_everyone
 from demotune.common.progress import warn
-from demotune.config.files import save_config
+from demotune.config.config_files import save_config
 from demotune.config.methods import as_dict
 from demotune.data.rendering import content_key
 from demotune.models.policy import parameter_count

@@ -5,7 +5,7 @@ from io import BufferedReader
 from typing import Any
 
 from demotune.common.errors import DemotuneError, one_line
-from demotune.data.rows import RawRow, RowError, Rows
+from demotune.data.raw_rows import RawRow, RowError, Rows
 
 _BATCH_ROWS = 1024
 

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 
-from demotune.data.rows import RowError
+from demotune.data.raw_rows import RowError
 
 
 class _WithKeyTwice(dict[str, object]):

@@ -19,7 +19,7 @@ class Deadline:
         self._lock = Lock()
         self._timer = Timer(seconds, self._pass)
         self._timer.daemon = True
-        self.opener: OpenerDirector = build_opener(_NoRedirect, _Plain(self.watch), _Secure(self.watch))
+        self.opener: OpenerDirector = build_opener(_NoRedirect, _Watched(self.watch))
 
     def __enter__(self) -> "Deadline":
         self._timer.start()
@@ -46,19 +46,15 @@ def _shut(connection: socket) -> None:
         socket.shutdown(connection, SHUT_RDWR)  # under TLS, too: its own method forgets the session that is being read
 
 
-class _Plain(HTTPHandler):
+class _Watched(HTTPSHandler, HTTPHandler):
+    """Opens connections that `watch` is given."""
+
     def __init__(self, watch: Callable[[socket], None]) -> None:
         super().__init__()
         self._watch = watch
 
     def http_open(self, req: Request) -> HTTPResponse:
         return self.do_open(_watched(HTTPConnection, self._watch), req)
-
-
-class _Secure(HTTPSHandler):
-    def __init__(self, watch: Callable[[socket], None]) -> None:
-        super().__init__()
-        self._watch = watch
 
     def https_open(self, req: Request) -> HTTPResponse:
         kind = _watched(HTTPSConnection, self._watch)

@@ -18,17 +18,18 @@ from types import ModuleType
 from typing import Protocol, SupportsFloat
 
 from demotune.common.errors import DemotuneError
-from demotune.data.readers.files import file_rows
-from demotune.data.rows import RawRow
+from demotune.data.raw_rows import RawRow
+from demotune.data.readers.by_suffix import file_rows
 from demotune.evaluation.lineage import runs_behind
 from demotune.records import Message
+from demotune.runs.heldout import win
 from demotune.runs.run import Run
 
 Advance = Callable[[int], object]
 
 IDENTICAL = "identical responses"
 ROWS_LOOKED_AT = 100
-"""`demotune select` writes the reward into every row, so the first rows of a file tell."""
+"""`demotune select` writes the reward into every row, so the first rows of a file show it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Contest:
     first: str
     second: str
     demonstration: str | None
-    """What somebody wrote for this prompt, for functions that compare with it; a judge model is not told."""
+    """What somebody wrote for this prompt, for functions that compare with it; a judge model does not get it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Judge(Protocol):
 
     @property
     def name(self) -> str:
-        """For people and for files: who judges."""
+        """Who judges, on the screen and in files."""
 
     def judge(self, contests: Sequence[Contest], advance: Advance) -> list[Verdict]:
         """One verdict for each contest, in order; `advance` is called with 1 for each that is settled.
@@ -70,7 +71,7 @@ class Judge(Protocol):
 
 
 class FunctionJudge:
-    """A function of the user's own, in one of two forms that are told apart by the names of its parameters:
+    """A function of the user's own, in one of two forms that differ in the names of its parameters:
 
         def score(prompt, response): ...         a finite number for one response, higher is better
         def better(prompt, first, second): ...   "first", "second" or "tie"
@@ -113,7 +114,7 @@ class FunctionJudge:
         for contest in contests:
             verdicts.append(identical(contest) or self._verdict(contest))
             advance(1)
-        refuse_silence(self.name, verdicts, "mend the function")
+        refuse_silence(self.name, verdicts, "fix the function")
         return verdicts
 
     def _verdict(self, contest: Contest) -> Verdict:
@@ -122,7 +123,7 @@ class FunctionJudge:
                 result = _word(self._call(contest, {"first": contest.first, "second": contest.second}))
                 return Verdict(contest.key, result, "chosen by the function")
             first, second = (_number(self._call(contest, {"response": s})) for s in (contest.first, contest.second))
-            return Verdict(contest.key, reward_verdicts([first], [second])[0], "scores compared")
+            return Verdict(contest.key, win(first, second), "scores compared")
         except _NoVerdictError as why:
             return Verdict(contest.key, None, str(why))
 
@@ -136,14 +137,6 @@ class FunctionJudge:
             return self._function(**{name: known[name] for name in self._takes})
         except Exception as error:  # whatever the user's function raises
             raise _NoVerdictError(f"raised {shown_error(error)}") from error
-
-
-def reward_verdicts(first: Sequence[float], second: Sequence[float]) -> list[float]:
-    """Rewards to results, pair by pair: 1.0 where first earns more, 0.5 where both earn the same, else 0.0.
-
-    Both are (N,), finite, higher is better. Raises ValueError where they differ in length.
-    """
-    return [0.5 * (1 + (a > b) - (a < b)) for a, b in zip(first, second, strict=True)]
 
 
 def identical(contest: Contest) -> Verdict | None:
@@ -163,7 +156,7 @@ def refuse_silence(name: str, verdicts: Sequence[Verdict], fix: str) -> None:
 def selecting_rewards(sources: Sequence[str]) -> dict[str, str]:
     """Content hash -> name of the rewards that `demotune select` wrote into local data, JSON Lines, gzipped or not.
 
-    `sources` are files and folders as in a run's `data`; what is no longer there, or is no JSON Lines, tells nothing.
+    `sources` are files and folders as in a run's `data`; what is no longer there, or is no JSON Lines, is skipped.
     """
     found: dict[str, str] = {}
     for file in itertools.chain.from_iterable(map(_row_files, sources)):
@@ -175,7 +168,7 @@ def selecting_rewards(sources: Sequence[str]) -> dict[str, str]:
 
 
 def conflict_note(reward: str | Path, reward_hash: str | None, models: Sequence[str | Path]) -> str | None:
-    """Why a reward is no impartial judge of `models`, as far as run folders and data files tell, else None.
+    """Why a reward is no impartial judge of `models`, as far as run folders and data files show, else None.
 
     It is none where a run behind a model, its own or that of its start model and so on, trained on this very reward,
     or on rows that this reward selected (the paper judges so). `reward` is what was given as the reward: a run folder,
@@ -254,7 +247,7 @@ def _imported(name: str) -> ModuleType:
             f"of {name.partition('.')[0]}.py, or correct the name in --judge"
         ) from error
     except (Exception, SystemExit) as error:  # whatever the user's module raises
-        raise DemotuneError(f"judge module {name} cannot be imported: {shown_error(error)}; mend it") from error
+        raise DemotuneError(f"judge module {name} cannot be imported: {shown_error(error)}; fix it") from error
 
 
 def shown_error(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from demotune.evaluation.measuring import Bench, Earned, Measured, reward_everyt
 from demotune.evaluation.subjects import short_names
 from demotune.rewards.load import load_reward
 from demotune.rewards.reward import Reward
+from demotune.runs.heldout import win
 from demotune.runs.names import JUDGE_REPLIES
 
 
@@ -25,7 +26,7 @@ class Judged:
     hash: str | None
     """Content hash of a reward model; None for functions, for judge models, and for a reward of two policies."""
     note: str | None
-    """Why it is no impartial judge, as far as files tell."""
+    """Why it is no impartial judge, as far as files show."""
     earned: Earned | None
     """What a reward gives; None for other judges."""
     verdicts: dict[str, tuple[float | None, ...]]
@@ -68,7 +69,10 @@ def ask_rewards(bench: Bench, rewards: dict[str, Reward], measured: dict[str, Me
         del reward
         ours = earned.answers.get(subjects[0].name, ())
         verdicts = {
-            baseline.name: tuple(_better(*both) for both in zip(ours, earned.answers[baseline.name], strict=True))
+            baseline.name: tuple(
+                None if one is None or other is None else win(one, other)
+                for one, other in zip(ours, earned.answers[baseline.name], strict=True)
+            )
             for baseline in subjects[1:]
             if ours
         }
@@ -84,7 +88,7 @@ def ask_judge(bench: Bench, kind: str, judge: Judge, measured: dict[str, Measure
     ours = measured[bench.subjects[0].name].answers
     for baseline in bench.subjects[1:]:
         contests = [
-            Contest(row.key, row.prompt, mine.text, other.text, row.demonstration)
+            Contest(row.key, row.demo.prompt, mine.text, other.text, row.demo.response)
             for row, mine, other in zip(bench.rows.rows, ours, measured[baseline.name].answers, strict=True)
         ]
         with track(f"{judge.name}: against {baseline.name}", len(contests), "verdicts") as tracker:
@@ -100,7 +104,3 @@ def ask_judge(bench: Bench, kind: str, judge: Judge, measured: dict[str, Measure
         abstained=dict(Counter(verdict.reason for verdict in everything if verdict.result is None)),
         order_dependent=order_dependent_share(everything) if kind == "model" else None,
     )
-
-
-def _better(one: float | None, other: float | None) -> float | None:
-    return None if one is None or other is None else (one > other) + 0.5 * (one == other)

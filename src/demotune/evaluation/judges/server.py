@@ -63,7 +63,7 @@ class ServerJudge:
     journal: Path
     """Where replies are kept, JSON Lines: key, order, asked (a hash of judge and message), reply, finished."""
     key_variable: str = "OPENAI_API_KEY"
-    """Environment variable with the key that is sent to `url`; local servers need none. It is written nowhere."""
+    """Environment variable with the key that is sent to `url`; local servers need none. It is never written."""
     template: str = TEMPLATE
     """The message, with {prompt}, {first} and {second}; it must ask for [[A]], [[B]] or [[C]]."""
     max_tokens: int = 512
@@ -123,7 +123,7 @@ def order_dependent_share(verdicts: Sequence[Verdict]) -> float | None:
 
 
 class _Session:
-    """One call of `ServerJudge.judge`: the connection, what is known already, and the key, which lives nowhere else."""
+    """One call of `ServerJudge.judge`: the connection, what is known already, and the key, which is kept only here."""
 
     def __init__(self, judge: ServerJudge, headers: dict[str, str]) -> None:
         self.ended = Event()

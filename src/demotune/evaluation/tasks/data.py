@@ -18,11 +18,11 @@ import yaml
 from demotune.common.errors import DemotuneError
 from demotune.common.files import write_rows
 from demotune.common.suggestions import did_you_mean
-from demotune.data.readers.files import file_rows
-from demotune.data.rows import BadRow
+from demotune.data.raw_rows import BadRow
+from demotune.data.readers.by_suffix import file_rows
 
 SUBJECT_FOLDERS = {"cais/mmlu": "mmlu"}
-"""Hub data sets that many tasks share, one subject each: the local folder of all subjects, told apart by `subject`."""
+"""Hub data sets that many tasks share, one subject each: the local folder of all subjects, by `subject`."""
 
 ONE_PIECE_HELLASWAG = {"process_docs": None, "doc_to_text": "{{context}}", "doc_to_choice": "endings"}
 """HellaSwag rows with their context in one piece, where the harness joins `activity_label`, `ctx_a` and `ctx_b`."""
@@ -150,11 +150,11 @@ def _read_folder(folder: Path) -> dict[str, list[Row]]:
         rows: list[Row] = []
         for row in file_rows(file):
             if isinstance(row, BadRow):
-                raise DemotuneError(f"{row.source} is no benchmark row: {row.reason}, {row.detail}; mend that row")
+                raise DemotuneError(f"{row.source} is no benchmark row: {row.reason}, {row.detail}; fix that row")
             columns = columns or row.columns.keys()
             if row.columns.keys() != columns:
                 unequal = ", ".join(sorted(row.columns.keys() ^ columns))
-                raise DemotuneError(f"{row.source} and the rows before it differ in columns: {unequal}; mend that row")
+                raise DemotuneError(f"{row.source} and the rows before it differ in columns: {unequal}; fix that row")
             rows.append(row.columns)
         if rows:
             splits[file.name.removesuffix(".gz").removesuffix(".jsonl")] = rows

@@ -13,7 +13,7 @@ import datasets
 
 from demotune.common.errors import DemotuneError
 from demotune.evaluation.tasks.data import SUBJECT_FOLDERS, TaskFiles, harness_index, single_tasks, write_task_files
-from demotune.models.files import first_line
+from demotune.models.model_folder import first_line
 from demotune.models.policy import hide_library_bars
 
 
@@ -49,7 +49,7 @@ def load_tasks(
 
     Few-shots and `task_data` are those of `write_task_files`; `limit` says how many items of each task are checked.
     Raises DemotuneError for rows that do not fit, too few rows for the few-shots, and NoTaskDataError for a name whose
-    rows are nowhere, unless it is in `optional` and another name has rows.
+    rows cannot be found, unless it is in `optional` and another name has rows.
     """
     with _quiet_libraries(), TemporaryDirectory(prefix="demotune-tasks-") as folder:
         files = write_task_files(few_shots, task_data, Path(folder))

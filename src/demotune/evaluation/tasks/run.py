@@ -21,8 +21,8 @@ from demotune.common.processes import process_count, this_device
 from demotune.common.progress import say, warn
 from demotune.evaluation.tasks.data import check_task_names
 from demotune.evaluation.tasks.loading import LoadedTasks, item_texts, load_tasks
-from demotune.models.files import is_adapter, reading
-from demotune.models.policy import check_policy, resolve_base, tokenizer_folder
+from demotune.models.model_folder import is_adapter, reading
+from demotune.models.policy import refuse_broken_policy, resolve_base, tokenizer_folder
 from demotune.runs.names import TASK_ROWS, TASKS
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -132,7 +132,7 @@ def evaluate_tasks(folder: Path, names: Sequence[str], options: TaskOptions) -> 
 
     The same as `lm_eval run --model hf --tasks NAMES` with equal precision, batch size and few-shots, on the same rows.
 
-    Raises DemotuneError for unknown names, rows that do not fit a task, rows that are nowhere to be had (for a preset,
+    Raises DemotuneError for unknown names, rows that do not fit a task, rows that cannot be found (for a preset,
     only when that holds for all of its tasks), and a model that does not load.
     """
     if process_count() > 1:
@@ -208,7 +208,7 @@ def _load_model(folder: Path, options: TaskOptions) -> Any:
 
     adapter = folder if is_adapter(folder) else None
     base = resolve_base(folder) if adapter else folder
-    check_policy(folder)
+    refuse_broken_policy(folder)
     with reading(folder, "a model of the harness"):
         model = HFLM(
             pretrained=str(base),

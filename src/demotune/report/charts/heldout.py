@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from demotune.report.charts.figures import Chart, Line, label, legend_of, lines
-from demotune.report.comparison import CostPoint
+from demotune.report.comparison_text import CostPoint
 from demotune.report.gains import Gain, gain_of
 from demotune.report.tables import table
 from demotune.report.wording import NOTHING, bounds, duration, flops, likelihood, number
@@ -122,8 +122,8 @@ def _points(run: Run) -> list[_Point]:
             name=f"stage {stage.number}",
             nll_per_token=stage.check.nll_per_token,
             gain=gain_of(run, stage.number),
-            seconds=run.seconds(stage.number),
-            operations=run.flops(stage.number),
+            seconds=run.cost_until(stage.number).seconds,
+            operations=run.cost_until(stage.number).flops,
         )
         for stage in run.stages
         if stage.check.nll_per_token is not None

@@ -7,7 +7,7 @@ from demotune.report.tables import table
 from demotune.report.wording import bounds, share, stage_name
 from demotune.runs.evaluation import Evaluation
 from demotune.runs.run import Run
-from demotune.runs.stage import RunStage
+from demotune.runs.stage_reader import RunStage
 
 
 def gap_charts(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> list[Chart]:

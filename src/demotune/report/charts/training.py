@@ -8,7 +8,7 @@ from demotune.report.charts.figures import Bar, Chart, Line, label, legend_of, l
 from demotune.report.tables import table
 from demotune.report.wording import duration, memory, number, stage_name, time_unit
 from demotune.runs.run import Run
-from demotune.runs.stage import RunStage
+from demotune.runs.stage_reader import RunStage
 
 MOST_ROWS = 200
 

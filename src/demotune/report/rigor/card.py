@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from demotune.common.files import write_json
 from demotune.report.public_names import without_paths
-from demotune.report.rigor import comparisons, leaks, page, records, results, shortcuts
+from demotune.report.rigor import comparisons, leaks, page, records, results, surfaces
 from demotune.report.rigor.evidence import Evidence, Finding, no, read_evidence
 
 Answer = Literal["yes", "no", "not applicable"]
@@ -54,7 +54,7 @@ FINDERS: Mapping[str, Callable[[Evidence], Finding]] = {
     "best_config_selection_justified": leaks.picked_on_other_rows,
     "multiple_comparison_correction": results.corrected,
     "compute_budget_vs_performance": comparisons.equal_compute,
-    "feature_leakage_addressed": shortcuts.surfaces,
+    "feature_leakage_addressed": surfaces.surfaces,
     "non_independence_addressed": leaks.near_duplicates,
     "leakage_detection_method": leaks.search_method,
 }

@@ -16,7 +16,7 @@ from demotune.report.rigor.evidence import (
     tasks_of,
     yes,
 )
-from demotune.report.rigor.shortcuts import surfaces
+from demotune.report.rigor.surfaces import surfaces
 from demotune.report.wording import bounds, number, plural
 from demotune.runs.evaluation import Evaluation
 from demotune.runs.run import Run

@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from demotune.common.json_records import from_json, read_records, write_records
+from demotune.common.files import write_json
+from demotune.common.json_records import as_json, from_json, read_records, write_records
 from demotune.common.profiling import timed
 from demotune.common.progress import track
 from demotune.models.reference_logps import pair_logps
 from demotune.records import Completion, Side
-from demotune.runs.check import StageCheck, write_check
+from demotune.runs.check import StageCheck
 from demotune.runs.gate import judge_stage
 from demotune.runs.heldout import (
     HeldoutRow,
@@ -21,12 +22,12 @@ from demotune.runs.heldout import (
     implicit_rewards,
     nll_per_token,
 )
-from demotune.runs.heldout_files import best_before, read_heldout, write_heldout
+from demotune.runs.heldout_files import best_before
 from demotune.runs.names import CHECK, HELDOUT, IMPLICIT, REWARDS
 from demotune.runs.rows import ImplicitRow, RewardRow
 from demotune.training.heldout_rows import heldout_tokens, trained_rows
+from demotune.training.learned_reward import reward_function
 from demotune.training.pairs import known_logps, sampled_pairs, scored_pairs
-from demotune.training.phases.reward import reward_function
 from demotune.training.stage import Outcome, Stage, Write, chunks, pair_tokens, pairwise
 from demotune.training.work import PhaseWork
 from demotune.training.work_plan import StagePlan, tokens_of_responses
@@ -38,11 +39,11 @@ def run(stage: Stage) -> Outcome:
     Where the reward is implicit also the one that pi_{t+1} implies on samples of pi_t and of pi_0 (SPIN, IRFT); where
     it is a model, what the answers earn by it (RFT).
     """
-    kind, rows = stage.setup.config.reward_kind, trained_rows(stage) if stage.setup.heldout else []
+    kind, rows = stage.setup.config.learned_reward, trained_rows(stage) if stage.setup.heldout else []
     found: dict[str, Any] = {}
     outputs: dict[str, Write | None] = {
-        CHECK: lambda file: write_check(file, StageCheck(**found)),
-        HELDOUT: lambda file: write_heldout(file, rows),
+        CHECK: lambda file: write_json(file, as_json(StageCheck(**found))),
+        HELDOUT: lambda file: write_records(file, rows),
     }
     forward = 0
     if rows:
@@ -58,14 +59,14 @@ def run(stage: Stage) -> Outcome:
                 found["reward"] = from_json(PairCheck, reward)
             found["policy"] = _earned(stage, rows)
         name, before = best_before(stage.setup.folder, stage.number)
-        found["gate"] = judge_stage(read_heldout(before), rows, name)
+        found["gate"] = judge_stage(read_records(HeldoutRow, before), rows, name)
     return Outcome(outputs=outputs, forward_tokens=forward)
 
 
 def work(plan: StagePlan) -> PhaseWork:
     """Answers and scores of the trained policy; rewards of held-out pairs by what the method has for a reward."""
     rows, scored, models = plan.heldout, plan.scored_demos(plan.heldout), 1
-    kind = plan.setup.config.reward_kind
+    kind = plan.setup.config.learned_reward
     if kind == "explicit":
         models = 2 if plan.whole_models else 1
         answers = [tokens_of_responses(len(row.prompt), [row.sample], head=False) for row in rows]
@@ -79,7 +80,7 @@ def work(plan: StagePlan) -> PhaseWork:
 @timed("scoring")
 def _earned(stage: Stage, rows: Sequence[HeldoutRow]) -> PolicyCheck:
     """Rewards of the answers of pi_{t+1} to the held-out prompts beside those of pi_t's, by the stage's reward."""
-    answers = [row.sample for row in rows]
+    answers = [row.response for row in rows]
     prompts = [row.prompt_ids for row in stage.setup.heldout]
     drawn = reward_function(stage)([Completion(*both) for both in zip(prompts, answers, strict=True)])
     before = [row for row in read_records(RewardRow, stage.folder / REWARDS) if row.heldout]

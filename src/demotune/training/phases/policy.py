@@ -11,13 +11,13 @@ from demotune.common.files import write_rows
 from demotune.common.processes import process_count
 from demotune.common.progress import warn
 from demotune.models.adapters import load_adapter_on
-from demotune.models.files import is_adapter
+from demotune.models.model_folder import is_adapter
 from demotune.models.policy import Policy, weight_sharing_base
 from demotune.runs.names import METRICS, ROLLOUTS
 from demotune.training.drawing import keeps_logps
-from demotune.training.fit import CHECKPOINTS_OF, fit
+from demotune.training.fit import checkpoints_of, fit
+from demotune.training.learned_reward import reward_function
 from demotune.training.objectives import PolicyObjective
-from demotune.training.phases.reward import reward_function
 from demotune.training.reward_gate import closed_for
 from demotune.training.rollout_files import drop_damaged, read_batches
 from demotune.training.rollouts import RolloutPlan, Rollouts, forward_tokens
@@ -198,7 +198,7 @@ def _prepare(stage: Stage, budget: int | None) -> Fit:
         budget=budget,
     )
     plan = rollouts.plan
-    drop_damaged(stage, stage.folder / CHECKPOINTS_OF["policy"], plan.iterations * plan.mini_batches)
+    drop_damaged(stage, stage.folder / checkpoints_of("policy"), plan.iterations * plan.mini_batches)
     return Fit(
         model=stage.start_policy,
         objective=PolicyObjective(config.epsilon, "sequence" if config.advantage == "rloo" else "token"),

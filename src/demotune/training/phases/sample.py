@@ -24,7 +24,7 @@ def run(stage: Stage) -> Outcome:
     with track(f"stage {stage.number}: sample", len(to_draw), "responses") as tracker:
         drawn = draw_with(stage, lambda: stage.start_policy, to_draw, purpose="sample", tracker=tracker)
     kept = rows_before(stage.setup.folder, stage.number) if stage.number and heldout else []
-    samples = [*drawn, *(row.sample for row in kept)]
+    samples = [*drawn, *(row.response for row in kept)]
     decode = stage.setup.renderer.decode
     records = (
         SampleRow(

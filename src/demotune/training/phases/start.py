@@ -1,6 +1,6 @@
 """START: held-out rows under the start model, which the first stage is compared with."""
 
-from demotune.runs.heldout_files import write_heldout
+from demotune.common.json_records import write_records
 from demotune.runs.names import START
 from demotune.training.heldout_rows import heldout_tokens, start_rows
 from demotune.training.stage import Outcome, Stage
@@ -12,7 +12,7 @@ def run(stage: Stage) -> Outcome:
     """Score held-out demonstrations by the start model; draw its answers unless the sample phase has drawn them."""
     rows = start_rows(stage) if stage.setup.heldout else []
     return Outcome(
-        outputs={START: lambda file: write_heldout(file, rows)},
+        outputs={START: lambda file: write_records(file, rows)},
         forward_tokens=heldout_tokens(stage, [] if stage.done("sample") else rows),
     )
 

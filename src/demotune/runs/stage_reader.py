@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from demotune.common.files import read_rows
-from demotune.common.json_records import read_records
-from demotune.runs.check import StageCheck, read_check
+from demotune.common.json_records import read_record, read_records
+from demotune.runs.check import StageCheck
 from demotune.runs.folder import RunFolder, written_by_a_run
 from demotune.runs.heldout import HeldoutRow
-from demotune.runs.heldout_files import read_heldout
 from demotune.runs.names import (
     CHECK,
     HELDOUT,
@@ -69,12 +68,13 @@ class RunStage:
 
     @cached_property
     def check(self) -> StageCheck:
-        return read_check(self.folder / CHECK)
+        return read_record(StageCheck, self.folder / CHECK)
 
     @cached_property
     def training(self) -> Sequence[Mapping[str, Any]]:
-        """Records of the policy's optimizer steps, TRL names."""
-        return _rows(self.folder / METRICS)
+        """Records of the policy's optimizer steps, in whatever phases, TRL names."""
+        files = sorted(set(self.folder.glob(f"*{METRICS}")) - {self.folder / REWARD_METRICS})
+        return [row for file in files for row in read_rows(file)]
 
     @cached_property
     def reward_training(self) -> Sequence[Mapping[str, Any]]:
@@ -149,7 +149,7 @@ class RunStage:
         ]
 
     def _references(self, heldout: Sequence[bool]) -> Sequence[ReferenceRow | None]:
-        """In the order of the samples; those of the stage before, which are used again, stand between the two kinds."""
+        """In the order of the samples; those of the stage before, which are used again, are between the two kinds."""
         found = records_of(ReferenceRow, self.folder / REFERENCE_LOGPS)
         if not found:
             return [None] * len(heldout)
@@ -171,4 +171,4 @@ def records_of(kind: type[Any], file: Path) -> tuple[Any, ...]:
 
 
 def heldout_rows(file: Path) -> tuple[HeldoutRow, ...] | None:
-    return tuple(read_heldout(file)) if file.exists() else None
+    return read_records(HeldoutRow, file) if file.exists() else None

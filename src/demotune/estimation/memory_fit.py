@@ -9,7 +9,7 @@ from demotune.common.memory import free_bytes
 from demotune.common.processes import process_count, this_device
 from demotune.common.progress import say
 from demotune.config.methods import AnyConfig
-from demotune.estimation.forecast import Estimate, estimate_run
+from demotune.estimation.forecast import Estimate, estimate_setup
 from demotune.estimation.machines import unknown_machine
 from demotune.training.setup import Setup
 from demotune.training.work import PhaseWork
@@ -18,13 +18,15 @@ SHARE = 0.9
 """Of free memory that a run may plan to fill; the estimate is no promise."""
 
 
-def fit_to_memory(setup: Setup) -> Setup:
+def fit_to_memory(setup: Setup, room: float | None = None) -> Setup:
     """The setup with `tokens_per_microbatch` and `activation_checkpointing` as free memory asks for; says so.
 
-    What the user set stays. All processes take what the first one finds: the same plan everywhere.
+    What the user set stays. All processes take what the first one finds: the same plan everywhere. `room` is in bytes a
+    process; None: 0.9 of what is free.
     """
-    sharing = process_count() if this_device().type == "cpu" else 1
-    found = [_fitting(setup, SHARE * free_bytes(this_device()) / sharing)]
+    if room is None:
+        room = SHARE * free_bytes(this_device()) / (process_count() if this_device().type == "cpu" else 1)
+    found = [_fitting(setup, room)]
     if process_count() > 1:
         broadcast_object_list(found)
     config = found[0]
@@ -35,22 +37,22 @@ def fit_to_memory(setup: Setup) -> Setup:
     return dataclasses.replace(setup, config=config)
 
 
-def _fitting(setup: Setup, free: float) -> AnyConfig:
+def _fitting(setup: Setup, room: float) -> AnyConfig:
     """The first that fits of: unchanged, cut in halves, cut and recomputed; the least that there is where none does."""
     given = setup.config
     tried = given
     for recompute in [given.activation_checkpointing] if given.activation_checkpointing is not None else [False, True]:
         tried = dataclasses.replace(given, activation_checkpointing=recompute)
-        estimate = estimate_run(dataclasses.replace(setup, config=tried), unknown_machine(tried))
-        budgets = _budgets(estimate, given, max(len(row.prompt_ids) + len(row.demo.ids) for row in setup.train))
+        estimate = estimate_setup(dataclasses.replace(setup, config=tried), unknown_machine(tried))
+        budgets = budgets_of(estimate, given, max(len(row.prompt_ids) + len(row.demo.ids) for row in setup.train))
         for budget in budgets:
             tried = dataclasses.replace(tried, tokens_per_microbatch=budget)
-            if _needed(estimate, budget) <= free:
+            if memory_of_steps(estimate, budget) <= room:
                 return tried
     return tried
 
 
-def _budgets(estimate: Estimate, given: AnyConfig, longest: int) -> Sequence[int | None]:
+def budgets_of(estimate: Estimate, given: AnyConfig, longest: int) -> Sequence[int | None]:
     """No limit, then halves of the largest micro-batch down to one row."""
     if given.tokens_per_microbatch is not None:
         return [given.tokens_per_microbatch]
@@ -61,7 +63,7 @@ def _budgets(estimate: Estimate, given: AnyConfig, longest: int) -> Sequence[int
     return budgets
 
 
-def _needed(estimate: Estimate, budget: int | None) -> float:
+def memory_of_steps(estimate: Estimate, budget: int | None) -> float:
     """Bytes of the run when its largest micro-batch has `budget` tokens."""
     return max(estimate.costs.memory(_steps(work, budget)) for work in estimate.work if work.training)
 

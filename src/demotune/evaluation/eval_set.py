@@ -13,7 +13,7 @@ from demotune.data import BadRow, are_preferences, load_demonstrations, load_pre
 from demotune.data.intake import reasons, write_quarantine
 from demotune.data.rendering import RenderError
 from demotune.evaluation.subjects import Subject
-from demotune.records import NO_CONTEXT, Context, Demonstration, Message, Preference, RenderedDemonstration
+from demotune.records import NO_CONTEXT, Demonstration, Preference, RenderedDemonstration
 
 TRAINED_ON = "trained on"
 
@@ -24,21 +24,8 @@ class EvalRow:
 
     key: str
     """Hash of the texts: the same row in every evaluation."""
-    prompt: tuple[Message, ...]
-    demonstration: str
-    rejected: str | None
-    source: str
-    reasoning: str = ""
-    rejected_reasoning: str = ""
-    context: Context = NO_CONTEXT
-
-    def as_demonstration(self) -> Demonstration:
-        """The row as something to imitate."""
-        return Demonstration(self.prompt, self.demonstration, self.source, self.reasoning, self.context)
-
-    def as_rejected(self) -> Demonstration:
-        """The same with the response that was not preferred."""
-        return Demonstration(self.prompt, self.rejected or "", self.source, self.rejected_reasoning, self.context)
+    demo: Demonstration
+    rejected: Demonstration | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +72,10 @@ def read_eval_set(config: EvaluationConfig, subjects: Sequence[Subject], quarant
         try:
             view = {subject.name: _render(row, subject, config.max_length) for subject in subjects}
         except RenderError as refusal:
-            left_out.append(BadRow(row.source, refusal.reason, refusal.detail))
+            left_out.append(BadRow(row.demo.source, refusal.reason, refusal.detail))
             continue
-        if trained := [subject.name for subject in subjects if subject.trained_on(row.prompt, row.context)]:
-            known = BadRow(row.source, TRAINED_ON, f"the prompt was in the training data of {', '.join(trained)}")
+        if trained := [subject.name for subject in subjects if subject.trained_on(row.demo.prompt, row.demo.context)]:
+            known = BadRow(row.demo.source, TRAINED_ON, f"the prompt was in the training data of {', '.join(trained)}")
             if config.trained_on == "leave-out":
                 left_out.append(known)
                 continue
@@ -121,26 +108,9 @@ def read_eval_set(config: EvaluationConfig, subjects: Sequence[Subject], quarant
 def _read(config: EvaluationConfig, preferences: bool) -> tuple[list[EvalRow], list[BadRow], dict[str, str]]:
     if preferences:
         pairs = load_preferences(config.data, columns=config.columns)
-        return [_preference(pair) for pair in pairs.rows], list(pairs.bad_rows), dict(pairs.hashes)
+        return [EvalRow(_key(pair), *pair.sides) for pair in pairs.rows], list(pairs.bad_rows), dict(pairs.hashes)
     loaded = load_demonstrations(config.data, columns=config.columns)
-    rows = [
-        EvalRow(_key(row), row.prompt, row.response, None, row.source, reasoning=row.reasoning, context=row.context)
-        for row in loaded.rows
-    ]
-    return rows, list(loaded.bad_rows), dict(loaded.hashes)
-
-
-def _preference(pair: Preference) -> EvalRow:
-    return EvalRow(
-        _key(pair),
-        pair.prompt,
-        pair.chosen,
-        pair.rejected,
-        pair.source,
-        pair.chosen_reasoning,
-        pair.rejected_reasoning,
-        pair.context,
-    )
+    return [EvalRow(_key(row), row, None) for row in loaded.rows], list(loaded.bad_rows), dict(loaded.hashes)
 
 
 def _key(row: Demonstration | Preference) -> str:
@@ -158,9 +128,7 @@ def _key(row: Demonstration | Preference) -> str:
 
 def _render(row: EvalRow, subject: Subject, max_length: int | None) -> RenderedRow:
     """Raises RenderError where a side cannot be written, or is too long."""
-    sides = [subject.renderer.render(row.as_demonstration())]
-    if row.rejected is not None:
-        sides.append(subject.renderer.render(row.as_rejected()))
+    sides = [subject.renderer.render(side) for side in (row.demo, row.rejected) if side is not None]
     limits = [limit for limit in (max_length, subject.longest) if limit is not None]
     for side in sides:
         length = len(side.prompt_ids) + len(side.demo.ids)

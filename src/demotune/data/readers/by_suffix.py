@@ -6,11 +6,11 @@ from io import BufferedReader
 from pathlib import Path
 
 from demotune.common.errors import DemotuneError
+from demotune.data.raw_rows import Rows
 from demotune.data.readers.arrow_tables import parquet_rows
 from demotune.data.readers.csv_files import csv_rows
 from demotune.data.readers.json_files import json_rows, jsonl_rows
 from demotune.data.readers.streams import opened
-from demotune.data.rows import Rows
 
 _TEXT_READERS: dict[str, Callable[[BufferedReader, str], Rows]] = {
     ".jsonl": jsonl_rows,

@@ -10,7 +10,7 @@ from peft import PeftConfig
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from demotune.models.files import is_adapter, read_config, reading
+from demotune.models.model_folder import is_adapter, read_config, reading
 from demotune.models.policy import LANGUAGE_MODEL, attach_adapter, parameter_count, resolve_base
 
 

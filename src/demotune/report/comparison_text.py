@@ -42,7 +42,7 @@ def comparison_of(table: ComparisonTable) -> PageComparison:
     ]
     return PageComparison(
         columns=tuple(columns),
-        rows=tuple(_cells(line, table) for line in table.lines),
+        rows=tuple((*table.quality_cells(line), *_cost(line)) for line in table.lines),
         sentences=(f"Compared on {table.rows}.", *map(_sentence, shown), *table.notes),
         points=tuple(
             CostPoint(line.setting, line.cost.flops, line.cost.seconds, line.qualities[first])
@@ -50,18 +50,6 @@ def comparison_of(table: ComparisonTable) -> PageComparison:
             if line.cost is not None
         ),
     )
-
-
-def _cells(line: Line, table: ComparisonTable) -> tuple[str, ...]:
-    cells = [line.setting, str(len(line.runs) or "")]
-    against = {
-        one.measure: one for one in table.differences if (one.setting, one.baseline) == (line.setting, table.baseline)
-    }
-    for name, interval in line.qualities.items():
-        found = against.get(name)
-        cells += [interval.text(3), found.found.difference.text(3) if found else "", found.p_text if found else ""]
-    cells.append("" if line.rank is None else f"{line.rank:.1f}")
-    return (*cells, *_cost(line))
 
 
 def _cost(line: Line) -> Sequence[str]:

@@ -14,9 +14,12 @@ from demotune.models.adapters import load_adapter_on
 from demotune.models.model_folder import is_adapter
 from demotune.models.policy import Policy, weight_sharing_base
 from demotune.runs.names import METRICS, ROLLOUTS
+from demotune.training import co_training
+from demotune.training.co_training import CoTraining, TaughtPairs
 from demotune.training.drawing import keeps_logps
 from demotune.training.fit import checkpoints_of, fit
 from demotune.training.learned_reward import reward_function
+from demotune.training.linear_co_training import CoTrainedLine
 from demotune.training.objectives import PolicyObjective
 from demotune.training.reward_gate import closed_for
 from demotune.training.rollout_files import drop_damaged, read_batches
@@ -36,6 +39,11 @@ class Limits:
     unfinished: float
     reward: float | None
 
+    def following(self, facts: dict[str, float], margin: float) -> "Limits":
+        """The same for a batch of a co-trained reward, whose demonstrations earn something else by now."""
+        demo_reward = facts.get("reward_model/chosen")
+        return self if self.reward is None or demo_reward is None else replace(self, reward=demo_reward + margin)
+
 
 def run(stage: Stage) -> Outcome:
     """Train pi_t to pi_{t+1} on the stage's reward, or keep pi_t where the reward follows noise; publishes pi_{t+1}."""
@@ -48,7 +56,7 @@ def run(stage: Stage) -> Outcome:
         warn(f"stage {stage.number}: policy steps ended at batch {len(batches)}: {fitted.stopped}")
     return Outcome(
         outputs=dict.fromkeys((stage.model_folder.name, METRICS, ROLLOUTS)),
-        forward_tokens=forward_tokens(stage),
+        forward_tokens=forward_tokens(stage) + co_training.forward_tokens(stage, len(batches)),
         trained_tokens=fitted.tokens,
         facts={
             "reference": stage.setup.start_hash,
@@ -115,6 +123,7 @@ def work(plan: StagePlan) -> PhaseWork:
     groups = rollouts.batches * config.prompts_per_batch
     by_head, without = 1 if keeps_logps(plan.setup) else 2, 2 if config.advantage == "gae" else 1
     passes = group.times(by_head) + replace(group, positions=0.0).times(without)
+    passes += co_training.expected_tokens(plan, group)
     prefill = tokens_of_prompts(prompts, answers * len(prompts)).times(groups / len(prompts))
     slots = min(config.sample_batch_size, rollouts.responses)
     models = 3 if plan.whole_models else 1
@@ -185,17 +194,28 @@ def _reference(stage: Stage) -> Policy:
     return reference.requires_grad_(False)
 
 
+def _co_training(stage: Stage) -> CoTraining | None:
+    """What the reward learns between batches, where it does."""
+    every = with_reward(stage.setup).reward_every
+    if every is None:
+        return None
+    taught = TaughtPairs(stage)
+    return CoTraining(CoTrainedLine(stage, taught), taught, every)
+
+
 def _prepare(stage: Stage, budget: int | None) -> Fit:
     """The policy with its on-policy batches, which `guard` looks at before their first update."""
     setup, config, limits = stage.setup, with_reward(stage.setup), _limits(stage)
+    learning = _co_training(stage)
     rollouts = Rollouts(
         stage,
         policy=stage.start_policy,
         reference=_reference(stage),
-        reward_of=reward_function(stage),
+        reward_of=learning.reward if learning else reward_function(stage),
         prompts=[*(row.prompt_ids for row in stage_slice(setup, stage.number)), *setup.prompts],
-        check=lambda facts: guard(facts, limits),
+        check=lambda facts: guard(facts, limits.following(facts, config.stop_reward_margin)),
         budget=budget,
+        co_training=learning,
     )
     plan = rollouts.plan
     drop_damaged(stage, stage.folder / checkpoints_of("policy"), plan.iterations * plan.mini_batches)

@@ -74,12 +74,14 @@ class ByHand:
         self.scale = np.sqrt(_weights(self.own, 1.0) @ np.stack([found for _, found in self.own]) ** 2)
 
     def state(self, prompt: list[int], *responses: list[int]) -> Floats:
-        """At the last token of the first response, less that of the second."""
+        """At the last token that is no padding of the first response, less that of the second.
+
+        A policy may write padding; a classifier takes the token before it.
+        """
+        lengths = [1 + max(place for place, token in enumerate(response) if token) for response in responses]
+        rows = [torch.tensor([prompt + ids[:length]]) for ids, length in zip(responses, lengths, strict=True)]
         with torch.no_grad():
-            found = [
-                self._model(torch.tensor([prompt + response]), output_hidden_states=True).hidden_states[-1][0, -1]
-                for response in responses
-            ]
+            found = [self._model(row, output_hidden_states=True).hidden_states[-1][0, -1] for row in rows]
         return (found[0] if len(found) == 1 else found[0] - found[1]).double().numpy()
 
     def rows(self, number: int) -> list[dict[str, Any]]:
@@ -244,11 +246,11 @@ def test_replay_without_co_training_is_refused() -> None:
 
 
 def test_the_estimate_counts_the_tokens_of_the_updates(place: Path) -> None:
-    plain, taught = (
-        estimate_config(config(place, "-", reward_every=every, **({} if every else {"reward_replay": 0.5})), None)[0]
-        for every in (None, 1)
-    )
-    assert taught.forward_tokens > plain.forward_tokens
+    fields = [{"reward_every": None, "reward_replay": 0.5}, {"reward_every": 1}]
+    plain, taught = (estimate_config(config(place, "-", **each), None)[0] for each in fields)
+    tokens = [sum(work.forward_tokens for work in estimate.work) for estimate in (plain, taught)]
+    assert tokens[1] > tokens[0]
+    assert taught.seconds > plain.seconds
 
 
 # The refit alone.

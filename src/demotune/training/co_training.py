@@ -5,6 +5,7 @@ prompts, beside a share of earlier pairs (a discriminator that follows its gener
 without a demonstration teach it nothing.
 """
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,12 +18,12 @@ from demotune.records import Completion, Pair, Response
 from demotune.rewards.linear import distinct_sides
 from demotune.rewards.pair_selection import select_pairs
 from demotune.runs.heldout import count_wins
-from demotune.runs.names import ROLLOUTS
+from demotune.runs.names import CO_TRAINED_REWARD, ROLLOUTS
 from demotune.training.contrast import contrast_pairs
-from demotune.training.rollout_files import BatchFiles
-from demotune.training.stage import Stage, tokens_of, with_reward
-from demotune.training.work import Tokens
-from demotune.training.work_plan import StagePlan, tokens_of_responses
+from demotune.training.rollout_files import BatchFiles, read_batches
+from demotune.training.stage import Stage, pair_tokens, tokens_of, with_reward
+from demotune.training.work import Tokens, Training
+from demotune.training.work_plan import StagePlan, tokens_of_pair, tokens_of_responses
 
 
 class CoTrainedReward(Protocol):
@@ -33,6 +34,9 @@ class CoTrainedReward(Protocol):
 
     def __call__(self, completions: Sequence[Completion]) -> list[float]:
         """The reward of each completion, as it is now."""
+
+    def finish(self, update: int) -> None:
+        """After the stage's last batch: leave the reward after this update to the next stage."""
 
 
 class TaughtPairs:
@@ -56,11 +60,17 @@ class TaughtPairs:
             self._of_batch[number] = list(select_pairs(usable).pairs)
         return self._of_batch[number]
 
-    def of_update(self, update: int) -> list[list[Pair]]:
-        """Of the batches that update `update`, from 1, has not seen before."""
-        assert self._config.reward_every is not None
-        every = self._config.reward_every
-        return [self.of_batch(number) for number in range((update - 1) * every, update * every)]
+    def of_update(self, update: int) -> list[Pair]:
+        """What update `update`, from 1, takes gradient steps on: fresh pairs, then a share of earlier ones, drawn anew.
+
+        Fresh are those of the batches since the update before. Empty without any.
+        """
+        every, share = self._config.reward_every or 1, self._config.reward_replay
+        first = (update - 1) * every
+        fresh = [pair for number in range(first, first + every) for pair in self.of_batch(number)]
+        earlier = [*self.of_stage, *(pair for number in range(first) for pair in self.of_batch(number))]
+        count = min(round(share / (1 - share) * len(fresh)), len(earlier))
+        return [*fresh, *random.Random(self._stage.seed(f"reward-replay-{update}")).sample(earlier, count)]
 
     def with_preferred(self, completions: Sequence[Completion]) -> list[Pair]:
         """Each completion with each response that is preferred for its prompt: none, where there is none."""
@@ -95,6 +105,10 @@ class CoTraining:
         """Make the reward what it is for this batch."""
         self.reward.bring_to(batch // self.every)
 
+    def finish(self, stage: Stage) -> None:
+        """After the stage's last batch."""
+        self.reward.finish(len(read_batches(stage)) // self.every)
+
     def facts(self, completions: Sequence[Completion], earned: Sequence[float]) -> dict[str, float]:
         """How well the reward tells a fresh batch, which it has not learned from, from demonstrations.
 
@@ -116,6 +130,12 @@ class CoTraining:
             "reward_model/chosen": fmean(of_demo.values()),
             "reward_model/accuracies": count_wins(both) / len(both),
         }
+
+
+def outputs(stage: Stage) -> tuple[str, ...]:
+    """What the policy phase writes besides, in the stage's folder."""
+    config = with_reward(stage.setup)
+    return (CO_TRAINED_REWARD,) if config.reward_every is not None and config.reward_kind == "full" else ()
 
 
 def forward_tokens(stage: Stage, batches: int) -> int:
@@ -140,6 +160,15 @@ def forward_tokens(stage: Stage, batches: int) -> int:
     return tokens_of((side.prompt_ids, side.response) for side in sides) + asked * len(sides)
 
 
+def trained_tokens(stage: Stage, batches: int) -> int:
+    """Tokens of the gradient steps of a co-trained reward model; 0 for a linear one, and without co-training."""
+    config = with_reward(stage.setup)
+    if config.reward_every is None or config.reward_kind == "linear":
+        return 0
+    taught = TaughtPairs(stage)
+    return sum(pair_tokens(taught.of_update(number)) for number in range(1, batches // config.reward_every + 1))
+
+
 def expected_tokens(plan: StagePlan, group: Tokens) -> Tokens:
     """The same for the responses to one prompt of a batch, whose tokens are `group`."""
     config = with_reward(plan.setup)
@@ -149,6 +178,23 @@ def expected_tokens(plan: StagePlan, group: Tokens) -> Tokens:
     demos = [tokens_of_responses(len(row.prompt), [row.demo], head=False) for row in plan.own]
     demo = sum(demos, Tokens()).times(known / len(demos))
     return demo + (demo + replace(group, positions=0.0).times(known) if config.reward_kind == "linear" else Tokens())
+
+
+def expected_training(plan: StagePlan, training: Training, responses: float) -> Training:
+    """Policy steps with those of a co-trained reward model, which takes one pass over pairs for so many responses."""
+    config = with_reward(plan.setup)
+    if config.reward_every is None or config.reward_kind == "linear":
+        return training
+    known = len(plan.own) / (len(plan.own) + len(plan.setup.prompts))
+    pairs = known * responses / (1 - config.reward_replay)
+    each = [tokens_of_pair(row, head=False) for row in plan.own]
+    microbatches = pairs / config.per_device_train_batch_size
+    return replace(
+        training,
+        tokens=training.tokens + sum(each, Tokens()).times(pairs / len(each)),
+        steps=training.steps + microbatches / config.gradient_accumulation_steps,
+        microbatches=training.microbatches + microbatches,
+    )
 
 
 def _usable(preferred: Response, other: Response, config: RFTConfig) -> bool:

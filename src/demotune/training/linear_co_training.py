@@ -52,11 +52,14 @@ class CoTrainedLine:
     def __call__(self, completions: Sequence[Completion]) -> list[float]:
         return scorer(self._stage, self._model, self._facts)(completions)
 
+    def finish(self, update: int) -> None:
+        """Nothing is left to do: the next stage fits its reward anew."""
+
     def _refitted(self, update: int) -> Floats:
         config = with_reward(self._stage.setup)
         assert config.reward_every is not None
         first = (update - 1) * config.reward_every
-        fresh = [self._batch(number) for number in range(first, update * config.reward_every)]
+        fresh = [self._batch(number) for number in range(first, first + config.reward_every)]
         earlier = [self._own, *(self._batch(number) for number in range(first))]
         return refit(
             self._weights,

@@ -22,6 +22,7 @@ from demotune import (
     load_run,
     write_report,
 )
+from demotune.config.commands import GenerationOptions
 from demotune.result import read_result
 from demotune.rewards.answers import BestOf, answer
 from demotune.runs.folder import RunFolder
@@ -41,7 +42,8 @@ def in_each_form(run: Path) -> list[Any]:
 
 
 def test_generate_gives_the_texts_of_answer(runs: Path) -> None:
-    expected = [given.text for given in answer(str(runs / "sft"), PROMPTS, max_new_tokens=12, seed=3)]
+    options = GenerationOptions(max_new_tokens=12, seed=3)
+    expected = [given.text for given in answer(str(runs / "sft"), PROMPTS, options)]
     for model in in_each_form(runs / "sft"):
         assert generate(model, PROMPTS, max_new_tokens=12, seed=3) == expected
     texts = [prompt[0]["content"] for prompt in PROMPTS]
@@ -50,7 +52,7 @@ def test_generate_gives_the_texts_of_answer(runs: Path) -> None:
 
 def test_best_of_n_gives_the_answers_of_the_command(runs: Path) -> None:
     start, counting = str(runs / "start"), Counting(ODD_TOKENS)
-    expected = answer(start, PROMPTS, max_new_tokens=LONG, best_of=BestOf(4, counting))
+    expected = answer(start, PROMPTS, GenerationOptions(max_new_tokens=LONG), best_of=BestOf(4, counting))
     assert best_of(4, counting, start, PROMPTS, max_new_tokens=LONG) == expected
     assert (
         best_of(1, counting, start, PROMPTS, max_new_tokens=9)[0].text == generate(start, PROMPTS, max_new_tokens=9)[0]

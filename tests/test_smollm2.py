@@ -16,6 +16,7 @@ from demotune import IRFTConfig, RFTConfig, SFTConfig, load_reward, run
 from demotune.cli.quickstart import fetch_smollm2
 from demotune.common.files import read_rows
 from demotune.common.machine import has_fast_bf16
+from demotune.config.commands import GenerationOptions
 from demotune.models.policy import load_tokenizer, resolve_model
 from demotune.rewards.answers import answer
 
@@ -63,7 +64,7 @@ def test_sft_then_irft_and_rft(start: Path, tmp_path: Path) -> None:
     assert steps[-1]["rewards/margins"] > 0.01
     _rft(sft.model_folder, tmp_path / "rft", shared)
     prompt = ({"role": "user", "content": "My kettle leaks. What now?"},)
-    (given,) = answer(str(irft.model_folder), [prompt], max_new_tokens=8, temperature=0)
+    (given,) = answer(str(irft.model_folder), [prompt], GenerationOptions(max_new_tokens=8, temperature=0))
     assert given.text.strip()
 
 

@@ -3,15 +3,14 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from demotune.common.errors import DemotuneError
 from demotune.conclusion import make_page
-from demotune.config.commands import SampleConfig
+from demotune.config.commands import GenerationOptions
 from demotune.config.evaluation import EvaluationConfig
 from demotune.config.field import fields_of
 from demotune.config.methods import AnyConfig
-from demotune.config.values import checked
 from demotune.data import checked_prompt
 from demotune.estimation.estimate import estimate_config
 from demotune.estimation.forecast import Estimate
@@ -23,7 +22,7 @@ from demotune.result import RunResult
 from demotune.rewards.answers import Answer, BestOf, answer
 from demotune.rewards.load import load_reward
 from demotune.rewards.reward import Reward
-from demotune.runs.comparison import ComparisonTable, write_comparison
+from demotune.runs.comparison import ComparisonTable
 from demotune.runs.names import COMPARISON
 from demotune.runs.run import Run
 
@@ -44,7 +43,7 @@ def generate(
     template: str | None = None,
     seed: int = 42,
     batch_size: int = 32,
-    dtype: str = "float32",
+    dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> list[str]:
     """One response to each prompt, in order, by the renderer and sampler of training.
 
@@ -52,11 +51,11 @@ def generate(
     by default that of the model's run, else the tokenizer's chat template. Raises DemotuneError for a model or prompt
     that cannot be used.
     """
-    settings = _checked(
+    options = GenerationOptions(
         max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, template=template, seed=seed,
         batch_size=batch_size, dtype=dtype,
     )  # fmt: skip
-    return [given.text for given in answer(_model(model), _conversations(prompts), **settings)]
+    return [given.text for given in answer(_model(model), _conversations(prompts), options)]
 
 
 def best_of(
@@ -72,21 +71,21 @@ def best_of(
     template: str | None = None,
     seed: int = 42,
     batch_size: int = 32,
-    dtype: str = "float32",
+    dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> list[Answer]:
     """Of `n` responses to each prompt the one with the highest reward, with that reward; finished ones go first.
 
     `reward` is a reward, or what `load_reward` takes. The first of the n is what `generate` gives, so a larger n never
     gives a worse one. Raises DemotuneError as `generate` does, and where all n would be the same.
     """
-    settings = _checked(
+    options = GenerationOptions(
         max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, template=template, seed=seed,
         batch_size=batch_size, dtype=dtype,
     )  # fmt: skip
     if n < 1:
         raise DemotuneError(f"n must be at least 1, got {n}; 4 is usual")
     chooser = BestOf(n, load_reward(_source(reward)) if isinstance(reward, str | Path | RunResult | Run) else reward)
-    return answer(_model(model), _conversations(prompts), best_of=chooser, **settings)
+    return answer(_model(model), _conversations(prompts), options, best_of=chooser)
 
 
 def evaluate(config: EvaluationConfig | None = None, **fields: Any) -> Evaluation:
@@ -116,10 +115,7 @@ def compare(
         if output is None:
             raise DemotuneError("data needs output=FOLDER: what is measured there is kept and used again")
         on = EvaluationConfig(model=str(folders[0]), data=data, output=str(output))  # type: ignore[arg-type]
-    table = comparing.compare(folders, on=on)
-    if output is not None:
-        write_comparison(Path(output) / COMPARISON, table)
-    return table
+    return comparing.compare(folders, on=on, file=None if output is None else Path(output) / COMPARISON)
 
 
 def estimate_run(config: AnyConfig, device: str | None = None) -> Estimate:
@@ -160,12 +156,6 @@ def _source(value: Any) -> Any:
     if isinstance(value, RunResult | Run):
         value = value.run_folder if isinstance(value, RunResult) else value.folder
     return str(value) if isinstance(value, Path) else value
-
-
-def _checked(**settings: Any) -> dict[str, Any]:
-    """Settings within the bounds of the flags of `demotune sample`."""
-    known = fields_of(SampleConfig)
-    return {name: checked(known[name], value) for name, value in settings.items()}
 
 
 def _model(model: Any) -> str:

@@ -7,17 +7,18 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from demotune.common.errors import DemotuneError
 from demotune.common.interrupts import stopping_like_ctrl_c
 from demotune.common.memory import keep_memory
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.profiling import profiled
 from demotune.common.progress import say
 from demotune.conclusion import conclude
-from demotune.config.methods import AnyConfig
+from demotune.config.methods import AnyConfig, as_dict
 from demotune.estimation.forecast import estimate_here, say_forecast
 from demotune.estimation.memory_fit import fit_to_memory
 from demotune.estimation.profile_table import show_profile
-from demotune.result import RunResult, publish_result, show_result
+from demotune.result import RunResult, publish_result, read_result, show_result
 from demotune.runs.folder import RunFolder
 from demotune.training.callbacks import TimeSteps
 from demotune.training.manifest import check_unchanged, write_manifest
@@ -74,6 +75,24 @@ def resume(folder: str | Path, *, callbacks: Sequence[TrainerCallback] = ()) -> 
         setup = prepare_run(config, run_folder, (*callbacks, TimeSteps()))
         check_unchanged(setup)
         return _finish(setup, resumed=True)
+
+
+def run_or_go_on(config: AnyConfig) -> RunResult:
+    """The run of `config`: begun, gone on with, or read where it has finished.
+
+    Raises DemotuneError where its folder holds a run of another config; what is None was filled in there.
+    """
+    folder = RunFolder(Path(config.output))
+    if not folder.manifest.exists():
+        return run(config)
+    begun = as_dict(folder.read_config())
+    differing = [name for name, value in as_dict(config).items() if value is not None and begun.get(name) != value]
+    if differing:
+        raise DemotuneError(
+            f"{folder.root} holds another run than the one that is wanted ({', '.join(differing)} differ); move it "
+            "away or delete it"
+        )
+    return read_result(folder) if folder.finished else resume(folder.root)
 
 
 def _held(folder: RunFolder) -> AbstractContextManager[None]:

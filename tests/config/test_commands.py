@@ -11,6 +11,7 @@ from demotune.common.errors import DemotuneError
 from demotune.common.suggestions import did_you_mean
 from demotune.config.commands import (
     CompareConfig,
+    DistillConfig,
     QuickstartConfig,
     ReportConfig,
     ResumeConfig,
@@ -22,6 +23,7 @@ from demotune.config.field import field_help, fields_of
 
 COMMANDS: dict[str, type[Any]] = {
     "sample": SampleConfig,
+    "distill": DistillConfig,
     "score": ScoreConfig,
     "select": SelectConfig,
     "compare": CompareConfig,

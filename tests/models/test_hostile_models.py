@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from demotune import IRFTConfig, RFTConfig, SFTConfig, load_reward, run
 from demotune.common.errors import DemotuneError
 from demotune.common.files import read_rows
 from demotune.common.memory import is_lack_of_memory
+from demotune.config.commands import GenerationOptions
 from demotune.data import as_prompt
 from demotune.models.model_folder import reading
 from demotune.models.policy import load_policy, load_tokenizer, refuse_broken_policy, resolve_model
@@ -41,7 +43,7 @@ def sft(place: Path, model: Path, output: Path) -> Any:
 
 
 def answers(model: Path) -> list[str]:
-    given = answer(str(model), [as_prompt("say 3")], max_new_tokens=4, temperature=0)
+    given = answer(str(model), [as_prompt("say 3")], GenerationOptions(max_new_tokens=4, temperature=0))
     return [one.text for one in given]
 
 
@@ -185,9 +187,9 @@ def test_a_finished_run_is_a_model_and_brings_its_template(place: Path, tmp_path
     data = (str(place / "rows.jsonl"),)
     first = run(SFTConfig(model=str(place / "start"), data=data, output=str(tmp_path / "run"), **fields))
     assert resolve_model(str(tmp_path / "run")) == first.model_folder.resolve()
-    asked: dict[str, Any] = {"max_new_tokens": 6, "temperature": 0}
-    expected = answer(str(first.model_folder), [as_prompt("say 3")], template=template, **asked)
-    assert answer(str(tmp_path / "run"), [as_prompt("say 3")], **asked) == expected
+    asked = GenerationOptions(max_new_tokens=6, temperature=0)
+    expected = answer(str(first.model_folder), [as_prompt("say 3")], replace(asked, template=template))
+    assert answer(str(tmp_path / "run"), [as_prompt("say 3")], asked) == expected
     second = run(SFTConfig(model=str(tmp_path / "run"), data=data, output=str(tmp_path / "on"), **fields))
     assert second.run_folder.is_dir()
     (tmp_path / "run" / "summary.json").unlink()

@@ -15,7 +15,7 @@ from trl.data_utils import apply_chat_template, is_conversational
 
 from demotune import DemotuneError, ImplicitReward, IRFTConfig, ScalarReward, SFTConfig, run
 from demotune.common.statistics import share_interval
-from demotune.config.commands import RowReading
+from demotune.config.commands import GenerationOptions, RowReading
 from demotune.data import load_demonstrations, load_preferences
 from demotune.data.rendering import Renderer
 from demotune.records import Demonstration
@@ -186,11 +186,9 @@ def test_exactly_one_choice(choice: dict[str, float], named: str) -> None:
 
 
 def test_more_responses_are_never_worse_and_the_first_is_the_plain_one(place: Path) -> None:
-    policy = str(place / "start")
-    plain = answer(policy, PROMPTS, max_new_tokens=LONG)
-    one, two, six = (
-        answer(policy, PROMPTS, max_new_tokens=LONG, best_of=BestOf(n, Counting(ODD_TOKENS))) for n in (1, 2, 6)
-    )
+    policy, options = str(place / "start"), GenerationOptions(max_new_tokens=LONG)
+    plain = answer(policy, PROMPTS, options)
+    one, two, six = (answer(policy, PROMPTS, options, best_of=BestOf(n, Counting(ODD_TOKENS))) for n in (1, 2, 6))
     assert [given.text for given in one] == [given.text for given in plain]
     for first, second, last in zip(one, two, six, strict=True):
         assert (first.finished, first.reward) <= (second.finished, second.reward) <= (last.finished, last.reward)
@@ -200,15 +198,15 @@ def test_more_responses_are_never_worse_and_the_first_is_the_plain_one(place: Pa
 def test_a_prompt_longer_than_the_model_is_refused_and_answers_end_where_it_ends(place: Path) -> None:
     """The tiny model has 256 positions."""
     with pytest.raises(DemotuneError, match=r"prompt 2 has \d+ tokens and the model has 256 positions"):
-        answer(str(place / "start"), [PROMPTS[0], tuple(ask("hello " * 300))], max_new_tokens=4)
-    (given,) = answer(str(place / "start"), PROMPTS[:1], max_new_tokens=1000, top_k=1)
+        answer(str(place / "start"), [PROMPTS[0], tuple(ask("hello " * 300))], GenerationOptions(max_new_tokens=4))
+    (given,) = answer(str(place / "start"), PROMPTS[:1], GenerationOptions(max_new_tokens=1000, top_k=1))
     assert given.finished or 200 < len(tiny_tokenizer()(given.text)["input_ids"]) <= 256
 
 
 def test_the_best_one_is_chosen_of_all_that_were_drawn(place: Path) -> None:
     """Every response that the reward read, beside the answer: ids as they were drawn, finished ones first."""
     reward = Counting(ODD_TOKENS)
-    answers = answer(str(place / "start"), PROMPTS, max_new_tokens=LONG, best_of=BestOf(8, reward))
+    answers = answer(str(place / "start"), PROMPTS, GenerationOptions(max_new_tokens=LONG), best_of=BestOf(8, reward))
     renderer = Renderer(tiny_tokenizer())
     finished = [completion.response.finished for completion in reward.read]
     assert (len(finished), 0 < sum(finished) < 24) == (24, True)  # or this test shows nothing
@@ -225,7 +223,7 @@ def test_another_vocabulary_reads_the_text(place: Path) -> None:
     other = tiny_tokenizer()
     other.add_tokens(["zebra"])
     reward = Counting(ODD_TOKENS, renderer=Renderer(other, "Q: {prompt} A: "))
-    answers = answer(str(place / "start"), PROMPTS, max_new_tokens=LONG, best_of=BestOf(6, reward))
+    answers = answer(str(place / "start"), PROMPTS, GenerationOptions(max_new_tokens=LONG), best_of=BestOf(6, reward))
     assert {other.decode(c.prompt_ids) for c in reward.read} == {f"Q: {p[0]['content']} A: " for p in PROMPTS}
     assert 0 < sum(completion.response.finished for completion in reward.read) < 18
     for completion in reward.read:
@@ -236,7 +234,7 @@ def test_another_vocabulary_reads_the_text(place: Path) -> None:
 
 def test_a_reward_of_the_same_vocabulary_but_another_template_reads_the_text(place: Path) -> None:
     reward = Counting(ODD_TOKENS, renderer=Renderer(tiny_tokenizer(), "{prompt}: "))
-    answer(str(place / "start"), PROMPTS[:1], max_new_tokens=6, best_of=BestOf(2, reward))
+    answer(str(place / "start"), PROMPTS[:1], GenerationOptions(max_new_tokens=6), best_of=BestOf(2, reward))
     assert {tiny_tokenizer().decode(completion.prompt_ids) for completion in reward.read} == {"hello: "}
 
 
@@ -245,9 +243,9 @@ def test_a_reward_leaves_out_what_is_too_long_for_it(place: Path) -> None:
     shortest = min(len(reward.renderer.prompt_ids(prompt)) for prompt in PROMPTS)
     reward.longest = shortest
     with pytest.raises(DemotuneError, match=r"the reward can read none of the 6 responses \(over-long"):
-        answer(str(place / "start"), PROMPTS, max_new_tokens=4, best_of=BestOf(2, reward))
+        answer(str(place / "start"), PROMPTS, GenerationOptions(max_new_tokens=4), best_of=BestOf(2, reward))
     reward.longest = shortest + 4  # the shortest prompt fits
-    answers = answer(str(place / "start"), PROMPTS, max_new_tokens=4, best_of=BestOf(2, reward))
+    answers = answer(str(place / "start"), PROMPTS, GenerationOptions(max_new_tokens=4), best_of=BestOf(2, reward))
     lengths = [len(reward.renderer.prompt_ids(prompt)) for prompt in PROMPTS]
     assert [given.reward is not None for given in answers] == [length == shortest for length in lengths]
 
@@ -305,7 +303,7 @@ def test_sample_writes_the_best_with_its_score(place: Path) -> None:
     assert code == 0, shown
     (row,) = read(out)
     best_of = BestOf(3, ScalarReward(place / "reward", bf16=False))
-    (expected,) = answer(str(place / "start"), [ask("say one")], max_new_tokens=6, best_of=best_of)
+    (expected,) = answer(str(place / "start"), [ask("say one")], GenerationOptions(max_new_tokens=6), best_of=best_of)
     assert (row["completion"][0]["content"], row["finished"]) == (expected.text, expected.finished)
     assert row["score"] == pytest.approx(expected.reward, abs=1e-6)
     code, shown = call("sample", *given, "--best-of", "2", "--reward", str(place / "reward"))

@@ -14,8 +14,9 @@ from demotune import DemotuneError, RFTConfig, RunResult, SFTConfig, resume, run
 from demotune.common.files import read_rows
 from demotune.estimation.estimate import estimate_config
 from demotune.records import Response
-from demotune.rewards.answers import draw_responses
+from demotune.rewards.answers import drawn_in_order
 from demotune.runs.folder import RunFolder
+from demotune.sampling import InProcessSampler
 from demotune.training.contrast import contrast_pairs
 from demotune.training.drawing import sampling_options
 from demotune.training.setup import Setup, derive_seed, prepare_run
@@ -97,7 +98,8 @@ def test_the_base_model_is_the_one_that_sft_began_with(several: RunResult, place
     options = sampling_options(setup)
     seed = derive_seed(setup.config.seed, 0, "contrast-base")
     prompts = [row.prompt_ids for row in rows]
-    expected = draw_responses(place / "start", prompts, seed, options, batch_size=4, dtype="float32")
+    sampler = InProcessSampler(lambda: setup.load(place / "start"), slots=4)
+    expected = drawn_in_order(sampler, prompts, seed, options, what="base")
     found = read(several.run_folder, 0, "contrast.jsonl.gz")
     assert [Response(tuple(row["sample_ids"]), row["finished"]) for row in found] == expected
 

@@ -2,6 +2,7 @@
 
 import copy
 from math import log
+from typing import Literal
 
 import pytest
 import torch
@@ -17,13 +18,13 @@ from helpers.micro import (
 )
 from torch.testing import assert_close
 
-from demotune.config.methods import IRFTConfig, SPINConfig
+from demotune.config.methods import IRFTConfig, SFTConfig, SPINConfig
 from demotune.models.batches import pair_batch
 from demotune.models.logprobs import naive_response_logps
-from demotune.records import Pair, RenderedDemonstration, Response, ScoredPair
+from demotune.records import Pair, RenderedDemonstration, Response, ScoredDemonstration, ScoredPair
 from demotune.training.losses import Link
-from demotune.training.methods import irft, spin
-from demotune.training.objectives import PairObjective, SFTObjective
+from demotune.training.methods import irft, sft, spin
+from demotune.training.objectives import AnchoredSFTObjective, PairObjective, SFTObjective
 
 BIT = log(2)
 
@@ -138,14 +139,18 @@ def test_spin_has_no_choices_and_is_irft_with_its_defaults() -> None:
 # SFT -----------------------------------------------------------------------------------------------------------------
 
 
-def test_sft_of_two_demonstrations() -> None:
-    """3 bits each: two tokens of 1 and 2 bits, and one of 3 bits. Greedy is only the first: from 2 to 3."""
-    rows = [
+def two_demonstrations() -> list[RenderedDemonstration]:
+    """Of 1 + 2 bits and of 3 bits."""
+    return [
         RenderedDemonstration((2,), Response((3, END), True), "a"),
         RenderedDemonstration((3, 2), Response((END,), True), "b"),
     ]
+
+
+def test_sft_of_two_demonstrations() -> None:
+    """3 bits each: two tokens of 1 and 2 bits, and one of 3 bits. Greedy is only the first: from 2 to 3."""
     objective = SFTObjective()
-    batch = objective.collate(rows)
+    batch = objective.collate(two_demonstrations())
     assert int(batch["items"]) == 3  # tokens
     found = objective(policy(), batch)
     assert float(found.total) == pytest.approx(6 * BIT, abs=1e-5)
@@ -166,3 +171,35 @@ def test_sft_gradient_is_that_of_the_definition() -> None:
         error = float((found.grad - expected.grad).norm())
         assert error <= 1e-4 * float(expected.grad.norm()) + 1e-5, name
     assert largest_difference(parameters(model), parameters(naive_model)) == 0
+
+
+def test_dft_of_two_demonstrations() -> None:
+    """1/2 * 1 bit + 1/4 * 2 bits, and 1/8 * 3 bits."""
+    objective = SFTObjective("dft")
+    found = objective(policy(), objective.collate(two_demonstrations()))
+    assert float(found.total) == pytest.approx(11 / 8 * BIT, abs=1e-5)
+
+
+@pytest.mark.parametrize(("loss", "total"), [("iw", (3 + 2 * 3) * BIT), ("psft", -(1.28 + 0.5 + 1.28))])
+def test_anchored_losses_of_two_demonstrations(loss: Literal["iw", "psft"], total: float) -> None:
+    """The anchor has 2 + 1 and 4 bits: ratios 2 and 1/2, whose mean is 1, and 2."""
+    first, second = two_demonstrations()
+    rows = [ScoredDemonstration(first, (-2 * BIT, -BIT)), ScoredDemonstration(second, (-4 * BIT,))]
+    objective = AnchoredSFTObjective(loss)
+    batch = objective.collate(rows)
+    assert int(batch["items"]) == 3  # tokens
+    assert [objective.tokens(row) for row in rows] == [3, 3]
+    found = objective(policy(), batch)
+    assert float(found.total) == pytest.approx(total, abs=1e-5)
+    assert found.metrics["val/ratio"].tolist() == pytest.approx([2, 0.5, 2], abs=1e-5)
+    assert found.at_start is not None
+    assert found.at_start.tolist() == pytest.approx([BIT] * 3, abs=1e-5)
+    assert found.metrics["logps/chosen"].tolist() == pytest.approx([-3 * BIT, -3 * BIT], abs=1e-5)
+    clipped = found.metrics.get("clip_ratio/high_mean")
+    assert (None if clipped is None else clipped.tolist()) == (None if loss == "iw" else [1.0, 0.0, 1.0])
+
+
+def test_sft_takes_the_loss_of_its_config() -> None:
+    assert sft.objective(SFTConfig(output="x")) == SFTObjective("nll")
+    assert sft.objective(SFTConfig(output="x", loss="dft")) == SFTObjective("dft")
+    assert sft.objective(SFTConfig(output="x", loss="psft")) == AnchoredSFTObjective("psft")

@@ -7,11 +7,11 @@ from statistics import fmean
 from demotune.common.errors import DemotuneError
 from demotune.common.progress import say
 from demotune.config.field import fields_of
-from demotune.config.methods import SFTConfig, as_dict
+from demotune.config.methods import SFTConfig
 from demotune.models.policy import content_hash, resolve_model
-from demotune.pipeline import resume, run
+from demotune.pipeline import run_or_go_on
 from demotune.runs.folder import RunFolder
-from demotune.runs.run import Run, load_finished, load_run
+from demotune.runs.run import Run, load_finished
 from demotune.runs.settings import CONTROL
 
 
@@ -24,16 +24,12 @@ def train_controls(folders: Sequence[Path]) -> list[Path]:
     for finished in [finished for folder in folders if (finished := load_finished(folder)).method != "sft"]:
         config = control_of(finished)
         target = RunFolder(Path(config.output))
-        if target.manifest.exists():
-            _check_same(config, target)
-        if target.finished:
+        if not target.manifest.exists() and content_hash(resolve_model(config.model)) != finished.start_hash:
+            raise DemotuneError(f"{config.model} is not the model that {finished.folder} started from; put it back")
+        there = target.finished
+        run_or_go_on(config)
+        if there:
             say(f"{target.root} is there already")
-        elif target.manifest.exists():
-            resume(target.root)
-        else:
-            if content_hash(resolve_model(config.model)) != finished.start_hash:
-                raise DemotuneError(f"{config.model} is not the model that {finished.folder} started from; put it back")
-            run(config)
         found.append(target.root)
     return found
 
@@ -78,14 +74,3 @@ def _batches(rows: int, per_step: float, largest: int) -> tuple[int, int]:
         choices.append((abs(accumulation * mean / per_step - 1), size, accumulation))
     _, size, accumulation = next((choice for choice in choices if choice[0] <= 0.05), min(choices))
     return size, accumulation
-
-
-def _check_same(config: SFTConfig, target: RunFolder) -> None:
-    """Raise DemotuneError unless the folder holds the run that `config` asks for; unset fields were filled in."""
-    begun, wanted = load_run(target.root).config, as_dict(config)
-    differing = [name for name, value in wanted.items() if value is not None and begun.get(name) != value]
-    if differing:
-        raise DemotuneError(
-            f"{target.root} holds another run than the control that is wanted ({', '.join(differing)} differ); move it "
-            "away or delete it"
-        )

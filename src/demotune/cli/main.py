@@ -122,6 +122,7 @@ def _sample(config: commands.SampleConfig) -> None:
     prompts = [as_prompt(text) for text in config.prompt]
     if config.prompts is not None:
         prompts += [prompt for _, prompt in read_prompt_file(config.prompts)]
+    from demotune.rewards.answer_journal import journal_beside
     from demotune.rewards.answers import BestOf, answer, show_answers
     from demotune.rewards.load import load_reward
 
@@ -129,12 +130,16 @@ def _sample(config: commands.SampleConfig) -> None:
     if config.best_of is not None and config.reward is not None:
         reward = load_reward(config.reward, template=config.reward_template, dtype=config.dtype)
         best = BestOf(config.best_of, reward)
-    answers = answer(
-        config.model, prompts, max_new_tokens=config.max_new_tokens, temperature=config.temperature,
-        top_p=config.top_p, top_k=config.top_k, template=config.template, seed=config.seed,
-        batch_size=config.batch_size, dtype=config.dtype, best_of=best,
-    )  # fmt: skip
+    journal = None if config.output is None else journal_beside(config.output)
+    answers = answer(config.model, prompts, config, best_of=best, journal=journal)
     show_answers(prompts, answers, config.output)
+
+
+@command(app, commands.DistillConfig)
+def _distill(config: commands.DistillConfig) -> None:
+    from demotune.cli.distill import distill
+
+    distill(config)
 
 
 @command(app, commands.ScoreConfig)
@@ -179,7 +184,6 @@ def _compare(config: commands.CompareConfig) -> None:
     from demotune.cli.control import train_controls
     from demotune.evaluation.compare import compare
     from demotune.evaluation.show import show_comparison
-    from demotune.runs.comparison import write_comparison
     from demotune.runs.names import COMPARISON
 
     given = {run.resolve() for run in config.runs}
@@ -190,10 +194,8 @@ def _compare(config: commands.CompareConfig) -> None:
             model=str(config.runs[0]), data=config.data, output=str(config.output), columns=config.columns,
             max_length=config.max_length, max_rows=config.max_rows, batch_size=config.batch_size, bf16=config.bf16,
         )  # fmt: skip
-    table = compare([*config.runs, *controls], on=on)
-    show_comparison(table)
-    if config.output is not None:
-        write_comparison(config.output / COMPARISON, table)
+    file = None if config.output is None else config.output / COMPARISON
+    show_comparison(compare([*config.runs, *controls], on=on, file=file))
 
 
 @command(app, commands.ReportConfig)

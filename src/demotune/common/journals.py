@@ -2,12 +2,17 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from demotune.common.files import CHECKSUM, publish_file, with_checksum
 from demotune.common.progress import warn
+
+ROWS_KEPT_TOGETHER = 16
+SECONDS_UNKEPT = 1.0
+"""Finished rows that a killed process may cost: so many, or those of so long a time."""
 
 
 class Journal:
@@ -32,6 +37,23 @@ class Journal:
             opened.write(_as_lines(rows))
             opened.flush()
             os.fsync(opened.fileno())
+
+
+def append_in_turn(
+    rows: Iterable[Mapping[str, object]], append: Callable[[list[Mapping[str, object]]], object]
+) -> None:
+    """Append rows as they come, several at a time: each time waits for the disk. An error costs none of them."""
+    unkept: list[Mapping[str, object]] = []
+    last = time.monotonic()
+    try:
+        for row in rows:
+            unkept.append(row)
+            if len(unkept) >= ROWS_KEPT_TOGETHER or time.monotonic() - last >= SECONDS_UNKEPT:
+                append(unkept)
+                unkept, last = [], time.monotonic()
+    finally:
+        if unkept:
+            append(unkept)
 
 
 def read_journal(file: Path) -> list[dict[str, Any]]:

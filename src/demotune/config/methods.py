@@ -27,6 +27,9 @@ class SFTConfig(RunConfig):
     """Passes over the demonstrations. Take fewer when IRFT follows: from rows known by heart it learns little."""
     max_steps: int | None = field(None, OPTIMISATION, above=0)
     """Number of optimizer steps; overrides num_train_epochs."""
+    loss: Literal["nll", "dft", "iw", "psft"] = field("nll", OPTIMISATION)
+    """nll: -log p of each token. dft: times p, for one right answer. iw: times how much likelier the response has
+    become. psft: clipped, so that the policy stays near the start model."""
 
 
 @dataclass(frozen=True, kw_only=True)

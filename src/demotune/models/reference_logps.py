@@ -1,4 +1,4 @@
-"""Log-probabilities of whole responses as plain numbers, without gradient: of a reference policy, of any model.
+"""Log-probabilities of responses as plain numbers, without gradient: of a reference policy, of any model.
 
 Pairs are computed in the very micro-batches in which they will be trained. In bfloat16 a sequence's log-probability
 moves by up to 0.2 nats with the batch that it is in; with the same batches, the first loss of a stage is exact.
@@ -18,7 +18,7 @@ from demotune.models.batches import (
     pair_sides,
     to_device,
 )
-from demotune.models.logprobs import autocast, sequence_logps
+from demotune.models.logprobs import autocast, response_logps, sequence_logps
 from demotune.models.packing import cut_to_budget
 from demotune.records import Completion, Pair, Side
 
@@ -52,6 +52,34 @@ def pair_logps(
             logps = [known[side] if side in known else next(computed) for side in sides]
             found += zip(logps[: len(part)], logps[len(part) :], strict=True)
         advance(len(pairs))
+        yield found
+
+
+def token_logps(
+    model: nn.Module,
+    microbatches: Sequence[Sequence[Completion]],
+    *,
+    bf16: bool,
+    advance: Advance,
+    budget: int | None = None,
+) -> Iterator[list[tuple[float, ...]]]:
+    """For each micro-batch, log pi of each response token of each of its completions, in nats. `budget` as above."""
+
+    def tokens(completion: Completion) -> int:
+        return len(completion.prompt_ids) + len(completion.response.ids)
+
+    for members in microbatches:
+        found: list[tuple[float, ...]] = []
+        for part in cut_to_budget(members, tokens, budget):
+            batch = to_device(model, pack_sides([(row.prompt_ids, row.response.ids) for row in part]))
+            with (
+                lack_of_memory_explained(len(part), "--per-device-train-batch-size, --tokens-per-microbatch"),
+                torch.no_grad(),
+                autocast(batch["input_ids"].device, bf16),
+            ):
+                logps = response_logps(model, batch).logps.tolist()
+            found += [tuple(row[: len(one.response.ids)]) for row, one in zip(logps, part, strict=True)]
+        advance(len(members))
         yield found
 
 

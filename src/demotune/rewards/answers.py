@@ -1,7 +1,10 @@
 """Answers to prompts, outside of any run: `demotune sample`; with a reward the best of several responses."""
 
+import hashlib
+import json
 import math
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,9 +14,18 @@ from demotune.common.files import write_rows
 from demotune.common.machine import has_fast_bf16
 from demotune.common.processes import this_device
 from demotune.common.progress import say, track
+from demotune.config.commands import GenerationOptions
 from demotune.data.rendering import Renderer, RenderError
-from demotune.models.policy import generation_stop_ids, load_policy, load_tokenizer, longest_input, resolve_model
+from demotune.models.policy import (
+    content_hash,
+    generation_stop_ids,
+    load_policy,
+    load_tokenizer,
+    longest_input,
+    resolve_model,
+)
 from demotune.records import Message, Response
+from demotune.rewards.answer_journal import AnswerJournal, journal_beside
 from demotune.rewards.completions import Asked, completions_for, rewards_of_readable
 from demotune.rewards.reward import Reward
 from demotune.runs.run import begun_template
@@ -28,6 +40,8 @@ class Answer:
     finished: bool
     reward: float | None = None
     """By which it was chosen; None where no reward chose, or where the reward could not read it."""
+    first_reward: float | None = None
+    """Of the first response to the prompt, the one that is drawn where no reward chooses; None where it was cut off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +51,24 @@ class BestOf:
     count: int
     reward: Reward
 
+    def refuse_greedy(self, options: GenerationOptions) -> None:
+        """Raise DemotuneError where all responses to a prompt would be the same one."""
+        if self.count > 1 and (options.temperature == 0 or options.top_k == 1):
+            raise DemotuneError(
+                f"best of {self.count} needs responses that differ, and greedy ones are all alike; "
+                "give a --temperature above 0 and no --top-k 1"
+            )
+
     def choose(
         self, renderer: Renderer, asked: Sequence[Asked], drawn: Sequence[Response], batch_size: int
     ) -> list[Answer]:
         """The best answer to each prompt; `drawn` are the first response to each, then the second, and so on."""
         completions = completions_for(self.reward, renderer, [*asked] * self.count, drawn)
         rewards = rewards_of_readable(self.reward, completions, batch_size=batch_size, what="score")
+        first = [reward if one.finished else None for one, reward in zip(drawn, rewards[: len(asked)], strict=False)]
         answers = [
-            Answer(renderer.decode(response.ids), response.finished, reward)
-            for response, reward in zip(drawn, rewards, strict=True)
+            Answer(renderer.decode(response.ids), response.finished, reward, first[number % len(asked)])
+            for number, (response, reward) in enumerate(zip(drawn, rewards, strict=True))
         ]
 
         def merit(given: Answer) -> tuple[bool, float]:
@@ -57,57 +80,81 @@ class BestOf:
 def answer(
     model: str,
     prompts: Sequence[Sequence[Message]],
+    options: GenerationOptions,
     *,
-    max_new_tokens: int,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    top_k: int = 0,
-    template: str | None = None,
-    seed: int = 42,
-    batch_size: int = 32,
-    dtype: str = "float32",
     best_of: BestOf | None = None,
+    sampler: Sampler | None = None,
+    journal: Path | None = None,
 ) -> list[Answer]:
     """One response per conversation, in order. Raises DemotuneError for a model or prompt that cannot be used.
 
     The first of several responses to a prompt is the one that is drawn without `best_of`, the first two of four are
-    those of two, and so on: more responses never make the best one worse.
+    those of two, and so on: more responses never make the best one worse. `sampler` draws instead of this process, from
+    the same model. Responses are kept in the file `journal`; those that are there are not drawn again.
     """
-    count = 1 if best_of is None else best_of.count
-    if count > 1 and (temperature == 0 or top_k == 1):
-        raise DemotuneError(
-            f"best of {count} needs responses that differ, and greedy ones are all alike; "
-            "give a --temperature above 0 and no --top-k 1"
-        )
+    if best_of is not None:
+        best_of.refuse_greedy(options)
     folder = resolve_model(model)
-    template = begun_template(folder) if template is None else template
+    template = begun_template(folder) if options.template is None else options.template
     renderer = Renderer(load_tokenizer(folder), template, generation_stop_ids(folder))
     longest = longest_input(folder)
     rendered = [_render(renderer, number, prompt, longest) for number, prompt in enumerate(prompts, start=1)]
     for remark in renderer.remarks():
         say(remark)
-    options = SamplingOptions(
-        max_new_tokens=max_new_tokens,
-        stop_ids=renderer.stop_ids,
-        vocabulary=renderer.vocabulary,
-        max_length=longest,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        bf16=has_fast_bf16(this_device()),
+    drawn = drawn_in_order(
+        sampler or _sampler(folder, options),
+        rendered * (1 if best_of is None else best_of.count),
+        options.seed,
+        _sampling_options(options, renderer, longest),
+        what="sample",
+        journal=None if journal is None else AnswerJournal(journal, _settings(folder, rendered, options)),
     )
-    load = partial(load_policy, folder, dtype=dtype, attn_implementation=None, device=this_device())
-    drawn = drawn_in_order(InProcessSampler(load, slots=batch_size), rendered * count, seed, options, what="sample")
     if best_of is None:
         return [Answer(renderer.decode(response.ids), response.finished) for response in drawn]
     asked = [Asked(prompt, ids) for prompt, ids in zip(prompts, rendered, strict=True)]
-    return best_of.choose(renderer, asked, drawn, batch_size)
+    return best_of.choose(renderer, asked, drawn, options.batch_size)
+
+
+def _sampler(folder: Path, options: GenerationOptions) -> Sampler:
+    """This process; the policy is loaded when it first draws, and freed with the sampler."""
+    load = partial(load_policy, folder, dtype=options.dtype, attn_implementation=None, device=this_device())
+    return InProcessSampler(load, slots=options.batch_size)
+
+
+def _sampling_options(options: GenerationOptions, renderer: Renderer, longest: int | None) -> SamplingOptions:
+    return SamplingOptions(
+        max_new_tokens=options.max_new_tokens,
+        stop_ids=renderer.stop_ids,
+        vocabulary=renderer.vocabulary,
+        max_length=longest,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        top_k=options.top_k,
+        bf16=has_fast_bf16(this_device()),
+    )
+
+
+def _settings(
+    folder: Path, prompts: Sequence[Sequence[int]], options: GenerationOptions
+) -> dict[str, str | int | float]:
+    """What decides each response, beside its number: how many there are, and which reward chooses, does not."""
+    return {
+        "model": content_hash(folder),
+        "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
+        "max_new_tokens": options.max_new_tokens,
+        "temperature": options.temperature,
+        "top_p": options.top_p,
+        "top_k": options.top_k,
+        "seed": options.seed,
+        "dtype": options.dtype,
+    }
 
 
 def show_answers(prompts: Sequence[Sequence[Message]], answers: Sequence[Answer], output: Path | None) -> None:
     """To the screen, or as JSONL (messages, finished; with a reward also its score) to `output`."""
     if output is not None:
         write_rows(output, (_row(prompt, given) for prompt, given in zip(prompts, answers, strict=True)))
+        journal_beside(output).unlink(missing_ok=True)
         say(f"{len(answers)} responses written to {output}")
         return
     for prompt, given in zip(prompts, answers, strict=True):
@@ -140,12 +187,31 @@ def _render(renderer: Renderer, number: int, prompt: Sequence[Message], longest:
 
 
 def drawn_in_order(
-    sampler: Sampler, prompts: Sequence[Sequence[int]], seed: int, options: SamplingOptions, *, what: str
+    sampler: Sampler,
+    prompts: Sequence[Sequence[int]],
+    seed: int,
+    options: SamplingOptions,
+    *,
+    what: str,
+    journal: AnswerJournal | None = None,
 ) -> list[Response]:
-    """One response for each prompt, in order, each from a random stream of its own; shows progress as `what`."""
-    drawn: dict[int, Response] = {}
+    """One response for each prompt, in order, each from a random stream of its own; shows progress as `what`.
+
+    What the journal has is not drawn; the rest is kept there as it comes.
+    """
+    found = {} if journal is None else dict(journal.done)
+    left = [row for row in range(len(prompts)) if row not in found]
     with track(what, len(prompts), "responses") as tracker:
-        for row, response in sampler.draw(prompts, range(len(prompts)), seed, options):
-            drawn[row] = response
-            tracker.advance()
-    return [drawn[row] for row in range(len(prompts))]
+        tracker.start_at(len(prompts) - len(left))
+
+        def drawn() -> Iterator[tuple[int, Response]]:
+            for row, response in sampler.draw([prompts[row] for row in left], left, seed, options) if left else ():
+                found[row] = response
+                tracker.advance()
+                yield row, response
+
+        if journal is None:
+            deque(drawn(), maxlen=0)
+        else:
+            journal.append_in_turn(drawn())
+    return [found[row] for row in range(len(prompts))]

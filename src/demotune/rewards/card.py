@@ -44,12 +44,12 @@ In {library}, for token ids of prompt and response rendered with {template}:
 """
 
 
-def linear_reward_card(config: RFTConfig, stage: int, pairs: int, facts: RewardFacts) -> str:
+def linear_reward_card(model: str, made_by: str, demonstrations: str, pairs: int, facts: RewardFacts) -> str:
     """README.md of the folder of a linear reward."""
     asked = f", after the response the text {facts.question.text!r}" if facts.question else ""
     named = "".join(f"\n    {weight:+.4g} * {name}" for name, weight in facts.features.items())
     besides = f"* To the head's number is added:\n{named}\n\n" if named else ""
-    template = "the chat template" if config.template is None else f"the template {config.template!r}"
+    template = "the chat template" if facts.template is None else f"the template {facts.template!r}"
     return f"""---
 library_name: transformers
 tags: [reward-model, inverse-reinforcement-learning, demotune]
@@ -57,16 +57,15 @@ tags: [reward-model, inverse-reinforcement-learning, demotune]
 
 # A linear reward learned from demonstrations
 
-Logistic regression on the last hidden state of a frozen model, fitted by demotune's RFT in stage {stage} to {pairs}
-pairs of responses to one prompt; no preference label was used. Only the head is new.
+Logistic regression on the last hidden state of a frozen model, fitted by {made_by} to {pairs} pairs of responses to one
+prompt; no preference label was used. Only the head is new.
 
-* Model: {config.reward_model or config.model}
-* Demonstrations: {", ".join(config.data)}
+* Model: {model}
+* Demonstrations: {demonstrations}
 * Reads prompt and response, rendered with {template}{asked}; it judges at the last token.
 {besides}* It compares responses to one prompt; its zero and its scale mean nothing.
 
-The run's summary holds its accuracy on held-out pairs, with intervals, and on pairs of like length. `demotune explain`
-shows what it looks at.
+`demotune explain` shows what it looks at.
 
     demotune score   --reward THIS_FOLDER --data rows.jsonl
     demotune explain THIS_FOLDER --data rows.jsonl

@@ -17,16 +17,6 @@ class RowName:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """quarantine.jsonl: a row of the data that was refused."""
-
-    source: str
-    """Where it stood, `FILE:LINE`."""
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
 class SampleRow:
     """samples.jsonl.gz: a demonstration and the sample of the policy that the stage started from."""
 

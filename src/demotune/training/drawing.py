@@ -1,12 +1,12 @@
 """Responses of a stage's policy, kept in a journal while they are drawn: a killed run draws no response twice."""
 
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
+from demotune.common.journals import append_in_turn
 from demotune.common.json_records import as_json, from_json
 from demotune.common.processes import wait_for_everyone
 from demotune.common.profiling import timed
@@ -16,10 +16,6 @@ from demotune.sampling import SamplingOptions
 from demotune.training.phase_journal import PhaseJournal, share_of_this_process
 from demotune.training.setup import Setup
 from demotune.training.stage import Stage
-
-ROWS_KEPT_TOGETHER = 16
-SECONDS_UNKEPT = 1.0
-"""Finished responses that a killed process may cost: so many, or those of so long a time."""
 
 
 @timed("sampling")
@@ -53,30 +49,22 @@ def draw_with(
         sampler = stage.setup.sampler(policy)
         drawn = sampler.draw([prompts[row] for row in rows], streams, seed, sampling_options(stage.setup))
         numbered = ((stream - first_stream, response) for stream, response in drawn)
-        _keep(numbered, journal, tracker, with_logps=with_logps)
+        append_in_turn(_records(numbered, tracker, with_logps=with_logps), journal.append)
     wait_for_everyone()
     found = journal.read()
     return [from_json(Response, found[row]) for row in range(len(prompts))]
 
 
-def _keep(
-    drawn: Iterable[tuple[int, Response]], journal: PhaseJournal, tracker: Tracker | None, *, with_logps: bool = False
-) -> None:
-    """Write (row, response) to the journal, several at a time: each time waits for the disk."""
-    unkept: list[dict[str, Any]] = []
-    tokens, last = 0, time.monotonic()
-    try:
-        for row, response in drawn:
-            unkept.append({"row": row, **as_json(response if with_logps else replace(response, logps=None))})
-            tokens += len(response.ids)
-            if tracker:
-                tracker.advance(1, f"{tokens / max(tracker.seconds, 1e-9):.0f} tok/s")
-            if len(unkept) >= ROWS_KEPT_TOGETHER or time.monotonic() - last >= SECONDS_UNKEPT:
-                journal.append(unkept)
-                unkept, last = [], time.monotonic()
-    finally:
-        if unkept:
-            journal.append(unkept)
+def _records(
+    drawn: Iterable[tuple[int, Response]], tracker: Tracker | None, *, with_logps: bool
+) -> Iterator[dict[str, Any]]:
+    """What the journal keeps of each (row, response), counted as it comes."""
+    tokens = 0
+    for row, response in drawn:
+        tokens += len(response.ids)
+        if tracker:
+            tracker.advance(1, f"{tokens / max(tracker.seconds, 1e-9):.0f} tok/s")
+        yield {"row": row, **as_json(response if with_logps else replace(response, logps=None))}
 
 
 def sampling_options(setup: Setup) -> SamplingOptions:

@@ -26,6 +26,7 @@ from demotune.rewards.linear import (
 )
 from demotune.rewards.pair_selection import select_pairs
 from demotune.runs.names import REWARD
+from demotune.training.contrast import sources_of
 from demotune.training.learned_reward import named_model, on_base_of_policy, reward_padding
 from demotune.training.setup import Setup
 from demotune.training.stage import Stage, tokens_of, with_reward
@@ -37,6 +38,11 @@ def question_of(setup: Setup) -> Question | None:
     """What the run's reward reads after each response."""
     text = with_reward(setup).reward_question
     return None if text is None else as_question(setup.tokenizer, text)
+
+
+def question_tokens(setup: Setup) -> int:
+    asked = question_of(setup)
+    return len(asked.ids) if asked else 0
 
 
 def fit_and_publish(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) -> Mapping[str, Any]:
@@ -64,20 +70,18 @@ def fit_and_publish(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]
 
 def forward_tokens(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) -> int:
     """Of the states that a fit is made on: each side of a differing pair once, the question after it."""
-    asked = question_of(stage.setup)
     sides = [side for each in (pairs, heldout) for side in distinct_sides(select_pairs(each).pairs)]
     written = tokens_of((side.prompt_ids, side.response) for side in sides)
-    return written + len(sides) * (len(asked.ids) if asked else 0)
+    return written + len(sides) * question_tokens(stage.setup)
 
 
 def work(plan: StagePlan, own: Sequence[RowSizes], heldout: Sequence[RowSizes]) -> PhaseWork:
-    """Hidden states of all sides of the pairs to learn from, then the rewards of the stage's own pairs."""
-    asked = question_of(plan.setup)
-    extra = len(asked.ids) if asked else 0
-    learned = plan.batched([_sides_of(row, extra) for row in (*own, *heldout)])
-    judged = plan.batched([_sides_of(row, extra) for row in (*plan.own, *plan.heldout)])
+    """Hidden states of all sides of the pairs to learn from, then the rewards of pairs to judge it by."""
+    extra = question_tokens(plan.setup)
+    judged = [*plan.own, *plan.heldout, *(heldout if sources_of(plan.setup.config) else ())]
+    scored = plan.batched([_sides_of(row, extra) for row in (*own, *heldout, *judged)])
     loads = 0 if on_base_of_policy(plan.setup) else 2
-    return PhaseWork(scored=learned + judged, loads=loads, saves=1)
+    return PhaseWork(scored=scored, loads=loads, saves=1)
 
 
 def _sides_of(row: RowSizes, extra: int) -> Tokens:
@@ -121,7 +125,13 @@ def _publish(stage: Stage, reward: LinearReward, backbone: PreTrainedModel) -> N
     if main_process():
         setup, config = stage.setup, with_reward(stage.setup)
         facts = reward.facts(config.template)
-        card = linear_reward_card(config, stage.number, reward.pairs, facts)
+        card = linear_reward_card(
+            config.reward_model or config.model,
+            f"demotune's RFT in stage {stage.number}",
+            ", ".join(config.data),
+            reward.pairs,
+            facts,
+        )
         model = reward.as_head(backbone, reward_padding(setup))
         save_reward_model(model, setup.tokenizer, facts, stage.folder / REWARD, card)
     wait_for_everyone()

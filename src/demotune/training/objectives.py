@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from demotune.models.batches import packed_tokens, pair_batch
 from demotune.models.logprobs import ResponseLogps, response_logps
 from demotune.models.packing import Batch, pack
 from demotune.models.reward_head import bounded, head_scores, reward_batch
-from demotune.records import Completion, Pair, RenderedDemonstration, Rollout, ScoredPair
+from demotune.records import Completion, Pair, RenderedDemonstration, Rollout, ScoredDemonstration, ScoredPair
 from demotune.training.losses import (
     Link,
     RatioLevel,
@@ -22,6 +22,7 @@ from demotune.training.losses import (
     reward_loss,
     sft_loss,
 )
+from demotune.training.sft_losses import CLIP, AnchoredLoss, demonstration_loss
 
 Record_contra = TypeVar("Record_contra", contravariant=True)
 
@@ -58,8 +59,11 @@ class PairwiseObjective(Objective[ScoredPair], Protocol):
     def loss_at_reference(self) -> float: ...
 
 
+@dataclass(frozen=True, slots=True)
 class SFTObjective:
-    """-log pi(y | x), averaged over the response tokens of an optimizer step."""
+    """-log pi(y | x), with dft each token times its probability; averaged over the response tokens of a step."""
+
+    loss: Literal["nll", "dft"] = "nll"
 
     def tokens(self, record: RenderedDemonstration) -> int:
         return len(record.prompt_ids) + len(record.demo.ids)
@@ -70,12 +74,32 @@ class SFTObjective:
 
     def __call__(self, model: nn.Module, batch: Batch) -> StepLoss:
         scored = response_logps(model, batch)
-        metrics = {
-            "logps/chosen": scored.summed().detach(),
-            "entropy": scored.entropy[scored.mask],
-            "mean_token_accuracy": scored.greedy[scored.mask].float(),
-        }
-        return StepLoss(total=sft_loss(scored.logps, scored.mask).sum(), metrics=metrics)
+        total = demonstration_loss(self.loss, scored.logps, scored.mask).sum()
+        return StepLoss(total=total, metrics=_of_demonstrations(scored))
+
+
+@dataclass(frozen=True, slots=True)
+class AnchoredSFTObjective:
+    """iw or psft, whose anchor is the start model; averaged over the response tokens of a step."""
+
+    loss: AnchoredLoss
+
+    def tokens(self, record: ScoredDemonstration) -> int:
+        return SFTObjective().tokens(record.row)
+
+    def collate(self, records: Sequence[ScoredDemonstration]) -> Batch:
+        batch = SFTObjective().collate([record.row for record in records])
+        width = batch["response_mask"].shape[1]
+        return batch | {"anchor_logps": pad_rows([record.start_logps for record in records], width)}
+
+    def __call__(self, model: nn.Module, batch: Batch) -> StepLoss:
+        scored, anchor = response_logps(model, batch), batch["anchor_logps"]
+        total = demonstration_loss(self.loss, scored.logps, scored.mask, anchor).sum()
+        log_ratio = (scored.logps.detach() - anchor)[scored.mask]
+        metrics = _of_demonstrations(scored) | {"val/ratio": log_ratio.exp()}
+        if self.loss == "psft":
+            metrics["clip_ratio/high_mean"] = (log_ratio.exp() > 1 + CLIP).float()
+        return StepLoss(total=total, metrics=metrics, at_start=log_ratio.abs())
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +211,15 @@ class PolicyObjective:
             "clip_ratio/region_mean": clipped[counted].float(),
         }
         return StepLoss(total=loss.loss.sum(), metrics=metrics, at_start=loss.ratio[counted].log().abs())
+
+
+def _of_demonstrations(scored: ResponseLogps) -> dict[str, Tensor]:
+    """The metrics of SFT."""
+    return {
+        "logps/chosen": scored.summed().detach(),
+        "entropy": scored.entropy[scored.mask],
+        "mean_token_accuracy": scored.greedy[scored.mask].float(),
+    }
 
 
 def _mean_nll_of_demonstrations(scored: ResponseLogps) -> Tensor:

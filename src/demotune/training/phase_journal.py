@@ -1,6 +1,6 @@
 """What the processes of a phase have finished so far, row by row: it outlives a killed run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ class PhaseJournal:
         """Row number -> record, of all processes."""
         return {record["row"]: record for file in self._files() for record in read_journal(file)}
 
-    def append(self, records: Sequence[dict[str, Any]]) -> None:
+    def append(self, records: Sequence[Mapping[str, Any]]) -> None:
         self._own.append(records)
 
     def start_over(self) -> None:

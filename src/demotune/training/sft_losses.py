@@ -18,6 +18,8 @@ from torch import Tensor
 from demotune.training.losses import policy_loss, sft_loss
 
 SFTLoss = Literal["nll", "dft", "iw", "psft"]
+AnchoredLoss = Literal["iw", "psft"]
+"""Those that need an anchor's log-probabilities."""
 
 MOST_WEIGHT = 16.0
 """Bound of iw's weight, as in its authors' code."""

@@ -86,9 +86,12 @@ def _fit_line(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) -> O
     """A regression on the states of a frozen model, anew in each stage."""
     facts = linear_reward.fit_and_publish(stage, pairs, heldout)
     rewards, check = _rewards_of_all(stage, heldout)
+    judged = len(rewards) + (len(heldout) if sources_of(stage.setup.config) else 0)
     return Outcome(
         outputs={REWARD: None, REWARDS: lambda file: write_records(file, rewards)},
-        forward_tokens=linear_reward.forward_tokens(stage, pairs, heldout) + _forward_tokens(stage, [], heldout),
+        forward_tokens=linear_reward.forward_tokens(stage, pairs, heldout)
+        + _forward_tokens(stage, [], heldout)
+        + 2 * judged * linear_reward.question_tokens(stage.setup),
         facts={**facts, **_earned(rewards, check)},
     )
 
@@ -148,7 +151,7 @@ def usable_pairs(stage: Stage) -> tuple[list[Pair], list[Pair]]:
         )
     if len(pairs) < len(both[0]):
         say(f"stage {stage.number}: {len(pairs)} of {len(both[0])} pairs train the reward; the others were cut off")
-    if both[1] and not heldout:
+    if both[1] and not heldout and with_reward(stage.setup).reward_kind == "full":
         warn(f"no held-out sample of stage {stage.number} ends by itself: nothing can stop the reward's steps early")
     return pairs, heldout
 

@@ -1,10 +1,12 @@
 """TRAIN: gradient steps from pi_t to pi_{t+1}, on demonstrations or on pairs."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from demotune.config.methods import SFTConfig
 from demotune.runs.names import CARRIED, METRICS
+from demotune.training.anchor import ANCHORED, scored_demonstrations
 from demotune.training.fit import fit
 from demotune.training.microbatches import MicrobatchPlan, config_microbatches
 from demotune.training.objectives import Objective, PairwiseObjective
@@ -16,25 +18,32 @@ from demotune.training.pairs import (
     scored_pairs,
     steps_of_all_stages,
 )
-from demotune.training.stage import Outcome, Stage, pairwise, stage_slice, supervised
+from demotune.training.stage import Outcome, Stage, pairwise, stage_slice, supervised, tokens_of
 from demotune.training.trainer import Carry, ExpectedFirstValue, Fit
-from demotune.training.work import PhaseWork
+from demotune.training.work import PhaseWork, Tokens
 from demotune.training.work_plan import StagePlan, tokens_of_pair, tokens_of_responses
 
 
 def on_demonstrations(stage: Stage, objective: Callable[[Any], Objective[Any]]) -> Outcome:
-    """Passes over the stage's demonstrations; publishes the policy."""
+    """Passes over the stage's demonstrations; publishes the policy. An anchored loss scores them by pi_0 first."""
     config, rows = supervised(stage.setup), stage_slice(stage.setup, stage.number)
     lengths = [len(row.prompt_ids) + len(row.demo.ids) for row in rows]
-    return _train(stage, "train", _plan(config, lengths, stage.seed("microbatches")), rows, objective(config))
+    plan = _plan(config, lengths, stage.seed("microbatches"))
+    if config.loss not in ANCHORED:
+        return _train(stage, "train", plan, rows, objective(config))
+    scored = scored_demonstrations(stage, rows, plan)
+    first = ExpectedFirstValue("|log| of the probability ratio", 0.0, 1e-2)
+    outcome = _train(stage, "train", plan, scored, objective(config), expected_first=first)
+    return replace(outcome, forward_tokens=tokens_of((row.prompt_ids, row.demo) for row in rows))
 
 
 def work_on_demonstrations(plan: StagePlan) -> PhaseWork:
     """What `on_demonstrations` does."""
-    lengths = [len(row.prompt) + row.demo for row in plan.own]
-    microbatches = _plan(supervised(plan.setup), lengths, plan.seed("microbatches"))
+    config, lengths = supervised(plan.setup), [len(row.prompt) + row.demo for row in plan.own]
+    microbatches = _plan(config, lengths, plan.seed("microbatches"))
     tokens = [tokens_of_responses(len(row.prompt), [row.demo]) for row in plan.own]
-    return PhaseWork(training=plan.training(microbatches, tokens), saves=1)
+    scored = plan.scored_demos(plan.own) if config.loss in ANCHORED else Tokens()
+    return PhaseWork(scored=scored, training=plan.training(microbatches, tokens), saves=1)
 
 
 def _plan(config: SFTConfig, lengths: Sequence[int], seed: int) -> MicrobatchPlan:

@@ -25,7 +25,7 @@ from demotune.models.reward import (
 )
 from demotune.records import Completion
 from demotune.rewards.scalar import rewards_by_model
-from demotune.runs.names import REWARD
+from demotune.runs.names import CO_TRAINED_REWARD, REWARD
 from demotune.training.setup import Setup
 from demotune.training.stage import Stage, with_reward
 
@@ -59,9 +59,9 @@ def reward_padding(setup: Setup) -> int:
     return padding_id(setup.tokenizer, setup.renderer.stop_ids)
 
 
-def load_reward(stage: Stage, number: int) -> RewardModel:
+def load_reward(stage: Stage, number: int, name: str = REWARD) -> RewardModel:
     """The reward of stage `number`, as a model. One that started from the policy shares its base with LoRA."""
-    setup, folder = stage.setup, stage.setup.folder.stage(number) / REWARD
+    setup, folder = stage.setup, stage.setup.folder.stage(number) / name
     if on_base_of_policy(setup) and with_reward(setup).reward_kind == "linear":
         return saved_head_on(weight_sharing_base(cast(PeftModel, stage.start_policy)), folder, reward_padding(setup))
     shares = setup.adapter is not None and with_reward(setup).reward_model is None and is_adapter(folder)
@@ -75,10 +75,14 @@ def on_base_of_policy(setup: Setup) -> bool:
 
 
 def start_reward(stage: Stage) -> RewardModel:
-    """The previous stage's reward; in stage 0 the policy under a head of zeros, or the model that the user names."""
+    """The previous stage's reward, with co-training as its policy steps left it.
+
+    In stage 0 the policy under a head of zeros, or the model that the user names.
+    """
     setup, config = stage.setup, with_reward(stage.setup)
     if stage.number:
-        return load_reward(stage, stage.number - 1)
+        learned_on = (setup.folder.stage(stage.number - 1) / CO_TRAINED_REWARD).is_dir()
+        return load_reward(stage, stage.number - 1, CO_TRAINED_REWARD if learned_on else REWARD)
     if config.reward_model is None:
         reward = reward_from_policy(stage.start_policy, reward_padding(setup))
         if setup.adapter is None:

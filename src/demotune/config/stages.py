@@ -23,6 +23,9 @@ class Sampled:
 
     max_new_tokens: int | None = field(None, SAMPLING, above=0, maximum=10**7)
     """Longest sample, in tokens. Not given: as long as the longest demonstration."""
+    answer_after: str | None = field(None, SAMPLING)
+    """Rewards and pair losses see only what follows the last of these texts in a response, </think> for instance:
+    thoughts before it are free. Demonstrations without it are answers."""
     sample_batch_size: int = field(64, SAMPLING, above=0, maximum=10**6)
     """Draw at most this many responses at a time on one device; fewer where memory is short."""
 

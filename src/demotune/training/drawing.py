@@ -13,6 +13,7 @@ from demotune.common.profiling import timed
 from demotune.common.progress import Tracker
 from demotune.records import Response
 from demotune.sampling import SamplingOptions
+from demotune.training.answer_only import finished_by_answer
 from demotune.training.phase_journal import PhaseJournal, share_of_this_process
 from demotune.training.setup import Setup
 from demotune.training.stage import Stage
@@ -52,7 +53,9 @@ def draw_with(
         append_in_turn(_records(numbered, tracker, with_logps=with_logps), journal.append)
     wait_for_everyone()
     found = journal.read()
-    return [from_json(Response, found[row]) for row in range(len(prompts))]
+    responses = [from_json(Response, found[row]) for row in range(len(prompts))]
+    marker = stage.setup.answer_marker
+    return responses if marker is None else [finished_by_answer(response, marker) for response in responses]
 
 
 def _records(

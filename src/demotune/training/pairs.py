@@ -4,11 +4,13 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
+from demotune.common.errors import DemotuneError
 from demotune.common.json_records import read_records
 from demotune.records import Pair, ScoredPair, Side
 from demotune.runs.heldout import HeldoutRow
 from demotune.runs.names import REFERENCE_LOGPS, SAMPLES
 from demotune.runs.rows import ReferenceRow, SampleRow
+from demotune.training.answer_only import with_thoughts
 from demotune.training.microbatches import MicrobatchPlan, config_microbatches
 from demotune.training.setup import Setup
 from demotune.training.stage import Stage, pairwise, stage_slice
@@ -18,11 +20,22 @@ Row = TypeVar("Row")
 
 
 def training_pairs(stage: Stage) -> list[Pair]:
-    """This stage's own pairs, then the share of the previous stage's that `history` asks for."""
+    """This stage's own pairs, then the share of the previous stage's that `history` asks for.
+
+    With `answer_after` those whose sample has an answer.
+    """
     pairs = sampled_pairs(stage.setup, stage.number)
     if stage.number and pairwise(stage.setup).history:
         pairs += _again(stage, sampled_pairs(stage.setup, stage.number - 1))
-    return pairs
+    if stage.setup.answer_marker is None:
+        return pairs
+    answered = [pair for pair in pairs if pair.sample_thought]
+    if not answered:
+        raise DemotuneError(
+            f"no sample of stage {stage.number} has {stage.setup.config.answer_after!r} and an answer after it; begin "
+            "with a model that writes it, or raise --max-new-tokens"
+        )
+    return answered
 
 
 def expected_pairs(plan: StagePlan) -> list[RowSizes]:
@@ -40,9 +53,11 @@ def _again(stage: Stage | StagePlan, previous: Sequence[Row]) -> list[Row]:
 
 
 def sampled_pairs(setup: Setup, number: int, heldout: bool = False) -> list[Pair]:
-    """The pairs that the sample phase of stage `number` wrote."""
+    """The pairs that the sample phase of stage `number` wrote; with their thoughts marked where the policy compares."""
     rows = read_records(SampleRow, setup.folder.stage(number) / SAMPLES)
-    return [row.pair for row in rows if row.heldout == heldout]
+    pairs = [row.pair for row in rows if row.heldout == heldout]
+    marker = setup.answer_marker if setup.config.reward_kind == "implicit" else None
+    return pairs if marker is None else [with_thoughts(pair, marker) for pair in pairs]
 
 
 def known_logps(stage: Stage, rows: Sequence[HeldoutRow]) -> Mapping[Side, float]:

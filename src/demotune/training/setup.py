@@ -45,6 +45,7 @@ from demotune.models.reward import RewardModel, check_reward_start, load_reward_
 from demotune.records import RenderedDemonstration
 from demotune.runs.folder import RunFolder
 from demotune.sampling import InProcessSampler, Sampler
+from demotune.training.answer_only import AnswerMarker, find_marker
 from demotune.training.arguments import training_arguments
 from demotune.training.schedule import THAT_WORK, learning_rates
 
@@ -74,6 +75,12 @@ class Setup:
     def float32(self) -> bool:
         """Whether models compute in float32 throughout: then a row moves with its batch by rounding only."""
         return not self.bf16 and self.config.dtype == "float32"
+
+    @cached_property
+    def answer_marker(self) -> AnswerMarker | None:
+        """Where answers begin; None where whole responses are judged."""
+        text = self.config.answer_after
+        return None if text is None else find_marker(self.tokenizer, text, self.renderer.end_id)
 
     @cached_property
     def start_hash(self) -> str:

@@ -27,7 +27,7 @@ from demotune.runs.names import CHECK, HELDOUT, IMPLICIT, REWARDS
 from demotune.runs.rows import ImplicitRow, RewardRow
 from demotune.training.heldout_rows import heldout_tokens, trained_rows
 from demotune.training.pairs import known_logps, sampled_pairs, scored_pairs
-from demotune.training.phases.reward import reward_function
+from demotune.training.phases.reward import reward_of_drawn
 from demotune.training.stage import Outcome, Stage, Write, chunks, pair_tokens, pairwise
 from demotune.training.work import PhaseWork
 from demotune.training.work_plan import StagePlan, tokens_of_responses
@@ -82,7 +82,7 @@ def _earned(stage: Stage, rows: Sequence[HeldoutRow]) -> PolicyCheck:
     """Rewards of the answers of pi_{t+1} to the held-out prompts beside those of pi_t's, by the stage's reward."""
     answers = [row.response for row in rows]
     prompts = [row.prompt_ids for row in stage.setup.heldout]
-    drawn = reward_function(stage)([Completion(*both) for both in zip(prompts, answers, strict=True)])
+    drawn = reward_of_drawn(stage)([Completion(*both) for both in zip(prompts, answers, strict=True)])
     before = [row for row in read_records(RewardRow, stage.folder / REWARDS) if row.heldout]
     pairs = sampled_pairs(stage.setup, stage.number, heldout=True)
     # Rounding depends on which rows are scored together; the same answer earns the same.

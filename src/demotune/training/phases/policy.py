@@ -16,7 +16,7 @@ from demotune.runs.names import METRICS, ROLLOUTS
 from demotune.training.drawing import keeps_logps
 from demotune.training.fit import checkpoints_of, fit
 from demotune.training.objectives import PolicyObjective
-from demotune.training.phases.reward import reward_function
+from demotune.training.phases.reward import reward_of_drawn
 from demotune.training.rollout_files import drop_damaged, read_batches
 from demotune.training.rollouts import RolloutPlan, Rollouts, forward_tokens
 from demotune.training.stage import Outcome, Stage, stage_slice, with_reward
@@ -152,7 +152,7 @@ def _prepare(stage: Stage, budget: int | None) -> Fit:
         stage,
         policy=stage.start_policy,
         reference=_reference(stage),
-        reward_of=reward_function(stage),
+        reward_of=reward_of_drawn(stage),
         prompts=[*(row.prompt_ids for row in stage_slice(setup, stage.number)), *setup.prompts],
         check=lambda facts: guard(facts, limits),
         budget=budget,

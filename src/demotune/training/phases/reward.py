@@ -34,6 +34,7 @@ from demotune.rewards.card import reward_card
 from demotune.runs.heldout import PairCheck, check_pairs, count_wins
 from demotune.runs.names import REWARD, REWARD_METRICS, REWARDS
 from demotune.runs.rows import RewardRow
+from demotune.training.answer_only import answers_of, without_thoughts
 from demotune.training.callbacks import KeepBest, best_judgement
 from demotune.training.fit import fit
 from demotune.training.losses import loss_at_reference, reward_loss
@@ -102,13 +103,19 @@ def _microbatches(config: RFTConfig, lengths: Sequence[int], seed: int) -> Micro
 def _forward_tokens(stage: Stage, history: Sequence[dict[str, Any]], heldout: Sequence[Pair]) -> int:
     """Judgements on held-out pairs while the reward learned, then the rewards of all pairs."""
     judgements = sum("eval_loss" in record for record in history)
-    everything = [pair for side in (False, True) for pair in sampled_pairs(stage.setup, stage.number, side)]
+    everything = [pair for side in (False, True) for pair in judged_pairs(stage, side)]
     return judgements * pair_tokens(heldout) + pair_tokens(everything)
+
+
+def judged_pairs(stage: Stage, heldout: bool) -> list[Pair]:
+    """The stage's pairs as the reward reads them: with `answer_after` the answers alone."""
+    marker = stage.setup.answer_marker
+    return [without_thoughts(pair, marker) for pair in sampled_pairs(stage.setup, stage.number, heldout)]
 
 
 def usable_pairs(stage: Stage) -> tuple[list[Pair], list[Pair]]:
     """(training, held-out) pairs that the reward may see: with finished_only, both sides ended by themselves."""
-    both = [sampled_pairs(stage.setup, stage.number, heldout=heldout) for heldout in (False, True)]
+    both = [judged_pairs(stage, heldout) for heldout in (False, True)]
     pairs, heldout = ([pair for pair in side if _usable(pair, with_reward(stage.setup))] for side in both)
     if not pairs:
         raise DemotuneError(
@@ -134,6 +141,12 @@ def _check(rewards: Sequence[RewardRow]) -> PairCheck:
 def reward_function(stage: Stage) -> RewardFunction:
     """The reward that the stage's reward phase published, loaded; an adapter shares the base of the stage's policy."""
     return _scorer(stage, _load(stage, stage.number))
+
+
+def reward_of_drawn(stage: Stage) -> RewardFunction:
+    """`reward_function` of responses as they were drawn: with `answer_after` of the answers in them."""
+    reward_of, marker = reward_function(stage), stage.setup.answer_marker
+    return lambda completions: reward_of(answers_of(completions, marker))
 
 
 def _scorer(stage: Stage, reward: RewardModel) -> RewardFunction:
@@ -239,8 +252,8 @@ def _publish(stage: Stage, reward: RewardModel, pairs: int) -> None:
 @timed("scoring")
 def _rewards_of_all(stage: Stage) -> list[RewardRow]:
     """The published reward of every demonstration and sample of the stage, cut-off ones too."""
-    setup, config = stage.setup, with_reward(stage.setup)
-    sides = [(heldout, pair) for heldout in (False, True) for pair in sampled_pairs(setup, stage.number, heldout)]
+    config = with_reward(stage.setup)
+    sides = [(heldout, pair) for heldout in (False, True) for pair in judged_pairs(stage, heldout)]
     reward_of = reward_function(stage)
     rows: list[RewardRow] = []
     with track(f"stage {stage.number}: rewards", len(sides), "pairs") as tracker:

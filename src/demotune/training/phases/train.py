@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from demotune.common.progress import say
 from demotune.config.methods import SFTConfig
 from demotune.runs.names import CARRIED, METRICS
 from demotune.training.anchor import ANCHORED, scored_demonstrations
@@ -54,6 +55,8 @@ def on_pairs(stage: Stage, objective: Callable[[Any], PairwiseObjective]) -> Out
     """K steps on the stage's pairs; publishes pi_{t+1}."""
     setup, config = stage.setup, pairwise(stage.setup)
     pairs, _ = scored_pairs(stage, stage.number)
+    if setup.answer_marker:
+        say(f"stage {stage.number}: {len(pairs)} pairs have an answer after {config.answer_after!r} and are trained on")
     plan = plan_pairs(setup, pair_lengths([scored.pair for scored in pairs]), stage.seed("microbatches"))
     chosen = objective(config)
     first = ExpectedFirstValue("loss", chosen.loss_at_reference, 1e-3 if setup.bf16 else 1e-5)

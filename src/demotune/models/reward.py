@@ -58,6 +58,8 @@ class RewardFacts:
     """R, when the reward is R * sigmoid(head); None when it is the head itself."""
     template: str | None
     """The prompt template it was trained with; None for the tokenizer's chat template."""
+    answer_after: str | None = None
+    """After which text the answer begins that alone it was trained on; None: it reads whole responses."""
 
 
 class _ExactHead(nn.Linear):
@@ -225,6 +227,8 @@ def read_facts(folder: Path) -> RewardFacts:
             raise ValueError(f"bound must be a number > 0, got {facts.bound}")
         if not isinstance(facts.template, str | None):
             raise ValueError(f"template must be a text, got {facts.template!r}")
+        if not isinstance(facts.answer_after, str | None):
+            raise ValueError(f"answer_after must be a text, got {facts.answer_after!r}")
     return facts
 
 

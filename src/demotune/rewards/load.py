@@ -36,7 +36,15 @@ def load_reward(
         return ScalarReward(run.reward, template=template, dtype=dtype, bf16=bf16)
     _check_reference(run, config.model)
     template = config.template if template is None else template
-    return ImplicitReward(run.model, config.model, config.beta, template=template, dtype=dtype, bf16=bf16)
+    return ImplicitReward(
+        run.model,
+        config.model,
+        config.beta,
+        template=template,
+        answer_after=config.answer_after,
+        dtype=dtype,
+        bf16=bf16,
+    )
 
 
 def _check_reference(run: RunFolder, reference: str) -> None:

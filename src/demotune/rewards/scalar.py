@@ -21,6 +21,7 @@ from demotune.models.reward import (
 )
 from demotune.models.reward_head import completion_rewards
 from demotune.records import Completion
+from demotune.rewards.answer_only import find_marker, without_thought
 from demotune.rewards.reward import Reward, all_finite
 from demotune.runs.folder import RunFolder
 
@@ -49,6 +50,7 @@ class ScalarReward(Reward):
         self.hash = content_hash(self._folder)
         self.renderer = Renderer(self._tokenizer, self._facts.template if template is None else template)
         self.longest = longest_input(self._folder)
+        self._marker = find_marker(self._tokenizer, self._facts.answer_after, self.renderer.end_id)
 
     def rewards_of(
         self, completions: Sequence[Completion], *, batch_size: int = 16, advance: Advance = lambda _: None
@@ -58,7 +60,7 @@ class ScalarReward(Reward):
             self._model = self._load()
         rewards = completion_rewards(
             self._model,
-            completions,
+            [without_thought(row, self._marker) for row in completions],
             pad_id=self._model.config.get_text_config().pad_token_id,
             bound=self._facts.bound,
             batch_size=batch_size,

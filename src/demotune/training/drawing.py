@@ -12,8 +12,8 @@ from demotune.common.processes import wait_for_everyone
 from demotune.common.profiling import timed
 from demotune.common.progress import Tracker
 from demotune.records import Response
+from demotune.rewards.answer_only import finished_by_answer
 from demotune.sampling import SamplingOptions
-from demotune.training.answer_only import finished_by_answer
 from demotune.training.phase_journal import PhaseJournal, share_of_this_process
 from demotune.training.setup import Setup
 from demotune.training.stage import Stage

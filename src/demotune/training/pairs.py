@@ -7,10 +7,10 @@ from typing import TypeVar
 from demotune.common.errors import DemotuneError
 from demotune.common.json_records import read_records
 from demotune.records import Pair, ScoredPair, Side
+from demotune.rewards.answer_only import with_thoughts
 from demotune.runs.heldout import HeldoutRow
 from demotune.runs.names import REFERENCE_LOGPS, SAMPLES
 from demotune.runs.rows import ReferenceRow, SampleRow
-from demotune.training.answer_only import with_thoughts
 from demotune.training.microbatches import MicrobatchPlan, config_microbatches
 from demotune.training.setup import Setup
 from demotune.training.stage import Stage, pairwise, stage_slice

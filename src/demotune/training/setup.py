@@ -43,9 +43,9 @@ from demotune.models.policy import (
 )
 from demotune.models.reward import RewardModel, check_reward_start, load_reward_model, resolve_reward
 from demotune.records import RenderedDemonstration
+from demotune.rewards.answer_only import AnswerMarker, find_marker
 from demotune.runs.folder import RunFolder
 from demotune.sampling import InProcessSampler, Sampler
-from demotune.training.answer_only import AnswerMarker, find_marker
 from demotune.training.arguments import training_arguments
 from demotune.training.schedule import THAT_WORK, learning_rates
 
@@ -79,8 +79,7 @@ class Setup:
     @cached_property
     def answer_marker(self) -> AnswerMarker | None:
         """Where answers begin; None where whole responses are judged."""
-        text = self.config.answer_after
-        return None if text is None else find_marker(self.tokenizer, text, self.renderer.end_id)
+        return find_marker(self.tokenizer, self.config.answer_after, self.renderer.end_id)
 
     @cached_property
     def start_hash(self) -> str:

@@ -30,11 +30,11 @@ from demotune.models.reward import (
 )
 from demotune.models.reward_head import completion_rewards
 from demotune.records import Completion, Pair
+from demotune.rewards.answer_only import answers_of, without_thoughts
 from demotune.rewards.card import reward_card
 from demotune.runs.heldout import PairCheck, check_pairs, count_wins
 from demotune.runs.names import REWARD, REWARD_METRICS, REWARDS
 from demotune.runs.rows import RewardRow
-from demotune.training.answer_only import answers_of, without_thoughts
 from demotune.training.callbacks import KeepBest, best_judgement
 from demotune.training.fit import fit
 from demotune.training.losses import loss_at_reference, reward_loss
@@ -244,7 +244,7 @@ def _judge(reward_of: RewardFunction, objective: RewardObjective, heldout: Seque
 def _publish(stage: Stage, reward: RewardModel, pairs: int) -> None:
     config = with_reward(stage.setup)
     if main_process():
-        facts = RewardFacts(link=config.reward_link, bound=config.reward_bound, template=config.template)
+        facts = RewardFacts(config.reward_link, config.reward_bound, config.template, config.answer_after)
         card = reward_card(config, stage.number, pairs, adapter=isinstance(reward, PeftModel))
         save_reward_model(reward, stage.setup.tokenizer, facts, stage.folder / REWARD, card)
 

@@ -27,8 +27,10 @@ class AnswerMarker:
     end_id: int
 
 
-def find_marker(tokenizer: PreTrainedTokenizerBase, text: str, end_id: int) -> AnswerMarker:
-    """The marker that `text` is. Raises DemotuneError where its tokens depend on the text around it."""
+def find_marker(tokenizer: PreTrainedTokenizerBase, text: str | None, end_id: int) -> AnswerMarker | None:
+    """The marker that `text` is, if any. Raises DemotuneError where its tokens depend on the text around it."""
+    if text is None:
+        return None
     ids = encode(tokenizer, text)
     for before in _BEFORE:
         for after in _AFTER:
@@ -55,7 +57,7 @@ def answer_of(response: Response, marker: AnswerMarker) -> Response:
     thought = thought_tokens(response.ids, marker)
     if thought is None:
         return Response((marker.end_id,), finished=False)
-    return Response(response.ids[thought:], response.finished)
+    return _rest(response, thought)
 
 
 def finished_by_answer(response: Response, marker: AnswerMarker) -> Response:
@@ -68,6 +70,25 @@ def answers_of(completions: Sequence[Completion], marker: AnswerMarker | None) -
     if marker is None:
         return list(completions)
     return [Completion(row.prompt_ids, answer_of(row.response, marker)) for row in completions]
+
+
+def without_thought(completion: Completion, marker: AnswerMarker | None) -> Completion:
+    """The prompt with the answer in any response: one without the marker is an answer as a whole."""
+    thought = None if marker is None else thought_tokens(completion.response.ids, marker)
+    return completion if thought is None else Completion(completion.prompt_ids, _rest(completion.response, thought))
+
+
+def with_thought_given(completion: Completion, marker: AnswerMarker | None) -> Completion:
+    """The answer in any response, its thought standing with the prompt."""
+    thought = None if marker is None else thought_tokens(completion.response.ids, marker)
+    if thought is None:
+        return completion
+    given = (*completion.prompt_ids, *completion.response.ids[:thought])
+    return Completion(given, _rest(completion.response, thought))
+
+
+def _rest(response: Response, thought: int) -> Response:
+    return Response(response.ids[thought:], response.finished)
 
 
 def with_thoughts(pair: Pair, marker: AnswerMarker) -> Pair:

@@ -17,7 +17,7 @@ from demotune.models.batches import packed_tokens
 from demotune.models.logprobs import naive_response_logps
 from demotune.models.reference_logps import pair_logps
 from demotune.records import Completion, Pair, Response
-from demotune.training.answer_only import (
+from demotune.rewards.answer_only import (
     AnswerMarker,
     answer_of,
     answers_of,
@@ -91,12 +91,16 @@ def test_a_marker_whose_tokens_depend_on_the_text_is_refused() -> None:
     tokenizer = tiny_tokenizer()
     end = tokenizer.eos_token_id
     found = find_marker(tokenizer, "</think>", end)
+    assert found is not None
     assert tokenizer.decode(found.ids) == "</think>"
     assert {tokenizer.decode([token]) for token in found.blank} >= {" ", "\n"}
     tokenizer.add_tokens(["a</", "[end]"])
     with pytest.raises(DemotuneError, match=r"answer_after '</think>' cannot be found by its tokens.*'a</think>'"):
         find_marker(tokenizer, "</think>", end)
-    assert len(find_marker(tokenizer, "[end]", end).ids) == 1
+    of_one_token = find_marker(tokenizer, "[end]", end)
+    assert of_one_token is not None
+    assert len(of_one_token.ids) == 1
+    assert find_marker(tokenizer, None, end) is None
     with pytest.raises(DemotuneError, match="answer_after '' cannot be found"):
         find_marker(tokenizer, "", end)
 
@@ -122,6 +126,10 @@ def fields(place: Path, name: str, **own: Any) -> dict[str, Any]:
     return {**where, "answer_after": THINK, **own}
 
 
+def side_ids(completion: Completion) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return completion.prompt_ids, completion.response.ids
+
+
 def samples_of(folder: Path) -> list[dict[str, Any]]:
     return read_rows(folder / "stages" / "00" / "samples.jsonl.gz")
 
@@ -131,6 +139,7 @@ def test_irft_trains_on_pairs_with_an_answer_and_leaves_thoughts_free(
 ) -> None:
     result = run(IRFTConfig(**fields(place, "irft", **STAGED | {"stages": 1, "max_new_tokens": LONG})))
     marker = find_marker(tiny_tokenizer(), THINK, END)
+    assert marker is not None
     rows = [row for row in samples_of(result.run_folder) if not row["heldout"]]
     answered = [row for row in rows if thought_tokens(row["sample_ids"], marker) is not None]
     assert 2 < len(answered) < len(rows)  # or nothing would show
@@ -143,6 +152,14 @@ def test_irft_trains_on_pairs_with_an_answer_and_leaves_thoughts_free(
             whole = naive_response_logps(model, row["prompt_ids"], row["sample_ids"])
         thought = thought_tokens(row["sample_ids"], marker)
         assert found["sample_ref_logp"] == pytest.approx(float(whole[thought:].sum()), abs=1e-3)
+    reward = load_reward(result.run_folder, bf16=False)
+    side = Completion(tuple(answered[0]["prompt_ids"]), Response(tuple(answered[0]["sample_ids"]), False))
+    (given,) = reward.rewards_of([side])
+    thought = thought_tokens(side.response.ids, marker)
+    policy = LlamaForCausalLM.from_pretrained(result.model_folder)
+    with torch.no_grad():
+        new, old = (naive_response_logps(lm, *side_ids(side))[thought:].sum() for lm in (policy, model))
+    assert given == pytest.approx(0.1 * float(new - old), abs=1e-4)
     assert f"{len(answered)} pairs have an answer after 'q' and are trained on" in capsys.readouterr().out
 
 
@@ -151,6 +168,7 @@ def test_rft_rewards_answers_and_updates_whole_responses(place: Path) -> None:
     given = fields(place, "rft", **SMALL, **RFT | {"max_new_tokens": LONG, "num_generations": 8})
     result = run(RFTConfig(**given, missing_eos_penalty=3.0))
     marker = find_marker(tiny_tokenizer(), THINK, END)
+    assert marker is not None
     (file, *_) = sorted((result.run_folder / "stages" / "00" / "rollouts").glob("*.jsonl.gz"))
     rollouts = read_rows(file)
     reward = load_reward(result.run_folder, bf16=False)
@@ -159,6 +177,10 @@ def test_rft_rewards_answers_and_updates_whole_responses(place: Path) -> None:
         marker,
     )
     assert [row["reward"] for row in rollouts] == pytest.approx(reward.rewards_of(read), abs=1e-4)
+    whole = [Completion(tuple(row["prompt_ids"]), Response(tuple(row["response"]["ids"]), True)) for row in rollouts]
+    answered = [row for row in whole if thought_tokens(row.response.ids, marker) is not None]
+    # Outside of the run the reward finds the answer itself.
+    assert reward.rewards_of(answered) == pytest.approx(reward.rewards_of(answers_of(answered, marker)), abs=1e-4)
     without = [row for row in rollouts if thought_tokens(row["response"]["ids"], marker) is None]
     assert 0 < len(without) < len(rollouts)
     assert not any(row["response"]["finished"] for row in without)

@@ -14,8 +14,8 @@ PAGE = (Path(__file__).parents[1] / "docs" / "python.md").read_text(encoding="ut
 NAMES = {
     "DemotuneError", "EvaluationConfig", "IRFTConfig", "IRFTTrainer", "ImplicitReward", "RFTConfig", "RFTTrainer",
     "Reward", "RunResult", "SFTConfig", "SFTTrainer", "SPINConfig", "SPINTrainer", "ScalarReward", "as_reward_func",
-    "best_of", "compare", "estimate_run", "evaluate", "generate", "load_reward", "load_run", "losses", "resume", "run",
-    "write_report",
+    "best_of", "compare", "estimate_run", "evaluate", "generate", "learn_reward", "load_reward", "load_run", "losses",
+    "resume", "run", "write_report",
 }  # fmt: skip
 
 

@@ -90,7 +90,7 @@ def test_readme_says_what_the_reward_is(plain: RunResult, place: Path) -> None:
     ):
         assert said in card
     facts = json.loads((plain.run_folder / "reward" / "reward.json").read_text())
-    assert facts == {"link": "logistic", "bound": None, "template": TEMPLATE}
+    assert facts == {"link": "logistic", "bound": None, "template": TEMPLATE, "features": {}}
 
 
 def test_metrics_have_trl_names(plain: RunResult) -> None:

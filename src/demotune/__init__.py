@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from demotune.pipeline import resume, run
     from demotune.result import RunResult
     from demotune.rewards.implicit import ImplicitReward
+    from demotune.rewards.learn import learn_reward
     from demotune.rewards.load import load_reward
     from demotune.rewards.reward import Reward
     from demotune.rewards.reward_func import as_reward_func
@@ -29,6 +30,7 @@ _NAMES_OF = {
     "pipeline": ("resume", "run"),
     "result": ("RunResult",),
     "rewards.implicit": ("ImplicitReward",),
+    "rewards.learn": ("learn_reward",),
     "rewards.load": ("load_reward",),
     "rewards.reward": ("Reward",),
     "rewards.reward_func": ("as_reward_func",),
@@ -59,6 +61,7 @@ __all__ = [
     "estimate_run",
     "evaluate",
     "generate",
+    "learn_reward",
     "load_reward",
     "load_run",
     "losses",

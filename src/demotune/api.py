@@ -22,7 +22,7 @@ from demotune.result import RunResult
 from demotune.rewards.answers import Answer, BestOf, answer
 from demotune.rewards.load import load_reward
 from demotune.rewards.reward import Reward
-from demotune.runs.comparison import ComparisonTable, write_comparison
+from demotune.runs.comparison import ComparisonTable
 from demotune.runs.names import COMPARISON
 from demotune.runs.run import Run
 
@@ -115,10 +115,7 @@ def compare(
         if output is None:
             raise DemotuneError("data needs output=FOLDER: what is measured there is kept and used again")
         on = EvaluationConfig(model=str(folders[0]), data=data, output=str(output))  # type: ignore[arg-type]
-    table = comparing.compare(folders, on=on)
-    if output is not None:
-        write_comparison(Path(output) / COMPARISON, table)
-    return table
+    return comparing.compare(folders, on=on, file=None if output is None else Path(output) / COMPARISON)
 
 
 def estimate_run(config: AnyConfig, device: str | None = None) -> Estimate:

@@ -12,7 +12,7 @@ from demotune.report.answer import answer_sentence
 from demotune.report.comparison_text import comparison_of
 from demotune.report.model_card import model_card
 from demotune.report.rigor.card import rigor_card, write_card
-from demotune.runs.comparison import ComparisonTable, read_comparison, write_comparison
+from demotune.runs.comparison import ComparisonTable, read_comparison
 from demotune.runs.evaluation import read_evaluation
 from demotune.runs.names import CARD, COMPARISON, MODEL, MODEL_CARD, SHORTCUTS
 from demotune.runs.run import read_runs
@@ -69,12 +69,10 @@ def _compare_here(runs: Sequence[Path], file: Path) -> tuple[Path, ComparisonTab
     from demotune.evaluation.compare import compare  # noqa: PLC0415 (imports torch: a page of one run does without it)
 
     try:
-        table = compare(runs)
+        return file, compare(runs, file=file)
     except DemotuneError as why:
         say(f"The runs are not compared: {why}", style="yellow")
         return None
-    write_comparison(file, table)
-    return file, table
 
 
 def _audit(run: Path) -> list[str]:

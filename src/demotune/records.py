@@ -63,6 +63,18 @@ class Preference:
 
 
 @dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row of data that was refused: where it was, a short reason to count by, and what exactly was wrong."""
+
+    source: str
+    """`FILE:LINE`, 1-based. JSON, Parquet and datasets have no lines: there the number counts rows."""
+    reason: str
+    """One of `data.Reason`, or of those for which a row is refused later, when it is rendered."""
+    detail: str
+    """What was wrong and the type of the value, with at most 60 characters of content."""
+
+
+@dataclass(frozen=True, slots=True)
 class Response:
     """Token ids of a response, the end-of-turn token included when the response is finished."""
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rich import box
-from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
 from demotune.common.errors import DemotuneError
@@ -15,7 +13,7 @@ from demotune.common.files import link_or_copy, read_json, read_rows, write_reco
 from demotune.common.json_records import as_json, from_file
 from demotune.common.processes import main_process, this_device, wait_for_everyone
 from demotune.common.profiling import Profile
-from demotune.common.progress import console, minutes, say
+from demotune.common.progress import minutes, say, show_table
 from demotune.common.statistics import Interval
 from demotune.estimation.forecast import Estimate, compare_with_facts, show_comparison
 from demotune.models.model_folder import is_adapter
@@ -117,7 +115,7 @@ class RunResult:
             return "not known: its folder cannot be read"
 
     def reward(self) -> Reward:
-        """The reward that the run learned. Raises DemotuneError for an SFT run, which learns none."""
+        """The reward that the run learned; of an SFT run the log-ratio of its policy to its start model."""
         return load_reward(self.run_folder)
 
     def load(self) -> tuple[Policy, PreTrainedTokenizerBase]:
@@ -144,7 +142,7 @@ def publish_result(setup: Setup, estimate: Estimate | None = None, profile: Prof
         run_folder=setup.folder.root,
         model_folder=setup.folder.model,
         method=setup.config.method,
-        reward_folder=setup.folder.reward if setup.config.reward_kind == "explicit" else None,
+        reward_folder=setup.folder.reward if setup.config.learned_reward == "explicit" else None,
         start_nll_per_token=begun.start_nll_per_token,
         best_stage=begun.best_so_far,
         stages=stages,
@@ -168,25 +166,23 @@ def show_result(result: RunResult) -> None:
     """The summary on the screen."""
     if not main_process():
         return
-    title = f"{result.method}: what was learned, on held-out demonstrations"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
-    for heading in ("", "logp/token", "margin", "accuracy [95%]", "steps", "time", "memory"):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True, min_width=len(heading))
-    if result.start_nll_per_token is not None:
-        table.add_row("start model", f"{-result.start_nll_per_token:.3f}")
+    rows = [] if result.start_nll_per_token is None else [["start model", f"{-result.start_nll_per_token:.3f}"]]
     for number, stage in enumerate(result.stages):
         check = stage["check"]
         reward = check.get("reward")
-        table.add_row(
-            f"stage {number}" if "sample" in stage["phases"] else result.method,
-            f"{-check['nll_per_token']:.3f}" if check else "no held-out rows",
-            f"{reward['margin']:+.3f}" if reward else "",
-            accuracy_text(reward) if reward else "",
-            _steps(stage["phases"]),
-            minutes(sum(phase["seconds"] for phase in stage["phases"].values())),
-            f"{max(phase['peak_memory_gib'] for phase in stage['phases'].values()):.1f} G",
+        rows.append(
+            [
+                f"stage {number}" if "sample" in stage["phases"] else result.method,
+                f"{-check['nll_per_token']:.3f}" if check else "no held-out rows",
+                f"{reward['margin']:+.3f}" if reward else "",
+                accuracy_text(reward) if reward else "",
+                _steps(stage["phases"]),
+                minutes(sum(phase["seconds"] for phase in stage["phases"].values())),
+                f"{max(phase['peak_memory_gib'] for phase in stage['phases'].values()):.1f} G",
+            ]
         )
-    console.print(table)
+    headings = ("", "logp/token", "margin", "accuracy [95%]", "steps", "time", "memory")
+    show_table(f"{result.method}: what was learned, on held-out demonstrations", headings, rows, whole=True)
     if result.reward_folder is None:
         _say_implicit(result)
     else:

@@ -10,9 +10,10 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from demotune.common.errors import DemotuneError
+from demotune.common.json_records import write_records
 from demotune.config.methods import SFTConfig
 from demotune.data import BadRow
-from demotune.data.intake import Intake, prepare, write_quarantine
+from demotune.data.intake import Intake, prepare
 from demotune.data.rendering import Renderer, content_key
 
 WORDS = [f"n{number}" for number in range(300)]
@@ -296,7 +297,7 @@ def test_no_row_left_is_an_error(tmp_path: Path, bad: bool) -> None:
 def test_quarantine_replaces_an_older_one_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "quarantine.jsonl"
     path.write_text("old\n")
-    write_quarantine([BadRow("a:1", "over-long", "ü"), BadRow("b:2", "duplicate", "x")], path)
+    write_records(path, [BadRow("a:1", "over-long", "ü"), BadRow("b:2", "duplicate", "x")])
     expected: list[Mapping[str, str]] = [
         {"source": "a:1", "reason": "over-long", "detail": "ü"},
         {"source": "b:2", "reason": "duplicate", "detail": "x"},

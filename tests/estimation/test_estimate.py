@@ -470,6 +470,6 @@ def test_a_shared_beginning_is_counted_once_a_batch(place: Path, tmp_path: Path)
     assert train.training.tokens.computed == sum(packed)
 
 
-def test_what_the_user_sets_stays(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = fitted(place, tmp_path, monkeypatch, 0.0, tokens_per_microbatch=77, activation_checkpointing=False)
+def test_what_the_user_sets_stays(place: Path, tmp_path: Path) -> None:
+    config = fitted(place, tmp_path, 0.0, tokens_per_microbatch=77, activation_checkpointing=False)
     assert (config.tokens_per_microbatch, config.activation_checkpointing) == (77, False)

@@ -93,7 +93,7 @@ def test_a_judge_that_cannot_be_had_is_told_before_anything_is_measured(
     asked = {"model": str(runs / "sft"), "baseline": (str(runs / "start"),), "data": (str(place / "test.jsonl"),)}
     for wrong, message in (
         ({"judge": ("no_such_judge:f",)}, "there is no module no_such_judge"),
-        ({"reward": (str(runs / "sft"),)}, "is an SFT run, which learns no reward"),
+        ({"reward": (str(runs / "start"),)}, "is no sequence classifier"),
         ({"judge_url": "localhost", "judge_model": "m"}, "the judge's address must be http"),
         ({"tasks": ("arc_chalenge",)}, "there is no task 'arc_chalenge'"),
     ):

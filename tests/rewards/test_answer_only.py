@@ -163,9 +163,13 @@ def test_irft_trains_on_pairs_with_an_answer_and_leaves_thoughts_free(
     assert f"{len(answered)} pairs have an answer after 'q' and are trained on" in capsys.readouterr().out
 
 
-def test_rft_rewards_answers_and_updates_whole_responses(place: Path) -> None:
+@pytest.mark.parametrize("kind", ["full", "linear"])
+def test_rft_rewards_answers_and_updates_whole_responses(kind: str, place: Path) -> None:
     """Two responses with one answer earn the same, whatever was thought; one without an answer is unfinished."""
-    given = fields(place, "rft", **SMALL, **RFT | {"max_new_tokens": LONG, "num_generations": 8})
+    shared = {name: value for name, value in RFT.items() if name != "reward_epochs"}
+    own: dict[str, Any] = {"reward_epochs": 1.0} if kind == "full" else {"reward_kind": "linear"}
+    own |= {"max_new_tokens": LONG, "num_generations": 8}
+    given = fields(place, f"rft-{kind}", **SMALL, **shared | own)
     result = run(RFTConfig(**given, missing_eos_penalty=3.0))
     marker = find_marker(tiny_tokenizer(), THINK, END)
     assert marker is not None

@@ -19,11 +19,12 @@ from demotune import DemotuneError, ScalarReward
 from demotune.common.statistics import share_interval
 from demotune.models.attention import carries_layouts
 from demotune.models.policy import load_policy
-from demotune.models.reward import RewardFacts, save_reward_model
+from demotune.models.question import Question
+from demotune.models.reward import save_reward_model
 from demotune.models.reward_head import completion_rewards
 from demotune.models.states import end_states, followed_by
-from demotune.records import Completion, Pair, Response
-from demotune.rewards.explain import JudgedRow, explain
+from demotune.records import Completion, Demonstration, Pair, Response
+from demotune.rewards.explain import explain
 from demotune.rewards.features import FEATURES, WITHOUT_LENGTH, feature_table
 from demotune.rewards.linear import (
     Columns,
@@ -32,6 +33,7 @@ from demotune.rewards.linear import (
     fit_linear_reward,
     pair_columns,
 )
+from demotune.rewards.score import JudgedResponse
 
 Floats = NDArray[np.float64]
 
@@ -111,16 +113,16 @@ def test_named_features_by_hand() -> None:
     assert dict(zip(FEATURES, feature_table([row], [*FEATURES])[0], strict=True)) == {
         "finished": 0.0,
         "repetition": 0.5,
-        "distinct bigrams": 2 / 6,
-        "prompt overlap": 0.5,
-        "log2 of length": np.log2(7),
+        "distinct_bigrams": 2 / 6,
+        "prompt_overlap": 0.5,
+        "log_length": np.log2(7),
     }
-    assert "log2 of length" not in WITHOUT_LENGTH
+    assert "log_length" not in WITHOUT_LENGTH
 
 
 def test_named_features_stand_behind_the_states_and_do_not_see_the_question() -> None:
     model, rows = tiny_lm(), some_completions(2, 3)
-    found = Columns(("log2 of length", "finished"), (7, 8)).of(model, rows, pad_id=PAD, bf16=False)
+    found = Columns(("log_length", "finished"), Question("?", (7, 8))).of(model, rows, pad_id=PAD, bf16=False)
     states = end_states(model, followed_by(rows, (7, 8)), pad_id=PAD, bf16=False)
     assert found.shape == (len(rows), 16 + 2)
     np.testing.assert_allclose(found[:, :16], states.numpy(), atol=1e-7)
@@ -234,18 +236,19 @@ def test_no_held_out_pair_that_differs_is_as_none() -> None:
 def test_a_saved_reward_is_an_ordinary_classifier(tmp_path: Path, question: tuple[int, ...]) -> None:
     """Its scores are X @ w: by demotune, by transformers in a padded batch; the backbone's weights are untouched."""
     save_tiny(tmp_path / "model")
-    columns, pairs = Columns(question_ids=question), some_pairs(9, 12, 2)
+    columns, pairs = Columns(question=Question("?", question) if question else None), some_pairs(9, 12, 2)
     train = pair_columns(load(tmp_path / "model"), pairs, columns, pad_id=PAD, bf16=False)
     reward = fit_linear_reward(train, None, columns)
     model = reward.as_head(load(tmp_path / "model"), PAD)
-    save_reward_model(model, tiny_tokenizer(), RewardFacts("logistic", None, None), tmp_path / "reward", "card")
+    save_reward_model(model, tiny_tokenizer(), reward.facts(None), tmp_path / "reward", "card")
 
-    samples = followed_by([Completion(pair.prompt_ids, pair.sample) for pair in pairs], question)
+    sides = [Completion(pair.prompt_ids, pair.sample) for pair in pairs]
+    samples = followed_by(sides, question)
     expected = reward.score(train.sample).tolist()
     assert np.ptp(expected) > 0.1  # or this test shows nothing
     found = completion_rewards(model, samples, pad_id=PAD, bound=None, batch_size=5, bf16=False)
     assert found == pytest.approx(expected, abs=1e-5)
-    assert ScalarReward(tmp_path / "reward", bf16=False).rewards_of(samples) == pytest.approx(expected, abs=1e-5)
+    assert ScalarReward(tmp_path / "reward", bf16=False).rewards_of(sides) == pytest.approx(expected, abs=1e-5)
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward")
     rows = [[*row.prompt_ids, *row.response.ids] for row in samples]
     batch = tiny_tokenizer().pad({"input_ids": rows}, return_tensors="pt", padding_side="right")
@@ -258,7 +261,7 @@ def test_a_saved_reward_is_an_ordinary_classifier(tmp_path: Path, question: tupl
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
-def test_named_features_have_weights_and_no_head() -> None:
+def test_named_features_have_weights_beside_the_head() -> None:
     """Demonstrations never repeat themselves, samples do nothing else."""
     rng = random.Random(0)
     pairs = [
@@ -273,19 +276,18 @@ def test_named_features_have_weights_and_no_head() -> None:
     columns = Columns(WITHOUT_LENGTH)
     reward = fit_linear_reward(pair_columns(tiny_lm(), pairs, columns, pad_id=PAD, bf16=False), None, columns)
     assert list(reward.feature_weights) == [*WITHOUT_LENGTH]
-    assert reward.feature_weights["repetition"] < 0 < reward.feature_weights["distinct bigrams"]
+    assert reward.feature_weights["repetition"] < 0 < reward.feature_weights["distinct_bigrams"]
     assert reward.feature_weights["finished"] == 0  # all are
-    with pytest.raises(DemotuneError, match="also reads finished, repetition"):
-        reward.as_head(tiny_lm(), PAD)
+    assert reward.facts("a{prompt}").features == reward.feature_weights
+    assert reward.as_head(tiny_lm(), PAD).score.weight.shape == (1, len(reward.weights) - len(WITHOUT_LENGTH))
 
 
 # Explanations --------------------------------------------------------------------------------------------------------
 
 
-def judged(reward: float, tokens: int, *, finished: bool = True) -> JudgedRow:
-    return JudgedRow(
-        "p", f"{tokens} tokens", Completion((3, 4), Response(tuple(range(5, 5 + tokens)), finished)), reward
-    )
+def judged(reward: float, tokens: int, *, finished: bool = True) -> JudgedResponse:
+    row = Demonstration(({"role": "user", "content": "p"},), f"{tokens} tokens", "x:1")
+    return JudgedResponse(row, Completion((3, 4), Response(tuple(range(5, 5 + tokens)), finished)), reward)
 
 
 def test_an_explanation_shows_both_ends_and_correlations() -> None:
@@ -299,7 +301,7 @@ def test_an_explanation_shows_both_ends_and_correlations() -> None:
     # finished is 1 1 0 1: covariance -(2 - 0.75) / 4, variances 3/16 and 27/16
     assert found.correlations["finished"] == pytest.approx(-(1.25 / 4) / np.sqrt(3 / 16 * 27 / 16))
     assert np.isnan(found.correlations["repetition"])  # all 0
-    assert np.isnan(found.correlations["prompt overlap"])
+    assert np.isnan(found.correlations["prompt_overlap"])
 
 
 def test_rewards_that_are_all_equal_explain_nothing() -> None:

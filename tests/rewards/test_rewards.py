@@ -226,11 +226,21 @@ def test_a_start_model_that_is_another_one_now_is_refused(runs: Path) -> None:
         load_reward(runs / "moved")
 
 
-def test_runs_without_a_reward_say_so(runs: Path) -> None:
+def test_an_sft_run_is_its_log_ratio(runs: Path) -> None:
+    """log pi_SFT / pi_start of each response, row by row by the definition; not for reinforcement learning."""
     small = {name: SMALL[name] for name in ("max_length", "bf16")}
-    run(SFTConfig(output=str(runs / "sft"), max_steps=1, **inputs(runs), **small))
-    with pytest.raises(DemotuneError, match="sft is an SFT run, which learns no reward; give a run of rft"):
-        load_reward(runs / "sft")
+    run(SFTConfig(output=str(runs / "sft"), max_steps=3, learning_rate=1e-2, **inputs(runs), **small))
+    reward = load_reward(runs / "sft", bf16=False)
+    rows = completions(reward)
+    expected = naive_reward(str(runs / "sft" / "model"), str(runs / "start"), 1.0, rows)
+    assert max(expected) - min(expected) > 0.1
+    assert reward.rewards_of(rows) == pytest.approx(expected, abs=1e-4)
+    with pytest.raises(DemotuneError, match=r"sft is an SFT run, .*collapses under reinforcement learning.*sft/model"):
+        run(RFTConfig(output=str(runs / "by-sft"), reward_model=str(runs / "sft"), **inputs(runs), **small))
+    assert not (runs / "by-sft" / "stages").exists()
+
+
+def test_an_unfinished_run_says_so(runs: Path) -> None:
     shutil.copytree(runs / "irft", runs / "unfinished")
     (runs / "unfinished" / "summary.json").unlink()
     with pytest.raises(DemotuneError, match=r"is an unfinished run; finish it with: demotune resume .*/unfinished"):
@@ -286,6 +296,11 @@ def test_damaged_weights_are_no_number(tmp_path: Path) -> None:
 def test_the_folder_says_what_the_reward_is(tmp_path: Path) -> None:
     """Public names, found without importing torch first."""
     folder = save_reward(tmp_path / "reward", bound=2.0)
-    assert json.loads((folder / "reward.json").read_text()) == {"link": "logistic", "bound": 2.0, "template": None}
+    assert json.loads((folder / "reward.json").read_text()) == {
+        "link": "logistic",
+        "bound": 2.0,
+        "template": None,
+        "features": {},
+    }
     assert load_reward(str(folder)).name == f"reward model {folder}"
     assert {"load_reward", "ScalarReward", "ImplicitReward"} <= set(demotune.__all__)

@@ -129,5 +129,7 @@ def _flag_type(kind: Any) -> Any:
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
         return next(argument for argument in typing.get_args(kind) if argument is not type(None))
     if typing.get_origin(kind) is tuple:
+        if typing.get_origin(typing.get_args(kind)[0]) is typing.Literal:
+            return list[str]  # names may be joined by commas
         return list[typing.get_args(kind)[0]]  # type: ignore[misc]
     return kind

@@ -11,13 +11,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import publish_file
 from demotune.common.processes import main_process
-from demotune.common.progress import console, minutes, say
+from demotune.common.progress import console, minutes, say, show_table
 from demotune.conclusion import write_page
 from demotune.config.commands import GenerationOptions
 from demotune.config.config_files import build_config
@@ -119,26 +118,18 @@ def _run_or_continue(method: Any, config_name: str, fields: dict[str, object]) -
 
 def _show_numbers(sft: RunResult, irft: RunResult) -> None:
     """Before and after on held-out demonstrations, one line per model."""
-    title = f"On {HELDOUT_ROWS} held-out demonstrations"
-    table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE)
-    for heading in ("model", "logp/token", "reward margin", "reward accuracy [95%]"):
-        table.add_column(heading)
-    table.add_row("start", f"{-(sft.start_nll_per_token or 0):.3f}", "", "")
-    table.add_row("after SFT", f"{-sft.stages[0]['check']['nll_per_token']:.3f}", "", "")
+    rows = [
+        ["start", f"{-(sft.start_nll_per_token or 0):.3f}"],
+        ["after SFT", f"{-sft.stages[0]['check']['nll_per_token']:.3f}"],
+    ]
     for number, stage in enumerate(irft.stages):
-        reward = stage["check"]["reward"]
-        table.add_row(
-            f"after IRFT stage {number}",
-            f"{-stage['check']['nll_per_token']:.3f}",
-            f"{reward['margin']:+.3f}",
-            accuracy_text(reward),
-        )
-    table.caption = (
-        "logp/token: log-likelihood of the demonstrations, higher is better. Each stage's reward is\n"
-        "beta * log(new policy / policy before the stage); accuracy is how often it prefers a held-out\n"
-        "demonstration to a sample of the policy before the stage."
-    )
-    console.print(table)
+        reward, logp = stage["check"]["reward"], f"{-stage['check']['nll_per_token']:.3f}"
+        rows.append([f"after IRFT stage {number}", logp, f"{reward['margin']:+.3f}", accuracy_text(reward)])
+    headings = ("model", "logp/token", "reward margin", "reward accuracy [95%]")
+    show_table(f"On {HELDOUT_ROWS} held-out demonstrations", headings, rows, texts=len(headings))
+    say("logp/token: log-likelihood of the demonstrations, higher is better. Each stage's reward is")
+    say("beta * log(new policy / policy before the stage); accuracy is how often it prefers a held-out")
+    say("demonstration to a sample of the policy before the stage.")
 
 
 def _show_answers(models: dict[str, Path]) -> None:

@@ -82,7 +82,8 @@ def _reader(kind: Any) -> Reader:
 def _record_reader(kind: Any) -> Reader:
     hints = typing.get_type_hints(kind)
     readers = {field.name: _reader(hints[field.name]) for field in dataclasses.fields(kind)}
-    needed = {field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING}
+    absent = dataclasses.MISSING
+    needed = {one.name for one in dataclasses.fields(kind) if one.default is one.default_factory is absent}
 
     def read(value: object) -> object:
         given = _checked(value, dict)

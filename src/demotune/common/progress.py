@@ -2,10 +2,12 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 from demotune.common.memory import peak_memory_gib, total_memory_gib
 from demotune.common.processes import main_process
@@ -23,6 +25,19 @@ def say(text: str = "", style: str | None = None) -> None:
 
 def warn(text: str) -> None:
     say(f"warning: {text}", style="yellow")
+
+
+def show_table(
+    title: str | None, headings: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1, whole: bool = False
+) -> None:
+    """Print a table: the first `texts` columns are aligned left, numbers right; `whole`: no cell is broken."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    for place, heading in enumerate(headings):
+        width = len(heading) if whole else None
+        table.add_column(heading, justify="left" if place < texts else "right", no_wrap=whole, min_width=width)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
 
 
 def minutes(seconds: float) -> str:

@@ -31,7 +31,7 @@ class RewardReading(RowReading):
     """Rows, and the reward that scores them."""
 
     reward: str = field(names="model")
-    """A run folder of rft, irft or spin, or a reward model with one label (folder or hub id)."""
+    """A run folder of rft, irft, spin or sft, or a reward model with one label (folder or hub id)."""
     data: tuple[str, ...] = field(names="rows")
     """Rows: file, folder or hub id, in any format that training reads; repeat for several."""
     template: str | None = field(None)
@@ -58,6 +58,17 @@ class SelectConfig(RewardReading):
     """Keep the N rows with the highest scores."""
     threshold: float | None = field(None)
     """Keep all rows with this score or more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainConfig(RewardReading):
+    """Show what a reward looks at: its weights of named features, its correlation with them and with length, and the
+    responses with the highest and the lowest scores; of preference rows both responses count."""
+
+    reward: str = field(argument=True, names="model")
+    """A run folder of rft, irft, spin or sft, or a reward model with one label (folder or hub id)."""
+    output: Path | None = field(None)
+    """Write everything here too, as .json."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +108,7 @@ class SampleConfig(GenerationOptions):
     best_of: int | None = field(None, minimum=1, maximum=10**6)
     """Draw N responses to each prompt, keep the one that --reward likes best."""
     reward: str | None = field(None, names="model")
-    """For --best-of: a run folder of rft, irft or spin, or a reward model with one label (folder or hub id)."""
+    """For --best-of: a run folder of rft, irft, spin or sft, or a reward model with one label (folder or hub id)."""
     reward_template: str | None = field(None)
     """Prompt template with {prompt} for the reward. Not given: its own."""
 
@@ -119,7 +130,7 @@ class DistillConfig(SFTConfig):
     """Draw N responses to each prompt, keep the best by a reward, and fine-tune the model on them (SFT)."""
 
     reward: str = field(names="model")
-    """A run folder of rft, irft or spin, or a reward model with one label (folder or hub id)."""
+    """A run folder of rft, irft, spin or sft, or a reward model with one label (folder or hub id)."""
     best_of: int = field(minimum=2, maximum=10**6)
     """Draw N responses to each prompt, keep the one that --reward likes best."""
     prompts: tuple[str, ...] = field((), names="prompts")

@@ -37,7 +37,7 @@ class EvaluationConfig(Config):
     """Leave out rows whose prompt a model was trained on, or keep them; they are counted and named either way."""
 
     reward: tuple[str, ...] = field((), JUDGES, names="model")
-    """A judge: a run of rft, irft or spin, or a reward model with one label (folder or hub id); repeat for several."""
+    """A judge: a run of rft, irft, spin or sft, or a reward model with one label (folder or hub id); repeatable."""
     judge: tuple[str, ...] = field((), JUDGES)
     """A judge of your own, MODULE:FUNCTION: score(prompt, response) or better(prompt, first, second); repeatable."""
     judge_url: str | None = field(None, JUDGES)

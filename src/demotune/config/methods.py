@@ -19,7 +19,7 @@ class SFTConfig(RunConfig):
     """Supervised fine-tuning: maximise the log-likelihood of the demonstrations, response tokens only."""
 
     method: ClassVar[Literal["sft"]] = "sft"
-    reward_kind: ClassVar[Literal["none"]] = "none"
+    learned_reward: ClassVar[Literal["none"]] = "none"
 
     learning_rate: float = 2e-5
     """Peak learning rate."""

@@ -3,9 +3,17 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from demotune.config.field import GUARDS, INPUTS, POLICY, REWARD, field
+from demotune.config.field import GUARDS, INPUTS, POLICY, REWARD, field, fields_of
 from demotune.config.run import require
 from demotune.config.stages import Sampled, Staged
+
+FeatureName = Literal["finished", "repetition", "distinct_bigrams", "prompt_overlap", "log_length"]
+"""Numbers of a response that a program counts (`rewards.features`)."""
+FULL_ONLY = (
+    "reward_learning_rate", "reward_epochs", "reward_steps", "reward_eval_steps", "reward_patience", "reward_link",
+    "reward_bound", "center_rewards_coefficient", "reward_frozen_layers",
+)  # fmt: skip
+LINEAR_ONLY = ("reward_question", "reward_features")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +33,29 @@ class RFTConfig(Sampled, Prompted):
     """
 
     method: ClassVar[Literal["rft"]] = "rft"
-    reward_kind: ClassVar[Literal["explicit"]] = "explicit"
+    learned_reward: ClassVar[Literal["explicit"]] = "explicit"
 
     learning_rate: float = 5e-6
     """Peak learning rate of the policy in each stage."""
 
+    reward_kind: Literal["full", "linear"] = field("full", REWARD)
+    """full: a model trained by gradient steps. linear: logistic regression on the frozen hidden state at the end of the
+    response, fitted in seconds."""
     reward_model: str | None = field(None, REWARD, names="model")
-    """Where the reward starts: a model of the same vocabulary, or a run of rft. Not given: the policy's weights."""
+    """Where the reward starts: a model of the same vocabulary, or a run of rft. Not given: the policy's weights. Of a
+    linear reward the frozen model. Not given: the start model."""
+    reward_question: str | None = field(None, REWARD)
+    """Linear reward: read the state after this text, appended to the response; "Is this a good answer?" for one."""
+    reward_features: tuple[FeatureName, ...] = field((), REWARD)
+    """Linear reward: features that it sees besides: finished, repetition, distinct_bigrams, prompt_overlap, log_length;
+    repeat or separate by commas."""
+    reward_positives: Literal["demonstrations", "start"] = field("demonstrations", REWARD)
+    """What the reward learns to prefer: demonstrations, or samples of the start model (SFT's, against base)."""
+    reward_negatives: tuple[Literal["policy", "start", "base"], ...] = field(("policy",), REWARD)
+    """To samples of which models: the stage's policy, the start model, the model before SFT (base), or several; repeat
+    or separate by commas."""
+    base_model: str | None = field(None, REWARD, names="model")
+    """The model before SFT, for base. Not given: what the run of sft that made the start model began with."""
     reward_learning_rate: float = field(2e-5, REWARD, above=0, maximum=10**3)
     """Peak learning rate of the reward in each stage; with LoRA ten times as much is usual."""
     reward_epochs: float = field(2.0, REWARD, above=0, maximum=10**6)
@@ -97,6 +121,8 @@ class RFTConfig(Sampled, Prompted):
 
     def _check(self) -> None:
         super()._check()
+        self._check_kind()
+        self._check_contrast()
         require(
             self.reward_link == "logistic" or self.reward_bound is not None,
             "a linear reward_link without reward_bound has no optimum: rewards grow for ever",
@@ -120,3 +146,33 @@ class RFTConfig(Sampled, Prompted):
             "choose num_mini_batches so that it divides prompts_per_batch * num_generations",
         )
         require(alone or self.lam == 1.0, f"lam belongs to gae, not {self.advantage}", "drop --lam")
+
+    def _check_kind(self) -> None:
+        """A field that only the other kind of reward reads must be left alone."""
+        of, other = (LINEAR_ONLY, "linear") if self.reward_kind == "full" else (FULL_ONLY, "full")
+        defaults = fields_of(type(self))
+        for name in of:
+            require(
+                getattr(self, name) == defaults[name].default,
+                f"{name} belongs to reward_kind {other}, and this is {self.reward_kind}",
+                f"drop --{name.replace('_', '-')}, or give --reward-kind {other}",
+            )
+
+    def _check_contrast(self) -> None:
+        """Both sides must be there, and differ."""
+        negatives = self.reward_negatives
+        require(
+            len(set(negatives)) == len(negatives) > 0,
+            f"reward_negatives must be different models, got {', '.join(negatives) or 'none'}",
+            "give one or several of policy, start, base",
+        )
+        require(
+            self.reward_positives == "demonstrations" or negatives == ("base",),
+            "reward_positives start prefers samples of the start model, which is also the first stage's policy",
+            "give --reward-negatives base",
+        )
+        require(
+            self.base_model is None or "base" in negatives,
+            "base_model is given, and no sample of it is asked for",
+            "add --reward-negatives base, or drop --base-model",
+        )

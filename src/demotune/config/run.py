@@ -7,7 +7,7 @@ from demotune.common.errors import DemotuneError
 from demotune.config.field import BOOKKEEPING, INPUTS, LORA, OPTIMISATION, READING, field
 from demotune.config.values import Config, shown
 
-RewardKind = Literal["none", "implicit", "explicit"]
+LearnedReward = Literal["none", "implicit", "explicit"]
 """What a method learns besides the policy: nothing; beta * log pi/pi_ref of the policy itself; a reward model."""
 
 
@@ -18,6 +18,9 @@ class Absent(Config):
     slices: Literal["disjoint", "all"] = "all"
     prompts: tuple[str, ...] = ()
     reward_model: str | None = None
+    reward_question: str | None = None
+    reward_negatives: tuple[str, ...] = ()
+    base_model: str | None = None
     max_new_tokens: int | None = None
     answer_after: str | None = None
     sample_batch_size: int = 64
@@ -32,7 +35,7 @@ class RunConfig(Absent):
 
     method: ClassVar[str]
     """The command, and what run.yaml begins with."""
-    reward_kind: ClassVar[RewardKind] = "none"
+    learned_reward: ClassVar[LearnedReward] = "none"
 
     model: str = field("", INPUTS, required=True, names="model")
     """Start model: a hub id, a folder with safetensors (a model or a LoRA adapter), a finished run, or a GGUF file."""

@@ -34,7 +34,7 @@ class Sampled:
 class Pairwise(Staged):
     """SPIN and IRFT: the policy is trained on pairs of a demonstration and a sample; it is its own reward."""
 
-    reward_kind: ClassVar[Literal["implicit"]] = "implicit"
+    learned_reward: ClassVar[Literal["implicit"]] = "implicit"
 
     epochs_per_stage: float = field(2.0, STAGES, above=0, maximum=10**6)
     """Passes over the stage's pairs."""

@@ -42,6 +42,8 @@ def _convert(field: Field, value: object, wanted: Any) -> object:
         if isinstance(items, list | tuple):
             if any(isinstance(item, str) and not item for item in items):
                 raise DemotuneError(f"{field.name} holds an empty text; leave it out")
+            if typing.get_origin(arguments[0]) is typing.Literal:  # names without commas: `a,b` is two of them
+                items = [part for item in items for part in (item.split(",") if isinstance(item, str) else [item])]
             return tuple(_convert(field, item, arguments[0]) for item in items)
     elif origin is typing.Literal:
         if value in arguments:
@@ -62,6 +64,8 @@ def _convert(field: Field, value: object, wanted: Any) -> object:
 
 
 def _type_name(wanted: Any) -> str:
+    if typing.get_origin(wanted) is typing.Literal:
+        return ", ".join(map(str, typing.get_args(wanted)))
     if typing.get_origin(wanted) is tuple:
         name = _type_name(typing.get_args(wanted)[0])
         return f"{name} or a list of {name}"

@@ -3,8 +3,9 @@
 from demotune.data.column_names import parse_columns
 from demotune.data.loading import Loaded, are_preferences, load_demonstrations, load_preferences
 from demotune.data.prompts import as_prompt, checked_prompt, read_prompt_file
-from demotune.data.raw_rows import BadRow, Reason
+from demotune.data.raw_rows import Reason
 from demotune.data.sources import refuse_missing_source
+from demotune.records import BadRow
 
 __all__ = [
     "BadRow",

@@ -72,7 +72,7 @@ def prepare(config: AnyConfig, renderer: Renderer, quarantine_path: Path | None 
     parts = [data] if held is None else [data, held]
     bad_rows = tuple(row for part in parts for row in part.bad_rows)
     if quarantine_path is not None:
-        write_quarantine(bad_rows, quarantine_path)
+        write_records(quarantine_path, bad_rows)
     _check_bad_share(parts, bad_rows, config, quarantine_path)
     split = _hold_out_share(data.rows, config) if held is None else _hold_out_eval_data(data.rows, held.rows, config)
     if not split.train:
@@ -91,11 +91,6 @@ def prepare(config: AnyConfig, renderer: Renderer, quarantine_path: Path | None 
     )
     hashes = {source: digest for part in parts for source, digest in part.loaded.hashes.items()}
     return Intake(split.train, split.heldout, bad_rows, notes, hashes)
-
-
-def write_quarantine(bad_rows: Iterable[BadRow], path: Path) -> None:
-    """One JSON object a line: where the row was, the reason, the detail. The file appears whole or not at all."""
-    write_records(path, bad_rows)
 
 
 def _load(config: AnyConfig, sources: Sequence[str], weights: Sequence[float] = ()) -> Loaded[Demonstration]:

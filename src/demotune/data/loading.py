@@ -21,11 +21,11 @@ from demotune.data.formats import (
     joined_names,
 )
 from demotune.data.mixture import Row, mixture
-from demotune.data.raw_rows import BadRow, RawRow, RowError, Rows, column_list
+from demotune.data.raw_rows import RawRow, RowError, Rows, column_list
 from demotune.data.source_notes import SourceNotes
 from demotune.data.sources import Table, open_source
 from demotune.data.turns import Exchange, Remarks
-from demotune.records import Demonstration, Preference
+from demotune.records import BadRow, Demonstration, Preference
 
 _ROWS_TO_DETECT_FROM = 20
 

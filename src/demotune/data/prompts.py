@@ -6,11 +6,11 @@ from pathlib import Path
 from demotune.common.errors import DemotuneError
 from demotune.data.extra_columns import Columns, ExtraColumns, read_context, with_start
 from demotune.data.formats import instruction_text, prompt_turns
-from demotune.data.raw_rows import BadRow, RawRow, RowError, invalid_utf8
+from demotune.data.raw_rows import RawRow, RowError, invalid_utf8
 from demotune.data.readers.by_suffix import file_rows, is_data_file
 from demotune.data.readers.streams import opened, text_lines, unreadable
 from demotune.data.turns import MEDIA_NAMES, Remarks, Turn, Turns, check_prompt, checked_text, checked_turns
-from demotune.records import NO_CONTEXT, Message
+from demotune.records import NO_CONTEXT, BadRow, Message
 
 _CONVERSATIONS = ("messages", "conversations")
 _INSTRUCTIONS = ("instruction", "question", "query")

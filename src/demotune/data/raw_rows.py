@@ -4,6 +4,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from demotune.records import BadRow
+
 Reason = Literal[
     "broken JSON",
     "key given twice",
@@ -31,18 +33,6 @@ Reason = Literal[
 """Every reason for which a row is refused while it is read."""
 
 _SHOWN_CHARACTERS = 60
-
-
-@dataclass(frozen=True, slots=True)
-class BadRow:
-    """A row that was refused: where it was, a short reason to count by, and what exactly was wrong."""
-
-    source: str
-    """`FILE:LINE`, 1-based. JSON, Parquet and datasets have no lines: there the number counts rows."""
-    reason: str
-    """A `Reason`, or one of those for which a row is refused later, when it is rendered."""
-    detail: str
-    """What was wrong and the type of the value, with at most 60 characters of content."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,20 +2,15 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
-from rich import box
-from rich.table import Table
-
 from demotune.common.memory import GIB
-from demotune.common.progress import console, minutes, say, warn
+from demotune.common.progress import minutes, say, show_table, warn
 from demotune.config.methods import AnyConfig
 from demotune.estimation.forecast import Estimate, estimate_here, estimate_setup, lighter
 from demotune.estimation.machines import Machine, check_name, machine_named, precision_of
 from demotune.runs.folder import RunFolder
 from demotune.training.setup import Setup, prepare_run
-from demotune.training.work import PhaseWork
 
 FULL = 0.95
 """Share of a machine's memory above which a run is not promised to fit."""
@@ -66,13 +61,10 @@ def _on_gpu(config: AnyConfig) -> AnyConfig:
 
 def _show(found: Estimate) -> None:
     machine, costs = found.machine, found.costs
-    table = Table(title=f"estimate for {machine.name}", title_justify="left", box=box.SIMPLE)
-    for heading in ("", "drawn and scored", "trained on", "TFLOP", "time", "memory"):
-        table.add_column(heading, justify="right" if heading else "left")
     several = found.work[-1].stage > 0
-
-    def row(name: str, works: Sequence[PhaseWork]) -> None:
-        table.add_row(
+    parts = [(f"stage {work.stage}: {work.name}" if several else work.name, [work]) for work in found.work]
+    rows = [
+        (
             name,
             f"{sum(work.forward_tokens for work in works):,.0f}",
             f"{sum(work.trained_tokens for work in works):,.0f}",
@@ -80,11 +72,10 @@ def _show(found: Estimate) -> None:
             minutes(sum(map(found.seconds_of, works))),
             f"{max(map(costs.memory, works)) / GIB:.1f} G",
         )
-
-    for work in found.work:
-        row(f"stage {work.stage}: {work.name}" if several else work.name, [work])
-    row("in all", found.work)
-    console.print(table)
+        for name, works in [*parts, ("in all", list(found.work))]
+    ]
+    headings = ("", "drawn and scored", "trained on", "TFLOP", "time", "memory")
+    show_table(f"estimate for {machine.name}", headings, rows)
     say(
         "Tokens as a run counts them, each response with a prompt of its own; samples as long as demonstrations on "
         "average; every step, also those that early stopping may spare. Start-up and the report page come on top."

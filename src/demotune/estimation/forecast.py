@@ -5,12 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich import box
-from rich.table import Table
-
 from demotune.common.memory import GIB
 from demotune.common.processes import main_process, process_count
-from demotune.common.progress import console, minutes, say
+from demotune.common.progress import minutes, say, show_table
 from demotune.estimation.costs import Costs
 from demotune.estimation.machines import Machine, measure_machine, precision_of, unknown_machine
 from demotune.estimation.model_shape import read_shape
@@ -126,18 +123,13 @@ def compare_with_facts(estimate: Estimate, states: States) -> dict[str, Any]:
 
 def show_comparison(compared: Mapping[str, Any]) -> None:
     """A short table: phase, estimated, measured."""
-    table = Table(title="estimated before the run, and measured", title_justify="left", box=box.SIMPLE)
-    for heading in ("", "estimated", "measured", "measured / estimated"):
-        table.add_column(heading, justify="right" if heading else "left")
-    rows = dict(compared["seconds"])
-    rows["all phases"] = [sum(both[side] for both in rows.values()) for side in (0, 1)]
-    for name, (estimated, measured) in rows.items():
-        table.add_row(name, minutes(estimated), minutes(measured), _ratio(estimated, measured))
-    estimated, measured = compared["tokens"]
-    table.add_row("tokens", f"{estimated:,}", f"{measured:,}", _ratio(estimated, measured))
-    estimated, measured = compared["peak_memory_gib"]
-    table.add_row("peak memory", f"{estimated:.1f} G", f"{measured:.1f} G", _ratio(estimated, measured))
-    console.print(table)
+    seconds = dict(compared["seconds"])
+    seconds["all phases"] = [sum(both[side] for both in seconds.values()) for side in (0, 1)]
+    rows = [(name, *map(minutes, both), _ratio(*both)) for name, both in seconds.items()]
+    rows.append(("tokens", *(f"{side:,}" for side in compared["tokens"]), _ratio(*compared["tokens"])))
+    memory = compared["peak_memory_gib"]
+    rows.append(("peak memory", *(f"{side:.1f} G" for side in memory), _ratio(*memory)))
+    show_table("estimated before the run, and measured", ("", "estimated", "measured", "measured / estimated"), rows)
 
 
 def lighter(setup: Setup, machine: Machine) -> dict[str, Estimate]:

@@ -3,11 +3,8 @@
 from collections import defaultdict
 from typing import get_args
 
-from rich import box
-from rich.table import Table
-
 from demotune.common.profiling import Kind, Profile
-from demotune.common.progress import console, minutes, say
+from demotune.common.progress import minutes, say, show_table
 from demotune.estimation.forecast import Estimate, States, finished
 
 
@@ -16,20 +13,14 @@ def show_profile(profile: Profile, estimate: Estimate, states: States, *, whole_
 
     A resumed run (`whole_run` False) counted tokens that were not profiled, so it has no shares of the ceiling.
     """
-    table = Table(title="where the time went", title_justify="left", box=box.SIMPLE)
-    for heading in ("", "time", "share of time", "share of ceiling"):
-        table.add_column(heading, justify="right" if heading else "left")
-    reached = shares_of_ceiling(profile, estimate, states) if whole_run else {}
-
-    def row(name: str, seconds: float, share: str = "") -> None:
-        table.add_row(name, minutes(seconds), f"{seconds / profile.total:.0%}", share)
-
-    for kind in get_args(Kind):
-        if kind in profile.seconds:
-            row(kind, profile.seconds[kind], f"{reached[kind]:.0%}" if kind in reached else "")
-    row("other", profile.total - sum(profile.seconds.values()))
-    row("in all", profile.total)
-    console.print(table)
+    shares = shares_of_ceiling(profile, estimate, states) if whole_run else {}
+    reached = {str(kind): f"{share:.0%}" for kind, share in shares.items()}
+    seconds: dict[str, float] = {kind: profile.seconds[kind] for kind in get_args(Kind) if kind in profile.seconds}
+    seconds |= {"other": profile.total - sum(seconds.values()), "in all": profile.total}
+    rows = [
+        (name, minutes(took), f"{took / profile.total:.0%}", reached.get(name, "")) for name, took in seconds.items()
+    ]
+    show_table("where the time went", ("", "time", "share of time", "share of ceiling"), rows)
     machine = estimate.machine
     say(
         f"ceilings measured on the spot: {machine.products / 1e9:,.0f} GFLOP/s of {machine.precision} matrix products; "

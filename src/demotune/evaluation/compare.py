@@ -6,11 +6,13 @@ from pathlib import Path
 from statistics import fmean
 
 from demotune.common.errors import DemotuneError
+from demotune.common.files import write_json
+from demotune.common.json_records import as_json
 from demotune.common.machine import command_line, package_versions
 from demotune.common.statistics import Comparison, compare_over_seeds, holm, over_seeds, ranks
 from demotune.config.evaluation import EvaluationConfig
 from demotune.evaluation.eval_set import read_eval_set
-from demotune.evaluation.measuring import Bench, Parts, fill_in, measure
+from demotune.evaluation.measuring import EvalInputs, PartCache, fill_in, measure
 from demotune.evaluation.quantities import Quantity, quantities
 from demotune.evaluation.subjects import find_subjects
 from demotune.runs.comparison import ComparisonTable, Difference, Line
@@ -35,8 +37,10 @@ class Quality:
     values: tuple[tuple[float, ...], ...]
 
 
-def compare(folders: Sequence[Path], *, on: EvaluationConfig | None = None) -> ComparisonTable:
-    """Compare finished runs on their own held-out rows or, with `on`, on the rows that it names.
+def compare(
+    folders: Sequence[Path], *, on: EvaluationConfig | None = None, file: Path | None = None
+) -> ComparisonTable:
+    """Compare finished runs on their own held-out rows or, with `on`, on the rows that it names; `file` gets the table.
 
     The baseline is SFT where there is an SFT run, else the start model. Raises DemotuneError for runs that are missing,
     unfinished, or cannot be compared.
@@ -53,7 +57,7 @@ def compare(folders: Sequence[Path], *, on: EvaluationConfig | None = None) -> C
     by_setting = {setting.label: setting for setting in settings}
     ranks_of = _ranks(found, settings)
     lines = tuple(_line(label, qualities, by_setting.get(label), ranks_of) for label, qualities in found.items())
-    return ComparisonTable(
+    table = ComparisonTable(
         command=command_line(),
         versions=package_versions(),
         rows=rows,
@@ -64,6 +68,9 @@ def compare(folders: Sequence[Path], *, on: EvaluationConfig | None = None) -> C
         differences=_differences(found, baseline),
         notes=_notes(settings, on),
     )
+    if file is not None:
+        write_json(file, as_json(table))
+    return table
 
 
 def _line(
@@ -146,8 +153,8 @@ def _on_data(settings: Sequence[Setting], on: EvaluationConfig) -> tuple[dict[st
     rows = read_eval_set(config, subjects, Path(config.output) / LEFT_OUT)
     if len(rows.rows) == 1:
         raise DemotuneError("one row is left to compare on, which says nothing; give more --data")
-    bench = Bench(config, tuple(subjects), rows, Parts(Path(config.output) / PARTS))
-    measured = [_compared(quantities(measure(bench, subject))) for subject in subjects]
+    inputs = EvalInputs(config, tuple(subjects), rows, PartCache(Path(config.output) / PARTS))
+    measured = [_compared(quantities(measure(inputs, subject))) for subject in subjects]
     by_run = dict(zip([START, *sources], measured, strict=True))
     found = {START: _stacked([by_run[START]])}
     for setting in settings:

@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from demotune.common.errors import DemotuneError
+from demotune.common.json_records import write_records
 from demotune.common.progress import say
 from demotune.config.evaluation import EvaluationConfig
 from demotune.data import BadRow, are_preferences, load_demonstrations, load_preferences
-from demotune.data.intake import reasons, write_quarantine
+from demotune.data.intake import reasons
 from demotune.data.rendering import RenderError
 from demotune.evaluation.subjects import Subject
 from demotune.records import NO_CONTEXT, Demonstration, Preference, RenderedDemonstration
@@ -83,7 +84,7 @@ def read_eval_set(config: EvaluationConfig, subjects: Sequence[Subject], quarant
         kept.append(row)
         for name, rendered in view.items():
             views[name].append(rendered)
-    write_quarantine([*left_out, *marked], quarantine)
+    write_records(quarantine, [*left_out, *marked])
     if not kept:
         raise DemotuneError(
             f"no row of {', '.join(config.data)} is left to measure on: {reasons(left_out)}; each is named in "

@@ -18,7 +18,7 @@ from demotune.config.evaluation import EvaluationConfig
 from demotune.evaluation.eval_set import EvalRow, EvalSet, read_eval_set
 from demotune.evaluation.judges.judging import Judged, Panel, ask_judge, ask_rewards, find_judges
 from demotune.evaluation.leaks import find_leaks
-from demotune.evaluation.measuring import Bench, Measured, Parts, fill_in, measure
+from demotune.evaluation.measuring import EvalInputs, Measured, PartCache, fill_in, measure
 from demotune.evaluation.quantities import Quantity, answer_rewards, quantities, reward_quantities
 from demotune.evaluation.subjects import Subject, find_subjects
 from demotune.evaluation.tasks.data import check_task_names
@@ -91,11 +91,11 @@ def _on_rows(
 ) -> tuple[tuple[EvalRow, ...], dict[str, Any]]:
     """The rows, and what was found on them."""
     rows = read_eval_set(config, subjects, folder / LEFT_OUT)
-    bench = Bench(config, tuple(subjects), rows, Parts(folder / PARTS))
+    inputs = EvalInputs(config, tuple(subjects), rows, PartCache(folder / PARTS))
     say(f"{len(rows.rows)} {'preference rows' if rows.preferences else 'demonstrations'}, {len(subjects)} models")
-    measured = {subject.name: measure(bench, subject) for subject in subjects}
-    judged = ask_rewards(bench, panel.rewards, measured)
-    judged += [ask_judge(bench, kind, judge, measured) for kind, judge in panel.judges]
+    measured = {subject.name: measure(inputs, subject) for subject in subjects}
+    judged = ask_rewards(inputs, panel.rewards, measured)
+    judged += [ask_judge(inputs, kind, judge, measured) for kind, judge in panel.judges]
     found = {name: quantities(one) for name, one in measured.items()}
     of_judges: list[Quantity] = []
     tokens = [(row.demo_tokens, row.rejected_tokens or 0) for row in measured[subjects[0].name].logps]

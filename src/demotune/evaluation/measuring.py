@@ -65,7 +65,7 @@ class Measured:
     sampled_tokens: int
 
 
-class Parts:
+class PartCache:
     """The files of an evaluation's parts: made once, found again."""
 
     def __init__(self, folder: Path) -> None:
@@ -84,14 +84,14 @@ class Parts:
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class EvalInputs:
     """What one evaluation works on."""
 
     config: EvaluationConfig
     subjects: tuple[Subject, ...]
     """The model, then its baselines."""
     rows: EvalSet
-    parts: Parts
+    parts: PartCache
 
 
 def fill_in(config: EvaluationConfig) -> EvaluationConfig:
@@ -99,10 +99,10 @@ def fill_in(config: EvaluationConfig) -> EvaluationConfig:
     return replace(config, bf16=has_fast_bf16(this_device())) if config.bf16 is None else config
 
 
-def measure(bench: Bench, subject: Subject) -> Measured:
+def measure(inputs: EvalInputs, subject: Subject) -> Measured:
     """Log-probabilities of all responses and, with `config.answers`, the model's own answers under itself."""
-    config, rows, parts = bench.config, bench.rows, bench.parts
-    lazy = _Lazy(subject, config)
+    config, rows, parts = inputs.config, inputs.rows, inputs.parts
+    lazy = _LazyModel(subject, config)
     view = rows.rendered[subject.name]
     basis = [subject.hash, _ids_hash(view), config.dtype, lazy.bf16, str(this_device())]
     logps = parts.get(f"{subject.name}-logps", [*basis, config.batch_size], lambda: _score_rows(lazy, view, config))
@@ -135,9 +135,9 @@ class Earned:
     """Model name -> rewards of its answers."""
 
 
-def reward_everything(bench: Bench, reward: Reward, measured: dict[str, Measured]) -> Earned:
+def reward_everything(inputs: EvalInputs, reward: Reward, measured: dict[str, Measured]) -> Earned:
     """The reward of every demonstration, rejected response and answer."""
-    config, rows, parts = bench.config, bench.rows, bench.parts
+    config, rows, parts = inputs.config, inputs.rows, inputs.parts
     basis = [reward.name, reward.hash, rows.hash, config.dtype, config.bf16, config.batch_size, str(this_device())]
     given = {"demonstrations": [row.demo for row in rows.rows]}
     if rows.preferences:
@@ -147,7 +147,7 @@ def reward_everything(bench: Bench, reward: Reward, measured: dict[str, Measured
         for side, texts in given.items()
     }
     answers = {}
-    for subject in bench.subjects:
+    for subject in inputs.subjects:
         if drawn := measured[subject.name].answers:
             ids = hashlib.sha256(json.dumps([answer.response.ids for answer in drawn]).encode()).hexdigest()
             make = partial(_rewards_of_answers, reward, rows, subject, drawn, config)
@@ -155,7 +155,7 @@ def reward_everything(bench: Bench, reward: Reward, measured: dict[str, Measured
     return Earned(tuple(found["demonstrations"]), tuple(found.get("rejected", ())), answers)
 
 
-class _Lazy:
+class _LazyModel:
     """A model that is loaded when first asked for: not at all where every part is there already."""
 
     def __init__(self, subject: Subject, config: EvaluationConfig) -> None:
@@ -186,7 +186,7 @@ def _ids_hash(view: Sequence[RenderedRow]) -> str:
     return hashlib.sha256(" ".join(keys).encode()).hexdigest()
 
 
-def _logps(lazy: "_Lazy", completions: Sequence[Completion], config: EvaluationConfig, what: str) -> list[float]:
+def _logps(lazy: "_LazyModel", completions: Sequence[Completion], config: EvaluationConfig, what: str) -> list[float]:
     """Log-probabilities under the model. Raises DemotuneError where one is not finite."""
     with track(f"{lazy.name}: {what}", len(completions), "responses") as tracker:
         logps = completion_logps(
@@ -200,7 +200,7 @@ def _logps(lazy: "_Lazy", completions: Sequence[Completion], config: EvaluationC
     return logps
 
 
-def _score_rows(lazy: _Lazy, view: Sequence[RenderedRow], config: EvaluationConfig) -> list[Any]:
+def _score_rows(lazy: _LazyModel, view: Sequence[RenderedRow], config: EvaluationConfig) -> list[Any]:
     sides = [side for row in view for side in _sides(row)]
     completions = [Completion(side.prompt_ids, side.demo) for side in sides]
     logps = iter(_logps(lazy, completions, config, "log-probabilities"))
@@ -213,7 +213,7 @@ def _score_rows(lazy: _Lazy, view: Sequence[RenderedRow], config: EvaluationConf
     return rows
 
 
-def _draw(lazy: _Lazy, view: Sequence[RenderedRow], config: EvaluationConfig) -> list[Any]:
+def _draw(lazy: _LazyModel, view: Sequence[RenderedRow], config: EvaluationConfig) -> list[Any]:
     """(ids, finished, log-probability under the model itself) of one answer to each prompt."""
     prompts = [row.demo.prompt_ids for row in view]
     options = SamplingOptions(

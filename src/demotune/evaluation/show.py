@@ -4,10 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Table
-
-from demotune.common.progress import console, minutes, say, warn
+from demotune.common.progress import minutes, say, show_table, warn
 from demotune.evaluation.tasks.run import TaskScores
 from demotune.runs.comparison import ComparisonTable
 from demotune.runs.evaluation import interval_of
@@ -21,11 +18,11 @@ SHOWN = ("p_corrected", "effect_size", "smallest_difference")
 def show_evaluation(folder: Path, record: dict[str, Any], tasks: Mapping[str, TaskScores]) -> None:
     """Measures side by side, then differences with corrected p-values, then tasks, then what to beware of."""
     if record["measures"]:
-        console.print(_measures(record))
+        _show_measures(record)
     if record["comparisons"]:
-        console.print(_comparisons(record))
+        _show_comparisons(record)
     if tasks:
-        console.print(_tasks(tasks))
+        _show_tasks(tasks)
     for leak in record["leaks"]:
         if leak["searched"] and leak["leaked"]:
             kinds = ", ".join(f"{kind} {count}" for kind, count in leak["counts"].items())
@@ -41,8 +38,8 @@ def show_evaluation(folder: Path, record: dict[str, Any], tasks: Mapping[str, Ta
 
 def show_comparison(table: ComparisonTable) -> None:
     """Quality, differences and cost of every setting, in the order given."""
-    console.print(_quality(table))
-    console.print(_cost(table))
+    _show_quality(table)
+    _show_cost(table)
     for own in table.differences:
         if own.baseline == CONTROL_OF + own.setting != table.baseline:
             by = own.found.difference.text(3)
@@ -51,15 +48,15 @@ def show_comparison(table: ComparisonTable) -> None:
         say(note, style="yellow")
 
 
-def _quality(table: ComparisonTable) -> Table:
+def _show_quality(table: ComparisonTable) -> None:
     headings = ["", "runs"]
     for name, unit in table.units.items():
         headings += [f"{name}, {unit}", f"less {table.baseline}", "p"]
     title = f"on {table.rows}; 95% intervals; p corrected (Holm)"
-    return _table(title, [*headings, "rank"], [table.quality_cells(line) for line in table.lines])
+    show_table(title, [*headings, "rank"], [table.quality_cells(line) for line in table.lines])
 
 
-def _cost(table: ComparisonTable) -> Table:
+def _show_cost(table: ComparisonTable) -> None:
     rows = [
         (
             line.setting,
@@ -74,10 +71,10 @@ def _cost(table: ComparisonTable) -> Table:
         if line.cost is not None
     ]
     headings = ("", "steps", "tokens trained", "tokens forward", "PFLOP", "time", "memory")
-    return _table("cost of a run, mean over seeds", headings, rows)
+    show_table("cost of a run, mean over seeds", headings, rows)
 
 
-def _measures(record: dict[str, Any]) -> Table:
+def _show_measures(record: dict[str, Any]) -> None:
     columns = [model["name"] for model in record["models"]]
     if any(row["model"] is None for row in record["measures"]):
         columns.append(THE_JUDGE)
@@ -86,10 +83,10 @@ def _measures(record: dict[str, Any]) -> Table:
         by = f" by {row['judge']}" if row["judge"] else ""
         line = lines.setdefault(f"{row['measure']}{by}, {row['unit']}", {})
         line[row["model"] or THE_JUDGE] = _number(row)
-    return _side_by_side(f"{record['data']['rows']} rows, 95% intervals over prompts", columns, lines)
+    _show_side_by_side(f"{record['data']['rows']} rows, 95% intervals over prompts", columns, lines)
 
 
-def _tasks(tasks: Mapping[str, TaskScores]) -> Table:
+def _show_tasks(tasks: Mapping[str, TaskScores]) -> None:
     lines: dict[str, dict[str, str]] = {}
     for name, scores in tasks.items():
         for result in scores.headline:
@@ -98,16 +95,16 @@ def _tasks(tasks: Mapping[str, TaskScores]) -> Table:
             lines.setdefault(f"{result.task}, {result.metric}{shots}", {})[name] = f"{result.value:.3f}{error}"
         if scores.average is not None:
             lines.setdefault("average", {})[name] = f"{scores.average:.3f}"
-    return _side_by_side("benchmark tasks, with standard errors", list(tasks), lines)
+    _show_side_by_side("benchmark tasks, with standard errors", list(tasks), lines)
 
 
-def _side_by_side(title: str, columns: Sequence[str], lines: Mapping[str, Mapping[str, str]]) -> Table:
+def _show_side_by_side(title: str, columns: Sequence[str], lines: Mapping[str, Mapping[str, str]]) -> None:
     """A line for each name, with the cells that it has."""
     rows = [(what, *(line.get(name, "") for name in columns)) for what, line in lines.items()]
-    return _table(title, ["", *columns], rows)
+    show_table(title, ["", *columns], rows)
 
 
-def _comparisons(record: dict[str, Any]) -> Table:
+def _show_comparisons(record: dict[str, Any]) -> None:
     rows = [
         (
             row["measure"] + (f" by {row['judge']}" if row["judge"] else ""),
@@ -118,17 +115,7 @@ def _comparisons(record: dict[str, Any]) -> Table:
         for row in record["comparisons"]
     ]
     title = "differences on the same prompts; p corrected for all of them (Holm)"
-    return _table(title, ("", "against", "difference", "p", "effect", "least seen"), rows, texts=2)
-
-
-def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], *, texts: int = 1) -> Table:
-    """The first `texts` columns are aligned left, numbers right."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
-    for place, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if place < texts else "right")
-    for row in rows:
-        table.add_row(*row)
-    return table
+    show_table(title, ("", "against", "difference", "p", "effect", "least seen"), rows, texts=2)
 
 
 def _number(row: dict[str, Any]) -> str:

@@ -117,6 +117,15 @@ def check_files(folder: Path, source: str) -> None:
         tensor_shapes(file)
 
 
+def read_tensor(folder: Path, name: str) -> torch.Tensor:
+    """One tensor of a model folder. Raises DemotuneError where no safetensors file has it."""
+    for file in sorted(folder.glob("*.safetensors")):
+        if name in tensor_shapes(file):
+            with reading(file, "safetensors"), safe_open(file, framework="pt") as tensors:
+                return cast(torch.Tensor, tensors.get_tensor(name))
+    raise DemotuneError(f"{folder} holds no {name}; copy the folder again")
+
+
 def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     """Name -> shape of each tensor of a safetensors file, from its header. Raises DemotuneError for a torn file."""
     with reading(file, "safetensors"), safe_open(file, framework="pt") as tensors:

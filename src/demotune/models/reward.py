@@ -8,8 +8,8 @@ the end-of-turn token, which many tokenizers make it; `padding_id` chooses anoth
 import copy
 import math
 import re
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -21,8 +21,17 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import publish_folder, write_json
+from demotune.common.json_records import as_json, from_json
 from demotune.models.adapters import load_adapter_on
-from demotune.models.model_folder import ADAPTER_CONFIG, check_weights, is_adapter, read_config, read_object, reading
+from demotune.models.model_folder import (
+    ADAPTER_CONFIG,
+    check_weights,
+    is_adapter,
+    read_config,
+    read_object,
+    read_tensor,
+    reading,
+)
 from demotune.models.policy import (
     Policy,
     attach_adapter,
@@ -40,6 +49,7 @@ from demotune.models.policy import (
     weight_sharing_base,
     with_attention,
 )
+from demotune.models.question import Question
 from demotune.runs.folder import RunFolder
 
 RewardModel = PreTrainedModel | PeftModel
@@ -58,6 +68,10 @@ class RewardFacts:
     """R, when the reward is R * sigmoid(head); None when it is the head itself."""
     template: str | None
     """The prompt template it was trained with; None for the tokenizer's chat template."""
+    question: Question | None = None
+    """Appended to each response: the head reads the question's last token. None: the response's own."""
+    features: Mapping[str, float] = field(default_factory=dict)
+    """Named features of a response, each with its weight in the sum that is added to the head's number."""
     answer_after: str | None = None
     """After which text the answer begins that alone it was trained on; None: it reads whole responses."""
 
@@ -139,6 +153,14 @@ def _load_base(adapter: Path, *, dtype: str, attn_implementation: str | None, de
     return cast(PreTrainedModel, with_padding(base, pad_id))
 
 
+def saved_head_on(lm: PreTrainedModel, folder: Path, pad_id: int) -> PreTrainedModel:
+    """The head of the reward in `folder` on a language model that has the reward's own weights, which are not read."""
+    model = _with_head(lm, pad_id)
+    with torch.no_grad():
+        cast(nn.Linear, model.score).weight.copy_(read_tensor(folder, "score.weight"))
+    return model
+
+
 def is_reward_model(folder: Path) -> bool:
     """Whether a folder holds a sequence classifier (a reward) rather than a language model."""
     if is_adapter(folder):
@@ -169,8 +191,17 @@ def check_reward_start(folder: Path) -> None:
 
 
 def resolve_reward(source: str) -> Path:
-    """The folder of a reward model; of a run that learned one, that reward."""
+    """The folder of a reward model to start from; of a run that learned one, that reward.
+
+    Raises DemotuneError for a run of sft: its reward is a log-ratio, and a policy that is trained on it collapses.
+    """
     run = RunFolder(Path(source))
+    if run.holds_run and run.read_config().learned_reward == "none":
+        raise DemotuneError(
+            f"reward_model {source} is an SFT run, whose log-ratio ranks responses, but collapses under reinforcement "
+            "learning: the policy learns to write what SFT made likelier, not what is better. Rank with it (demotune "
+            f"sample --best-of, select), or start the reward at its weights with --reward-model {run.model}"
+        )
     return resolve_model(str(run.reward) if run.holds_run and run.reward.is_dir() else source)
 
 
@@ -212,7 +243,7 @@ def save_reward_model(
     with publish_folder(folder) as unfinished:
         save_weights(model, unfinished)
         tokenizer_for(model, tokenizer).save_pretrained(unfinished)
-        write_json(unfinished / FACTS, asdict(facts))
+        write_json(unfinished / FACTS, as_json(facts))
         (unfinished / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -222,13 +253,9 @@ def read_facts(folder: Path) -> RewardFacts:
     if not file.is_file():
         return RewardFacts(link="unknown", bound=None, template=None)
     with reading(file, "the facts of a reward", "train the reward again, or copy its folder again"):
-        facts = RewardFacts(**read_object(file))
+        facts = from_json(RewardFacts, read_object(file))
         if facts.bound is not None and not (math.isfinite(facts.bound) and facts.bound > 0):
             raise ValueError(f"bound must be a number > 0, got {facts.bound}")
-        if not isinstance(facts.template, str | None):
-            raise ValueError(f"template must be a text, got {facts.template!r}")
-        if not isinstance(facts.answer_after, str | None):
-            raise ValueError(f"answer_after must be a text, got {facts.answer_after!r}")
     return facts
 
 

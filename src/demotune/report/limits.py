@@ -78,10 +78,11 @@ def _of_run(run: Run, who: str) -> Iterator[Fact]:
             "it, which makes it look a little better than it is.",
         )
     if run.method == "rft" and gain is not None:
+        stopped = " Held-out pairs decided when the training of the reward stopped."
         yield Fact(
             "judge",
             f"{who}Answers are scored by the reward that the policy was trained on, and a policy can learn to exploit "
-            "the errors of that reward. Held-out pairs decided when the training of the reward stopped.",
+            f"the errors of that reward.{'' if run.config.get('reward_kind') == 'linear' else stopped}",
         )
     if run.quarantine:
         yield Fact(

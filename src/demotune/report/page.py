@@ -65,7 +65,7 @@ def render_page(
     comparison: PageComparison | None = None,
 ) -> str:
     """The page as text. User text is escaped by jinja2 or travels as JSON, which the page shows as plain text only."""
-    browser = collect_samples(runs, evaluations)
+    browser, names = collect_samples(runs, evaluations), [run.name for run in runs]
     sections = sections_of(runs, evaluations, comparison)
     charts = [chart for section in sections for part in section.parts for chart in part.charts]
     data = {
@@ -74,7 +74,7 @@ def render_page(
         "samples": _browser_data(browser),
     }
     return _environment().from_string(_shipped("demotune.report", "page.html.jinja")).render(
-        title=_title(runs),
+        title=f"Run {names[0]}" if len(runs) == 1 else f"{len(runs)} runs: {', '.join(names)}",
         methods=list(dict.fromkeys(run.method for run in runs)),
         verdict=verdict(runs),
         sentence=answer_sentence(runs, evaluations),
@@ -109,10 +109,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _title(runs: Sequence[Run]) -> str:
-    return f"Run {runs[0].name}" if len(runs) == 1 else f"{len(runs)} runs: {', '.join(run.name for run in runs)}"
 
 
 def _rigor(answers: Sequence[RigorAnswer]) -> dict[str, Any] | None:

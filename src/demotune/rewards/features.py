@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from demotune.common.diversity import distinct, repetition
+from demotune.config.rft import FeatureName
 from demotune.records import Completion
 
 Feature = Callable[[Completion], float]
@@ -28,20 +29,21 @@ def _prompt_overlap(completion: Completion) -> float:
 
 
 def _log_length(completion: Completion) -> float:
+    """log2 of the response's tokens."""
     return math.log2(len(completion.response.ids))
 
 
-FEATURES: Mapping[str, Feature] = {
+FEATURES: Mapping[FeatureName, Feature] = {
     "finished": _finished,
     "repetition": _repetition,
-    "distinct bigrams": _distinct_bigrams,
-    "prompt overlap": _prompt_overlap,
-    "log2 of length": _log_length,
+    "distinct_bigrams": _distinct_bigrams,
+    "prompt_overlap": _prompt_overlap,
+    "log_length": _log_length,
 }
-WITHOUT_LENGTH = tuple(name for name in FEATURES if name != "log2 of length")
+WITHOUT_LENGTH: tuple[FeatureName, ...] = tuple(name for name in FEATURES if name != "log_length")
 """A reward that sees length finds it first; so it is to be asked for by name."""
 
 
-def feature_table(completions: Sequence[Completion], names: Sequence[str]) -> list[list[float]]:
-    """(N, F) the named features of each completion. Raises KeyError for an unknown name."""
+def feature_table(completions: Sequence[Completion], names: Sequence[FeatureName]) -> list[list[float]]:
+    """(N, F) the named features of each completion."""
     return [[FEATURES[name](completion) for name in names] for completion in completions]

@@ -21,8 +21,10 @@ from transformers import PreTrainedModel
 
 from demotune.common.errors import DemotuneError
 from demotune.common.statistics import FEWEST, Interval, share_interval
+from demotune.config.rft import FeatureName
 from demotune.models.batches import Advance
-from demotune.models.reward import RewardModel, reward_from_policy
+from demotune.models.question import Question
+from demotune.models.reward import RewardFacts, RewardModel, reward_from_policy
 from demotune.models.states import TOKENS_TOGETHER, end_states, followed_by
 from demotune.records import Completion, Pair
 from demotune.rewards.features import feature_table
@@ -41,10 +43,10 @@ CLOSE, EXACT = 1e-4, 1e-6
 class Columns:
     """What a linear reward reads of a response: D hidden numbers of a frozen backbone, then the named features."""
 
-    features: tuple[str, ...] = ()
-    """Names from `features.FEATURES`. A reward with any cannot be saved as a classifier's head."""
-    question_ids: tuple[int, ...] = ()
-    """Read after the response, at its last token; empty: read at the response's own last token."""
+    features: tuple[FeatureName, ...] = ()
+    """Each response's own, beside its hidden state."""
+    question: Question | None = None
+    """Read after the response, at its last token; None: read at the response's own last token."""
 
     def of(
         self,
@@ -57,7 +59,7 @@ class Columns:
         advance: Advance = lambda _: None,
     ) -> Floats:
         """(N, D + F) the columns of each completion; `budget` bounds the tokens of one forward pass."""
-        asked = followed_by(completions, self.question_ids)
+        asked = followed_by(completions, self.question.ids if self.question else ())
         states = end_states(backbone, asked, pad_id=pad_id, bf16=bf16, budget=budget, advance=advance)
         named = np.array(feature_table(completions, self.features)).reshape(len(completions), len(self.features))
         return np.concatenate([states.double().numpy(), named], axis=1)
@@ -107,25 +109,33 @@ class LinearReward:
 
     @property
     def feature_weights(self) -> dict[str, float]:
-        """Of each named feature, in nats per typical difference; empty without named features."""
+        """Of each named feature, in nats per unit of it; empty without named features."""
         start = len(self.weights) - len(self.columns.features)
-        return dict(zip(self.columns.features, self.weights[start:].tolist(), strict=True))
+        weights = self.weights[start:] / self.scale[start:]
+        return dict(zip(self.columns.features, weights.tolist(), strict=True))
+
+    def facts(self, template: str | None) -> RewardFacts:
+        """What makes the rewards of the head into those of this reward: the question, and the weights of features."""
+        return RewardFacts("logistic", None, template, self.columns.question, self.feature_weights)
 
     def as_head(self, backbone: PreTrainedModel, pad_id: int) -> RewardModel:
         """An ordinary sequence classifier with one label on the backbone itself, whose weights stay as they are.
 
-        It gives the same rewards, of responses followed by the question where there is one. Raises DemotuneError for
-        a reward that reads named features, which no head can.
+        Of responses followed by the question it gives the same rewards, but for the named features, which are in
+        `facts`. The backbone is the classifier's afterwards.
         """
-        if self.columns.features:
-            raise DemotuneError(
-                f"this reward also reads {', '.join(self.columns.features)}, which a classifier's head cannot; fit it "
-                "without named features"
-            )
         model = reward_from_policy(backbone, pad_id)
+        head = (self.weights / self.scale)[: len(self.weights) - len(self.columns.features)]
         with torch.no_grad():
-            cast(nn.Linear, model.score).weight.copy_(torch.from_numpy(self.weights / self.scale).unsqueeze(0))
+            cast(nn.Linear, model.score).weight.copy_(torch.from_numpy(head).unsqueeze(0))
         return model
+
+
+def distinct_sides(pairs: Sequence[Pair]) -> list[Completion]:
+    """Both sides of all pairs, each once: the demonstrations, then the samples."""
+    demos = (Completion(pair.prompt_ids, pair.demo) for pair in pairs)
+    samples = (Completion(pair.prompt_ids, pair.sample) for pair in pairs)
+    return [*dict.fromkeys([*demos, *samples])]
 
 
 def pair_columns(
@@ -142,13 +152,12 @@ def pair_columns(
     chosen = select_pairs(pairs)
     if not chosen.pairs:
         return PairColumns(np.zeros((0, 0)), np.zeros((0, 0)), (), chosen.equal)
-    demos = [Completion(pair.prompt_ids, pair.demo) for pair in chosen.pairs]
-    samples = [Completion(pair.prompt_ids, pair.sample) for pair in chosen.pairs]
-    number = {side: place for place, side in enumerate(dict.fromkeys([*demos, *samples]))}
-    table = columns.of(backbone, [*number], pad_id=pad_id, bf16=bf16, budget=budget, advance=advance)
+    sides = distinct_sides(chosen.pairs)
+    number = {side: place for place, side in enumerate(sides)}
+    table = columns.of(backbone, sides, pad_id=pad_id, bf16=bf16, budget=budget, advance=advance)
     return PairColumns(
-        demo=table[[number[side] for side in demos]],
-        sample=table[[number[side] for side in samples]],
+        demo=table[[number[Completion(pair.prompt_ids, pair.demo)] for pair in chosen.pairs]],
+        sample=table[[number[Completion(pair.prompt_ids, pair.sample)] for pair in chosen.pairs]],
         prompts=tuple(pair.prompt_ids for pair in chosen.pairs),
         equal=chosen.equal,
     )

@@ -14,13 +14,16 @@ from demotune.runs.manifest import read_manifest
 def load_reward(
     source: str | Path, *, template: str | None = None, dtype: str = "float32", bf16: bool | None = None
 ) -> Reward:
-    """The reward at `source`: a finished run of rft (explicit), of irft or spin (implicit), or a reward model.
+    """The reward at `source`: a finished run of rft (explicit), of irft, spin or sft (implicit), or a reward model.
+
+    SFT's is log pi/pi_0, the log-ratio of its policy to its start model: good at ranking, and no target for
+    reinforcement learning, under which a policy writes what SFT made likelier rather than what is better.
 
     A reward model is a folder or hub id of a sequence classifier with one label, an RFT run's reward/ among them.
     template: prompt template with {prompt} instead of the reward's own; dtype: type in which weights are held; bf16:
     compute in bfloat16 autocast, when None where the hardware has it.
 
-    Raises DemotuneError for an unfinished run, an SFT run (it learns no reward), and anything else that is no reward.
+    Raises DemotuneError for an unfinished run, and for anything that is no reward.
     """
     run = RunFolder(Path(source))
     if not run.holds_run:
@@ -28,18 +31,15 @@ def load_reward(
     if not run.finished:
         raise DemotuneError(f"{source} is an unfinished run; finish it with: demotune resume {source}")
     config = run.read_config()
-    if config.reward_kind == "none":
-        raise DemotuneError(
-            f"{source} is an SFT run, which learns no reward; give a run of rft, irft or spin, or a reward model"
-        )
-    if config.reward_kind == "explicit":
+    if config.learned_reward == "explicit":
         return ScalarReward(run.reward, template=template, dtype=dtype, bf16=bf16)
     _check_reference(run, config.model)
     template = config.template if template is None else template
+    beta = 1.0 if config.learned_reward == "none" else config.beta
     return ImplicitReward(
         run.model,
         config.model,
-        config.beta,
+        beta,
         template=template,
         answer_after=config.answer_after,
         dtype=dtype,

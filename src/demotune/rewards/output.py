@@ -4,13 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from rich import box
-from rich.table import Table
 
 from demotune.common.errors import DemotuneError
-from demotune.common.progress import console, say
+from demotune.common.json_records import write_records
+from demotune.common.progress import say, show_table
 from demotune.data import BadRow
-from demotune.data.intake import reasons, write_quarantine
+from demotune.data.intake import reasons
 from demotune.records import Context, Demonstration, Message, Preference
 
 SHOWN_REFUSALS = 3
@@ -39,13 +38,9 @@ def preference_columns(row: Preference) -> dict[str, object]:
 
 def show_rewards(groups: Mapping[str, Sequence[tuple[float, int]]]) -> None:
     """Distribution of (reward, response tokens), a column for each group, and how far length predicts the reward."""
-    table = Table(box=box.SIMPLE)
-    for heading in ("score", *groups):
-        table.add_column(heading, justify="right" if heading in groups else "left", no_wrap=True)
     columns = [_distribution(pairs) for pairs in groups.values()]
-    for name in columns[0]:
-        table.add_row(name, *(column[name] for column in columns))
-    console.print(table)
+    rows = [(name, *(column[name] for column in columns)) for name in columns[0]]
+    show_table(None, ("score", *groups), rows, whole=True)
 
 
 def _distribution(pairs: Sequence[tuple[float, int]]) -> dict[str, str]:
@@ -80,7 +75,7 @@ def say_refused(refused: Sequence[BadRow], output: Path | None) -> None:
     if not refused:
         return
     if beside is not None:
-        write_quarantine(refused, beside)
+        write_records(beside, refused)
         say(f"{len(refused)} rows have no score ({reasons(refused)}); each is named in {beside}", style="yellow")
         return
     say(f"{len(refused)} rows have no score ({reasons(refused)}); with --output each is named", style="yellow")

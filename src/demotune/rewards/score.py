@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import write_rows
@@ -44,6 +44,15 @@ class ScoredPreference:
     preference: Preference
     rewards: tuple[float, float]
     tokens: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedResponse:
+    """A response with its prompt, as text and as the reward reads it, and what it earns."""
+
+    demonstration: Demonstration
+    completion: Completion
+    reward: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +100,24 @@ def score_preferences(reward: Reward, sources: Sequence[str], reading: RowReadin
     )
     check = check_pairs([row.rewards for row in scored], [row.tokens for row in scored])
     return ScoredPreferences(scored, tuple(refused), check)
+
+
+def judge_responses(
+    reward: Reward, sources: Sequence[str], reading: RowReading
+) -> tuple[list[JudgedResponse], list[BadRow]]:
+    """Every response of the data, of preference rows both, and the rows that the reward cannot read."""
+    rows: list[tuple[Any, list[Completion]]]
+    if are_preferences(sources, columns=reading.columns):
+        preferences = load_preferences(sources, columns=reading.columns)
+        rows, refused = _read_rows(reward, preferences, ((row, row.sides) for row in preferences.rows), reading)
+        responses = [response for row, _ in rows for response in row.sides]
+    else:
+        loaded = load_demonstrations(sources, columns=reading.columns)
+        rows, refused = _read_rows(reward, loaded, ((row, (row,)) for row in loaded.rows), reading)
+        responses = [row for row, _ in rows]
+    completions = [completion for _, each in rows for completion in each]
+    rewards = _rewards(reward, completions, reading, refused, sources)
+    return [JudgedResponse(*row) for row in zip(responses, completions, rewards, strict=True)], refused
 
 
 def score(reward: Reward, sources: Sequence[str], reading: RowReading, output: Path | None) -> None:

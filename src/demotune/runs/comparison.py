@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from demotune.common.errors import DemotuneError
-from demotune.common.files import write_json
-from demotune.common.json_records import as_json, read_record
+from demotune.common.json_records import read_record
 from demotune.common.statistics import Comparison, Interval
 from demotune.runs.costs import Cost
 from demotune.runs.names import COMPARISON
@@ -75,11 +74,6 @@ class ComparisonTable:
         for name, interval in line.qualities.items():
             cells += [interval.text(3), *against.get(name, ("", ""))]
         return [*cells, "" if line.rank is None else f"{line.rank:.1f}"]
-
-
-def write_comparison(file: Path, table: ComparisonTable) -> None:
-    """The table as JSON; a number that is not known is null."""
-    write_json(file, as_json(table))
 
 
 def read_comparison(folder: Path) -> ComparisonTable:

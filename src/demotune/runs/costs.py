@@ -29,7 +29,7 @@ def cost_of(manifest: Manifest, phases: Iterable[Phase]) -> Cost:
     work = [phase for phase in phases if phase.name not in MEASURING]
     trained, forward = (sum(phase.trained_tokens for phase in work), sum(phase.forward_tokens for phase in work))
     return Cost(
-        steps=sum(phase.steps for phase in work),
+        steps=sum(phase.steps for phase in work if phase.trained_tokens),
         trained_tokens=trained,
         forward_tokens=forward,
         flops=flops(manifest.parameters, forward, trained, adapter=bool(manifest.config["use_peft"])),

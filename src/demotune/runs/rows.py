@@ -1,6 +1,7 @@
 """The rows in the JSON Lines files of a run: one record a kind. `json_records` reads and writes them."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from demotune.records import Pair, Response
 
@@ -13,16 +14,6 @@ class RowName:
     prompt: str
     """The key of its question: rows that ask the same have the same."""
     heldout: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """quarantine.jsonl: a row of the data that was refused."""
-
-    source: str
-    """Where it stood, `FILE:LINE`."""
-    reason: str
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +37,19 @@ class SampleRow:
         """As token ids."""
         demo, sample = Response(self.demo_ids, self.demo_finished), Response(self.sample_ids, self.finished)
         return Pair(self.key, self.prompt_ids, demo, sample)
+
+
+@dataclass(frozen=True, slots=True)
+class ContrastRow:
+    """contrast.jsonl.gz: the answer of another model than the stage's policy to the prompt of a row."""
+
+    key: str
+    heldout: bool
+    source: Literal["start", "base"]
+    """The run's start model, or the model before SFT."""
+    sample: str
+    sample_ids: tuple[int, ...]
+    finished: bool
 
 
 @dataclass(frozen=True, slots=True)

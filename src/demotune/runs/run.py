@@ -9,13 +9,14 @@ from typing import Any
 from demotune.common.errors import DemotuneError
 from demotune.common.files import read_json
 from demotune.common.json_records import read_records
+from demotune.records import BadRow
 from demotune.runs.costs import Cost, cost_of
 from demotune.runs.folder import RunFolder, run_of, written_by_a_run
 from demotune.runs.gate import best_stage
 from demotune.runs.heldout import HeldoutRow
 from demotune.runs.manifest import Manifest, read_manifest
 from demotune.runs.names import START
-from demotune.runs.rows import Refused, RowName
+from demotune.runs.rows import RowName
 from demotune.runs.stage_reader import RunStage, heldout_rows, records_of
 
 
@@ -93,9 +94,9 @@ class Run:
             return {stage.number: stage for stage in self.stages}[self.result_stage]
 
     @cached_property
-    def quarantine(self) -> tuple[Refused, ...]:
+    def quarantine(self) -> tuple[BadRow, ...]:
         """Data rows that were refused."""
-        return records_of(Refused, self.files.quarantine)
+        return records_of(BadRow, self.files.quarantine)
 
     @cached_property
     def rows(self) -> tuple[RowName, ...]:

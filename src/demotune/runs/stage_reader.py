@@ -79,7 +79,8 @@ class RunStage:
     @cached_property
     def reward_training(self) -> Sequence[Mapping[str, Any]]:
         """RFT: records of the reward model's optimizer steps."""
-        return _rows(self.folder / REWARD_METRICS)
+        file = self.folder / REWARD_METRICS
+        return read_rows(file) if file.exists() else []
 
     @cached_property
     def heldout(self) -> tuple[HeldoutRow, ...] | None:
@@ -155,10 +156,6 @@ def begun_stages(folder: Path) -> list[RunStage]:
     """Every stage that has sampled, finished or not."""
     files = sorted(folder.glob(f"{STAGES}/*/{SAMPLES}"))
     return [RunStage(RunFolder(folder), int(file.parent.name)) for file in files]
-
-
-def _rows(file: Path) -> list[dict[str, Any]]:
-    return read_rows(file) if file.exists() else []
 
 
 def records_of(kind: type[Any], file: Path) -> tuple[Any, ...]:

@@ -56,7 +56,7 @@ def sampled_pairs(setup: Setup, number: int, heldout: bool = False) -> list[Pair
     """The pairs that the sample phase of stage `number` wrote; with their thoughts marked where the policy compares."""
     rows = read_records(SampleRow, setup.folder.stage(number) / SAMPLES)
     pairs = [row.pair for row in rows if row.heldout == heldout]
-    marker = setup.answer_marker if setup.config.reward_kind == "implicit" else None
+    marker = setup.answer_marker if setup.config.learned_reward == "implicit" else None
     return pairs if marker is None else [with_thoughts(pair, marker) for pair in pairs]
 
 

@@ -17,7 +17,7 @@ def run_stage(setup: Setup, number: int) -> None:
     if stage.done("check"):
         say(f"stage {number} is done already")
     else:
-        for phase in method.phases_of(number):
+        for phase in method.phases_of(setup, number):
             run_phase(stage, phase)
         method.warn(stage)
     stage.free_policy()

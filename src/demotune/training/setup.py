@@ -41,10 +41,12 @@ from demotune.models.policy import (
     refuse_broken_policy,
     resolve_model,
 )
+from demotune.models.question import as_question
 from demotune.models.reward import RewardModel, check_reward_start, load_reward_model, resolve_reward
 from demotune.records import RenderedDemonstration
 from demotune.rewards.answer_only import AnswerMarker, find_marker
 from demotune.runs.folder import RunFolder
+from demotune.runs.run import run_behind
 from demotune.sampling import InProcessSampler, Sampler
 from demotune.training.arguments import training_arguments
 from demotune.training.schedule import THAT_WORK, learning_rates
@@ -66,6 +68,8 @@ class Setup:
     data_hashes: dict[str, str]
     adapter: PeftConfig | None
     callbacks: tuple[TrainerCallback, ...]
+    base_model: Path | None = None
+    """The model before SFT, where the reward learns from its samples."""
 
     @property
     def bf16(self) -> bool:
@@ -149,12 +153,9 @@ def prepare_run(config: AnyConfig, folder: RunFolder, callbacks: Sequence[Traine
         )
     if reward_folder is not None:
         check_reward_start(reward_folder)
-    limit = longest_input(start_model)
-    if limit is not None and config.max_length > limit:
-        raise DemotuneError(
-            f"max_length is {config.max_length}, {config.model} has {limit} positions; set --max-length {limit} or less"
-        )
     tokenizer = load_tokenizer(start_model)
+    base_model = _base_model(config, tokenizer)
+    _check_positions(config, tokenizer, longest_input(start_model))
     renderer = Renderer(tokenizer, config.template, generation_stop_ids(start_model))
     intake = prepare(config, renderer, folder.quarantine if main_process() else None)
     prompts = _further_prompts(config, renderer, intake)
@@ -177,7 +178,43 @@ def prepare_run(config: AnyConfig, folder: RunFolder, callbacks: Sequence[Traine
         data_hashes=intake.data_hashes | {name: file_hash(Path(name)) for name in config.prompts},
         adapter=_adapter(config, folder),
         callbacks=tuple(callbacks),
+        base_model=base_model,
     )
+
+
+def _base_model(config: AnyConfig, tokenizer: PreTrainedTokenizerBase) -> Path | None:
+    """The model before SFT, where its samples are asked for: as named, else from the run that made the start model."""
+    if "base" not in config.reward_negatives:
+        return None
+    named = config.base_model
+    if named is None:
+        made_by = run_behind(Path(config.model))
+        if made_by is None or made_by.config["method"] != "sft":
+            raise DemotuneError(
+                f"reward_negatives base asks for the model before SFT, and {config.model} is of no run of sft that "
+                "names it; give --base-model MODEL"
+            )
+        named = str(made_by.config["model"])
+    with process_state().main_process_first():
+        folder = resolve_model(named)
+    refuse_broken_policy(folder)
+    if load_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
+        raise DemotuneError(
+            f"base model {named} has another vocabulary than {config.model}, so a reward cannot read the samples of "
+            "both; give another --base-model"
+        )
+    return folder
+
+
+def _check_positions(config: AnyConfig, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> None:
+    """A row, and the question that a linear reward reads after it, must fit the model."""
+    asked = 0 if config.reward_question is None else len(as_question(tokenizer, config.reward_question).ids)
+    if limit is not None and config.max_length + asked > limit:
+        after = f" and the reward's question {asked} tokens" if asked else ""
+        raise DemotuneError(
+            f"max_length is {config.max_length}{after}, {config.model} has {limit} positions; set --max-length "
+            f"{limit - asked} or less"
+        )
 
 
 def _further_prompts(config: AnyConfig, renderer: Renderer, intake: Intake) -> tuple[tuple[int, ...], ...]:

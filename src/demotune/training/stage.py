@@ -132,7 +132,7 @@ def stage_slice(setup: Setup, number: int) -> tuple[RenderedDemonstration, ...]:
 def supervised(setup: Setup) -> SFTConfig:
     """The config of a run whose policy is trained on demonstrations alone (SFT)."""
     config = setup.config
-    if config.reward_kind != "none":
+    if config.learned_reward != "none":
         raise TypeError(f"{config.method} does not train its policy on demonstrations alone")
     return config
 
@@ -140,7 +140,7 @@ def supervised(setup: Setup) -> SFTConfig:
 def pairwise(setup: Setup) -> Pairwise:
     """The config of a run whose policy is trained on pairs (SPIN, IRFT)."""
     config = setup.config
-    if config.reward_kind != "implicit":
+    if config.learned_reward != "implicit":
         raise TypeError(f"{config.method} does not train its policy on pairs")
     return config
 
@@ -148,7 +148,7 @@ def pairwise(setup: Setup) -> Pairwise:
 def with_reward(setup: Setup) -> RFTConfig:
     """The config of a run that learns an explicit reward (RFT)."""
     config = setup.config
-    if config.reward_kind != "explicit":
+    if config.learned_reward != "explicit":
         raise TypeError(f"{config.method} has no reward model")
     return config
 

@@ -331,6 +331,7 @@ def test_a_bounded_linear_reward(place: Path) -> None:
         "link": "linear",
         "bound": 2.0,
         "template": TEMPLATE,
+        "features": {},
     }
     assert "Reward of a response: 2 * sigmoid(the head's number)" in (folder / "reward" / "README.md").read_text()
     # The published head is the number under the sigmoid.

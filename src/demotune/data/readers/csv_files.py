@@ -9,9 +9,10 @@ from io import BufferedReader
 from itertools import chain, islice
 
 from demotune.common.errors import DemotuneError
-from demotune.data.raw_rows import BadRow, RawRow, RowError, Rows
+from demotune.data.raw_rows import RawRow, RowError, Rows
 from demotune.data.readers.json_text import parse_json
 from demotune.data.readers.streams import LARGEST_LINE, text_lines
+from demotune.records import BadRow
 
 _DELIMITERS = (",", ";", "\t", "|")
 _LINES_TO_DETECT_FROM = 200

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from io import BufferedReader, BytesIO
 
 from demotune.common.errors import DemotuneError
-from demotune.data.raw_rows import BadRow, RawRow, RowError, Rows, invalid_utf8, shown
+from demotune.data.raw_rows import RawRow, RowError, Rows, invalid_utf8, shown
 from demotune.data.readers.json_text import key_twice, parse_document, parse_json
 from demotune.data.readers.streams import text_lines, whole_text
+from demotune.records import BadRow
 
 
 def jsonl_rows(stream: BufferedReader, label: str) -> Rows:

@@ -8,7 +8,7 @@ from demotune.common.progress import track
 from demotune.config.evaluation import EvaluationConfig
 from demotune.evaluation.judges.judges import Contest, FunctionJudge, Judge, Verdict, conflict_note
 from demotune.evaluation.judges.server import ServerJudge, order_dependent_share
-from demotune.evaluation.measuring import Bench, Earned, Measured, reward_everything
+from demotune.evaluation.measuring import Earned, EvalInputs, Measured, reward_everything
 from demotune.evaluation.subjects import short_names
 from demotune.rewards.load import load_reward
 from demotune.rewards.reward import Reward
@@ -57,14 +57,14 @@ def find_judges(config: EvaluationConfig) -> Panel:
     return Panel(rewards, tuple(judges))
 
 
-def ask_rewards(bench: Bench, rewards: dict[str, Reward], measured: dict[str, Measured]) -> list[Judged]:
+def ask_rewards(inputs: EvalInputs, rewards: dict[str, Reward], measured: dict[str, Measured]) -> list[Judged]:
     """Each reward on everything; a reward that trained one of the models, or chose its data, is named."""
-    subjects = bench.subjects
+    subjects = inputs.subjects
     found = []
     for source, name in zip(list(rewards), short_names(list(rewards)), strict=True):
         reward = rewards.pop(source)
         note = conflict_note(source, reward.hash, [subject.folder for subject in subjects])
-        earned = reward_everything(bench, reward, measured)
+        earned = reward_everything(inputs, reward, measured)
         reward_hash = reward.hash
         del reward
         ours = earned.answers.get(subjects[0].name, ())
@@ -82,14 +82,14 @@ def ask_rewards(bench: Bench, rewards: dict[str, Reward], measured: dict[str, Me
     return found
 
 
-def ask_judge(bench: Bench, kind: str, judge: Judge, measured: dict[str, Measured]) -> Judged:
+def ask_judge(inputs: EvalInputs, kind: str, judge: Judge, measured: dict[str, Measured]) -> Judged:
     """A function or a judge model on the model's answers against each baseline's."""
     verdicts: dict[str, list[Verdict]] = {}
-    ours = measured[bench.subjects[0].name].answers
-    for baseline in bench.subjects[1:]:
+    ours = measured[inputs.subjects[0].name].answers
+    for baseline in inputs.subjects[1:]:
         contests = [
             Contest(row.key, row.demo.prompt, mine.text, other.text, row.demo.response)
-            for row, mine, other in zip(bench.rows.rows, ours, measured[baseline.name].answers, strict=True)
+            for row, mine, other in zip(inputs.rows.rows, ours, measured[baseline.name].answers, strict=True)
         ]
         with track(f"{judge.name}: against {baseline.name}", len(contests), "verdicts") as tracker:
             verdicts[baseline.name] = judge.judge(contests, tracker.advance)

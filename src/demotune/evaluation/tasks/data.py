@@ -18,8 +18,8 @@ import yaml
 from demotune.common.errors import DemotuneError
 from demotune.common.files import write_rows
 from demotune.common.suggestions import did_you_mean
-from demotune.data.raw_rows import BadRow
 from demotune.data.readers.by_suffix import file_rows
+from demotune.records import BadRow
 
 SUBJECT_FOLDERS = {"cais/mmlu": "mmlu"}
 """Hub data sets that many tasks share, one subject each: the local folder of all subjects, by `subject`."""

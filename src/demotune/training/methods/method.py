@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from demotune.config.methods import RunConfig
+from demotune.config.methods import AnyConfig, RunConfig
 from demotune.training.setup import Setup
 from demotune.training.stage import Outcome, Stage
 from demotune.training.work import PhaseWork
@@ -21,6 +21,8 @@ class Phase:
     run: Callable[[Stage], Outcome]
     work: Callable[[StagePlan], PhaseWork]
     first_stage_only: bool = False
+    needed: Callable[[AnyConfig], bool] = lambda config: True
+    """Whether a run with this config has the phase."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,12 +40,14 @@ class Method:
         """The command, and the `method` of run.yaml."""
         return self.config.method
 
-    def phases_of(self, number: int) -> tuple[Phase, ...]:
-        """The phases of stage `number`."""
-        return tuple(phase for phase in self.phases if number == 0 or not phase.first_stage_only)
+    def phases_of(self, setup: Setup, number: int) -> tuple[Phase, ...]:
+        """The phases of stage `number` of a run."""
+        return tuple(
+            phase for phase in self.phases if (number == 0 or not phase.first_stage_only) and phase.needed(setup.config)
+        )
 
     def work_of(self, setup: Setup, number: int) -> list[PhaseWork]:
         """The work of each phase of stage `number`, over all processes."""
-        phases = self.phases_of(number)
+        phases = self.phases_of(setup, number)
         plan = StagePlan(setup, number, [phase.name for phase in phases])
         return [replace(phase.work(plan), stage=number, name=phase.name) for phase in phases]

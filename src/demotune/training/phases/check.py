@@ -26,8 +26,8 @@ from demotune.runs.heldout_files import best_before
 from demotune.runs.names import CHECK, HELDOUT, IMPLICIT, REWARDS
 from demotune.runs.rows import ImplicitRow, RewardRow
 from demotune.training.heldout_rows import heldout_tokens, trained_rows
+from demotune.training.learned_reward import reward_of_drawn
 from demotune.training.pairs import known_logps, sampled_pairs, scored_pairs
-from demotune.training.phases.reward import reward_of_drawn
 from demotune.training.stage import Outcome, Stage, Write, chunks, pair_tokens, pairwise
 from demotune.training.work import PhaseWork
 from demotune.training.work_plan import StagePlan, tokens_of_responses
@@ -39,7 +39,7 @@ def run(stage: Stage) -> Outcome:
     Where the reward is implicit also the one that pi_{t+1} implies on samples of pi_t and of pi_0 (SPIN, IRFT); where
     it is a model, what the answers earn by it (RFT).
     """
-    kind, rows = stage.setup.config.reward_kind, trained_rows(stage) if stage.setup.heldout else []
+    kind, rows = stage.setup.config.learned_reward, trained_rows(stage) if stage.setup.heldout else []
     found: dict[str, Any] = {}
     outputs: dict[str, Write | None] = {
         CHECK: lambda file: write_json(file, as_json(StageCheck(**found))),
@@ -66,7 +66,7 @@ def run(stage: Stage) -> Outcome:
 def work(plan: StagePlan) -> PhaseWork:
     """Answers and scores of the trained policy; rewards of held-out pairs by what the method has for a reward."""
     rows, scored, models = plan.heldout, plan.scored_demos(plan.heldout), 1
-    kind = plan.setup.config.reward_kind
+    kind = plan.setup.config.learned_reward
     if kind == "explicit":
         models = 2 if plan.whole_models else 1
         answers = [tokens_of_responses(len(row.prompt), [row.sample], head=False) for row in rows]

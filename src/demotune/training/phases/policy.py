@@ -15,8 +15,8 @@ from demotune.models.policy import Policy, weight_sharing_base
 from demotune.runs.names import METRICS, ROLLOUTS
 from demotune.training.drawing import keeps_logps
 from demotune.training.fit import checkpoints_of, fit
+from demotune.training.learned_reward import reward_of_drawn
 from demotune.training.objectives import PolicyObjective
-from demotune.training.phases.reward import reward_of_drawn
 from demotune.training.rollout_files import drop_damaged, read_batches
 from demotune.training.rollouts import RolloutPlan, Rollouts, forward_tokens
 from demotune.training.stage import Outcome, Stage, stage_slice, with_reward

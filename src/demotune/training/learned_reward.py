@@ -24,6 +24,7 @@ from demotune.models.reward import (
     with_padding,
 )
 from demotune.records import Completion
+from demotune.rewards.answer_only import answers_of
 from demotune.rewards.scalar import rewards_by_model
 from demotune.runs.names import CO_TRAINED_REWARD, REWARD
 from demotune.training.setup import Setup
@@ -35,6 +36,12 @@ RewardFunction = Callable[[Sequence[Completion]], list[float]]
 def reward_function(stage: Stage) -> RewardFunction:
     """The reward that the stage's reward phase published, loaded; an adapter shares the base of the stage's policy."""
     return scorer(stage, load_reward(stage, stage.number), read_facts(stage.folder / REWARD))
+
+
+def reward_of_drawn(stage: Stage) -> RewardFunction:
+    """`reward_function` of responses as they were drawn: with `answer_after` of the answers in them."""
+    reward_of, marker = reward_function(stage), stage.setup.answer_marker
+    return lambda completions: reward_of(answers_of(completions, marker))
 
 
 def scorer(stage: Stage, reward: RewardModel, facts: RewardFacts) -> RewardFunction:
@@ -51,7 +58,9 @@ def scorer(stage: Stage, reward: RewardModel, facts: RewardFacts) -> RewardFunct
 
 def full_facts(config: RFTConfig) -> RewardFacts:
     """Those of a reward that is trained by gradient steps."""
-    return RewardFacts(link=config.reward_link, bound=config.reward_bound, template=config.template)
+    return RewardFacts(
+        link=config.reward_link, bound=config.reward_bound, template=config.template, answer_after=config.answer_after
+    )
 
 
 def reward_padding(setup: Setup) -> int:

@@ -19,7 +19,7 @@ from demotune.training.co_training import CoTrainedReward, CoTraining, TaughtPai
 from demotune.training.drawing import keeps_logps
 from demotune.training.fit import checkpoints_of, fit
 from demotune.training.full_co_training import CoTrainedModel
-from demotune.training.learned_reward import reward_function
+from demotune.training.learned_reward import reward_of_drawn
 from demotune.training.linear_co_training import CoTrainedLine
 from demotune.training.objectives import PolicyObjective
 from demotune.training.reward_gate import closed_for
@@ -223,7 +223,7 @@ def _prepare(stage: Stage, budget: int | None) -> Fit:
         stage,
         policy=stage.start_policy,
         reference=_reference(stage),
-        reward_of=learning.reward if learning else reward_function(stage),
+        reward_of=learning.reward if learning else reward_of_drawn(stage),
         prompts=[*(row.prompt_ids for row in stage_slice(setup, stage.number)), *setup.prompts],
         check=lambda facts: guard(facts, limits.following(facts, config.stop_reward_margin)),
         budget=budget,

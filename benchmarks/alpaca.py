@@ -37,6 +37,7 @@ def configs(model: str, train: str, folder: Path) -> dict[str, AnyConfig]:
             reward_eval_steps=4,
             learning_rate=1e-5,
             num_iterations=2,
+            force=True,
             save_steps=1000,
         ),
     }

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from demotune import IRFTConfig, RunResult, SFTConfig, conclusion, run
 from demotune.cli.main import app
-from demotune.evaluation.shortcuts import audit_run
+from demotune.rewards.shortcuts import audit_run
 
 SMALL: dict[str, Any] = {"per_device_train_batch_size": 4, "eval_share": 0.3, "max_length": 96, "bf16": False}
 
@@ -31,7 +31,7 @@ def irft(place: Path) -> RunResult:
         return run(
             IRFTConfig(
                 model=str(place / "start"), data=(str(place / "rows.jsonl"),), output=str(place / "irft"),
-                stages=2, max_new_tokens=8, **SMALL,
+                stages=2, max_new_tokens=8, samples_per_prompt=1, **SMALL,
             )
         )  # fmt: skip
 

@@ -13,8 +13,9 @@ import demotune
 PAGE = (Path(__file__).parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
 NAMES = {
     "DemotuneError", "EvaluationConfig", "IRFTConfig", "IRFTTrainer", "ImplicitReward", "RFTConfig", "RFTTrainer",
-    "Reward", "RunResult", "SFTConfig", "SFTTrainer", "SPINConfig", "SPINTrainer", "ScalarReward", "as_reward_func",
-    "best_of", "compare", "estimate_run", "evaluate", "generate", "learn_reward", "load_reward", "load_run", "losses",
+    "Reward", "RunResult", "SFTConfig", "SFTTrainer", "SPINConfig", "SPINTrainer", "ScalarReward", "advise",
+    "as_reward_func", "best_of", "compare", "estimate_run", "evaluate", "generate", "learn_reward", "load_reward",
+    "load_run", "losses",
     "resume", "run", "write_report",
 }  # fmt: skip
 

@@ -21,6 +21,7 @@ from demotune.training.trainer import PhaseTrainer
 FIELDS: dict[str, Any] = {
     "max_length": 64,
     "max_new_tokens": 6,
+    "samples_per_prompt": 1,
     "learning_rate": 1e-3,
     "reward_learning_rate": 1e-3,
     "finished_only": False,
@@ -39,6 +40,7 @@ FIELDS: dict[str, Any] = {
     "eval_share": 0.2,
     "stop_length_ratio": 0.0,
     "bf16": False,
+    "force": True,
 }
 NUMBERS = ("loss", "grad_norm", "learning_rate", "rewards/margins", "eval_loss", "reward", "kl", "beta", "step")
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from demotune.api import best_of, compare, estimate_run, evaluate, generate, write_report
+    from demotune.api import advise, best_of, compare, estimate_run, evaluate, generate, write_report
     from demotune.common.errors import DemotuneError
     from demotune.config.evaluation import EvaluationConfig
     from demotune.config.methods import IRFTConfig, RFTConfig, SFTConfig, SPINConfig
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from demotune.training import losses
 
 _NAMES_OF = {
-    "api": ("best_of", "compare", "estimate_run", "evaluate", "generate", "write_report"),
+    "api": ("advise", "best_of", "compare", "estimate_run", "evaluate", "generate", "write_report"),
     "common.errors": ("DemotuneError",),
     "config.evaluation": ("EvaluationConfig",),
     "config.methods": ("IRFTConfig", "RFTConfig", "SFTConfig", "SPINConfig"),
@@ -55,6 +55,7 @@ __all__ = [
     "SPINConfig",
     "SPINTrainer",
     "ScalarReward",
+    "advise",
     "as_reward_func",
     "best_of",
     "compare",

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from demotune.advice import advise as advising
+from demotune.advice.measurements import AdviceRecord
 from demotune.common.errors import DemotuneError
 from demotune.conclusion import make_page
-from demotune.config.commands import GenerationOptions
+from demotune.config.commands import AdviseConfig, GenerationOptions
 from demotune.config.evaluation import EvaluationConfig
 from demotune.config.field import fields_of
 from demotune.config.methods import AnyConfig
@@ -86,6 +88,18 @@ def best_of(
         raise DemotuneError(f"n must be at least 1, got {n}; 4 is usual")
     chooser = BestOf(n, load_reward(_source(reward)) if isinstance(reward, str | Path | RunResult | Run) else reward)
     return answer(_model(model), _conversations(prompts), options, best_of=chooser)
+
+
+def advise(model: RunLike, data: str | Path | Sequence[str], **fields: Any) -> AdviceRecord:
+    """What is worth running next from `model` with the demonstrations `data`, measured in minutes: `.advice`.
+
+    Other fields are the flags of `demotune advise`. The record's `advice` has action, reason and command, its
+    `measurements` all numbers. Raises DemotuneError for anything the user can mend.
+    """
+    known = fields_of(AdviseConfig)
+    for name in fields.keys() - known.keys():
+        raise DemotuneError(f"advise has no field {name}; it has {', '.join(known)}")
+    return advising.advise(AdviseConfig(model=_model(model), data=data, **fields))  # type: ignore[arg-type]
 
 
 def evaluate(config: EvaluationConfig | None = None, **fields: Any) -> Evaluation:

@@ -77,7 +77,7 @@ def _compare_here(runs: Sequence[Path], file: Path) -> tuple[Path, ComparisonTab
 
 def _audit(run: Path) -> list[str]:
     """How far surfaces alone give demonstrations away, stage by stage, kept; a sentence for each reward."""
-    from demotune.evaluation.shortcuts import audit_run  # noqa: PLC0415 (slow: a page reads what it wrote)
+    from demotune.rewards.shortcuts import audit_run  # noqa: PLC0415 (slow: a page reads what it wrote)
 
     found = [
         StageShortcuts(stage, audit.prompts if audit else None, audit.shortcuts if audit else (), reward)

@@ -183,6 +183,7 @@ def show_result(result: RunResult) -> None:
         )
     headings = ("", "logp/token", "margin", "accuracy [95%]", "steps", "time", "memory")
     show_table(f"{result.method}: what was learned, on held-out demonstrations", headings, rows, whole=True)
+    _say_equal(result)
     if result.reward_folder is None:
         _say_implicit(result)
     else:
@@ -197,34 +198,47 @@ def show_result(result: RunResult) -> None:
     say(f'  model = {load}.from_pretrained("{result.model_folder}")')
 
 
+def _say_equal(result: RunResult) -> None:
+    """How many samples were their demonstration, so that they made no pair."""
+    for number, stage in enumerate(result.stages):
+        sampled = stage["phases"].get("sample", {})
+        equal, heldout = (sampled.get(name, 0) for name in ("equal_samples", "equal_heldout_samples"))
+        if equal or heldout:
+            say(
+                f"stage {number}: {equal} samples, and {heldout} held-out ones, were their demonstration and made no "
+                f"pair; {sampled['pairs']} pairs were trained on, {sampled['rows_without_pairs']} rows had none"
+            )
+
+
 def _say_implicit(result: RunResult) -> None:
     check = result.stages[-1]["check"]
     since = check.get("reward_since_start") or check.get("reward")
     if since:
         say(
             f"The reward learned since the start model prefers the held-out demonstration to the start model's own "
-            f"sample in {accuracy_text(since)} of {since['pairs']} prompts (95% interval; one run)."
+            f"sample in {accuracy_text(since)} of {since['prompts']} prompts (95% interval; one run)."
         )
 
 
 def _say_explicit(result: RunResult) -> None:
     """What RFT's reward knows on held-out pairs and what the policy earns by it; where a guard rail ended a stage."""
     for number, stage in enumerate(result.stages):
-        check, stopped = stage["check"], stage["phases"]["policy"]["stopped"]
+        check, steps = stage["check"], stage["phases"]["policy"]
         reward, policy = check.get("reward"), check.get("policy")
         if reward and reward["matched_pairs"]:
             matched = Interval(**reward["matched_accuracy"]).text()
             say(f"stage {number}: accuracy on the {reward['matched_pairs']} held-out pairs of like length {matched}")
-        if policy:
+        if policy and not steps["kept"]:
             better = Interval(**policy["better"]).text()
             say(
                 f"stage {number}: on {policy['prompts']} held-out prompts samples earn {policy['reward_before']:+.2f} "
                 f"before, {policy['reward_after']:+.2f} after (demonstrations {policy['demo_reward']:+.2f}); after is "
-                f"better in {better}; KL to the start model "
-                f"{stage['phases']['policy']['last']['objective/kl']:.1f} nats a response"
+                f"better in {better}; KL to the start model {steps['last']['objective/kl']:.1f} nats a response"
             )
-        if stopped:
-            say(f"stage {number}: policy steps were stopped: {stopped}", style="yellow")
+        if steps["stopped"]:
+            say(f"stage {number}: policy steps were stopped: {steps['stopped']}", style="yellow")
+        if steps["kept"]:
+            say(f"stage {number}: the policy was kept, no policy steps were taken: {steps['kept']}", style="yellow")
     say(f"The reward is in {result.reward_folder}: demotune score --reward {result.reward_folder} --data ROWS")
 
 

@@ -15,7 +15,7 @@ STAGED = [*SMALL, "--max-new-tokens=8", "--sample-batch-size=5"]
 PAIRS = [*STAGED, "--epochs-per-stage=1"]
 RFT = [
     *STAGED, "--reward-epochs=1", "--prompts-per-batch=4", "--num-generations=2", "--policy-batches=3",
-    "--no-finished-only", "--stop-unfinished=0",
+    "--no-finished-only", "--stop-unfinished=0", "--force",
 ]  # fmt: skip
 LORA = ["--use-peft", "--lora-r=2"]
 

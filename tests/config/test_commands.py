@@ -10,6 +10,7 @@ from helpers.command import call
 from demotune.common.errors import DemotuneError
 from demotune.common.suggestions import did_you_mean
 from demotune.config.commands import (
+    AdviseConfig,
     CompareConfig,
     DistillConfig,
     QuickstartConfig,
@@ -22,6 +23,7 @@ from demotune.config.commands import (
 from demotune.config.field import field_help, fields_of
 
 COMMANDS: dict[str, type[Any]] = {
+    "advise": AdviseConfig,
     "sample": SampleConfig,
     "distill": DistillConfig,
     "score": ScoreConfig,

@@ -21,6 +21,7 @@ FIELDS: dict[str, Any] = {
     "template": TEMPLATE,
     "max_length": 24,
     "max_new_tokens": 6,
+    "samples_per_prompt": 1,
     "learning_rate": 1e-2,
     "reward_learning_rate": 1e-2,
     "stages": 2,
@@ -36,6 +37,7 @@ FIELDS: dict[str, Any] = {
     "stop_unfinished": 0.0,
     "stop_reward_margin": 0.0,
     "bf16": False,
+    "force": True,  # rewards of random models are at chance
 }
 
 

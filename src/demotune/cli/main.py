@@ -117,6 +117,14 @@ def estimate(
     raise typer.Exit(typer.main.get_command(flags).main(ctx.args, standalone_mode=False) or 0)
 
 
+@command(app, commands.AdviseConfig)
+def _advise(config: commands.AdviseConfig) -> None:
+    from demotune.advice.advise import advise
+    from demotune.advice.show import show_advice
+
+    show_advice(advise(config))
+
+
 @command(app, commands.SampleConfig)
 def _sample(config: commands.SampleConfig) -> None:
     prompts = [as_prompt(text) for text in config.prompt]

@@ -126,6 +126,61 @@ class SampleConfig(GenerationOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdviseConfig(Config):
+    """Before a long run: measure in minutes what decides which method is worth it, and recommend one.
+
+    SFT longer, best of n, IRFT, RFT, a lower temperature, or nothing, with the reason and the command to run next.
+    """
+
+    model: str = field(names="model")
+    """The model to start from: a run folder, a model or adapter folder, a hub id, or a GGUF file."""
+    data: tuple[str, ...] = field(names="rows")
+    """Demonstrations, in any format that training reads; repeat for several. They are divided as a run divides them."""
+    prompts: tuple[str, ...] = field((), names="prompts")
+    """Files of further prompts without demonstrations (.txt: one a line; else data: prompt or messages); repeatable."""
+    output: Path | None = field(None)
+    """Folder for advice.json and the samples; what an interrupted command drew there is used again."""
+    samples_per_prompt: int = field(4, minimum=2, maximum=1000)
+    """Samples at temperature 1 for each prompt; the n of best of n."""
+    max_train_rows: int = field(256, minimum=1)
+    """Measure at most this many training rows, evenly spread over the data."""
+    max_prompts: int = field(128, minimum=1)
+    """Measure at most this many prompts without demonstrations."""
+    eval_data: tuple[str, ...] = field((), names="rows")
+    """Held-out demonstrations. Without them, `eval_share` of the data is held out."""
+    eval_share: float = field(0.1, minimum=0, maximum=0.5)
+    """Share of the data held out when no eval_data is given (0 to 0.5), chosen by a hash of the prompt."""
+    max_eval_rows: int = field(200, minimum=1)
+    """Hold out and measure at most this many rows."""
+    max_rows: int | None = field(None, minimum=1)
+    """Use only the first N good rows of the data (all when not given)."""
+    columns: str | None = field(None, names="columns")
+    """Read these columns: prompt=question,response=answer, and system, history, tools, ... Detected when not given."""
+    every_turn: bool = field(False)
+    """Make one demonstration of each assistant turn in a conversation. Otherwise only the last turn is one."""
+    template: str | None = field(None)
+    """Prompt template with {prompt}, used instead of the tokenizer's chat template."""
+    max_length: int = field(1024, minimum=2, maximum=10**7)
+    """Longest prompt plus response, in tokens."""
+    overlong: Literal["quarantine", "truncate-prompt", "truncate-response"] = field("quarantine")
+    """Leave longer rows out (quarantine), or cut them."""
+    max_bad_share: float = field(0.05, minimum=0, maximum=1)
+    """Stop when more than this share of rows is bad (0 to 1)."""
+    max_new_tokens: int | None = field(None, minimum=1, maximum=10**7)
+    """Longest sample, in tokens. Not given: as long as the longest demonstration."""
+    sample_batch_size: int = field(64, minimum=1, maximum=10**6)
+    """Draw at most this many responses at a time; fewer where memory is short."""
+    batch_size: int = field(16, minimum=1, maximum=10**6)
+    """Compute log-probabilities of this many responses together."""
+    dtype: Literal["float32", "bfloat16"] = field("float32")
+    """Type in which weights are held."""
+    bf16: bool | None = field(None)
+    """Compute in bfloat16 autocast. Not given: where the hardware has it."""
+    seed: int = field(42, minimum=0, maximum=2**32 - 1)
+    """Seed; same seed, same advice."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DistillConfig(SFTConfig):
     """Draw N responses to each prompt, keep the best by a reward, and fine-tune the model on them (SFT)."""
 

@@ -12,6 +12,7 @@ from demotune.common.processes import wait_for_everyone
 from demotune.common.profiling import timed
 from demotune.common.progress import Tracker
 from demotune.records import Response
+from demotune.rewards.answer_only import finished_by_answer
 from demotune.sampling import SamplingOptions
 from demotune.training.phase_journal import PhaseJournal, share_of_this_process
 from demotune.training.setup import Setup
@@ -49,13 +50,15 @@ def draw_with(
         sampler = stage.setup.sampler(policy)
         drawn = sampler.draw([prompts[row] for row in rows], streams, seed, sampling_options(stage.setup))
         numbered = ((stream - first_stream, response) for stream, response in drawn)
-        append_in_turn(_records(numbered, tracker, with_logps=with_logps), journal.append)
+        append_in_turn(records_of(numbered, tracker, with_logps=with_logps), journal.append)
     wait_for_everyone()
     found = journal.read()
-    return [from_json(Response, found[row]) for row in range(len(prompts))]
+    responses = [from_json(Response, found[row]) for row in range(len(prompts))]
+    marker = stage.setup.answer_marker
+    return responses if marker is None else [finished_by_answer(response, marker) for response in responses]
 
 
-def _records(
+def records_of(
     drawn: Iterable[tuple[int, Response]], tracker: Tracker | None, *, with_logps: bool
 ) -> Iterator[dict[str, Any]]:
     """What the journal keeps of each (row, response), counted as it comes."""

@@ -44,11 +44,15 @@ from demotune.models.policy import (
 from demotune.models.question import as_question
 from demotune.models.reward import RewardModel, check_reward_start, load_reward_model, resolve_reward
 from demotune.records import RenderedDemonstration
+from demotune.rewards.answer_only import AnswerMarker, find_marker
 from demotune.runs.folder import RunFolder
 from demotune.runs.run import run_behind
 from demotune.sampling import InProcessSampler, Sampler
 from demotune.training.arguments import training_arguments
 from demotune.training.schedule import THAT_WORK, learning_rates
+
+FEW_ROWS, FEW_SAMPLES = 500, 4
+"""With fewer demonstrations than that, so many samples are drawn for each; greedy ones would all be the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +82,16 @@ class Setup:
     def float32(self) -> bool:
         """Whether models compute in float32 throughout: then a row moves with its batch by rounding only."""
         return not self.bf16 and self.config.dtype == "float32"
+
+    @property
+    def samples_per_prompt(self) -> int:
+        """M, how many samples each demonstration gets in a stage."""
+        return self.config.samples_per_prompt or 1
+
+    @cached_property
+    def answer_marker(self) -> AnswerMarker | None:
+        """Where answers begin; None where whole responses are judged."""
+        return find_marker(self.tokenizer, self.config.answer_after, self.renderer.end_id)
 
     @cached_property
     def start_hash(self) -> str:
@@ -149,10 +163,10 @@ def prepare_run(config: AnyConfig, folder: RunFolder, callbacks: Sequence[Traine
         check_reward_start(reward_folder)
     tokenizer = load_tokenizer(start_model)
     base_model = _base_model(config, tokenizer)
-    _check_positions(config, tokenizer, longest_input(start_model))
+    check_positions(config, tokenizer, longest_input(start_model))
     renderer = Renderer(tokenizer, config.template, generation_stop_ids(start_model))
     intake = prepare(config, renderer, folder.quarantine if main_process() else None)
-    prompts = _further_prompts(config, renderer, intake)
+    prompts = further_prompts(config, renderer, intake)
     for note in intake.notes:
         say(f"  {note}")
     if prompts:
@@ -200,7 +214,7 @@ def _base_model(config: AnyConfig, tokenizer: PreTrainedTokenizerBase) -> Path |
     return folder
 
 
-def _check_positions(config: AnyConfig, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> None:
+def check_positions(config: AnyConfig, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> None:
     """A row, and the question that a linear reward reads after it, must fit the model."""
     asked = 0 if config.reward_question is None else len(as_question(tokenizer, config.reward_question).ids)
     if limit is not None and config.max_length + asked > limit:
@@ -211,7 +225,7 @@ def _check_positions(config: AnyConfig, tokenizer: PreTrainedTokenizerBase, limi
         )
 
 
-def _further_prompts(config: AnyConfig, renderer: Renderer, intake: Intake) -> tuple[tuple[int, ...], ...]:
+def further_prompts(config: AnyConfig, renderer: Renderer, intake: Intake) -> tuple[tuple[int, ...], ...]:
     """Prompts without demonstrations, each once; none that is held out, has a demonstration or is too long."""
     known = {row.question for row in (*intake.train, *intake.heldout)}
     found: dict[tuple[int, ...], None] = {}
@@ -249,10 +263,11 @@ def _check_name(field: str, name: str, known: type[enum.Enum], usual: str) -> No
 
 
 def _filled_in(config: AnyConfig, intake: Intake) -> AnyConfig:
-    """The config with its automatic values: precision by device, sample length by demonstrations."""
+    """The config with its automatic values: precision by device, length and number of samples by demonstrations."""
     automatic: dict[str, Any] = {
         "bf16": has_fast_bf16(this_device()),
         "max_new_tokens": max(len(row.demo.ids) for row in intake.train),
+        "samples_per_prompt": FEW_SAMPLES if len(intake.train) < FEW_ROWS and config.temperature else 1,
     }
     fields = {field.name for field in dataclasses.fields(config)}
     missing = {name: value for name, value in automatic.items() if name in fields and getattr(config, name) is None}

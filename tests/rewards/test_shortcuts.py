@@ -10,14 +10,14 @@ import pytest
 from demotune.common.errors import DemotuneError
 from demotune.common.files import write_rows
 from demotune.common.statistics import Interval, share_interval
-from demotune.evaluation.shortcuts import (
+from demotune.records import Pair, Response
+from demotune.rewards.shortcuts import (
     SHORTCUTS,
     ShortcutAudit,
     audit_run,
     audit_shortcuts,
     judge_reward,
 )
-from demotune.records import Pair, Response
 from demotune.runs.shortcuts import Shortcut
 
 STOP = 1
@@ -68,7 +68,7 @@ def test_the_same_distribution_tells_nothing(monkeypatch: pytest.MonkeyPatch) ->
     def drawn(rng: random.Random) -> Response:
         return response(rng, rng.randint(5, 60), finished=rng.random() < 0.7)
 
-    monkeypatch.setattr("demotune.evaluation.shortcuts.RESAMPLES", 300)
+    monkeypatch.setattr("demotune.rewards.shortcuts.RESAMPLES", 300)
     found = []
     for seed in range(10):
         rng = random.Random(seed)

@@ -1,0 +1,88 @@
+"""Whether a stage's reward is worth policy steps: on held-out pairs it must beat chance and the best shortcut."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from demotune.common.json_records import from_json, read_records
+from demotune.common.statistics import Interval, mean_interval
+from demotune.common.statistics.intervals import Ratio
+from demotune.records import Pair
+from demotune.rewards.shortcuts import ShortcutAudit, audit_shortcuts
+from demotune.runs.heldout import PairCheck, count_wins
+from demotune.runs.names import REWARDS
+from demotune.runs.rows import RewardRow
+from demotune.training.contrast import sources_of
+from demotune.training.pairs import sampled_pairs
+from demotune.training.stage import Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """How much more often a reward is right than the best shortcut, on the same held-out pairs."""
+
+    shortcut: str
+    shortcut_accuracy: float
+    lead: Interval
+    """Mean over prompts of (reward right - shortcut right), each a prompt's mean over its pairs."""
+    error: float
+    """Standard error of the lead; nan under 5 prompts."""
+
+    @property
+    def clear(self) -> bool:
+        """More than one standard error above 0: a 95% interval would keep most rewards of small runs out."""
+        return self.lead.value > max(self.error, 0.0)
+
+
+def lead_over_shortcuts(
+    audit: ShortcutAudit, pairs: Sequence[Pair], rewards: Mapping[int, tuple[float, float]]
+) -> Lead:
+    """The reward against the audit's best shortcut.
+
+    `pairs` are those of the audit; `rewards` gives the places of the held-out ones, and what both sides earn.
+    """
+    shortcut, right = audit.best
+    differences: defaultdict[tuple[int, ...], list[float]] = defaultdict(list)
+    for place, both in rewards.items():
+        differences[pairs[place].prompt_ids].append(count_wins([both]) - right[place])
+    by_prompt = [fmean(found) for found in differences.values()]
+    return Lead(
+        shortcut=shortcut.name,
+        shortcut_accuracy=fmean(right[place] for place in rewards),
+        lead=mean_interval(by_prompt),
+        error=Ratio.of(by_prompt, [1.0] * len(by_prompt)).error,
+    )
+
+
+def why_closed(check: PairCheck, lead: Lead | None) -> str | None:
+    """Why policy steps should not follow a reward; None where they may. No lead: too few prompts for an audit."""
+    found = f"the reward is right on {check.accuracy.text()} of {check.pairs} held-out pairs"
+    if check.accuracy.low <= 0.5:
+        return f"{found}, which chance reaches too"
+    if lead is not None and not lead.clear:
+        return (
+            f"{found}, its best shortcut ({lead.shortcut}) on {lead.shortcut_accuracy:.2f}: a lead of "
+            f"{lead.lead.text()}, which is not clear of 0"
+        )
+    return None
+
+
+def closed_for(stage: Stage) -> str | None:
+    """`why_closed` of a stage whose reward phase is done and judged its reward on held-out pairs.
+
+    A reward that learned from samples of other models than the policy is not held against shortcuts.
+    """
+    check = from_json(PairCheck, stage.state["reward"]["check"])
+    return why_closed(check, None if sources_of(stage.setup.config) else _lead(stage))
+
+
+def _lead(stage: Stage) -> Lead | None:
+    """Shortcuts are fitted on all pairs of the stage that the reward may see, each without its own prompt."""
+    sides = [pair for heldout in (False, True) for pair in sampled_pairs(stage.setup, stage.number, heldout)]
+    rewards = read_records(RewardRow, stage.folder / REWARDS)
+    seen = [(pair, row) for pair, row in zip(sides, rewards, strict=True) if row.usable]
+    pairs = [pair for pair, _ in seen]
+    audit = audit_shortcuts(pairs)
+    judged = {place: (row.demo_reward, row.sample_reward) for place, (_, row) in enumerate(seen) if row.heldout}
+    return None if audit is None else lead_over_shortcuts(audit, pairs, judged)

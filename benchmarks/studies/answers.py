@@ -287,7 +287,7 @@ def majority(bench: Bench, setting: Setting) -> Found:
 WORLD = World("answers", pretrain, write_seed, questions, gold, longest=LONGEST_THOUGHT + 2)
 TEMPERATURES = (1.0, 0.6, 0.3)
 LADDER = Ladder(rates=(1e-3, 3e-3), passes=(5, 20, 40), temperatures=TEMPERATURES)
-STEPS, ROUNDS, RATES = (25, 50, 100, 150), (1, 2, 4, 8), (1e-3, 3e-3)
+STEPS, ROUNDS, RATES = (50, 100, 200), (2, 4, 8, 16), (1e-3, 3e-3)
 MOST_SECONDS = 12.0
 
 

@@ -14,6 +14,7 @@ Rules, the same for every method, written before any test prompt was read
   temperature 1. Test prompts are read once, by the chosen settings.
 * The SFT start, from which IRFT, RFT and best of n go on, is the rung of SFT's grid that finds the held-out
   demonstrations likeliest.
+* RFT takes its policy steps whatever its check of the reward says (`--force`): the question is whether they help.
 * Controls: SFT over rate x passes x temperature, whose longest rungs take at least as many seconds as RFT; LoRA
   SFT; SFT with a KL penalty to the start model; SFT with the loss psft; best of n by likelihood and by SFT's own
   log-ratio.
@@ -92,6 +93,13 @@ STUDY = Study(
             TEMPERATURES,
             reward_kind="linear",
             reward_negatives=("policy", "base"),
+        ),
+        LADDER.rft(
+            "RFT, linear reward, co-trained",
+            [{"learning_rate": 1e-3, "beta": 0.2, "backbone": "start", "reward_every": 5}],
+            (15, 30),
+            TEMPERATURES,
+            reward_kind="linear",
         ),
     ),
     rules=RULES,

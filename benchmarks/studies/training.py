@@ -184,6 +184,7 @@ def rft(bench: Bench, name: str, start: Trained, batches: tuple[int, ...], **fie
             "per_device_train_batch_size": 128,
             "sample_batch_size": 256,
             "stop_reward_margin": 0,
+            "force": True,  # 8 held-out rows seldom show that a reward is better than chance
         }
         | ({"base_model": str(bench.start)} if "base" in fields.get("reward_negatives", ()) else {})
         | fields,

@@ -169,7 +169,9 @@ def test_temperature_divides_logits_in_entropy_and_likelihood(start: Path) -> No
     (row_,) = reader.demonstrations([{"prompt": "abcd", "completion": "efg"}])
     found = numbers_of(policy, [Completion(row_.prompt_ids, row_.response)], 0.5, bf16=False)
     ids = torch.tensor([[*row_.prompt_ids, *row_.response.ids]])
-    logps = (policy(input_ids=ids).logits[0, len(row_.prompt_ids) - 1 : -1] / 0.5).log_softmax(dim=-1)
+    with torch.no_grad():
+        logits = policy(input_ids=ids).logits[0, len(row_.prompt_ids) - 1 : -1]
+    logps = (logits / 0.5).log_softmax(dim=-1)
     assert found.logps[0] == pytest.approx(
         float(logps.gather(-1, torch.tensor(row_.response.ids)[:, None]).sum()), abs=1e-4
     )

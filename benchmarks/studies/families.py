@@ -143,7 +143,7 @@ def measured(trained: Callable[[Bench, Setting], Trained]) -> Callable[[Bench, S
 def measure_model(bench: Bench, one: Trained, temperature: float) -> dict[str, float]:
     world = bench.world
     if bench.memo.get("loaded") != one.model:  # one model in memory, in the order of the settings
-        bench.memo |= {"loaded": one.model, "policy": load(one.model)}
+        bench.memo.update(loaded=one.model, policy=load(one.model))
     return policy_measures(
         world,
         bench.memo["policy"],

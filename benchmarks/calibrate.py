@@ -22,9 +22,9 @@ from demotune.pipeline import run
 
 FEW: dict[str, dict[str, Any]] = {
     "sft": {"max_rows": 24, "num_train_epochs": 1.0},
-    "irft": {"max_rows": 12, "epochs_per_stage": 1.0, "stages": 1, "max_new_tokens": 48},
+    "irft": {"max_rows": 12, "epochs_per_stage": 1.0, "stages": 1, "max_new_tokens": 48, "samples_per_prompt": 1},
     "rft": {"max_rows": 16, "reward_steps": 1, "policy_batches": 1, "prompts_per_batch": 4, "stages": 1}
-    | {"finished_only": False, "max_new_tokens": 48, "stop_reward_margin": 0.0, "force": True},
+    | {"finished_only": False, "max_new_tokens": 48, "samples_per_prompt": 1, "stop_reward_margin": 0.0, "force": True},
 }
 
 

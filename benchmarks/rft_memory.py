@@ -39,6 +39,7 @@ def one_run(model: str, data: str, output: str, mode: str) -> None:
             max_length=128,
             max_bad_share=1.0,
             max_new_tokens=32,
+            samples_per_prompt=1,
             finished_only=False,
             force=True,
             per_device_train_batch_size=1,

@@ -149,6 +149,7 @@ def demotune_steps(work: StepWork, watch: Watch) -> None:
             eval_share=0.0,
             max_length=max(map(len, rows.prompts)) + max(rows.new_tokens, *map(len, rows.demos)),
             max_new_tokens=rows.new_tokens,
+            samples_per_prompt=1,
             stages=1,
             reward_model=work.reward,
             reward_steps=1,

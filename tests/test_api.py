@@ -128,7 +128,12 @@ def test_compare_takes_runs_in_any_form(runs: Path, tmp_path: Path, capsys: pyte
 
 def test_an_estimate_is_returned_and_not_shown(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = IRFTConfig(
-        model=str(runs / "start"), data=(str(runs / "rows.jsonl"),), output="unused", max_length=128, max_new_tokens=8
+        model=str(runs / "start"),
+        data=(str(runs / "rows.jsonl"),),
+        output="unused",
+        max_length=128,
+        max_new_tokens=8,
+        samples_per_prompt=1,
     )
     here = estimate_run(config, "h100")
     assert min(here.seconds, here.flops, here.memory) > 0

@@ -31,7 +31,7 @@ def irft(place: Path) -> RunResult:
         return run(
             IRFTConfig(
                 model=str(place / "start"), data=(str(place / "rows.jsonl"),), output=str(place / "irft"),
-                stages=2, max_new_tokens=8, **SMALL,
+                stages=2, max_new_tokens=8, samples_per_prompt=1, **SMALL,
             )
         )  # fmt: skip
 

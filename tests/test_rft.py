@@ -253,7 +253,7 @@ def test_methods_without_a_reward_model_leave_none(place: Path) -> None:
     names = ("template", "max_length", "learning_rate", "eval_share", "bf16")
     shared = {name: FIELDS[name] for name in names} | {"model": str(place / "start")}
     shared |= {"data": (str(place / "rows.jsonl"),)}
-    sampled = {"max_new_tokens": 6, "stages": 1, "steps_per_stage": 1}
+    sampled = {"max_new_tokens": 6, "samples_per_prompt": 1, "stages": 1, "steps_per_stage": 1}
     for one in (
         SFTConfig(output=str(place / "sft"), max_steps=1, **shared),
         SPINConfig(output=str(place / "spin"), **sampled, **shared),

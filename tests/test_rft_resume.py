@@ -21,6 +21,7 @@ from demotune.training.trainer import PhaseTrainer
 FIELDS: dict[str, Any] = {
     "max_length": 64,
     "max_new_tokens": 6,
+    "samples_per_prompt": 1,
     "learning_rate": 1e-3,
     "reward_learning_rate": 1e-3,
     "finished_only": False,

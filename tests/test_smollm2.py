@@ -54,8 +54,8 @@ def test_sft_then_irft_and_rft(start: Path, tmp_path: Path) -> None:
     assert sft.stages[0]["check"]["nll_per_token"] < sft.start_nll_per_token - 0.3
     irft = run(
         IRFTConfig(
-            model=str(sft.model_folder), output=str(tmp_path / "irft"), stages=1, max_new_tokens=24, steps_per_stage=3,
-            learning_rate=1e-5, warmup_steps=0, **shared,
+            model=str(sft.model_folder), output=str(tmp_path / "irft"), stages=1, max_new_tokens=24,
+            samples_per_prompt=1, steps_per_stage=3, learning_rate=1e-5, warmup_steps=0, **shared,
         )
     )  # fmt: skip
     metrics = [json.loads(line) for line in (tmp_path / "irft" / "metrics.jsonl").read_text().splitlines()]
@@ -75,8 +75,9 @@ def _rft(model: Path, folder: Path, shared: dict[str, Any]) -> None:
     """
     result = run(
         RFTConfig(
-            model=str(model), output=str(folder), use_peft=True, stages=1, max_new_tokens=24, finished_only=False,
-            reward_steps=4, reward_eval_steps=2, reward_learning_rate=1e-3, policy_batches=1, prompts_per_batch=2,
+            model=str(model), output=str(folder), use_peft=True, stages=1, max_new_tokens=24,
+            samples_per_prompt=1, finished_only=False, reward_steps=4,
+            reward_eval_steps=2, reward_learning_rate=1e-3, policy_batches=1, prompts_per_batch=2,
             num_generations=2, learning_rate=1e-4, stop_length_ratio=0, force=True, **shared,
         )
     )  # fmt: skip

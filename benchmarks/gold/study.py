@@ -216,7 +216,11 @@ def make_config(folder: Path, size: Size, job: Job, place: Path) -> AnyConfig:
     setting = SETTINGS[job.method][job.setting or 0]
     if job.method == "sft-more":
         return SFTConfig(**shared, **setting, max_steps=size.steps)
-    staged = shared | {"max_new_tokens": LONGEST_ANSWER, "sample_batch_size": 256, "slices": "all"} | setting
+    staged = (
+        shared
+        | {"max_new_tokens": LONGEST_ANSWER, "samples_per_prompt": 1, "sample_batch_size": 256, "slices": "all"}
+        | setting
+    )
     if job.method == "spin":
         return SPINConfig(**staged, steps_per_stage=size.steps)
     if job.method.startswith("irft"):

@@ -106,8 +106,7 @@ def _finish(setup: Setup, *, resumed: bool = False) -> RunResult:
     try:
         with profiled(setup.config.profile) as profile:
             for number in range(setup.config.stages):
-                run_stage(setup, number)
-                if stopped_by_gate(setup, number):
+                if not run_stage(setup, number) or stopped_by_gate(setup, number):
                     break
     except KeyboardInterrupt:
         say(f"stopped; what is done is kept: continue with demotune resume {setup.folder.root}")

@@ -136,6 +136,19 @@ class ScoredPair:
 
 
 @dataclass(frozen=True, slots=True)
+class Triplet:
+    """A pair beside the start model's sample for the same prompt."""
+
+    pair: Pair
+    first: Response
+
+    @property
+    def first_side(self) -> Side:
+        """The start model's sample with the prompt."""
+        return self.pair.prompt_ids, self.first.ids
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """A prompt and one response to it, by a person or a policy: what a reward judges."""
 

@@ -183,6 +183,7 @@ def show_result(result: RunResult) -> None:
         )
     headings = ("", "logp/token", "margin", "accuracy [95%]", "steps", "time", "memory")
     show_table(f"{result.method}: what was learned, on held-out demonstrations", headings, rows, whole=True)
+    _say_equal(result)
     if result.reward_folder is None:
         _say_implicit(result)
     else:
@@ -197,13 +198,25 @@ def show_result(result: RunResult) -> None:
     say(f'  model = {load}.from_pretrained("{result.model_folder}")')
 
 
+def _say_equal(result: RunResult) -> None:
+    """How many samples were their demonstration, so that they made no pair."""
+    for number, stage in enumerate(result.stages):
+        sampled = stage["phases"].get("sample", {})
+        equal, heldout = (sampled.get(name, 0) for name in ("equal_samples", "equal_heldout_samples"))
+        if equal or heldout:
+            say(
+                f"stage {number}: {equal} samples, and {heldout} held-out ones, were their demonstration and made no "
+                f"pair; {sampled['pairs']} pairs were trained on, {sampled['rows_without_pairs']} rows had none"
+            )
+
+
 def _say_implicit(result: RunResult) -> None:
     check = result.stages[-1]["check"]
     since = check.get("reward_since_start") or check.get("reward")
     if since:
         say(
             f"The reward learned since the start model prefers the held-out demonstration to the start model's own "
-            f"sample in {accuracy_text(since)} of {since['pairs']} prompts (95% interval; one run)."
+            f"sample in {accuracy_text(since)} of {since['prompts']} prompts (95% interval; one run)."
         )
 
 

@@ -56,7 +56,7 @@ def test_every_shipped_config_loads_and_keeps_what_it_says(name: str) -> None:
 
 
 def test_the_configs_that_the_documentation_names_are_shipped() -> None:
-    names = {"quickstart", "quickstart-sft", "spin", "paper-pythia-1.4b", "paper-zephyr-7b"}
+    names = {"quickstart", "quickstart-sft", "spin", "ditto", "ditto-sft", "paper-pythia-1.4b", "paper-zephyr-7b"}
     assert names <= shipped_configs().keys()
 
 
@@ -220,7 +220,9 @@ def test_a_method_that_gives_another_default_keeps_bounds_and_panel() -> None:
 def test_what_spin_fixes_is_no_field_of_it() -> None:
     config = SPINConfig(output="runs/one")
     assert (config.link, config.reference, config.sft_weight) == ("logistic", "stage", 0.0)
-    assert {"link", "reference", "sft_weight"} == field_types(IRFTConfig).keys() - field_types(SPINConfig).keys()
+    assert {"link", "reference", "sft_weight", "tspin_weight"} == field_types(IRFTConfig).keys() - field_types(
+        SPINConfig
+    ).keys()
     with pytest.raises(TypeError, match="link"):
         SPINConfig(output="runs/one", link="nce")  # type: ignore[call-arg]
 
@@ -232,7 +234,7 @@ def test_what_a_method_has_no_field_for_has_a_value_all_the_same() -> None:
 
 
 def test_one_of_a_few_names_them() -> None:
-    with pytest.raises(DemotuneError, match="link must be one of logistic, linear, nce, got 'hinge'"):
+    with pytest.raises(DemotuneError, match="link must be one of logistic, linear, nce, tspin, got 'hinge'"):
         from_dict("irft", {**GIVEN, "link": "hinge"})
 
 

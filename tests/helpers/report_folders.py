@@ -139,8 +139,8 @@ def write_evaluation(root: Path, *, name: str = "irft", texts: str = "text", row
     return root
 
 
-REWARD = {"pairs": 3, "margin": 0.2, "accuracy": {"value": 0.7, "low": 0.4, "high": 0.9}, "demo_logratio": 0.1,
-          "sample_logratio": -0.1}  # fmt: skip
+REWARD = {"prompts": 3, "pairs": 3, "equal": 0, "margin": 0.2, "accuracy": {"value": 0.7, "low": 0.4, "high": 0.9},
+          "demo_logratio": 0.1, "sample_logratio": -0.1}  # fmt: skip
 TRAINING = [
     {"step": 1, "loss": 0.69, "rewards/margins": 0.0, "logps/chosen": -20.0, "logps/rejected": -30.0},
     {"step": 2, "loss": 0.5, "rewards/margins": 0.25, "logps/chosen": -19.0, "logps/rejected": -35.0},

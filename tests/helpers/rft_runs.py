@@ -21,6 +21,7 @@ FIELDS: dict[str, Any] = {
     "template": TEMPLATE,
     "max_length": 24,
     "max_new_tokens": 6,
+    "samples_per_prompt": 1,
     "learning_rate": 1e-2,
     "reward_learning_rate": 1e-2,
     "stages": 2,

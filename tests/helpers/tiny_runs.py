@@ -10,12 +10,13 @@ from demotune import IRFTConfig, RFTConfig, SFTConfig, run
 from helpers.tiny import save_tiny, write_rows
 
 SMALL = {"max_length": 128, "per_device_train_batch_size": 4, "bf16": False, "learning_rate": 1e-3}
-STAGED = {**SMALL, "max_new_tokens": 8, "epochs_per_stage": 1.0, "sample_batch_size": 5}
+STAGED = {**SMALL, "max_new_tokens": 8, "samples_per_prompt": 1, "epochs_per_stage": 1.0, "sample_batch_size": 5}
 FAST = {"learning_rate": 1e-2}
 """At 1e-3 the models hardly differ, and most of their answers are the same."""
 RFT: dict[str, Any] = {
     "stages": 1,
     "max_new_tokens": 8,
+    "samples_per_prompt": 1,
     "reward_epochs": 1.0,
     "prompts_per_batch": 4,
     "num_generations": 2,

@@ -171,7 +171,14 @@ def test_a_padded_vocabulary_is_no_fault_and_its_padding_is_never_written(place:
     model.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     assert answers(folder) == answers(place / "start")  # greedy: the likeliest tokens are those of the smaller model
-    fields: dict[str, Any] = {"max_length": 128, "stages": 1, "steps_per_stage": 1, "max_new_tokens": 8, "bf16": False}
+    fields: dict[str, Any] = {
+        "max_length": 128,
+        "stages": 1,
+        "steps_per_stage": 1,
+        "max_new_tokens": 8,
+        "samples_per_prompt": 1,
+        "bf16": False,
+    }
     data = (str(place / "rows.jsonl"),)
     done = run(IRFTConfig(model=str(folder), data=data, output=str(tmp_path / "run"), **fields))
     samples = read_rows(done.run_folder / "stages" / "00" / "samples.jsonl.gz")

@@ -255,7 +255,7 @@ def test_samples_join_what_belongs_together(tmp_path: Path) -> None:
 def test_a_second_draw_stands_beside_the_first(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", stages=[(-8, -19, -30), (-7, -19, -30)])
     browser = collect_samples([load_run(folder)], [])
-    assert list(browser.rows[0].answers) == ["start model", "stage 0", "stage 1", "stage 0, second draw"]
+    assert list(browser.rows[0].answers) == ["start model", "stage 0", "stage 1", "stage 0, draw 2"]
 
 
 def test_without_heldout_rows_the_browser_shows_training_rows_and_says_so(tmp_path: Path) -> None:

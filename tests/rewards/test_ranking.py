@@ -372,7 +372,7 @@ def test_real_prompts_get_the_best_of_three(place: Path) -> None:
 def test_the_same_commands_take_an_irft_run(place: Path) -> None:
     config = IRFTConfig(
         model=str(place / "start"), data=(str(place / "rows.jsonl"),), output=str(place / "irft"), stages=1,
-        max_length=128, bf16=False, learning_rate=1e-2, max_new_tokens=8, steps_per_stage=2,
+        max_length=128, bf16=False, learning_rate=1e-2, max_new_tokens=8, samples_per_prompt=1, steps_per_stage=2,
     )  # fmt: skip
     run(config)
     arguments = ["--reward", str(place / "irft"), "--data", str(place / "rows.jsonl")]

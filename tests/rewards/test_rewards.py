@@ -25,6 +25,7 @@ SMALL = {
     "bf16": False,
     "learning_rate": 1e-2,
     "max_new_tokens": 8,
+    "samples_per_prompt": 1,
     "epochs_per_stage": 1.0,
 }
 TEXTS = [("hello", "the answer is one"), ("what is two three?", "two"), ("hello one two", "three " * 9)]

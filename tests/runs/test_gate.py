@@ -107,7 +107,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def irft(place: Path, name: str, *callbacks: TrainerCallback, **fields: Any) -> RunResult:
-    settings = {"stages": 2, "max_new_tokens": 8, "learning_rate": 5e-3, **SMALL, **fields}
+    settings = {"stages": 2, "max_new_tokens": 8, "samples_per_prompt": 1, "learning_rate": 5e-3, **SMALL, **fields}
     where = {"model": str(place / "start"), "data": (str(place / "rows.jsonl"),), "output": str(place / name)}
     return run(IRFTConfig(**where, **settings), callbacks=callbacks)
 

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from demotune.common.statistics import share_interval
+from demotune.common.statistics import Interval, share_interval
 from demotune.records import Pair, RenderedDemonstration, Response, ScoredPair
-from demotune.runs.heldout import RewardCheck, check_reward, implicit_rewards, nll_per_token
+from demotune.runs.heldout import RewardCheck, check_pairs, check_reward, implicit_rewards, nll_per_token
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,8 @@ def pair_scored(demo_ref_logp: float, sample_ref_logp: float) -> ScoredPair:
 
 
 def judged(pairs: list[ScoredPair], logps: list[tuple[float, float]], beta: float) -> RewardCheck:
-    return check_reward(implicit_rewards(pairs, logps, beta), beta)
+    """Each pair has a prompt of its own."""
+    return check_reward(implicit_rewards(pairs, logps, beta), range(len(pairs)), beta)
 
 
 def test_reward_of_four_pairs_with_a_tie() -> None:
@@ -62,8 +63,8 @@ def test_reward_of_four_pairs_with_a_tie() -> None:
     pairs = [pair_scored(-10, -20), pair_scored(-11, -21), pair_scored(-12, -22), pair_scored(-13, -23)]
     found = judged(pairs, [(-8, -19), (-10, -20), (-12, -19), (-12, -24)], beta=0.1)
     assert found.pairs == 4
-    assert found.accuracy == share_interval(2.5, 4)
-    assert found.accuracy.value == 2.5 / 4
+    assert (found.prompts, found.equal) == (4, 0)
+    assert found.accuracy == Interval(2.5 / 4, share_interval(2, 4).low, share_interval(3, 4).high)
     assert (found.demo_logratio, found.sample_logratio) == pytest.approx((1.0, 1.0), abs=1e-12)
     assert found.margin == pytest.approx(0.0, abs=1e-12)
 
@@ -82,3 +83,25 @@ def test_margin_is_in_units_of_beta() -> None:
 def test_numbers_that_do_not_match_the_pairs_are_refused() -> None:
     with pytest.raises(ValueError, match="argument 2"):
         judged([pair_scored(-1, -1)], [], beta=0.1)
+
+
+def test_each_prompt_counts_once_however_many_pairs_it_has() -> None:
+    """Prompt a has margins 1, 1, 1, -1 and prompt b -3: 0.75 of 2 prompts, where 3 of 5 pairs are won.
+
+    The margin is the mean of 0.5 and -3; the interval reaches from no prompt to one.
+    """
+    rewards = [(2.0, 1.0), (2.0, 1.0), (2.0, 1.0), (2.0, 3.0), (0.0, 3.0)]
+    found = check_reward(rewards, ["a"] * 4 + ["b"], beta=0.5, equal=3)
+    assert (found.prompts, found.pairs, found.equal) == (2, 5, 3)
+    assert found.accuracy == Interval(0.375, share_interval(0, 2).low, share_interval(1, 2).high)
+    assert found.margin == pytest.approx((0.5 - 3) / 2, abs=1e-12)
+    assert (found.demo_logratio, found.sample_logratio) == pytest.approx((1 / 0.5, (1.5 + 3) / 2 / 0.5), abs=1e-12)
+
+
+def test_pairs_of_like_length_are_judged_by_prompt_too() -> None:
+    """Of prompt a one pair is of like length and won; of b both are, and one is won: 1.5 of 2."""
+    rewards, lengths = [(1.0, 0.0), (0.0, 1.0), (1.0, 0.0), (0.0, 1.0)], [(4, 4), (4, 9), (4, 5), (4, 3)]
+    found = check_pairs(rewards, lengths, ["a", "a", "b", "b"])
+    assert (found.prompts, found.pairs, found.matched_pairs) == (2, 4, 3)
+    assert found.accuracy.value == 0.5
+    assert found.matched_accuracy.value == 0.75

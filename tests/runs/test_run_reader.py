@@ -33,7 +33,7 @@ def test_a_run_is_read_whole(tmp_path: Path) -> None:
     assert [row.demo_logp for row in run.result.heldout or ()] == list(TWO_STAGES[1])
     assert run.result.model_hash == "hash-of-result"
     assert run.result.check.nll_per_token == pytest.approx(71 / 50)
-    assert run.result.check.whole_reward == RewardCheck(3, 0.2, Interval(0.7, 0.4, 0.9), 0.1, -0.1)
+    assert run.result.check.whole_reward == RewardCheck(3, 3, 0, 0.2, Interval(0.7, 0.4, 0.9), 0.1, -0.1)
     cost = run.cost
     assert (cost.forward_tokens, cost.trained_tokens, cost.seconds) == (300, 400, 120.0)
     assert cost.flops == run.cost_until(1).flops == 3_000_000
@@ -128,7 +128,7 @@ class Outer:
 
 
 def outer() -> Outer:
-    check = RewardCheck(3, 0.5, Interval(0.7, 0.4, 0.9), 1.0, 2.0)
+    check = RewardCheck(3, 6, 1, 0.5, Interval(0.7, 0.4, 0.9), 1.0, 2.0)
     inner = Inner(1.5, ("a", "b"))
     return Outer(inner, {"x": inner, "y": Inner(2.0, ())}, check, 3, None)
 
@@ -160,7 +160,7 @@ def test_nan_is_null() -> None:
         ({"inner": {"number": 1.0}}, "inner: it lacks names"),
         ({"inner": 3}, "inner: expected dict, found 3"),
         ({"by_name": {"x": {"number": "1", "names": []}}}, "by_name: number: expected float, found '1'"),
-        ({"either": {"pairs": 3}}, "either: it lacks margin, accuracy, demo_logratio, sample_logratio"),
+        ({"either": {"pairs": 3}}, "either: it lacks prompts, equal, margin, accuracy, demo_logratio, sample_logratio"),
     ],
 )
 def test_what_is_no_record_names_the_field(damage: dict[str, object], message: str) -> None:

@@ -16,15 +16,24 @@ from helpers.micro import (
     scored,
     tiny_lm,
 )
+from helpers.rewards import with_random_head
+from torch.nn.functional import logsigmoid
 from torch.testing import assert_close
 
 from demotune.config.methods import IRFTConfig, SFTConfig, SPINConfig
+from demotune.config.stages import Link
 from demotune.models.batches import pair_batch
 from demotune.models.logprobs import naive_response_logps
-from demotune.records import Pair, RenderedDemonstration, Response, ScoredDemonstration, ScoredPair
-from demotune.training.losses import Link
+from demotune.models.reward import reward_from_policy
+from demotune.records import Pair, RenderedDemonstration, Response, ScoredDemonstration, ScoredPair, Triplet
 from demotune.training.methods import irft, sft, spin
-from demotune.training.objectives import AnchoredSFTObjective, PairObjective, SFTObjective
+from demotune.training.objectives import (
+    AnchoredSFTObjective,
+    PairObjective,
+    RewardObjective,
+    SFTObjective,
+    TripletObjective,
+)
 
 BIT = log(2)
 
@@ -67,6 +76,87 @@ def test_a_batch_of_pairs_is_demonstrations_then_samples_of_the_same_prompts() -
     assert int(batch["items"]) == 2
     scoring = pair_batch([scored_pair.pair for scored_pair in hand_worked_pairs()])
     assert all(torch.equal(scoring[name], batch[name]) for name in scoring)
+
+
+def several_samples() -> list[Pair]:
+    """A demonstration with three samples of uneven length, two of them the same, beside one with one."""
+    first, other = random_pairs(3, 2)
+    samples = [pair.sample for pair in random_pairs(4, 2)]
+    group = [Pair(first.key, first.prompt_ids, first.demo, sample) for sample in (*samples, samples[0])]
+    return [*group, other]
+
+
+def test_prompt_and_demonstration_of_several_samples_are_computed_once() -> None:
+    pairs = several_samples()
+    batch = pair_batch(pairs)
+    one, two, again, other = pairs
+    parts = [one.prompt_ids, one.demo.ids, one.sample.ids, two.sample.ids, *other.sides[1], other.demo.ids]
+    assert batch["input_ids"].shape == (1, sum(map(len, parts)))
+    assert again.sample == one.sample
+    assert batch["demo_rows"].tolist() == [0, 0, 0, 1]
+    assert batch["sample_rows"].tolist() == [2, 3, 2, 4]
+
+
+@pytest.mark.parametrize("link", ["logistic", "linear", "nce"])
+def test_several_samples_together_have_the_gradient_of_separate_pairs(link: Link) -> None:
+    """Loss and gradient against pairs that are computed one by one, sft_weight included; 1e-4 relative."""
+    records = scored(tiny_lm(seed=1), [several_samples()])[0]
+    separate = [rows[0] for rows in scored(tiny_lm(seed=1), [[record.pair] for record in records])]
+    for found, alone in zip(records, separate, strict=True):
+        assert (found.demo_ref_logp, found.sample_ref_logp) == pytest.approx(
+            (alone.demo_ref_logp, alone.sample_ref_logp), abs=1e-4
+        )
+    objective = PairObjective(beta=0.3, link=link, sft_weight=0.2)
+    together, one_by_one = tiny_lm(), tiny_lm()
+    whole = objective(together, objective.collate(records))
+    whole.total.backward()
+    parts = [objective(one_by_one, objective.collate([record])).total for record in records]
+    sum(parts).backward()
+    assert float(whole.total.detach()) == pytest.approx(float(sum(parts).detach()), rel=1e-4)
+    assert whole.metrics["logps/chosen"].shape == (4,)
+    assert largest_difference(gradients(together), gradients(one_by_one)) < 1e-4
+
+
+def test_tspin_together_has_the_loss_and_gradient_of_its_formula_on_separate_responses() -> None:
+    """-log sigmoid(b (demo - sample)) - w log sigmoid(b (sample - first)), each response by itself; 1e-4 relative."""
+    records = [Triplet(one, first.demo) for one, first in zip(several_samples(), random_pairs(6, 4), strict=True)]
+    objective = TripletObjective(beta=0.3, weight=0.7)
+    assert objective.loss_at_reference is None
+    together, one_by_one = tiny_lm(), tiny_lm()
+    whole = objective(together, objective.collate(records))
+    whole.total.backward()
+
+    def logp(prompt: tuple[int, ...], response: Response) -> torch.Tensor:
+        return naive_response_logps(one_by_one, prompt, response.ids).sum()
+
+    expected = torch.zeros(())
+    for record in records:
+        sides = (record.pair.demo, record.pair.sample, record.first)
+        demo, sample, first = (0.3 * logp(record.pair.prompt_ids, side) for side in sides)
+        expected = expected - logsigmoid(demo - sample) - 0.7 * logsigmoid(sample - first)
+    expected.backward()
+    assert float(whole.total.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
+    assert largest_difference(gradients(together), gradients(one_by_one)) < 1e-4
+    assert objective.tokens(records[0]) >= len(records[0].first.ids)
+
+
+def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def test_rewards_of_several_samples_have_the_gradient_of_separate_pairs() -> None:
+    """A demonstration with three samples is scored once; loss and gradient as of pairs one by one, 1e-4."""
+    pairs = several_samples()
+    objective = RewardObjective("logistic", None, 0.1, pad_id=0)
+    together, one_by_one = (with_random_head(reward_from_policy(tiny_lm(), 0)) for _ in range(2))
+    batch = objective.collate(pairs)
+    assert len(batch["response_slots"]) == 5
+    whole = objective(together, batch).total
+    whole.backward()
+    parts = sum(objective(one_by_one, objective.collate([pair])).total for pair in pairs)
+    parts.backward()
+    assert float(whole.detach()) == pytest.approx(float(parts.detach()), rel=1e-4)
+    assert largest_difference(gradients(together), gradients(one_by_one)) < 1e-4
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 SMALL: dict[str, Any] = {"max_length": 64, "eval_share": 0.0, "bf16": False, "learning_rate": 1e-3}
-DRAWN: dict[str, Any] = {"stages": 1, "max_new_tokens": 4}
+DRAWN: dict[str, Any] = {"stages": 1, "max_new_tokens": 4, "samples_per_prompt": 1}
 ONE_STEP: dict[str, AnyConfig] = {
     "sft": SFTConfig(output="-", max_rows=8, num_train_epochs=1.0, **SMALL),
     "irft": IRFTConfig(output="-", steps_per_stage=1, **SMALL, **DRAWN),

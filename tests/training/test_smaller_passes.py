@@ -18,7 +18,7 @@ from demotune.config.methods import AnyConfig
 from demotune.training.smaller_passes import PassTooLarge, in_smaller_passes, one_pass
 
 SMALL: dict[str, Any] = {"max_length": 64, "bf16": False, "learning_rate": 1e-3, "per_device_train_batch_size": 4}
-DRAWN: dict[str, Any] = {"stages": 1, "max_new_tokens": 4}
+DRAWN: dict[str, Any] = {"stages": 1, "max_new_tokens": 4, "samples_per_prompt": 1}
 RUNS: dict[str, AnyConfig] = {
     "sft": SFTConfig(output="-", max_steps=3, **SMALL),
     "irft": IRFTConfig(output="-", steps_per_stage=3, **SMALL, **DRAWN),

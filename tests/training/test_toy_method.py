@@ -64,7 +64,8 @@ class IPOObjective:
         return PAIRS.collate(records)
 
     def __call__(self, model: nn.Module, batch: Batch) -> StepLoss:
-        demo, sample = response_logps(model, batch).summed().chunk(2)
+        logps = response_logps(model, batch).summed()
+        demo, sample = logps[batch["demo_rows"]], logps[batch["sample_rows"]]
         margin = demo - batch["demo_ref_logps"] - (sample - batch["sample_ref_logps"])
         loss = (margin - 1 / (2 * self.tau)) ** 2
         return StepLoss(loss.sum(), {"rewards/margins": margin.detach()}, at_start=loss.detach())

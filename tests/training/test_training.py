@@ -28,12 +28,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, TrainerCallback
 from demotune import IRFTConfig, run
 from demotune.common.errors import DemotuneError
 from demotune.common.files import read_rows, seal
+from demotune.config.stages import Link
 from demotune.models.attention import ATTENTION, register_attention
 from demotune.models.logprobs import naive_response_logps
 from demotune.models.policy import load_policy
 from demotune.records import Pair, RenderedDemonstration, Response, ScoredPair
 from demotune.training.callbacks import WHOLE, Checkpoints, WriteMetrics, latest_checkpoint
-from demotune.training.losses import Link, loss_at_reference
+from demotune.training.losses import loss_at_reference
 from demotune.training.microbatches import plan_microbatches
 from demotune.training.objectives import Objective, PairObjective, SFTObjective
 from demotune.training.trainer import CARRIED, Carry, ExpectedFirstValue, check_first_value
@@ -82,6 +83,32 @@ def test_every_record_is_trained_once_per_pass_beside_the_same_records(
     # A longer plan begins with the shorter one: members and order of a pass do not depend on how many follow.
     longer = plan_microbatches(lengths, epochs=passes + 1.0, **arguments)
     assert (longer.units, longer.order[: len(plan.order)]) == (plan.units, plan.order)
+
+
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=20), batch_size=st.integers(1, 7), seed=st.integers(0, 5))
+def test_pairs_of_one_demonstration_stay_together(sizes: list[int], batch_size: int, seed: int) -> None:
+    """Groups that fit are in one micro-batch, larger ones in as few as can be, and no micro-batch is too large."""
+    groups = [group for group, size in enumerate(sizes) for _ in range(size)]
+    plan = plan_microbatches(
+        [5 + group % 3 for group in groups],
+        batch_size=batch_size,
+        accumulation=1,
+        epochs=1.0,
+        steps=None,
+        seed=seed,
+        groups=groups,
+    )
+    assert sorted(record for unit in plan.units for record in unit) == list(range(len(groups)))
+    assert all(len(unit) <= batch_size for unit in plan.units)
+    for group, size in enumerate(sizes):
+        holding = [unit for unit in plan.units if any(groups[record] == group for record in unit)]
+        assert len(holding) == math.ceil(size / batch_size)
+
+
+def test_groups_of_one_are_planned_as_records_without_groups() -> None:
+    lengths = [1 + (37 * number) % 64 for number in range(50)]
+    settings: dict[str, Any] = {"batch_size": 8, "accumulation": 2, "epochs": 2.0, "steps": None, "seed": 1}
+    assert plan_microbatches(lengths, groups=range(50), **settings) == plan_microbatches(lengths, **settings)
 
 
 def test_another_seed_is_another_plan_and_passes_differ_in_order() -> None:
@@ -429,6 +456,7 @@ def test_one_carried_schedule_spans_stages_of_different_length(tmp_path: Path) -
             warmup_steps=0.0,
             max_length=128,
             max_new_tokens=2,
+            samples_per_prompt=1,
             bf16=False,
         )
     )

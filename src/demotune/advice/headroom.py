@@ -8,14 +8,13 @@ from statistics import fmean
 import numpy as np
 
 from demotune.advice.measurements import Headroom, RewardFound, ShortcutFound
-from demotune.common.statistics import FEWEST, Interval, mean_interval, quotient_interval
+from demotune.common.statistics import FEWEST, Interval, accuracy_by_prompt, mean_interval, quotient_interval
 from demotune.records import Completion, Pair, RenderedDemonstration, Response
 from demotune.rewards.linear import (
     Columns,
     Floats,
     LinearReward,
     PairColumns,
-    accuracy_by_prompt,
     fit_linear_reward,
 )
 from demotune.rewards.pair_selection import select_pairs

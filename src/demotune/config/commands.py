@@ -185,7 +185,7 @@ class DistillConfig(SFTConfig):
     """Draw N responses to each prompt, keep the best by a reward, and fine-tune the model on them (SFT)."""
 
     reward: str = field(names="model")
-    """A run folder of rft, irft or spin, or a reward model with one label (folder or hub id)."""
+    """A run folder of rft, irft, spin or sft, or a reward model with one label (folder or hub id)."""
     best_of: int = field(minimum=2, maximum=10**6)
     """Draw N responses to each prompt, keep the one that --reward likes best."""
     prompts: tuple[str, ...] = field((), names="prompts")

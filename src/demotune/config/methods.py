@@ -27,6 +27,8 @@ class SFTConfig(RunConfig):
     """Passes over the demonstrations. Take fewer when IRFT follows: from rows known by heart it learns little."""
     max_steps: int | None = field(None, OPTIMISATION, above=0)
     """Number of optimizer steps; overrides num_train_epochs."""
+    stop_loss: float | None = field(None, OPTIMISATION, above=0, maximum=10**6)
+    """End the steps once a recorded training loss is below this; leaves something to learn for IRFT after it."""
     loss: Literal["nll", "dft", "iw", "psft"] = field("nll", OPTIMISATION)
     """nll: -log p of each token. dft: times p, for one right answer. iw: times how much likelier the response has
     become. psft: clipped, so that the policy stays near the start model."""
@@ -49,6 +51,7 @@ class SPINConfig(Sampled, Pairwise):
     """all: every stage uses all data. disjoint: each stage has its own part of the data."""
     # Fixed by the method: no fields, and no flags.
     link: ClassVar[Literal["logistic"]] = "logistic"  # type: ignore[misc]
+    tspin_weight: ClassVar[float] = 0.0  # type: ignore[misc]
     reference: ClassVar[Literal["stage"]] = "stage"  # type: ignore[misc]
     sft_weight: ClassVar[float] = 0.0  # type: ignore[misc]
 

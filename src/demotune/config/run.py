@@ -17,6 +17,7 @@ class Absent(Config):
     stages: int = 1
     slices: Literal["disjoint", "all"] = "all"
     prompts: tuple[str, ...] = ()
+    samples_per_prompt: int | None = 1
     reward_model: str | None = None
     reward_question: str | None = None
     reward_negatives: tuple[str, ...] = ()
@@ -70,7 +71,8 @@ class RunConfig(Absent):
     learning_rate: float = field(panel=OPTIMISATION, above=0, maximum=10**3)
     """Peak learning rate."""
     per_device_train_batch_size: int = field(8, OPTIMISATION, above=0, maximum=10**6)
-    """Rows (SFT; RFT's policy) or pairs (SPIN, IRFT; RFT's reward) in one forward pass on one device."""
+    """Rows (SFT; RFT's policy) or pairs (SPIN, IRFT; RFT's reward) in one forward pass on one device. Pairs of one
+    demonstration stay together, so fewer where the next ones do not fit, and best a multiple of samples_per_prompt."""
     tokens_per_microbatch: int | None = field(None, OPTIMISATION, above=0)
     """Split a forward pass with gradients into parts of this many tokens; gradients stay exact. Not given: what fits
     into memory."""

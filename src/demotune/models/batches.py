@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 from demotune.common.errors import DemotuneError
@@ -16,19 +17,24 @@ Advance = Callable[[int], None]
 
 
 def packed_tokens(pair: Pair) -> int:
-    """Tokens of a pair whose sides share their prompt."""
+    """Tokens of a pair whose sides share their prompt; beside a pair with the same demonstration it adds fewer."""
     return len(pair.prompt_ids) + len(pair.demo.ids) + len(pair.sample.ids)
 
 
 def pair_batch(pairs: Sequence[Pair]) -> Batch:
-    """B pairs as 2B responses: the demonstrations, then the samples. Scoring and training share this layout."""
-    return pack_sides(pair_sides(pairs))
+    """The different sides of B pairs, each once; `demo_rows` and `sample_rows` (B,) say where those of each pair are.
+
+    Scoring and training share this layout.
+    """
+    sides, demo_rows, sample_rows = pair_sides(pairs)
+    return pack_sides(sides) | {"demo_rows": torch.tensor(demo_rows), "sample_rows": torch.tensor(sample_rows)}
 
 
-def pair_sides(pairs: Sequence[Pair]) -> list[Side]:
-    """The demonstrations of all pairs, then the samples."""
-    both = [pair.sides for pair in pairs]
-    return [demo for demo, _ in both] + [sample for _, sample in both]
+def pair_sides(pairs: Sequence[Pair]) -> tuple[list[Side], list[int], list[int]]:
+    """The different demonstrations, then the different samples; the place of each pair's demonstration and sample."""
+    demos, samples = zip(*(pair.sides for pair in pairs), strict=True)
+    places = {side: place for place, side in enumerate(dict.fromkeys([*demos, *samples]))}
+    return [*places], [places[side] for side in demos], [places[side] for side in samples]
 
 
 def pack_sides(sides: Sequence[Side]) -> Batch:

@@ -46,11 +46,11 @@ def pair_logps(
     for pairs in microbatches:
         found: list[tuple[float, float]] = []
         for part in cut_to_budget(pairs, packed_tokens, budget):
-            sides = pair_sides(part)
+            sides, demo_rows, sample_rows = pair_sides(part)
             with lack_of_memory_explained(len(sides), "--per-device-train-batch-size, --tokens-per-microbatch"):
                 computed = iter(_logps(model, [side for side in sides if side not in known], bf16=bf16))
             logps = [known[side] if side in known else next(computed) for side in sides]
-            found += zip(logps[: len(part)], logps[len(part) :], strict=True)
+            found += [(logps[demo], logps[sample]) for demo, sample in zip(demo_rows, sample_rows, strict=True)]
         advance(len(pairs))
         yield found
 

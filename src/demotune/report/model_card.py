@@ -129,7 +129,7 @@ def _result(run: Run) -> str:
     if reward := check.whole_reward:
         facts.append(
             f"The learned reward prefers the demonstration to a sample in {share(reward.accuracy.value)} of "
-            f"{plural(reward.pairs, 'held-out pair')} (95% interval {bounds(reward.accuracy, percent=True)})."
+            f"{plural(reward.prompts, 'held-out prompt')} (95% interval {bounds(reward.accuracy, percent=True)})."
         )
     return bullets([*facts, *(f"Warning: {plain(text)}" for text in (check.gate.warnings if check.gate else ()))])
 

@@ -45,7 +45,7 @@ def cards(run: Run) -> list[Card]:
         found.append(Card("Held-out gain", number(gain.per_token.value, signed=True), f"nats a token; {ends}"))
         found.append(Card("Likelier", share(gain.wins), f"of {plural(gain.prompts, 'held-out demonstration')}"))
     if reward := run.result.check.whole_reward:
-        detail = f"{bounds(reward.accuracy, percent=True)}, {plural(reward.pairs, 'held-out pair')}"
+        detail = f"{bounds(reward.accuracy, percent=True)}, {plural(reward.prompts, 'held-out prompt')}"
         found.append(Card("Reward accuracy", share(reward.accuracy.value), detail))
     found.append(Card("Time", duration(run.result_cost.seconds), "without measuring"))
     found.append(Card("Memory", memory(run.peak_memory_gib), "peak"))

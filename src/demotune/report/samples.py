@@ -113,11 +113,13 @@ def _add_heldout(rows: dict[str, Prompt], run: Run, start: str, *, several: bool
 
 
 def _add_sample(rows: dict[str, Prompt], row: SampledRow, who: str) -> None:
-    """A stage's sample: the answer that is there already, or a second draw of the same policy."""
+    """A stage's sample: an answer that is there already, or one more draw of the same policy."""
     answers = _prompt(rows, row.key, row.prompt, row.demonstration).answers
-    if who in answers and answers[who].text != row.sample:
-        who = f"{who}, second draw"
-    numbers = answers.setdefault(who, Answer(row.sample, row.finished)).numbers
+    name, draw = who, 1
+    while name in answers and answers[name].text != row.sample:
+        draw += 1
+        name = f"{who}, draw {draw}"
+    numbers = answers.setdefault(name, Answer(row.sample, row.finished)).numbers
     numbers[LENGTH] = row.sample_tokens
     if row.demo_logp is not None and row.sample_logp is not None:
         numbers[GAP] = row.demo_logp - row.sample_logp

@@ -5,7 +5,6 @@ their weighted sum; its weights maximise the likelihood that each demonstration 
 less an L2 penalty. Only differences within a prompt count, so it has no intercept: its zero means nothing.
 """
 
-import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -20,7 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from demotune.common.errors import DemotuneError
-from demotune.common.statistics import FEWEST, Interval, share_interval
+from demotune.common.statistics import FEWEST, Interval, accuracy_by_prompt, numbered, prompt_weights
 from demotune.config.rft import FeatureName
 from demotune.models.batches import Advance
 from demotune.models.question import Question
@@ -176,7 +175,7 @@ def fit_linear_reward(train: PairColumns, heldout: PairColumns | None, columns: 
             f"equal), and a linear reward needs {FEWEST}; give more demonstrations, or sample at a higher temperature"
         )
     differences = train.differences
-    weights = _prompt_weights(train.prompts)
+    weights = prompt_weights(train.prompts)
     scale = np.sqrt(weights @ differences**2 / weights.sum())
     scale[scale == 0] = 1.0
     l2, margins = _choose_l2(differences / scale, weights, train.prompts)
@@ -198,32 +197,9 @@ def fit_linear_reward(train: PairColumns, heldout: PairColumns | None, columns: 
     )
 
 
-def accuracy_by_prompt(margins: Floats, prompts: Sequence[Hashable]) -> Interval:
-    """Share of positive margins, a zero is half, each prompt counting once; Wilson's interval over prompts.
-
-    A prompt that is partly right widens it: the lower bound takes the sum of wins rounded down, the upper one up.
-    """
-    right = (margins > 0) + 0.5 * (margins == 0)
-    count, wins = len(set(prompts)), round(float(_prompt_weights(prompts) @ right), 9)
-    low, high = share_interval(math.floor(wins), count), share_interval(math.ceil(wins), count)
-    return Interval(wins / count, low.low, high.high)
-
-
-def _prompt_weights(prompts: Sequence[Hashable]) -> Floats:
-    """(P,) one over the pairs of each pair's prompt: they add up to the number of prompts."""
-    _, places, counts = np.unique(_numbered(prompts), return_inverse=True, return_counts=True)
-    share: Floats = 1.0 / counts[places]
-    return share
-
-
-def _numbered(prompts: Sequence[Hashable]) -> list[int]:
-    numbers: dict[Hashable, int] = {}
-    return [numbers.setdefault(prompt, len(numbers)) for prompt in prompts]
-
-
 def _choose_l2(differences: Floats, weights: Floats, prompts: Sequence[Hashable]) -> tuple[float, Floats]:
     """The penalty with the lowest loss on prompts left out, of equal ones the largest, and their margins (P,) then."""
-    groups = _numbered(prompts)
+    groups = numbered(prompts)
     folds = list(GroupKFold(min(FOLDS, len(set(groups)))).split(groups, groups=groups))
     penalties = [penalty * differences.shape[1] for penalty in reversed(L2_GRID)]
     margins = np.zeros((len(penalties), len(differences)))
@@ -237,7 +213,7 @@ def _choose_l2(differences: Floats, weights: Floats, prompts: Sequence[Hashable]
 
 
 def _fit(differences: Floats, weights: Floats, l2: float, start: Floats, tolerance: float) -> Floats:
-    """(C,) minimising mean_prompts -log sigmoid(w . difference) + l2 |w|^2 / 2; `weights` are `_prompt_weights`."""
+    """(C,) minimising mean_prompts -log sigmoid(w . difference) + l2 |w|^2 / 2; `weights` are `prompt_weights`."""
     signs = np.where(np.arange(len(differences)) % 2, 1.0, -1.0)  # scikit-learn wants two classes; the loss is the same
     model = LogisticRegression(
         C=1 / (l2 * weights.sum()), fit_intercept=False, tol=tolerance, max_iter=1000, warm_start=True

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,11 +31,12 @@ from demotune.common.errors import DemotuneError
 from demotune.common.statistics import Interval, share_interval
 from demotune.records import Pair, Response
 from demotune.runs.heldout import win
-from demotune.runs.rows import ImplicitRow, RewardRow
+from demotune.runs.rows import ImplicitRow, RewardRow, SampleRow
 from demotune.runs.shortcuts import RewardVerdict, Shortcut
 from demotune.runs.stage_reader import RunStage, begun_stages
 
 Floats = NDArray[np.float64]
+Keyed = TypeVar("Keyed", SampleRow, RewardRow | ImplicitRow)
 Features = dict[str, float]
 
 FEW_PROMPTS = 10
@@ -138,22 +140,34 @@ def audit_run(run_folder: Path) -> list[tuple[int, ShortcutAudit | None, RewardV
 def audit_stage(stage: RunStage) -> ShortcutAudit | None:
     """Of training and held-out pairs together, each by models that have not seen its prompt.
 
-    RFT's pairs are those that its reward may see (`usable`).
+    Of several pairs with one demonstration the first is taken. RFT's pairs are those that its reward may see
+    (`usable`).
     """
-    hidden = {row.key for row in stage.reward_rows if not row.usable}
-    return audit_shortcuts([row.pair for row in stage.sample_rows if row.key not in hidden])
+    pairs = [row for row in stage.sample_rows if not row.equal]
+    if stage.reward_rows:
+        pairs = [row for row, judged in zip(pairs, stage.reward_rows, strict=True) if judged.usable]
+    return audit_shortcuts([row.pair for row in _first_of_each(pairs)])
 
 
 def heldout_rewards(stage: RunStage) -> dict[str, tuple[float, float]]:
     """Pair key -> the stage's reward of (demonstration, sample); of RFT those that its reward may see.
 
-    Held-out pairs chose the step at which RFT's reward stopped, which flatters it a little.
+    Of several pairs with one demonstration the first is taken. Held-out pairs chose the step at which RFT's reward
+    stopped, which flatters it a little.
     """
     rows: list[RewardRow | ImplicitRow] = [
         *(row for row in stage.reward_rows if row.heldout and row.usable),
         *stage.implicit_rows,
     ]
-    return {row.key: (row.demo_reward, row.sample_reward) for row in rows}
+    return {row.key: (row.demo_reward, row.sample_reward) for row in _first_of_each(rows)}
+
+
+def _first_of_each(rows: Sequence[Keyed]) -> list[Keyed]:
+    """The first row of each key: one pair a demonstration, so that intervals and tests are over demonstrations."""
+    first: dict[str, Keyed] = {}
+    for row in rows:
+        first.setdefault(row.key, row)
+    return list(first.values())
 
 
 def _length(response: Response) -> Features:

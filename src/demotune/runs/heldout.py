@@ -1,12 +1,12 @@
 """What a stage did to demonstrations that it was not trained on, with intervals."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from demotune.common.statistics import Interval, share_interval
+from demotune.common.statistics import Interval, accuracy_by_prompt, mean_by_prompt, share_interval
 from demotune.records import RenderedDemonstration, Response, ScoredPair
 
 
@@ -35,10 +35,14 @@ class HeldoutRow:
 class RewardCheck:
     """The implicit reward beta * log pi/pi_ref on held-out pairs (demonstration, sample of the reference).
 
-    Margins are in nats times beta; the interval of `accuracy` is Wilson's over `pairs` prompts. A tie counts as half.
+    Means are over prompts, each prompt counting once however many pairs it has, and so is Wilson's interval of
+    `accuracy`. The margin is in nats times beta. A tie counts as half; pairs whose sides are equal are left out.
     """
 
+    prompts: int
     pairs: int
+    equal: int
+    """Samples that are their demonstration, token by token: left out."""
     margin: float
     accuracy: Interval
     demo_logratio: float
@@ -47,13 +51,17 @@ class RewardCheck:
 
 @dataclass(frozen=True, slots=True)
 class PairCheck:
-    """How often a reward prefers the better of two responses to one prompt; Wilson intervals over the pairs.
+    """How often a reward prefers the better of two responses to one prompt.
 
-    `matched` are the pairs whose responses differ in length by at most a quarter of the longer one: what is left of the
-    accuracy when length says little; its numbers are nan where there is no such pair.
+    Each prompt counts once, however many pairs it has; Wilson intervals over prompts. `matched` are the pairs whose
+    responses differ in length by at most a quarter of the longer one: what is left of the accuracy when length says
+    little; its numbers are nan where there is no such pair.
     """
 
+    prompts: int
     pairs: int
+    equal: int
+    """Pairs whose sides are equal: left out."""
     margin: float
     accuracy: Interval
     matched_pairs: int
@@ -77,15 +85,34 @@ class PolicyCheck:
     mean_length: float
 
 
-def check_pairs(rewards: Sequence[tuple[float, float]], lengths: Sequence[tuple[int, int]]) -> PairCheck:
-    """Judge rewards (of the better response, of the other); lengths are in tokens. A tie counts as half."""
-    matched = [both for both, of in zip(rewards, lengths, strict=True) if min(of) >= 0.75 * max(of)]
+def check_pairs(
+    rewards: Sequence[tuple[float, float]],
+    lengths: Sequence[tuple[int, int]],
+    prompts: Sequence[Hashable] | None = None,
+    *,
+    equal: int = 0,
+) -> PairCheck:
+    """Judge rewards (of the better response, of the other); lengths are in tokens. A tie counts as half.
+
+    `prompts` says which pairs have the same prompt; without it each pair has its own. `equal` pairs were left out.
+    """
+    of = range(len(rewards)) if prompts is None else prompts
+    margins = [better - other for better, other in rewards]
+    alike = [
+        (margin, prompt)
+        for margin, prompt, both in zip(margins, of, lengths, strict=True)
+        if min(both) >= 0.75 * max(both)
+    ]
     return PairCheck(
+        prompts=len(set(of)),
         pairs=len(rewards),
-        margin=float(np.mean([better - other for better, other in rewards])),
-        accuracy=share_of_wins(rewards),
-        matched_pairs=len(matched),
-        matched_accuracy=share_of_wins(matched) if matched else Interval(math.nan, math.nan, math.nan),
+        equal=equal,
+        margin=mean_by_prompt(margins, of),
+        accuracy=accuracy_by_prompt(margins, of),
+        matched_pairs=len(alike),
+        matched_accuracy=accuracy_by_prompt(*zip(*alike, strict=True))
+        if alike
+        else Interval(math.nan, math.nan, math.nan),
     )
 
 
@@ -104,15 +131,20 @@ def check_policy(
     )
 
 
-def check_reward(rewards: Sequence[tuple[float, float]], beta: float) -> RewardCheck:
-    """Judge implicit rewards of (demonstration, sample)."""
-    demo, sample = np.array(rewards).T
+def check_reward(
+    rewards: Sequence[tuple[float, float]], prompts: Sequence[Hashable], beta: float, *, equal: int = 0
+) -> RewardCheck:
+    """Judge implicit rewards of (demonstration, sample), at least one; `equal` pairs were left out."""
+    demo, sample = zip(*rewards, strict=True)
+    margins = [better - other for better, other in rewards]
     return RewardCheck(
+        prompts=len(set(prompts)),
         pairs=len(rewards),
-        margin=float((demo - sample).mean()),
-        accuracy=share_of_wins(rewards),
-        demo_logratio=float(demo.mean() / beta),
-        sample_logratio=float(sample.mean() / beta),
+        equal=equal,
+        margin=mean_by_prompt(margins, prompts),
+        accuracy=accuracy_by_prompt(margins, prompts),
+        demo_logratio=mean_by_prompt(demo, prompts) / beta,
+        sample_logratio=mean_by_prompt(sample, prompts) / beta,
     )
 
 

@@ -18,7 +18,10 @@ class RowName:
 
 @dataclass(frozen=True, slots=True)
 class SampleRow:
-    """samples.jsonl.gz: a demonstration and the sample of the policy that the stage started from."""
+    """samples.jsonl.gz: a demonstration and a sample of the policy that the stage started from.
+
+    Rows with one demonstration follow each other, in the order in which their samples were drawn.
+    """
 
     key: str
     heldout: bool
@@ -31,6 +34,11 @@ class SampleRow:
     demo_ids: tuple[int, ...]
     demo_finished: bool
     sample_ids: tuple[int, ...]
+
+    @property
+    def equal(self) -> bool:
+        """Whether the sample is the demonstration, token by token: then the two make no pair to learn from."""
+        return self.demo_ids == self.sample_ids
 
     @property
     def pair(self) -> Pair:
@@ -56,7 +64,8 @@ class ContrastRow:
 class ReferenceRow:
     """reference_logps.jsonl.gz: the reference's log-probabilities of a pair, summed over tokens, nats.
 
-    First the stage's training pairs, then those of the stage before that are used again, then held-out pairs.
+    First the stage's training pairs, then those of earlier stages that are used again, then held-out pairs. Samples
+    that are their demonstration have none.
     """
 
     key: str

@@ -125,12 +125,11 @@ class RunStage:
 
     def _sampled_rows(self) -> list[SampledRow]:
         rows = sorted(self.sample_rows, key=lambda row: row.heldout)
-        references = self._references([row.heldout for row in rows])
+        pairs = [row.heldout for row in rows if not row.equal]
+        references = self._of_samples(rows, self._references(pairs))
         by_model = sorted(self.reward_rows, key=lambda row: row.heldout)
-        implicit = {row.key: row for row in self.implicit_rows}
-        rewards: Sequence[RewardRow | ImplicitRow | None] = by_model or [
-            implicit.get(row.key) if row.heldout else None for row in rows
-        ]
+        training = [None] * (len(pairs) - sum(pairs))
+        rewards = self._of_samples(rows, by_model or [*training, *(self.implicit_rows or [None] * sum(pairs))])
         return [
             SampledRow(
                 key=row.key,
@@ -149,11 +148,22 @@ class RunStage:
             for row, reference, reward in zip(rows, references, rewards, strict=True)
         ]
 
+    @staticmethod
+    def _of_samples(rows: Sequence[SampleRow], of_pairs: Sequence[Any]) -> list[Any]:
+        """What pairs have, for each sample; one that is its demonstration makes no pair, and has None."""
+        pairs = sum(not row.equal for row in rows)
+        if pairs != len(of_pairs):
+            raise ValueError(f"{pairs} pairs of samples, and numbers of {len(of_pairs)}")
+        found = iter(of_pairs)
+        return [None if row.equal else next(found) for row in rows]
+
     def _references(self, heldout: Sequence[bool]) -> Sequence[ReferenceRow | None]:
-        """In the order of the samples; those of the stage before, which are used again, are between the two kinds."""
+        """In the order of the pairs; those of earlier stages, which are used again, are between the two kinds."""
         found = records_of(ReferenceRow, self.folder / REFERENCE_LOGPS)
         if not found:
             return [None] * len(heldout)
+        if len(found) < len(heldout):  # link tspin: held-out pairs alone have a reference
+            return [*[None] * (len(heldout) - sum(heldout)), *found]
         return [*found[: len(heldout) - sum(heldout)], *found[len(found) - sum(heldout) :]]
 
 

@@ -48,7 +48,11 @@ def contrast_pairs(stage: Stage, heldout: bool) -> list[Pair]:
         positive = row.demo if config.reward_positives == "demonstrations" else samples["start"].get(row.key)
         if positive is not None:
             negatives = _negatives(row.key, _distinct_sources(config.reward_negatives, stage.number), drawn, samples)
-            pairs += [Pair(row.key, row.prompt_ids, positive, negative) for negative in negatives]
+            pairs += [
+                Pair(row.key, row.prompt_ids, positive, negative)
+                for negative in negatives
+                if negative.ids != positive.ids  # such a pair has no gradient
+            ]
     return pairs
 
 
@@ -57,7 +61,9 @@ def expected_pairs_of(plan: StagePlan, rows: Sequence[RowSizes]) -> list[RowSize
     config = with_reward(plan.setup)
     if config.reward_positives == "start":
         rows = [replace(row, demo=round(row.sample)) for row in rows]
-    return [row for row in rows for _ in _distinct_sources(config.reward_negatives, plan.number)]
+    sources = _distinct_sources(config.reward_negatives, plan.number)
+    each = sum(plan.setup.samples_per_prompt if source == "policy" else 1 for source in sources)
+    return [row for row in rows for _ in range(each)]
 
 
 def _distinct_sources(sources: Sequence[str], number: int) -> list[str]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.progress import track
 from demotune.runs.names import CHECKPOINTS, METRICS
@@ -21,6 +23,20 @@ from demotune.training.callbacks import (
 from demotune.training.smaller_passes import in_smaller_passes
 from demotune.training.stage import Stage
 from demotune.training.trainer import EarlyStop, Fit, Interrupted, PhaseTrainer
+
+
+class StopAtLoss(TrainerCallback):
+    """Ends the steps once a recorded training loss is below a bound.
+
+    Before that step's checkpoint, so that a phase that is killed afterwards takes the step again and ends there again.
+    """
+
+    def __init__(self, bound: float) -> None:
+        self._bound = bound
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.log_history[-1].get("loss", self._bound) < self._bound:
+            raise EarlyStop(f"the loss fell below {self._bound:g} (--stop-loss)")
 
 
 def metrics_of(phase: str) -> str:
@@ -75,6 +91,7 @@ def _fit(stage: Stage, phase: str, given: Fit, budget: int | None) -> Fitted:
         callbacks=[
             WriteMetrics(stage.folder / metrics_of(phase)),
             *([given.keep_best] if given.keep_best else []),
+            *([] if given.stop_loss is None else [StopAtLoss(given.stop_loss)]),
             Checkpoints(config.save_steps),
             *stage.setup.callbacks,
         ],

@@ -9,14 +9,14 @@ from demotune.models.reference_logps import completion_logps
 from demotune.records import Completion, Response
 from demotune.runs.heldout import HeldoutRow
 from demotune.training.drawing import draw_with
-from demotune.training.pairs import sampled_pairs
+from demotune.training.pairs import first_heldout_samples
 from demotune.training.stage import Stage, tokens_of
 
 
 def start_rows(stage: Stage) -> list[HeldoutRow]:
-    """Held-out rows under the start model; its answers are those of the SAMPLE phase where there is one."""
+    """Held-out rows under the start model; its answers are the first ones of the SAMPLE phase where there is one."""
     if stage.done("sample"):
-        answers = [pair.sample for pair in sampled_pairs(stage.setup, stage.number, heldout=True)]
+        answers = first_heldout_samples(stage.setup, stage.number)
     else:
         answers = _answers(stage, lambda: stage.start_policy, "start", "start model: held-out answers")
     return _rows(stage, stage.start_policy, answers, "start model: held-out")

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-Link = Literal["logistic", "linear", "nce"]
+from demotune.config.stages import Link
+
 RewardLink = Literal["logistic", "linear"]
 KLEstimator = Literal["k1", "k3"]
 RatioLevel = Literal["sequence", "token"]

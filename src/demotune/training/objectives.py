@@ -2,18 +2,26 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from demotune.models.batches import packed_tokens, pair_batch
+from demotune.config.stages import Link
+from demotune.models.batches import pack_sides, packed_tokens, pair_batch
 from demotune.models.logprobs import ResponseLogps, response_logps
 from demotune.models.packing import Batch, pack
 from demotune.models.reward_head import bounded, head_scores, reward_batch
-from demotune.records import Completion, Pair, RenderedDemonstration, Rollout, ScoredDemonstration, ScoredPair
+from demotune.records import (
+    Completion,
+    Pair,
+    RenderedDemonstration,
+    Rollout,
+    ScoredDemonstration,
+    ScoredPair,
+    Triplet,
+)
 from demotune.training.losses import (
-    Link,
     RatioLevel,
     RewardLink,
     implicit_reward_loss,
@@ -21,6 +29,7 @@ from demotune.training.losses import (
     policy_loss,
     reward_loss,
     sft_loss,
+    tspin_loss,
 )
 from demotune.training.sft_losses import CLIP, AnchoredLoss, demonstration_loss
 
@@ -52,11 +61,12 @@ class Objective(Protocol[Record_contra]):
     def __call__(self, model: nn.Module, batch: Batch) -> StepLoss: ...
 
 
-class PairwiseObjective(Objective[ScoredPair], Protocol):
-    """One whose loss is known while the policy still equals the reference: there it is the same for every pair."""
+class PairwiseObjective(Objective[Any], Protocol):
+    """One on pairs, of scored pairs or, without a reference, of triplets."""
 
     @property
-    def loss_at_reference(self) -> float: ...
+    def loss_at_reference(self) -> float | None:
+        """What the loss of every pair is while the policy still equals the reference; None where that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +114,10 @@ class AnchoredSFTObjective:
 
 @dataclass(frozen=True, slots=True)
 class PairObjective:
-    """The pairwise loss of SPIN and IRFT, plus `sft_weight` times -log pi(y | x) per token; mean over pairs."""
+    """The pairwise loss of SPIN and IRFT, plus `sft_weight` times -log pi(y | x) per token; mean over pairs.
+
+    A prompt with several samples, and its demonstration, are computed once.
+    """
 
     beta: float
     link: Link
@@ -126,13 +139,15 @@ class PairObjective:
 
     def __call__(self, model: nn.Module, batch: Batch) -> StepLoss:
         scored = response_logps(model, batch)
-        demo_logps, sample_logps = scored.summed().chunk(2)
+        summed = scored.summed()
+        demo_logps, sample_logps = summed[batch["demo_rows"]], summed[batch["sample_rows"]]
         loss = implicit_reward_loss(
             demo_logps - batch["demo_ref_logps"], sample_logps - batch["sample_ref_logps"], self.beta, self.link
         )
         total = loss.loss.sum()
         if self.sft_weight:
-            total = total + self.sft_weight * _mean_nll_of_demonstrations(scored).sum()
+            nll = sft_loss(scored.logps, scored.mask) / scored.mask.sum(dim=-1)  # (B,), nats per token
+            total = total + self.sft_weight * nll[batch["demo_rows"]].sum()
         metrics = {
             "rewards/chosen": loss.demo_reward,
             "rewards/rejected": loss.sample_reward,
@@ -146,8 +161,48 @@ class PairObjective:
 
 
 @dataclass(frozen=True, slots=True)
+class TripletObjective:
+    """The loss of IRFT's link tspin, which has no reference; mean over pairs. Each different response is computed once.
+
+    Rewards are beta * log pi.
+    """
+
+    beta: float
+    weight: float
+    loss_at_reference: None = None
+
+    def tokens(self, record: Triplet) -> int:
+        return packed_tokens(record.pair) + len(record.first.ids)
+
+    def collate(self, records: Sequence[Triplet]) -> Batch:
+        kinds = [*(zip(*(record.pair.sides for record in records), strict=True)), [row.first_side for row in records]]
+        places = {side: place for place, side in enumerate(dict.fromkeys(side for kind in kinds for side in kind))}
+        rows = torch.tensor([[places[side] for side in kind] for kind in kinds])  # (3, B)
+        return pack_sides([*places]) | {"rows": rows, "items": torch.tensor(len(records))}
+
+    def __call__(self, model: nn.Module, batch: Batch) -> StepLoss:
+        scored = response_logps(model, batch)
+        demo_logps, sample_logps, first_logps = scored.summed()[batch["rows"]]
+        loss = tspin_loss(demo_logps, sample_logps, first_logps, self.beta, self.weight)
+        metrics = {
+            "rewards/chosen": loss.demo_reward,
+            "rewards/rejected": loss.sample_reward,
+            "rewards/first": loss.first_reward,
+            "rewards/accuracies": (loss.demo_reward > loss.sample_reward).float(),
+            "rewards/margins": loss.demo_reward - loss.sample_reward,
+            "logps/chosen": demo_logps.detach(),
+            "logps/rejected": sample_logps.detach(),
+            "entropy": scored.entropy[scored.mask],
+        }
+        return StepLoss(total=loss.loss.sum(), metrics=metrics)
+
+
+@dataclass(frozen=True, slots=True)
 class RewardObjective:
-    """RFT's reward step: the pairwise loss on rewards of demonstration and sample; mean over pairs."""
+    """RFT's reward step: the pairwise loss on rewards of demonstration and sample; mean over pairs.
+
+    A demonstration with several samples is computed once.
+    """
 
     link: RewardLink
     bound: float | None
@@ -158,10 +213,13 @@ class RewardObjective:
         return packed_tokens(record)
 
     def collate(self, records: Sequence[Pair]) -> Batch:
-        return reward_batch(both_sides(records), self.pad_id) | {"items": torch.tensor(len(records))}
+        sides = both_sides(records)
+        places = {side: place for place, side in enumerate(dict.fromkeys(sides))}
+        rows = torch.tensor([places[side] for side in sides])
+        return reward_batch([*places], self.pad_id) | {"rows": rows, "items": torch.tensor(len(records))}
 
     def __call__(self, model: nn.Module, batch: Batch) -> StepLoss:
-        demo_rewards, sample_rewards = bounded(head_scores(model, batch), self.bound).chunk(2)
+        demo_rewards, sample_rewards = bounded(head_scores(model, batch), self.bound)[batch["rows"]].chunk(2)
         losses = reward_loss(demo_rewards, sample_rewards, self.link, self.center)
         metrics = {
             "rewards/chosen": demo_rewards.detach(),
@@ -220,12 +278,6 @@ def _of_demonstrations(scored: ResponseLogps) -> dict[str, Tensor]:
         "entropy": scored.entropy[scored.mask],
         "mean_token_accuracy": scored.greedy[scored.mask].float(),
     }
-
-
-def _mean_nll_of_demonstrations(scored: ResponseLogps) -> Tensor:
-    """-log pi(y | x) / |y| of the first half of the rows, the demonstrations; (B,), nats per token."""
-    logps, mask = scored.logps.chunk(2)[0], scored.mask.chunk(2)[0]
-    return sft_loss(logps, mask) / mask.sum(dim=-1)
 
 
 def both_sides(pairs: Sequence[Pair]) -> list[Completion]:

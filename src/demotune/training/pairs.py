@@ -1,48 +1,138 @@
 """A stage's pairs, read from its files, and the micro-batches that they are scored and trained in."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from demotune.common.json_records import read_records
-from demotune.records import Pair, ScoredPair, Side
+from demotune.records import Pair, Response, ScoredPair, Side, Triplet
 from demotune.runs.heldout import HeldoutRow
 from demotune.runs.names import REFERENCE_LOGPS, SAMPLES
 from demotune.runs.rows import ReferenceRow, SampleRow
-from demotune.training.microbatches import MicrobatchPlan, config_microbatches
+from demotune.training.microbatches import MicrobatchPlan, config_microbatches, whole_groups
 from demotune.training.setup import Setup
 from demotune.training.stage import Stage, pairwise, stage_slice
-from demotune.training.work_plan import RowSizes, StagePlan
+from demotune.training.work import Tokens
+from demotune.training.work_plan import (
+    RowSizes,
+    StagePlan,
+    tokens_of_another,
+    tokens_of_pair,
+    tokens_of_responses,
+)
 
 Row = TypeVar("Row")
 
 
 def training_pairs(stage: Stage) -> list[Pair]:
-    """This stage's own pairs, then the share of the previous stage's that `history` asks for."""
+    """This stage's own pairs, those of earlier stages that `history` asks for, and the `interpolicy` ones."""
+    config = pairwise(stage.setup)
     pairs = sampled_pairs(stage.setup, stage.number)
-    if stage.number and pairwise(stage.setup).history:
-        pairs += _again(stage, sampled_pairs(stage.setup, stage.number - 1))
+    if stage.number and (config.history or config.interpolicy):
+        earlier = [sampled_pairs(stage.setup, number) for number in range(stage.number)]
+        again = _again(stage, earlier)
+        rng = random.Random(stage.seed("interpolicy"))
+        between = between_policies([*earlier, pairs], round(config.interpolicy * len(pairs)), rng)
+        pairs = [*pairs, *again, *between]
     return pairs
+
+
+def referenced_pairs(stage: Stage) -> list[Pair]:
+    """The training pairs that need the reference's log-probabilities: none for the link tspin."""
+    return [] if pairwise(stage.setup).link == "tspin" else training_pairs(stage)
+
+
+def triplets(stage: Stage) -> list[Triplet]:
+    """The stage's training pairs with the start model's samples, which the first stage drew.
+
+    The n-th pair of a row has the n-th of them, so that in the first stage the two are the same.
+    """
+    drawn: dict[str, list[SampleRow]] = {}
+    for row in _sample_rows(stage.setup, 0, heldout=False):
+        drawn.setdefault(row.key, []).append(row)
+    firsts = {key: [row for row in rows if not row.equal] or rows for key, rows in drawn.items()}
+    seen: Counter[str] = Counter()
+    found = []
+    for pair in training_pairs(stage):
+        first = firsts[pair.key][seen[pair.key] % len(firsts[pair.key])]
+        seen[pair.key] += 1
+        found.append(Triplet(pair, first.pair.sample))
+    return found
 
 
 def expected_pairs(plan: StagePlan) -> list[RowSizes]:
-    """The sizes of the same pairs, before anything is sampled."""
-    pairs = list(plan.own)
-    if plan.number and pairwise(plan.setup).history:
-        pairs += _again(plan, [plan.sizes(row) for row in stage_slice(plan.setup, plan.number - 1)])
-    return pairs
+    """The sizes of the same pairs, before anything is sampled: as if no sample were its demonstration."""
+    own = repeated(plan, plan.own)
+    if not plan.number:
+        return own
+    earlier = [
+        repeated(plan, [plan.sizes(row) for row in stage_slice(plan.setup, number)]) for number in range(plan.number)
+    ]
+    between = [
+        replace(plan.own[place % len(plan.own)], demo=round(plan.own[place % len(plan.own)].sample))
+        for place in range(round(pairwise(plan.setup).interpolicy * len(own)))
+    ]
+    return [*own, *_again(plan, earlier), *between]
 
 
-def _again(stage: Stage | StagePlan, previous: Sequence[Row]) -> list[Row]:
-    """The rows of the previous stage that are trained on again."""
-    share = pairwise(stage.setup).history
-    return random.Random(stage.seed("history")).sample(previous, round(share * len(previous)))
+def _again(stage: Stage | StagePlan, earlier: Sequence[Sequence[Row]]) -> list[Row]:
+    """The pairs of earlier stages that are trained on again, in their order."""
+    config = pairwise(stage.setup)
+    pool = earlier[-1] if config.history_from == "previous" else [row for rows in earlier for row in rows]
+    count = round(config.history * len(earlier[-1]))
+    chosen = random.Random(stage.seed("history")).sample(range(len(pool)), min(count, len(pool)))
+    return [pool[number] for number in sorted(chosen)]
+
+
+def between_policies(by_stage: Sequence[Sequence[Pair]], count: int, rng: random.Random) -> list[Pair]:
+    """Pairs that prefer a sample of a later policy to one of an earlier policy, for the same prompt.
+
+    `by_stage` has each stage's pairs. Row, stages and samples are drawn uniformly, `count` times; where the two samples
+    are equal there is no pair. Comparisons between policies of DITTO (arXiv 2406.00888, section 3).
+    """
+    rows: dict[str, dict[int, list[Pair]]] = {}
+    for number, pairs in enumerate(by_stage):
+        for pair in pairs:
+            rows.setdefault(pair.key, {}).setdefault(number, []).append(pair)
+    several = [stages for stages in rows.values() if len(stages) > 1]
+    found = []
+    for _ in range(count if several else 0):
+        stages = rng.choice(several)
+        earlier, later = sorted(rng.sample(sorted(stages), 2))
+        better, worse = rng.choice(stages[later]), rng.choice(stages[earlier])
+        if better.sample.ids != worse.sample.ids:
+            found.append(replace(better, demo=better.sample, sample=worse.sample))
+    return found
+
+
+def repeated(plan: StagePlan, rows: Iterable[RowSizes]) -> list[RowSizes]:
+    """M pairs of each row."""
+    return [row for row in rows for _ in range(plan.setup.samples_per_prompt)]
 
 
 def sampled_pairs(setup: Setup, number: int, heldout: bool = False) -> list[Pair]:
-    """The pairs that the sample phase of stage `number` wrote."""
+    """The pairs of stage `number`: of the samples that it drew those that differ from their demonstrations."""
+    return [row.pair for row in _sample_rows(setup, number, heldout) if not row.equal]
+
+
+def equal_samples(setup: Setup, number: int) -> int:
+    """How many held-out samples of stage `number` are their demonstration, so that they make no pair."""
+    return sum(row.equal for row in _sample_rows(setup, number, heldout=True))
+
+
+def first_heldout_samples(setup: Setup, number: int) -> list[Response]:
+    """The first sample of each held-out row, whatever it is."""
+    found: dict[str, Response] = {}
+    for row in _sample_rows(setup, number, heldout=True):
+        found.setdefault(row.key, row.pair.sample)
+    return [found[row.key] for row in setup.heldout]
+
+
+def _sample_rows(setup: Setup, number: int, heldout: bool) -> list[SampleRow]:
     rows = read_records(SampleRow, setup.folder.stage(number) / SAMPLES)
-    return [row.pair for row in rows if row.heldout == heldout]
+    return [row for row in rows if row.heldout == heldout]
 
 
 def known_logps(stage: Stage, rows: Sequence[HeldoutRow]) -> Mapping[Side, float]:
@@ -59,9 +149,12 @@ def known_logps(stage: Stage, rows: Sequence[HeldoutRow]) -> Mapping[Side, float
 
 
 def scored_pairs(stage: Stage, number: int) -> tuple[list[ScoredPair], list[ScoredPair]]:
-    """(training pairs, held-out pairs) of stage `number` with their reference log-probabilities."""
+    """(training pairs, held-out pairs) of stage `number` with their reference log-probabilities.
+
+    No training pairs for the link tspin, which has no reference.
+    """
     earlier = stage if number == stage.number else Stage(stage.setup, number)
-    pairs, heldout = training_pairs(earlier), sampled_pairs(stage.setup, number, heldout=True)
+    pairs, heldout = referenced_pairs(earlier), sampled_pairs(stage.setup, number, heldout=True)
     logps = read_records(ReferenceRow, earlier.folder / REFERENCE_LOGPS)
     both = [
         ScoredPair(pair, row.demo_ref_logp, row.sample_ref_logp)
@@ -75,18 +168,71 @@ def pair_lengths(pairs: Sequence[Pair]) -> list[int]:
     return [len(pair.prompt_ids) + max(len(pair.demo.ids), len(pair.sample.ids)) for pair in pairs]
 
 
-def plan_pairs(setup: Setup, lengths: Sequence[int], seed: int) -> MicrobatchPlan:
+def pair_groups(pairs: Sequence[Pair]) -> list[int]:
+    """The same number for pairs that follow each other and have one demonstration."""
+    return _runs([(pair.prompt_ids, pair.demo.ids) for pair in pairs])
+
+
+def size_groups(pairs: Sequence[RowSizes]) -> list[int]:
+    """The same for pairs that are expected."""
+    return _runs([id(pair) for pair in pairs])
+
+
+def _runs(names: Sequence[object]) -> list[int]:
+    groups: list[int] = []
+    for place, name in enumerate(names):
+        groups.append(groups[-1] + (name != names[place - 1]) if place else 0)
+    return groups
+
+
+def plan_pairs(setup: Setup, lengths: Sequence[int], groups: Sequence[int], seed: int) -> MicrobatchPlan:
     """Micro-batches of a stage's pairs: the same when they are scored and when they are trained."""
     config = pairwise(setup)
-    return config_microbatches(config, lengths, epochs=config.epochs_per_stage, steps=config.steps_per_stage, seed=seed)
+    return config_microbatches(
+        config, lengths, groups=groups, epochs=config.epochs_per_stage, steps=config.steps_per_stage, seed=seed
+    )
+
+
+def heldout_units(setup: Setup, pairs: Sequence[Pair]) -> list[list[int]]:
+    """Numbers of held-out pairs that are scored together: always the same, for bfloat16's sake."""
+    return whole_groups(pair_groups(pairs), setup.config.per_device_train_batch_size)
+
+
+def expected_tokens(
+    plan: StagePlan, pairs: Sequence[RowSizes], *, demo: bool = True, head: bool = True
+) -> list[Tokens]:
+    """What each pair adds to a micro-batch: those that follow the first one of a row and micro-batch, their samples.
+
+    Without `demo` the numbers of demonstrations are known.
+    """
+    size = plan.setup.config.per_device_train_batch_size
+    found: list[Tokens] = []
+    for unit in whole_groups(size_groups(pairs), size):
+        before = None
+        for number in unit:
+            row = pairs[number]
+            if row is before:
+                found.append(tokens_of_another(len(row.prompt), row.sample, plan.shared, head=head))
+            elif demo:
+                found.append(tokens_of_pair(row, head=head))
+            else:
+                found.append(tokens_of_responses(len(row.prompt), [row.sample], head=head))
+            before = row
+    return found
 
 
 def steps_of_all_stages(setup: Setup) -> int:
-    """Optimizer steps of the whole run. How many pairs each stage has is known before any sample is drawn."""
-    config = pairwise(setup)
-    own = [len(stage_slice(setup, number)) for number in range(config.stages)]
-    again = [0, *(round(config.history * count) for count in own[:-1])]
-    return sum(plan_pairs(setup, [0] * (new + old), seed=0).steps for new, old in zip(own, again, strict=True))
+    """Optimizer steps of the whole run, as many as if no sample were its demonstration: known before any is drawn."""
+    config, count = pairwise(setup), setup.samples_per_prompt
+    rows = [len(stage_slice(setup, number)) for number in range(config.stages)]
+    total = 0
+    for number, own in enumerate(rows):
+        groups = [row for row in range(own) for _ in range(count)]
+        if number:
+            again, between = round(config.history * count * rows[number - 1]), round(config.interpolicy * len(groups))
+            groups += [*(own + pair // count for pair in range(again)), *range(-between, 0)]
+        total += plan_pairs(setup, [0] * len(groups), groups, seed=0).steps
+    return total
 
 
 def reference_is_start(setup: Setup, number: int) -> bool:

@@ -6,23 +6,36 @@ from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.progress import say, warn
 from demotune.runs.gate import Gate
 from demotune.training.methods import Phase, method_of
+from demotune.training.phases.sample import NothingToLearn
 from demotune.training.setup import Setup
 from demotune.training.stage import Stage
 from demotune.training.trainer import Interrupted
 
 
-def run_stage(setup: Setup, number: int) -> None:
-    """Everything that stage `number` still lacks; a finished stage costs nothing."""
+def run_stage(setup: Setup, number: int) -> bool:
+    """Everything that stage `number` still lacks; a finished stage costs nothing.
+
+    False where a later stage has nothing to learn from: then the run ends with the stages before. Raises NothingToLearn
+    where that is the first one.
+    """
     stage, method = Stage(setup, number), method_of(setup.config)
     if stage.done("check"):
         say(f"stage {number} is done already")
     else:
-        for phase in method.phases_of(setup, number):
-            run_phase(stage, phase)
+        try:
+            for phase in method.phases_of(setup, number):
+                run_phase(stage, phase)
+        except NothingToLearn as reason:
+            if number == 0:
+                raise
+            warn(f"the run ends before stage {number}: {reason}")
+            stage.free_policy()
+            return False
         method.warn(stage)
     stage.free_policy()
     stage.tidy()
     _say_gate(stage)
+    return True
 
 
 def run_phase(stage: Stage, phase: Phase) -> None:

@@ -50,6 +50,9 @@ from demotune.sampling import InProcessSampler, Sampler
 from demotune.training.arguments import training_arguments
 from demotune.training.schedule import THAT_WORK, learning_rates
 
+FEW_ROWS, FEW_SAMPLES = 500, 4
+"""With fewer demonstrations than that, so many samples are drawn for each; greedy ones would all be the same."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
@@ -78,6 +81,11 @@ class Setup:
     def float32(self) -> bool:
         """Whether models compute in float32 throughout: then a row moves with its batch by rounding only."""
         return not self.bf16 and self.config.dtype == "float32"
+
+    @property
+    def samples_per_prompt(self) -> int:
+        """M, how many samples each demonstration gets in a stage."""
+        return self.config.samples_per_prompt or 1
 
     @cached_property
     def start_hash(self) -> str:
@@ -249,10 +257,11 @@ def _check_name(field: str, name: str, known: type[enum.Enum], usual: str) -> No
 
 
 def _filled_in(config: AnyConfig, intake: Intake) -> AnyConfig:
-    """The config with its automatic values: precision by device, sample length by demonstrations."""
+    """The config with its automatic values: precision by device, length and number of samples by demonstrations."""
     automatic: dict[str, Any] = {
         "bf16": has_fast_bf16(this_device()),
         "max_new_tokens": max(len(row.demo.ids) for row in intake.train),
+        "samples_per_prompt": FEW_SAMPLES if len(intake.train) < FEW_ROWS and config.temperature else 1,
     }
     fields = {field.name for field in dataclasses.fields(config)}
     missing = {name: value for name, value in automatic.items() if name in fields and getattr(config, name) is None}

@@ -159,8 +159,8 @@ def tokens_of(sides: Iterable[tuple[Sequence[int], Response]]) -> int:
 
 
 def pair_tokens(pairs: Iterable[Pair], known: Container[Side] = ()) -> int:
-    """Tokens of the sides of pairs that are not known; the prompt counts for each."""
-    sides = (side for pair in pairs for side in pair.sides if side not in known)
+    """Tokens of the different sides of pairs that are not known; the prompt counts for each."""
+    sides = {side for pair in pairs for side in pair.sides if side not in known}
     return sum(len(prompt) + len(response) for prompt, response in sides)
 
 

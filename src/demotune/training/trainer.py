@@ -69,6 +69,8 @@ class Fit:
     expected_first: ExpectedFirstValue | None = None
     carry: Carry | None = None
     keep_best: KeepBest | None = None
+    stop_loss: float | None = None
+    """End the steps once the training loss is below this."""
     judge: Callable[[], dict[str, float]] | None = None
     """Finds metrics on held-out records when a callback asks for an evaluation."""
     facts: Callable[[], dict[str, float]] = dict

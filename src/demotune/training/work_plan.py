@@ -84,12 +84,6 @@ class StagePlan:
     def scored_demos(self, rows: Sequence[RowSizes]) -> Tokens:
         return self.batched([tokens_of_responses(len(row.prompt), [row.demo]) for row in rows])
 
-    def sides(self, rows: Sequence[RowSizes], *, demo: bool = True) -> Tokens:
-        """Both sides of pairs, or samples alone."""
-        return self.batched(
-            [tokens_of_pair(row) if demo else tokens_of_responses(len(row.prompt), [row.sample]) for row in rows]
-        )
-
     def batched(self, rows: Sequence[Tokens]) -> Tokens:
         """Rows that are computed batch by batch."""
         return _total(map(self._packed, chunks(rows, self.setup.config.per_device_train_batch_size)))
@@ -121,6 +115,19 @@ def tokens_of_responses(
 def tokens_of_pair(row: RowSizes, *, head: bool = True) -> Tokens:
     """Demonstration and sample with one prompt."""
     return tokens_of_responses(len(row.prompt), [row.demo, row.sample], head=head)
+
+
+def tokens_of_another(prompt: float, sample: float, shared: int, *, head: bool = True) -> Tokens:
+    """One more sample beside a pair that has the prompt and the demonstration already.
+
+    `shared` is what a batch takes off for each of its rows, because all prompts begin with it: this one has no prompt.
+    """
+    return Tokens(
+        computed=shared + sample,
+        positions=sample if head else 0.0,
+        attended=sample * (prompt + sample),
+        counted=prompt + sample,
+    )
 
 
 def tokens_of_prompts(prompts: Sequence[Sequence[int]], rows: int) -> Tokens:

@@ -28,6 +28,7 @@ def test_the_published_reward_is_the_one_that_was_judged(tmp_path: Path) -> None
             output=str(tmp_path / "run"),
             max_length=64,
             max_new_tokens=8,
+            samples_per_prompt=1,
             finished_only=False,
             eval_share=0.3,
             stages=1,

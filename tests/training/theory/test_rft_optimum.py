@@ -99,6 +99,7 @@ def test_mean_reward_reaches_the_closed_form(name: str, seed: int, tmp_path: Pat
             eval_share=0.0,
             max_length=16,
             max_new_tokens=2,
+            samples_per_prompt=1,
             stages=1,
             reward_model=str(tmp_path / "reward"),
             reward_learning_rate=1e-12,

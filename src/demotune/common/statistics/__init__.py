@@ -5,6 +5,7 @@ Each method was chosen by simulation: 4000 studies per case with 5 to 400 prompt
 seen; benchmarks/coverage.py prints it, and the tests repeat the main cases. No method draws random numbers.
 """
 
+from demotune.common.statistics.by_prompt import accuracy_by_prompt, mean_by_prompt, numbered, prompt_weights
 from demotune.common.statistics.comparisons import Comparison, compare_paired, compare_ratio, compare_wins, holm
 from demotune.common.statistics.contrasts import independent_difference, quotient_interval
 from demotune.common.statistics.intervals import (
@@ -23,14 +24,18 @@ __all__ = [
     "TOO_FEW",
     "Comparison",
     "Interval",
+    "accuracy_by_prompt",
     "compare_over_seeds",
     "compare_paired",
     "compare_ratio",
     "compare_wins",
     "holm",
     "independent_difference",
+    "mean_by_prompt",
     "mean_interval",
+    "numbered",
     "over_seeds",
+    "prompt_weights",
     "prompts_for_share",
     "prompts_for_win_rate",
     "quotient_interval",

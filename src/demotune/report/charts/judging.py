@@ -142,7 +142,7 @@ def _stage_shares(run: Run, rank: int, *, several: bool) -> list[Share]:
             found.append(Share(f"{name}: likelier than {gate.compared_with}", gate.wins, gate.prompts, rank))
         if reward:
             text = f"{name}: reward prefers demonstration"
-            found.append(Share(text, reward.accuracy, reward.pairs, rank if several else 2))
+            found.append(Share(text, reward.accuracy, reward.prompts, rank if several else 2))
         if policy:
             text = f"{name}: answers get a higher reward"
             found.append(Share(text, policy.better, policy.prompts, rank if several else 1))

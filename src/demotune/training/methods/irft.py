@@ -8,9 +8,9 @@ from typing import Any
 from demotune.common.progress import warn
 from demotune.config.methods import IRFTConfig
 from demotune.training.methods.method import Method, Phase
-from demotune.training.objectives import PairObjective, PairwiseObjective
+from demotune.training.objectives import PairObjective, PairwiseObjective, TripletObjective
 from demotune.training.phases import check, reference, sample, start, train
-from demotune.training.stage import Stage
+from demotune.training.stage import Stage, pairwise
 
 NEARLY_SOLVED = math.log(9)
 """A mean margin at which sigmoid is 0.9: nine tenths of the logistic gradient are gone."""
@@ -27,19 +27,21 @@ def pairwise_phases(objective: Callable[[Any], PairwiseObjective]) -> tuple[Phas
     )
 
 
-def objective(config: IRFTConfig) -> PairObjective:
+def objective(config: IRFTConfig) -> PairObjective | TripletObjective:
     """The loss of the chosen link, and the weighted SFT loss of the demonstrations."""
+    if config.link == "tspin":
+        return TripletObjective(beta=config.beta, weight=config.tspin_weight)
     return PairObjective(beta=config.beta, link=config.link, sft_weight=config.sft_weight)
 
 
-def warn_about_pairs(stage: Stage, objective: Callable[[Any], PairObjective]) -> None:
+def warn_about_pairs(stage: Stage) -> None:
     """Warn where a stage has nearly solved its pairs, its samples were cut off, or its demonstrations lost."""
-    loss, end, sampled = objective(stage.setup.config), stage.state["train"]["end"], stage.state["sample"]
+    config, end, sampled = pairwise(stage.setup), stage.state["train"]["end"], stage.state["sample"]
     margin, finished = end.get("rewards/margins", 0.0), sampled["completions/finished_share"]
-    if loss.link == "logistic" and loss.beta < 0.5 and margin > NEARLY_SOLVED:
+    if config.link == "logistic" and config.beta < 0.5 and margin > NEARLY_SOLVED:
         warn(
             f"stage {stage.number} ended at a margin of {margin:.1f}: its pairwise problem is nearly solved. With beta "
-            f"{loss.beta:g} < 0.5 the exact solution overshoots the demonstrations and stages diverge; take fewer "
+            f"{config.beta:g} < 0.5 the exact solution overshoots the demonstrations and stages diverge; take fewer "
             "steps (--steps-per-stage), a lower --learning-rate, or a larger --beta"
         )
     if finished < 0.5:
@@ -47,11 +49,11 @@ def warn_about_pairs(stage: Stage, objective: Callable[[Any], PairObjective]) ->
             f"only {finished:.0%} of the samples of stage {stage.number} end by themselves; the reward may see little "
             "but length. Start from an SFT model, or raise --max-new-tokens"
         )
-    if end.get("rewards/chosen", 0.0) < 0:
+    if config.link != "tspin" and end.get("rewards/chosen", 0.0) < 0:
         warn(
             f"stage {stage.number} lowered the log-probability of its own demonstrations (rewards/chosen "
             f"{end['rewards/chosen']:+.2f}); a lower --learning-rate or an --sft-weight above 0 holds it up"
         )
 
 
-IRFT = Method(config=IRFTConfig, phases=pairwise_phases(objective), warn=partial(warn_about_pairs, objective=objective))
+IRFT = Method(config=IRFTConfig, phases=pairwise_phases(objective), warn=warn_about_pairs)

@@ -1,7 +1,5 @@
 """SPIN (arXiv 2401.01335): the stage of IRFT, with the logistic link and the stage's start as the reference."""
 
-from functools import partial
-
 from demotune.config.methods import SPINConfig
 from demotune.training.methods.irft import pairwise_phases, warn_about_pairs
 from demotune.training.methods.method import Method
@@ -13,4 +11,4 @@ def objective(config: SPINConfig) -> PairObjective:
     return PairObjective(beta=config.beta, link="logistic", sft_weight=0.0)
 
 
-SPIN = Method(config=SPINConfig, phases=pairwise_phases(objective), warn=partial(warn_about_pairs, objective=objective))
+SPIN = Method(config=SPINConfig, phases=pairwise_phases(objective), warn=warn_about_pairs)

@@ -7,7 +7,7 @@ from typing import Any
 from demotune.common.files import write_json
 from demotune.common.json_records import as_json, from_json, read_records, write_records
 from demotune.common.profiling import timed
-from demotune.common.progress import track
+from demotune.common.progress import track, warn
 from demotune.models.reference_logps import pair_logps
 from demotune.records import Completion, Side
 from demotune.runs.check import StageCheck
@@ -22,13 +22,13 @@ from demotune.runs.heldout import (
     implicit_rewards,
     nll_per_token,
 )
-from demotune.runs.heldout_files import best_before
-from demotune.runs.names import CHECK, HELDOUT, IMPLICIT, REWARDS
-from demotune.runs.rows import ImplicitRow, RewardRow
+from demotune.runs.heldout_files import best_before, rows_before
+from demotune.runs.names import CHECK, HELDOUT, IMPLICIT
+from demotune.runs.rows import ImplicitRow
 from demotune.training.heldout_rows import heldout_tokens, trained_rows
 from demotune.training.learned_reward import reward_function
-from demotune.training.pairs import known_logps, sampled_pairs, scored_pairs
-from demotune.training.stage import Outcome, Stage, Write, chunks, pair_tokens, pairwise
+from demotune.training.pairs import equal_samples, expected_tokens, heldout_units, known_logps, repeated, scored_pairs
+from demotune.training.stage import Outcome, Stage, Write, pair_tokens, pairwise
 from demotune.training.work import PhaseWork
 from demotune.training.work_plan import StagePlan, tokens_of_responses
 
@@ -69,33 +69,31 @@ def work(plan: StagePlan) -> PhaseWork:
     kind = plan.setup.config.learned_reward
     if kind == "explicit":
         models = 2 if plan.whole_models else 1
-        answers = [tokens_of_responses(len(row.prompt), [row.sample], head=False) for row in rows]
+        answers = [tokens_of_responses(len(row.prompt), [row.demo, row.sample, row.sample], head=False) for row in rows]
         scored += replace(plan.batched(answers), counted=0.0)  # a run does not count these
     elif kind == "implicit":
         against = 2 if plan.number else 1  # this stage's reference, and from the second stage on the start model
-        scored += plan.sides(rows, demo=not plan.setup.float32).times(against)
+        pairs = expected_tokens(plan, repeated(plan, rows), demo=not plan.setup.float32)
+        scored += plan.batched(pairs).times(against)
     return PhaseWork(draws=plan.draws(rows), scored=scored, models=models, loads=models if rows else 0)
 
 
 @timed("scoring")
 def _earned(stage: Stage, rows: Sequence[HeldoutRow]) -> PolicyCheck:
-    """Rewards of the answers of pi_{t+1} to the held-out prompts beside those of pi_t's, by the stage's reward."""
+    """Rewards of the answers of pi_{t+1} to the held-out prompts beside those of pi_t's, by the stage's reward.
+
+    One answer a prompt, all scored in one call: rounding depends on which rows are scored together, and so the same
+    answer earns the same.
+    """
     answers = [row.response for row in rows]
+    before = [row.response for row in rows_before(stage.setup.folder, stage.number)]
     prompts = [row.prompt_ids for row in stage.setup.heldout]
-    drawn = reward_function(stage)([Completion(*both) for both in zip(prompts, answers, strict=True)])
-    before = [row for row in read_records(RewardRow, stage.folder / REWARDS) if row.heldout]
-    pairs = sampled_pairs(stage.setup, stage.number, heldout=True)
-    # Rounding depends on which rows are scored together; the same answer earns the same.
-    rewards = [
-        row.sample_reward if pair.sample == answer else reward
-        for row, reward, pair, answer in zip(before, drawn, pairs, answers, strict=True)
-    ]
-    return check_policy(
-        demos=[row.demo_reward for row in before],
-        before=[row.sample_reward for row in before],
-        after=rewards,
-        answers=answers,
-    )
+    kinds = [[row.demo for row in stage.setup.heldout], before, answers]
+    asked = [[Completion(*both) for both in zip(prompts, responses, strict=True)] for responses in kinds]
+    different = list(dict.fromkeys(completion for kind in asked for completion in kind))
+    rewards = dict(zip(different, reward_function(stage)(different), strict=True))
+    of_demos, of_before, of_answers = ([rewards[completion] for completion in kind] for kind in asked)
+    return check_policy(demos=of_demos, before=of_before, after=of_answers, answers=answers)
 
 
 @timed("scoring")
@@ -110,19 +108,27 @@ def _implicit(stage: Stage, known: Mapping[Side, float]) -> tuple[dict[str, Rewa
     by_pair: list[ImplicitRow] = []
     tokens = 0
     checks = {"reward": stage.number} | ({"reward_since_start": 0} if stage.number else {})
-    with track(f"stage {stage.number}: held-out rewards", len(stage.setup.heldout) * len(checks), "pairs") as tracker:
+    heldout = {name: scored_pairs(stage, number)[1] for name, number in checks.items()}
+    total = sum(map(len, heldout.values()))
+    with track(f"stage {stage.number}: held-out rewards", total, "pairs") as tracker:
         for name, number in checks.items():
-            pairs = scored_pairs(stage, number)[1]
-            tokens += pair_tokens((scored.pair for scored in pairs), known)
+            pairs = [scored.pair for scored in heldout[name]]
+            if not pairs:
+                warn(f"all held-out samples of stage {number} are their demonstrations: its reward cannot be judged")
+                continue
+            units = [[pairs[place] for place in unit] for unit in heldout_units(stage.setup, pairs)]
+            tokens += sum(pair_tokens(unit, known) for unit in units)
             scored = pair_logps(
                 stage.trained_policy,
-                chunks([scored.pair for scored in pairs], config.per_device_train_batch_size),
+                units,
                 bf16=stage.setup.bf16,
                 advance=tracker.advance,
                 budget=config.tokens_per_microbatch,
                 known=known,
             )
-            rewards = implicit_rewards(pairs, [both for unit in scored for both in unit], config.beta)
-            found[name] = check_reward(rewards, config.beta)
-            by_pair = by_pair or [ImplicitRow(pair.pair.key, *both) for pair, both in zip(pairs, rewards, strict=True)]
+            rewards = implicit_rewards(heldout[name], [both for unit in scored for both in unit], config.beta)
+            prompts = [pair.prompt_ids for pair in pairs]
+            found[name] = check_reward(rewards, prompts, config.beta, equal=equal_samples(stage.setup, number))
+            if number == stage.number:
+                by_pair = [ImplicitRow(pair.key, *both) for pair, both in zip(pairs, rewards, strict=True)]
     return found, by_pair, tokens

@@ -12,15 +12,19 @@ from demotune.runs.heldout_files import rows_before
 from demotune.runs.names import REFERENCE_LOGPS
 from demotune.training.pairs import (
     expected_pairs,
+    expected_tokens,
+    heldout_units,
     known_logps,
+    pair_groups,
     pair_lengths,
     plan_pairs,
     reference_is_start,
+    referenced_pairs,
+    repeated,
     sampled_pairs,
-    training_pairs,
 )
 from demotune.training.phase_journal import PhaseJournal, share_of_this_process
-from demotune.training.stage import Outcome, Stage, chunks, pair_tokens, pairwise
+from demotune.training.stage import Outcome, Stage, pair_tokens, pairwise
 from demotune.training.work import PhaseWork
 from demotune.training.work_plan import StagePlan
 
@@ -28,11 +32,15 @@ from demotune.training.work_plan import StagePlan
 def run(stage: Stage) -> Outcome:
     """Compute the reference's log-probabilities of this stage's pairs and of the held-out pairs."""
     config = pairwise(stage.setup)
-    pairs, heldout = training_pairs(stage), sampled_pairs(stage.setup, stage.number, heldout=True)
+    pairs, heldout = referenced_pairs(stage), sampled_pairs(stage.setup, stage.number, heldout=True)
     everything = [*pairs, *heldout]
-    plan = plan_pairs(stage.setup, pair_lengths(pairs), stage.seed("microbatches"))
-    # Numbers of the pairs that are computed together: the micro-batches of training, then chunks of held-out pairs.
-    units = [*plan.units, *chunks(range(len(pairs), len(everything)), config.per_device_train_batch_size)]
+    seed, groups = stage.seed("microbatches"), pair_groups(pairs)
+    trained = plan_pairs(stage.setup, pair_lengths(pairs), groups, seed).units if pairs else ()
+    # Numbers of the pairs that are computed together: the micro-batches of training, then units of held-out pairs.
+    units = [
+        *trained,
+        *([len(pairs) + number for number in unit] for unit in heldout_units(stage.setup, heldout)),
+    ]
     known: Mapping[Side, float] = {}
     if reference_is_start(stage.setup, stage.number):
         known = known_logps(stage, rows_before(stage.setup.folder, stage.number))
@@ -67,7 +75,7 @@ def run(stage: Stage) -> Outcome:
         outputs={
             REFERENCE_LOGPS: lambda file: write_rows(file, (rows[number] for number in range(len(everything)))),
         },
-        forward_tokens=pair_tokens(everything, known),
+        forward_tokens=sum(pair_tokens((everything[number] for number in unit), known) for unit in units),
         facts={"pairs": len(pairs), "reference": config.reference},
     )
 
@@ -75,7 +83,9 @@ def run(stage: Stage) -> Outcome:
 def work(plan: StagePlan) -> PhaseWork:
     """All sides of pairs, less those known from the check before. Another model than the stage's start is loaded."""
     other = not reference_is_start(plan.setup, plan.number)
-    demos_too = other or not plan.setup.float32
+    heldout = expected_tokens(plan, repeated(plan, plan.heldout), demo=other or not plan.setup.float32)
+    pairs = [] if pairwise(plan.setup).link == "tspin" else expected_pairs(plan)
     return PhaseWork(
-        scored=plan.sides(expected_pairs(plan)) + plan.sides(plan.heldout, demo=demos_too), loads=int(other)
+        scored=plan.batched(expected_tokens(plan, pairs)) + plan.batched(heldout),
+        loads=int(other),
     )

@@ -42,11 +42,19 @@ from demotune.training.learned_reward import (
 from demotune.training.losses import loss_at_reference, reward_loss
 from demotune.training.microbatches import MicrobatchPlan, config_microbatches
 from demotune.training.objectives import RewardObjective, both_sides
-from demotune.training.pairs import pair_lengths, sampled_pairs
+from demotune.training.pairs import (
+    equal_samples,
+    expected_tokens,
+    pair_groups,
+    pair_lengths,
+    repeated,
+    sampled_pairs,
+    size_groups,
+)
 from demotune.training.stage import Outcome, Stage, chunks, pair_tokens, with_reward
 from demotune.training.trainer import ExpectedFirstValue, Fit
 from demotune.training.work import PhaseWork
-from demotune.training.work_plan import StagePlan, tokens_of_pair
+from demotune.training.work_plan import StagePlan
 
 HEAD_RATE = 0.5
 """Learning rate of a head that starts at zero, times its width: so it catches up with the layers below within some ten
@@ -114,10 +122,11 @@ def work(plan: StagePlan) -> PhaseWork:
     learned = [expected_pairs_of(plan, rows) for rows in (plan.own, plan.heldout)]
     if config.reward_kind == "linear":
         return linear_reward.work(plan, *learned)
-    own, heldout = ([tokens_of_pair(row, head=False) for row in rows] for rows in learned)
+    own, heldout = (expected_tokens(plan, rows, head=False) for rows in learned)
     judged = plan.batched(heldout)
-    every = plan.batched([tokens_of_pair(row, head=False) for row in (*plan.own, *plan.heldout)])
-    microbatches = _microbatches(config, plan.longer_sides(learned[0]), plan.seed("reward-microbatches"))
+    every = plan.batched(expected_tokens(plan, repeated(plan, [*plan.own, *plan.heldout]), head=False))
+    seed = plan.seed("reward-microbatches")
+    microbatches = _microbatches(config, plan.longer_sides(learned[0]), size_groups(learned[0]), seed)
     judgements = 1 + -(-microbatches.steps // config.reward_eval_steps) if plan.heldout else 0
     models = 2 if plan.whole_models and plan.number else 1  # in the first stage the policy becomes the reward
     return PhaseWork(
@@ -129,8 +138,10 @@ def work(plan: StagePlan) -> PhaseWork:
     )
 
 
-def _microbatches(config: RFTConfig, lengths: Sequence[int], seed: int) -> MicrobatchPlan:
-    return config_microbatches(config, lengths, epochs=config.reward_epochs, steps=config.reward_steps, seed=seed)
+def _microbatches(config: RFTConfig, lengths: Sequence[int], groups: Sequence[int], seed: int) -> MicrobatchPlan:
+    return config_microbatches(
+        config, lengths, groups=groups, epochs=config.reward_epochs, steps=config.reward_steps, seed=seed
+    )
 
 
 def _forward_tokens(stage: Stage, history: Sequence[dict[str, Any]], heldout: Sequence[Pair]) -> int:
@@ -156,12 +167,15 @@ def usable_pairs(stage: Stage) -> tuple[list[Pair], list[Pair]]:
     return pairs, heldout
 
 
-def _check(rewards: Sequence[RewardRow]) -> PairCheck:
+def _check(stage: Stage, rewards: Sequence[RewardRow]) -> PairCheck:
     """Accuracy of the stage's reward on its held-out pairs, plain and where lengths are alike."""
     rows = [row for row in rewards if row.heldout and row.usable]
+    prompts = {row.key: row.prompt_ids for row in stage.setup.heldout}
     return check_pairs(
         [(row.demo_reward, row.sample_reward) for row in rows],
         [(row.demo_length, row.sample_length) for row in rows],
+        [prompts[row.key] for row in rows],
+        equal=equal_samples(stage.setup, stage.number),
     )
 
 
@@ -171,6 +185,7 @@ def _check_contrast(reward_of: RewardFunction, pairs: Sequence[Pair]) -> PairChe
     return check_pairs(
         list(zip(rewards[: len(pairs)], rewards[len(pairs) :], strict=True)),
         [(len(pair.demo.ids), len(pair.sample.ids)) for pair in pairs],
+        [pair.prompt_ids for pair in pairs],
     )
 
 
@@ -181,7 +196,7 @@ def _usable(pair: Pair, config: RFTConfig) -> bool:
 def _prepare(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) -> Fit:
     """The reward to be trained; its steps are judged on held-out pairs where there are any."""
     setup, config = stage.setup, with_reward(stage.setup)
-    plan = _microbatches(config, pair_lengths(pairs), stage.seed("reward-microbatches"))
+    plan = _microbatches(config, pair_lengths(pairs), pair_groups(pairs), stage.seed("reward-microbatches"))
     reward = start_reward(stage)
     freeze_lower_layers(reward, config.reward_frozen_layers)
     objective = RewardObjective(
@@ -255,7 +270,7 @@ def _rewards_of_all(stage: Stage, heldout: Sequence[Pair]) -> tuple[list[RewardR
             tracker.advance(len(batch))
     check = None
     if heldout:
-        check = _check_contrast(reward_of, heldout) if sources_of(config) else _check(rows)
+        check = _check_contrast(reward_of, heldout) if sources_of(config) else _check(stage, rows)
     del reward_of
     give_back_memory()
     return rows, check

@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from demotune.common.progress import say
 from demotune.config.methods import SFTConfig
+from demotune.records import ScoredPair, Triplet
 from demotune.runs.names import CARRIED, METRICS
 from demotune.training.anchor import ANCHORED, scored_demonstrations
 from demotune.training.fit import fit
@@ -12,16 +14,20 @@ from demotune.training.microbatches import MicrobatchPlan, config_microbatches
 from demotune.training.objectives import Objective, PairwiseObjective
 from demotune.training.pairs import (
     expected_pairs,
+    expected_tokens,
+    pair_groups,
     pair_lengths,
     plan_pairs,
     reference_is_start,
     scored_pairs,
+    size_groups,
     steps_of_all_stages,
+    triplets,
 )
 from demotune.training.stage import Outcome, Stage, pairwise, stage_slice, supervised, tokens_of
 from demotune.training.trainer import Carry, ExpectedFirstValue, Fit
 from demotune.training.work import PhaseWork, Tokens
-from demotune.training.work_plan import StagePlan, tokens_of_pair, tokens_of_responses
+from demotune.training.work_plan import StagePlan, tokens_of_another, tokens_of_responses
 
 
 def on_demonstrations(stage: Stage, objective: Callable[[Any], Objective[Any]]) -> Outcome:
@@ -30,10 +36,10 @@ def on_demonstrations(stage: Stage, objective: Callable[[Any], Objective[Any]]) 
     lengths = [len(row.prompt_ids) + len(row.demo.ids) for row in rows]
     plan = _plan(config, lengths, stage.seed("microbatches"))
     if config.loss not in ANCHORED:
-        return _train(stage, "train", plan, rows, objective(config))
+        return _train(stage, "train", plan, rows, objective(config), stop_loss=config.stop_loss)
     scored = scored_demonstrations(stage, rows, plan)
     first = ExpectedFirstValue("|log| of the probability ratio", 0.0, 1e-2)
-    outcome = _train(stage, "train", plan, scored, objective(config), expected_first=first)
+    outcome = _train(stage, "train", plan, scored, objective(config), expected_first=first, stop_loss=config.stop_loss)
     return replace(outcome, forward_tokens=tokens_of((row.prompt_ids, row.demo) for row in rows))
 
 
@@ -53,10 +59,14 @@ def _plan(config: SFTConfig, lengths: Sequence[int], seed: int) -> MicrobatchPla
 def on_pairs(stage: Stage, objective: Callable[[Any], PairwiseObjective]) -> Outcome:
     """K steps on the stage's pairs; publishes pi_{t+1}."""
     setup, config = stage.setup, pairwise(stage.setup)
-    pairs, _ = scored_pairs(stage, stage.number)
-    plan = plan_pairs(setup, pair_lengths([scored.pair for scored in pairs]), stage.seed("microbatches"))
+    records: Sequence[ScoredPair | Triplet]
+    records = triplets(stage) if config.link == "tspin" else scored_pairs(stage, stage.number)[0]
+    plain = [record.pair for record in records]
+    plan = plan_pairs(setup, pair_lengths(plain), pair_groups(plain), stage.seed("microbatches"))
     chosen = objective(config)
-    first = ExpectedFirstValue("loss", chosen.loss_at_reference, 1e-3 if setup.bf16 else 1e-5)
+    at_reference, first = chosen.loss_at_reference, None
+    if at_reference is not None and reference_is_start(setup, stage.number):
+        first = ExpectedFirstValue("loss", at_reference, 1e-3 if setup.bf16 else 1e-5)
     carry = None
     if config.optimizer_across_stages == "carry":
         previous = setup.folder.stage(stage.number - 1) / CARRIED if stage.number else None
@@ -65,9 +75,9 @@ def on_pairs(stage: Stage, objective: Callable[[Any], PairwiseObjective]) -> Out
         stage,
         f"stage {stage.number}: train",
         plan,
-        pairs,
+        records,
         chosen,
-        expected_first=first if reference_is_start(setup, stage.number) else None,
+        expected_first=first,
         carry=carry,
     )
 
@@ -75,9 +85,14 @@ def on_pairs(stage: Stage, objective: Callable[[Any], PairwiseObjective]) -> Out
 def work_on_pairs(plan: StagePlan) -> PhaseWork:
     """What `on_pairs` does; the policy is loaded where another model was the reference."""
     pairs = expected_pairs(plan)
-    microbatches = plan_pairs(plan.setup, plan.longer_sides(pairs), plan.seed("microbatches"))
+    microbatches = plan_pairs(plan.setup, plan.longer_sides(pairs), size_groups(pairs), plan.seed("microbatches"))
+    tokens = expected_tokens(plan, pairs)
+    if pairwise(plan.setup).link == "tspin" and plan.number:  # in the first stage both samples are the same
+        tokens = [
+            both + tokens_of_another(len(row.prompt), row.sample, 0) for both, row in zip(tokens, pairs, strict=True)
+        ]
     return PhaseWork(
-        training=plan.training(microbatches, [tokens_of_pair(row) for row in pairs]),
+        training=plan.training(microbatches, tokens),
         loads=0 if reference_is_start(plan.setup, plan.number) else 1,
         saves=1,
     )
@@ -92,6 +107,7 @@ def _train(
     *,
     expected_first: ExpectedFirstValue | None = None,
     carry: Carry | None = None,
+    stop_loss: float | None = None,
 ) -> Outcome:
     """Train `stage.start_policy` through the plan and publish the result."""
     fitted = fit(
@@ -105,12 +121,15 @@ def _train(
             title=title,
             expected_first=expected_first,
             carry=carry,
+            stop_loss=stop_loss,
         ),
     )
+    if fitted.stopped:
+        say(f"SFT ended at step {fitted.steps} of {plan.steps}: {fitted.stopped}")
     stage.publish_policy()
     return Outcome(
         outputs=dict.fromkeys([stage.model_folder.name, METRICS, *([CARRIED] if carry else [])]),
         trained_tokens=fitted.tokens,
-        facts={"steps": plan.steps, "end": fitted.end},
+        facts={"steps": fitted.steps, "end": fitted.end},
         stop_requested=fitted.stop_requested,
     )

@@ -80,7 +80,8 @@ class Response:
 
     ids: tuple[int, ...]
     finished: bool
-    """False when the length limit cut it off: then it has no end-of-turn token."""
+    """False when the length limit cut it off: then it has no end-of-turn token. False, too, where a run that reads
+    answers only (`answer_after`) finds none in it."""
     logps: tuple[float, ...] | None = field(default=None, compare=False)
     """Log-probability of each token under the policy that drew it, in nats; None where the sampler keeps none."""
 
@@ -119,11 +120,20 @@ class Pair:
     prompt_ids: tuple[int, ...]
     demo: Response
     sample: Response
+    demo_thought: int = 0
+    """How many tokens come before the answer, which alone is compared; and so for the sample."""
+    sample_thought: int = 0
 
     @property
     def sides(self) -> tuple[Side, Side]:
-        """Demonstration and sample, each with the prompt."""
-        return (self.prompt_ids, self.demo.ids), (self.prompt_ids, self.sample.ids)
+        """Demonstration and sample, each with the prompt; a thought stands with the prompt, since it is given."""
+        return _side(self.prompt_ids, self.demo.ids, self.demo_thought), _side(
+            self.prompt_ids, self.sample.ids, self.sample_thought
+        )
+
+
+def _side(prompt: tuple[int, ...], response: tuple[int, ...], thought: int) -> Side:
+    return (*prompt, *response[:thought]), response[thought:]
 
 
 @dataclass(frozen=True, slots=True)

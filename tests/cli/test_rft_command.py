@@ -31,7 +31,8 @@ NAMED = ("--model=org/model", "--data=org/rows", "--output=x")
 
 def flags(place: Path, name: str, **fields: Any) -> list[str]:
     values = {"model": place / "start", "data": place / "rows.jsonl", "output": place / name, **FIELDS, **fields}
-    return ["--no-bf16", *(f"--{key.replace('_', '-')}={value}" for key, value in values.items() if key != "bf16")]
+    named = (f"--{key.replace('_', '-')}={value}" for key, value in values.items() if key not in ("bf16", "force"))
+    return ["--no-bf16", "--force", *named]
 
 
 def test_the_command_line_runs_the_same(plain: RunResult, place: Path) -> None:

@@ -60,22 +60,22 @@ def test_the_lead_by_hand() -> None:
     """Length tells all pairs but those of every fifth prompt, which are equally long; the reward is right on all."""
     rng = random.Random(0)
     pairs = [
-        Pair(f"k{number}-{sample}", (number,), letters(rng, 40), letters(rng, 40 if number % 5 == 0 else 8))
+        Pair(f"k{number}", (number,), letters(rng, 40), letters(rng, 40 if number % 5 == 0 else 8))
         for number in range(40)
         for sample in (0, 1)
     ]
     audit = audit_shortcuts(pairs)
     assert audit is not None
     assert audit.best[0].name == "length"
-    rewards = {pair.key: (1.0, 0.0) for pair in pairs if pair.prompt_ids[0] < 20}
-    found = lead_over_shortcuts(audit, rewards, {pair.key: pair.prompt_ids for pair in pairs})
+    rewards = {place: (1.0, 0.0) for place, pair in enumerate(pairs) if pair.prompt_ids[0] < 20}
+    found = lead_over_shortcuts(audit, pairs, rewards)
     assert found.shortcut == "length"
     assert found.shortcut_accuracy == 0.9  # 16 prompts right, 4 tied
     assert found.lead.value == pytest.approx(0.1)  # 20 prompts: 4 with a half, 16 with nothing
     assert found.error == pytest.approx((0.04 / 19) ** 0.5)  # their deviation is 0.2, over 20 prompts not 40 pairs
     assert found.clear
-    same = dict.fromkeys(rewards, (0.0, 0.0)) | {key: (1.0, 0.0) for key in rewards if int(key[1:-2]) % 5}
-    assert not lead_over_shortcuts(audit, same, {pair.key: pair.prompt_ids for pair in pairs}).clear
+    ties = {place: (0.0, 0.0) if pairs[place].prompt_ids[0] % 5 == 0 else (1.0, 0.0) for place in rewards}
+    assert not lead_over_shortcuts(audit, pairs, ties).clear
 
 
 # In a run.

@@ -155,11 +155,11 @@ def _best_shortcut(
     reward: LinearReward, pairs: Sequence[Pair], judged: Sequence[Pair], states: States
 ) -> ShortcutFound | None:
     heldout = select_pairs(judged).pairs
-    audit = audit_shortcuts([*select_pairs(pairs).pairs, *heldout])
+    audited = [*heldout, *select_pairs(pairs).pairs]
+    audit = audit_shortcuts(audited)
     if audit is None:
         return None
     columns = states.of_pairs(heldout)
     scores = zip(reward.score(columns.demo).tolist(), reward.score(columns.sample).tolist(), strict=True)
-    rewards = {pair.key: both for pair, both in zip(heldout, scores, strict=True)}
-    lead = lead_over_shortcuts(audit, rewards, {pair.key: pair.prompt_ids for pair in heldout})
+    lead = lead_over_shortcuts(audit, audited, dict(enumerate(scores)))
     return ShortcutFound(lead.shortcut, lead.shortcut_accuracy, lead.lead, lead.clear)

@@ -77,6 +77,12 @@ class RFTConfig(Sampled, Prompted):
     finished_only: bool = field(True, REWARD)
     """Train the reward only on pairs where demonstration and sample both end with the end-of-turn token."""
 
+    reward_every: int | None = field(None, REWARD, above=0, maximum=10**6)
+    """Co-training: after every so many on-policy batches the reward learns to tell their responses, too, from
+    demonstrations. Not given: it stays as it is while the policy is trained on it."""
+    reward_replay: float = field(0.5, REWARD, minimum=0, maximum=0.99)
+    """Co-training: share of earlier pairs, the stage's own and those of earlier batches, in what the reward learns."""
+
     beta: float = field(0.05, POLICY, above=0, maximum=10**6)
     """GRPO's beta: weight of the KL penalty to the start model, in reward units per nat. The beta of SPIN and IRFT is
     another: DPO's."""
@@ -125,6 +131,7 @@ class RFTConfig(Sampled, Prompted):
         super()._check()
         self._check_kind()
         self._check_contrast()
+        self._check_co_training()
         require(
             self.reward_link == "logistic" or self.reward_bound is not None,
             "a linear reward_link without reward_bound has no optimum: rewards grow for ever",
@@ -148,6 +155,19 @@ class RFTConfig(Sampled, Prompted):
             "choose num_mini_batches so that it divides prompts_per_batch * num_generations",
         )
         require(alone or self.lam == 1.0, f"lam belongs to gae, not {self.advantage}", "drop --lam")
+
+    def _check_co_training(self) -> None:
+        """What only co-training reads must be left alone without it."""
+        require(
+            self.reward_every is not None or self.reward_replay == fields_of(type(self))["reward_replay"].default,
+            "reward_replay belongs to co-training, and reward_every is not given",
+            "drop it, or give --reward-every 1",
+        )
+        require(
+            self.reward_every is None or self.answer_after is None,
+            "co-training learns from whole responses, and answer_after names the answers in them",
+            "drop --reward-every or --answer-after",
+        )
 
     def _check_kind(self) -> None:
         """A field that only the other kind of reward reads must be left alone."""

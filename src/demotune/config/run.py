@@ -23,6 +23,7 @@ class Absent(Config):
     reward_negatives: tuple[str, ...] = ()
     base_model: str | None = None
     max_new_tokens: int | None = None
+    answer_after: str | None = None
     sample_batch_size: int = 64
     temperature: float = 1.0
     top_p: float = 1.0

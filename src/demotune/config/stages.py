@@ -29,6 +29,9 @@ class Sampled:
     demonstration. Not given: 4 below 500 demonstrations, else 1."""
     max_new_tokens: int | None = field(None, SAMPLING, above=0, maximum=10**7)
     """Longest sample, in tokens. Not given: as long as the longest demonstration."""
+    answer_after: str | None = field(None, SAMPLING)
+    """Rewards and pair losses see only what follows the last of these texts in a response, </think> for instance:
+    thoughts before it are free. Demonstrations without it are answers."""
     sample_batch_size: int = field(64, SAMPLING, above=0, maximum=10**6)
     """Draw at most this many responses at a time on one device; fewer where memory is short."""
 
@@ -88,6 +91,11 @@ class Pairwise(Staged):
             not tspin or not (self.interpolicy or self.sft_weight),
             "link tspin knows neither interpolicy pairs nor an SFT loss",
             "drop --interpolicy and --sft-weight, or take another --link",
+        )
+        require(
+            not tspin or self.answer_after is None,
+            "link tspin compares whole responses, and answer_after names the answers in them",
+            "drop --answer-after, or take another --link",
         )
         require(
             not self.interpolicy or self.slices == "all",

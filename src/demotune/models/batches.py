@@ -17,8 +17,12 @@ Advance = Callable[[int], None]
 
 
 def packed_tokens(pair: Pair) -> int:
-    """Tokens of a pair whose sides share their prompt; beside a pair with the same demonstration it adds fewer."""
-    return len(pair.prompt_ids) + len(pair.demo.ids) + len(pair.sample.ids)
+    """Tokens of a pair whose sides share their prompt, unless a thought stands with it.
+
+    Beside a pair with the same demonstration it adds fewer.
+    """
+    prompts = 1 if pair.demo_thought == pair.sample_thought == 0 else 2
+    return prompts * len(pair.prompt_ids) + len(pair.demo.ids) + len(pair.sample.ids)
 
 
 def pair_batch(pairs: Sequence[Pair]) -> Batch:

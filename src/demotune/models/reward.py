@@ -72,6 +72,8 @@ class RewardFacts:
     """Appended to each response: the head reads the question's last token. None: the response's own."""
     features: Mapping[str, float] = field(default_factory=dict)
     """Named features of a response, each with its weight in the sum that is added to the head's number."""
+    answer_after: str | None = None
+    """After which text the answer begins that alone it was trained on; None: it reads whole responses."""
 
 
 class _ExactHead(nn.Linear):

@@ -22,6 +22,7 @@ from demotune.models.policy import (
 )
 from demotune.models.reference_logps import completion_logps
 from demotune.records import Completion
+from demotune.rewards.answer_only import find_marker, with_thought_given
 from demotune.rewards.reward import Reward, all_finite
 
 
@@ -29,7 +30,8 @@ class ImplicitReward(Reward):
     """beta * (log pi(y|x) - log pi_ref(y|x)), summed over response tokens: the reward of SPIN and IRFT, in beta * nats.
 
     `policy` and `reference` are models of one tokenizer, the policy's: folders, hub ids or GGUF files. They are loaded
-    one after the other in each call, so that one is in memory at a time: give many completions at once.
+    one after the other in each call, so that one is in memory at a time: give many completions at once. With
+    `answer_after` only what follows the last of these texts in a response counts.
     """
 
     passes = 2
@@ -41,6 +43,7 @@ class ImplicitReward(Reward):
         beta: float,
         *,
         template: str | None = None,
+        answer_after: str | None = None,
         dtype: str = "float32",
         bf16: bool | None = None,
     ) -> None:
@@ -57,14 +60,16 @@ class ImplicitReward(Reward):
         self._bf16 = has_fast_bf16(this_device()) if bf16 is None else bf16
         self.name = f"implicit reward {beta:g} * log({policy} / {reference})"
         both = content_hash(self._policy), content_hash(self._reference)
-        self.hash = hashlib.sha256(f"{beta} {both}".encode()).hexdigest()
+        self.hash = hashlib.sha256(" ".join(map(str, filter(None, (beta, both, answer_after)))).encode()).hexdigest()
         self.renderer = Renderer(tokenizer, template, generation_stop_ids(self._policy))
         self.longest = longest_input(self._policy)
+        self._marker = find_marker(tokenizer, answer_after, self.renderer.end_id)
 
     def rewards_of(
         self, completions: Sequence[Completion], *, batch_size: int = 16, advance: Advance = lambda _: None
     ) -> list[float]:
-        """beta times the log-ratio of each completion."""
+        """beta times the log-ratio of each completion; with `answer_after` of its answer, given its thought."""
+        completions = [with_thought_given(row, self._marker) for row in completions]
         logps, ref_logps = (
             completion_logps(self._load(folder), completions, batch_size=batch_size, bf16=self._bf16, advance=advance)
             for folder in (self._policy, self._reference)

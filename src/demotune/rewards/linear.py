@@ -176,8 +176,7 @@ def fit_linear_reward(train: PairColumns, heldout: PairColumns | None, columns: 
         )
     differences = train.differences
     weights = prompt_weights(train.prompts)
-    scale = np.sqrt(weights @ differences**2 / weights.sum())
-    scale[scale == 0] = 1.0
+    scale = column_scale(train)
     l2, margins = _choose_l2(differences / scale, weights, train.prompts)
     fitted = _fit(differences / scale, weights, l2, np.zeros_like(scale), EXACT)
     judged_on_heldout = heldout is not None and len(heldout.prompts) > 0
@@ -197,6 +196,38 @@ def fit_linear_reward(train: PairColumns, heldout: PairColumns | None, columns: 
     )
 
 
+def column_scale(pairs: PairColumns) -> Floats:
+    """(D + F,) root mean square of each column's differences, each prompt counting once; 1 where it never differs."""
+    weights = prompt_weights(pairs.prompts)
+    scale: Floats = np.sqrt(weights @ pairs.differences**2 / weights.sum())
+    scale[scale == 0] = 1.0
+    return scale
+
+
+def refit(
+    start: Floats,
+    fresh: Sequence[PairColumns],
+    earlier: Sequence[PairColumns],
+    *,
+    scale: Floats,
+    l2: float,
+    replay: float,
+) -> Floats:
+    """(D + F,) weights that minimise (1 - replay) loss(fresh) + replay loss(earlier) + l2 |weights|^2 / 2.
+
+    Each loss is the mean over its prompts of -log sigmoid(margin). `start`, the weights so far, is where the search
+    begins; it is returned where there is no fresh pair.
+    """
+    parts = [[pairs for pairs in side if pairs.prompts] for side in (fresh, earlier)]
+    if not parts[0]:
+        return start
+    prompts = [[prompt for pairs in side for prompt in pairs.prompts] for side in parts]
+    shares = (1 - replay, replay)
+    weights = [share * prompt_weights(own) / len(set(own)) for share, own in zip(shares, prompts, strict=True) if own]
+    differences = np.concatenate([pairs.differences for side in parts for pairs in side])
+    return _fit(differences / scale, np.concatenate(weights), l2, start, EXACT)
+
+
 def _choose_l2(differences: Floats, weights: Floats, prompts: Sequence[Hashable]) -> tuple[float, Floats]:
     """The penalty with the lowest loss on prompts left out, of equal ones the largest, and their margins (P,) then."""
     groups = numbered(prompts)
@@ -213,7 +244,7 @@ def _choose_l2(differences: Floats, weights: Floats, prompts: Sequence[Hashable]
 
 
 def _fit(differences: Floats, weights: Floats, l2: float, start: Floats, tolerance: float) -> Floats:
-    """(C,) minimising mean_prompts -log sigmoid(w . difference) + l2 |w|^2 / 2; `weights` are `prompt_weights`."""
+    """(C,) minimising mean_prompts -log sigmoid(w . difference) + l2 |w|^2 / 2; `weights` are relative."""
     signs = np.where(np.arange(len(differences)) % 2, 1.0, -1.0)  # scikit-learn wants two classes; the loss is the same
     model = LogisticRegression(
         C=1 / (l2 * weights.sum()), fit_intercept=False, tol=tolerance, max_iter=1000, warm_start=True

@@ -36,7 +36,15 @@ def load_reward(
     _check_reference(run, config.model)
     template = config.template if template is None else template
     beta = 1.0 if config.learned_reward == "none" else config.beta
-    return ImplicitReward(run.model, config.model, beta, template=template, dtype=dtype, bf16=bf16)
+    return ImplicitReward(
+        run.model,
+        config.model,
+        beta,
+        template=template,
+        answer_after=config.answer_after,
+        dtype=dtype,
+        bf16=bf16,
+    )
 
 
 def _check_reference(run: RunFolder, reference: str) -> None:

@@ -27,6 +27,7 @@ from demotune.models.reward import (
 from demotune.models.reward_head import completion_rewards
 from demotune.models.states import followed_by
 from demotune.records import Completion
+from demotune.rewards.answer_only import find_marker, without_thought
 from demotune.rewards.features import FEATURES, feature_table
 from demotune.rewards.reward import Reward, all_finite
 from demotune.runs.folder import RunFolder
@@ -58,6 +59,7 @@ class ScalarReward(Reward):
         self.longest = longest_input(self._folder)
         if self.longest is not None and self._facts.question is not None:
             self.longest -= len(self._facts.question.ids)
+        self._marker = find_marker(self._tokenizer, self._facts.answer_after, self.renderer.end_id)
 
     def rewards_of(
         self, completions: Sequence[Completion], *, batch_size: int = 16, advance: Advance = lambda _: None
@@ -68,7 +70,7 @@ class ScalarReward(Reward):
         rewards = rewards_by_model(
             self._model,
             self._facts,
-            completions,
+            [without_thought(row, self._marker) for row in completions],
             pad_id=self._model.config.get_text_config().pad_token_id,
             batch_size=batch_size,
             bf16=self._bf16,

@@ -33,7 +33,7 @@ from demotune.records import Pair, Response
 from demotune.runs.heldout import win
 from demotune.runs.rows import ImplicitRow, RewardRow, SampleRow
 from demotune.runs.shortcuts import RewardVerdict, Shortcut
-from demotune.runs.stage_reader import RunStage, begun_stages
+from demotune.runs.stage_reader import begun_stages
 
 Floats = NDArray[np.float64]
 Keyed = TypeVar("Keyed", SampleRow, RewardRow | ImplicitRow)
@@ -125,41 +125,26 @@ def judge_reward(audit: ShortcutAudit, rewards: Mapping[str, tuple[float, float]
 def audit_run(run_folder: Path) -> list[tuple[int, ShortcutAudit | None, RewardVerdict | None]]:
     """(stage, shortcuts of its pairs, its reward against them) for every stage of a run that has samples.
 
-    No verdict where the stage kept no rewards of held-out pairs; no audit with too few prompts. Raises DemotuneError
-    where there is no such folder.
+    Of several pairs with one demonstration the first is taken. Training and held-out pairs are audited together, each
+    by models that have not seen its prompt; the reward is judged on held-out pairs. RFT's pairs are those that its
+    reward may see (`usable`), and held-out pairs chose the step at which its reward stopped, which flatters it a
+    little. No verdict where the stage kept no rewards of held-out pairs; no audit with too few prompts. Raises
+    DemotuneError where there is no such folder.
     """
     if not run_folder.is_dir():
         raise DemotuneError(f"{run_folder} is no folder; name the folder of a run")
     found: list[tuple[int, ShortcutAudit | None, RewardVerdict | None]] = []
     for stage in begun_stages(run_folder):
-        audit = audit_stage(stage)
-        found.append((stage.number, audit, judge_reward(audit, heldout_rewards(stage)) if audit else None))
+        pairs = [row for row in stage.sample_rows if not row.equal]
+        if stage.reward_rows:
+            pairs = [row for row, judged in zip(pairs, stage.reward_rows, strict=True) if judged.usable]
+        audit = audit_shortcuts([row.pair for row in _first_of_each(pairs)])
+        rewards: list[RewardRow | ImplicitRow] = _first_of_each(
+            [*(row for row in stage.reward_rows if row.heldout and row.usable), *stage.implicit_rows]
+        )
+        of_pairs = {row.key: (row.demo_reward, row.sample_reward) for row in rewards}
+        found.append((stage.number, audit, judge_reward(audit, of_pairs) if audit else None))
     return found
-
-
-def audit_stage(stage: RunStage) -> ShortcutAudit | None:
-    """Of training and held-out pairs together, each by models that have not seen its prompt.
-
-    Of several pairs with one demonstration the first is taken. RFT's pairs are those that its reward may see
-    (`usable`).
-    """
-    pairs = [row for row in stage.sample_rows if not row.equal]
-    if stage.reward_rows:
-        pairs = [row for row, judged in zip(pairs, stage.reward_rows, strict=True) if judged.usable]
-    return audit_shortcuts([row.pair for row in _first_of_each(pairs)])
-
-
-def heldout_rewards(stage: RunStage) -> dict[str, tuple[float, float]]:
-    """Pair key -> the stage's reward of (demonstration, sample); of RFT those that its reward may see.
-
-    Of several pairs with one demonstration the first is taken. Held-out pairs chose the step at which RFT's reward
-    stopped, which flatters it a little.
-    """
-    rows: list[RewardRow | ImplicitRow] = [
-        *(row for row in stage.reward_rows if row.heldout and row.usable),
-        *stage.implicit_rows,
-    ]
-    return {row.key: (row.demo_reward, row.sample_reward) for row in _first_of_each(rows)}
 
 
 def _first_of_each(rows: Sequence[Keyed]) -> list[Keyed]:

@@ -12,6 +12,7 @@ from demotune.common.processes import wait_for_everyone
 from demotune.common.profiling import timed
 from demotune.common.progress import Tracker
 from demotune.records import Response
+from demotune.rewards.answer_only import finished_by_answer
 from demotune.sampling import SamplingOptions
 from demotune.training.phase_journal import PhaseJournal, share_of_this_process
 from demotune.training.setup import Setup
@@ -52,7 +53,9 @@ def draw_with(
         append_in_turn(records_of(numbered, tracker, with_logps=with_logps), journal.append)
     wait_for_everyone()
     found = journal.read()
-    return [from_json(Response, found[row]) for row in range(len(prompts))]
+    responses = [from_json(Response, found[row]) for row in range(len(prompts))]
+    marker = stage.setup.answer_marker
+    return responses if marker is None else [finished_by_answer(response, marker) for response in responses]
 
 
 def records_of(

@@ -24,8 +24,9 @@ from demotune.models.reward import (
     with_padding,
 )
 from demotune.records import Completion
+from demotune.rewards.answer_only import answers_of
 from demotune.rewards.scalar import rewards_by_model
-from demotune.runs.names import REWARD
+from demotune.runs.names import CO_TRAINED_REWARD, REWARD
 from demotune.training.setup import Setup
 from demotune.training.stage import Stage, with_reward
 
@@ -35,6 +36,12 @@ RewardFunction = Callable[[Sequence[Completion]], list[float]]
 def reward_function(stage: Stage) -> RewardFunction:
     """The reward that the stage's reward phase published, loaded; an adapter shares the base of the stage's policy."""
     return scorer(stage, load_reward(stage, stage.number), read_facts(stage.folder / REWARD))
+
+
+def reward_of_drawn(stage: Stage) -> RewardFunction:
+    """`reward_function` of responses as they were drawn: with `answer_after` of the answers in them."""
+    reward_of, marker = reward_function(stage), stage.setup.answer_marker
+    return lambda completions: reward_of(answers_of(completions, marker))
 
 
 def scorer(stage: Stage, reward: RewardModel, facts: RewardFacts) -> RewardFunction:
@@ -51,7 +58,9 @@ def scorer(stage: Stage, reward: RewardModel, facts: RewardFacts) -> RewardFunct
 
 def full_facts(config: RFTConfig) -> RewardFacts:
     """Those of a reward that is trained by gradient steps."""
-    return RewardFacts(link=config.reward_link, bound=config.reward_bound, template=config.template)
+    return RewardFacts(
+        link=config.reward_link, bound=config.reward_bound, template=config.template, answer_after=config.answer_after
+    )
 
 
 def reward_padding(setup: Setup) -> int:
@@ -59,9 +68,9 @@ def reward_padding(setup: Setup) -> int:
     return padding_id(setup.tokenizer, setup.renderer.stop_ids)
 
 
-def load_reward(stage: Stage, number: int) -> RewardModel:
+def load_reward(stage: Stage, number: int, name: str = REWARD) -> RewardModel:
     """The reward of stage `number`, as a model. One that started from the policy shares its base with LoRA."""
-    setup, folder = stage.setup, stage.setup.folder.stage(number) / REWARD
+    setup, folder = stage.setup, stage.setup.folder.stage(number) / name
     if on_base_of_policy(setup) and with_reward(setup).reward_kind == "linear":
         return saved_head_on(weight_sharing_base(cast(PeftModel, stage.start_policy)), folder, reward_padding(setup))
     shares = setup.adapter is not None and with_reward(setup).reward_model is None and is_adapter(folder)
@@ -75,10 +84,14 @@ def on_base_of_policy(setup: Setup) -> bool:
 
 
 def start_reward(stage: Stage) -> RewardModel:
-    """The previous stage's reward; in stage 0 the policy under a head of zeros, or the model that the user names."""
+    """The previous stage's reward, with co-training as its policy steps left it.
+
+    In stage 0 the policy under a head of zeros, or the model that the user names.
+    """
     setup, config = stage.setup, with_reward(stage.setup)
     if stage.number:
-        return load_reward(stage, stage.number - 1)
+        learned_on = (setup.folder.stage(stage.number - 1) / CO_TRAINED_REWARD).is_dir()
+        return load_reward(stage, stage.number - 1, CO_TRAINED_REWARD if learned_on else REWARD)
     if config.reward_model is None:
         reward = reward_from_policy(stage.start_policy, reward_padding(setup))
         if setup.adapter is None:

@@ -1,6 +1,7 @@
 """The linear reward of a stage: hidden states of a frozen model, a regression on them, a classifier that is kept."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from peft import PeftModel
@@ -124,7 +125,7 @@ def _columns_of(
 def _publish(stage: Stage, reward: LinearReward, backbone: PreTrainedModel) -> None:
     if main_process():
         setup, config = stage.setup, with_reward(stage.setup)
-        facts = reward.facts(config.template)
+        facts = replace(reward.facts(config.template), answer_after=config.answer_after)
         card = linear_reward_card(
             config.reward_model or config.model,
             f"demotune's RFT in stage {stage.number}",

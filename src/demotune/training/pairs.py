@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from demotune.common.errors import DemotuneError
 from demotune.common.json_records import read_records
 from demotune.records import Pair, Response, ScoredPair, Side, Triplet
+from demotune.rewards.answer_only import with_thoughts
 from demotune.runs.heldout import HeldoutRow
 from demotune.runs.names import REFERENCE_LOGPS, SAMPLES
 from demotune.runs.rows import ReferenceRow, SampleRow
@@ -27,7 +29,10 @@ Row = TypeVar("Row")
 
 
 def training_pairs(stage: Stage) -> list[Pair]:
-    """This stage's own pairs, those of earlier stages that `history` asks for, and the `interpolicy` ones."""
+    """This stage's own pairs, those of earlier stages that `history` asks for, and the `interpolicy` ones.
+
+    With `answer_after` those whose sample has an answer.
+    """
     config = pairwise(stage.setup)
     pairs = sampled_pairs(stage.setup, stage.number)
     if stage.number and (config.history or config.interpolicy):
@@ -36,7 +41,15 @@ def training_pairs(stage: Stage) -> list[Pair]:
         rng = random.Random(stage.seed("interpolicy"))
         between = between_policies([*earlier, pairs], round(config.interpolicy * len(pairs)), rng)
         pairs = [*pairs, *again, *between]
-    return pairs
+    if stage.setup.answer_marker is None:
+        return pairs
+    answered = [pair for pair in pairs if pair.sample_thought]
+    if not answered:
+        raise DemotuneError(
+            f"no sample of stage {stage.number} has {stage.setup.config.answer_after!r} and an answer after it; begin "
+            "with a model that writes it, or raise --max-new-tokens"
+        )
+    return answered
 
 
 def referenced_pairs(stage: Stage) -> list[Pair]:
@@ -103,7 +116,8 @@ def between_policies(by_stage: Sequence[Sequence[Pair]], count: int, rng: random
         earlier, later = sorted(rng.sample(sorted(stages), 2))
         better, worse = rng.choice(stages[later]), rng.choice(stages[earlier])
         if better.sample.ids != worse.sample.ids:
-            found.append(replace(better, demo=better.sample, sample=worse.sample))
+            thoughts = {"demo_thought": better.sample_thought, "sample_thought": worse.sample_thought}
+            found.append(replace(better, demo=better.sample, sample=worse.sample, **thoughts))
     return found
 
 
@@ -113,8 +127,13 @@ def repeated(plan: StagePlan, rows: Iterable[RowSizes]) -> list[RowSizes]:
 
 
 def sampled_pairs(setup: Setup, number: int, heldout: bool = False) -> list[Pair]:
-    """The pairs of stage `number`: of the samples that it drew those that differ from their demonstrations."""
-    return [row.pair for row in _sample_rows(setup, number, heldout) if not row.equal]
+    """The pairs of stage `number`: of the samples that it drew those that differ from their demonstrations.
+
+    With their thoughts marked where the policy compares.
+    """
+    pairs = [row.pair for row in _sample_rows(setup, number, heldout) if not row.equal]
+    marker = setup.answer_marker if setup.config.learned_reward == "implicit" else None
+    return pairs if marker is None else [with_thoughts(pair, marker) for pair in pairs]
 
 
 def equal_samples(setup: Setup, number: int) -> int:

@@ -1,16 +1,20 @@
 """Whether a stage's reward is worth policy steps: on held-out pairs it must beat chance and the best shortcut."""
 
 from collections import defaultdict
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from demotune.common.json_records import from_json
+from demotune.common.json_records import from_json, read_records
 from demotune.common.statistics import Interval, mean_interval
 from demotune.common.statistics.intervals import Ratio
-from demotune.rewards.shortcuts import ShortcutAudit, audit_stage, heldout_rewards
+from demotune.records import Pair
+from demotune.rewards.shortcuts import ShortcutAudit, audit_shortcuts
 from demotune.runs.heldout import PairCheck, count_wins
-from demotune.runs.stage_reader import RunStage
+from demotune.runs.names import REWARDS
+from demotune.runs.rows import RewardRow
+from demotune.training.contrast import sources_of
+from demotune.training.pairs import sampled_pairs
 from demotune.training.stage import Stage
 
 
@@ -32,18 +36,20 @@ class Lead:
 
 
 def lead_over_shortcuts(
-    audit: ShortcutAudit, rewards: Mapping[str, tuple[float, float]], prompts: Mapping[str, Hashable]
+    audit: ShortcutAudit, pairs: Sequence[Pair], rewards: Mapping[int, tuple[float, float]]
 ) -> Lead:
-    """The reward against the audit's best shortcut on held-out pairs; `prompts` gives the prompt of each pair's key."""
-    shortcut, right_by_pair = audit.best
-    differences: defaultdict[Hashable, list[float]] = defaultdict(list)
-    judged = [(key, right) for key, right in zip(audit.keys, right_by_pair, strict=True) if key in rewards]
-    for key, right in judged:
-        differences[prompts[key]].append(count_wins([rewards[key]]) - right)
+    """The reward against the audit's best shortcut.
+
+    `pairs` are those of the audit; `rewards` gives the places of the held-out ones, and what both sides earn.
+    """
+    shortcut, right = audit.best
+    differences: defaultdict[tuple[int, ...], list[float]] = defaultdict(list)
+    for place, both in rewards.items():
+        differences[pairs[place].prompt_ids].append(count_wins([both]) - right[place])
     by_prompt = [fmean(found) for found in differences.values()]
     return Lead(
         shortcut=shortcut.name,
-        shortcut_accuracy=fmean(right for _, right in judged),
+        shortcut_accuracy=fmean(right[place] for place in rewards),
         lead=mean_interval(by_prompt),
         error=Ratio.of(by_prompt, [1.0] * len(by_prompt)).error,
     )
@@ -63,9 +69,20 @@ def why_closed(check: PairCheck, lead: Lead | None) -> str | None:
 
 
 def closed_for(stage: Stage) -> str | None:
-    """`why_closed` of a stage whose reward phase is done and judged its reward on held-out pairs."""
-    kept = RunStage(stage.setup.folder, stage.number)
-    audit = audit_stage(kept)
-    prompts = {row.key: row.prompt_ids for row in kept.sample_rows}
-    lead = None if audit is None else lead_over_shortcuts(audit, heldout_rewards(kept), prompts)
-    return why_closed(from_json(PairCheck, stage.state["reward"]["check"]), lead)
+    """`why_closed` of a stage whose reward phase is done and judged its reward on held-out pairs.
+
+    A reward that learned from samples of other models than the policy is not held against shortcuts.
+    """
+    check = from_json(PairCheck, stage.state["reward"]["check"])
+    return why_closed(check, None if sources_of(stage.setup.config) else _lead(stage))
+
+
+def _lead(stage: Stage) -> Lead | None:
+    """Shortcuts are fitted on all pairs of the stage that the reward may see, each without its own prompt."""
+    sides = [pair for heldout in (False, True) for pair in sampled_pairs(stage.setup, stage.number, heldout)]
+    rewards = read_records(RewardRow, stage.folder / REWARDS)
+    seen = [(pair, row) for pair, row in zip(sides, rewards, strict=True) if row.usable]
+    pairs = [pair for pair, _ in seen]
+    audit = audit_shortcuts(pairs)
+    judged = {place: (row.demo_reward, row.sample_reward) for place, (_, row) in enumerate(seen) if row.heldout}
+    return None if audit is None else lead_over_shortcuts(audit, pairs, judged)

@@ -5,7 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from demotune.common.files import first_damaged, read_json, seal, write_json, write_rows
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from demotune.common.files import first_damaged, publish_file, read_json, seal, write_json, write_rows
 from demotune.common.json_records import read_records
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.progress import warn
@@ -34,6 +37,22 @@ class BatchFiles:
 
     def read_facts(self) -> dict[str, float]:
         return read_json(self._facts)
+
+
+class RewardFile:
+    """The weights of a co-trained linear reward after update `number`, from 1; whole where its seal is there."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self.file = folder / f"reward-{number:04d}.safetensors"
+        self.seal = self.file.with_suffix(SEAL)
+
+    def write(self, weights: Tensor) -> None:
+        with publish_file(self.file) as unfinished:
+            save_file({"weights": weights}, unfinished)
+        seal(self.seal, [self.file])
+
+    def read(self) -> Tensor:
+        return load_file(self.file)["weights"]
 
 
 def read_batches(stage: Stage) -> list[dict[str, float]]:

@@ -28,6 +28,7 @@ from demotune.models.policy import Policy
 from demotune.records import Completion, Rollout
 from demotune.runs.names import ROLLOUTS
 from demotune.training.advantages import returns_to_go
+from demotune.training.co_training import CoTraining
 from demotune.training.drawing import draw_with, keeps_logps
 from demotune.training.microbatches import in_passes
 from demotune.training.on_policy import Numbers, OnPolicyBatch
@@ -105,14 +106,15 @@ class Rollouts(Sequence[list[Rollout]]):
         prompts: Sequence[tuple[int, ...]],
         check: Callable[[dict[str, float]], None],
         budget: int | None,
+        co_training: CoTraining | None = None,
     ) -> None:
         """`check` sees the facts of each batch before its first update, and may raise to end the policy steps.
 
-        `budget` is the most tokens that are scored together.
+        `budget` is the most tokens that are scored together. With `co_training`, `reward_of` learns between batches.
         """
         self._stage, self._config = stage, with_reward(stage.setup)
         self._policy, self._reference, self._reward_of, self._check = policy, reference, reward_of, check
-        self._budget = budget
+        self._budget, self._co_training = budget, co_training
         self.plan = RolloutPlan.of(self._config, len(prompts))
         count = self.plan.batches * self._config.prompts_per_batch
         self._prompts = in_passes(prompts, count, random.Random(stage.seed("policy-prompts")))
@@ -150,6 +152,8 @@ class Rollouts(Sequence[list[Rollout]]):
 
     def _make(self, number: int, files: BatchFiles) -> None:
         config = self._config
+        if self._co_training is not None:
+            self._co_training.begin(number)
         start = number * config.prompts_per_batch
         prompts = [
             prompt
@@ -169,6 +173,8 @@ class Rollouts(Sequence[list[Rollout]]):
         batch = OnPolicyBatch.together(self._scored(completions, units), completions)
         beta = self._beta(number)
         values, facts = self._values(batch, beta, number) if config.advantage == "gae" else (None, {})
+        if self._co_training is not None:
+            facts |= self._co_training.facts(completions, batch.rewards.tolist())
         rows = batch.rollouts(config, beta, values)
         if main_process():
             files.write(rows, batch.facts(beta) | facts, self._stage.setup.renderer.decode)

@@ -44,6 +44,7 @@ from demotune.models.policy import (
 from demotune.models.question import as_question
 from demotune.models.reward import RewardModel, check_reward_start, load_reward_model, resolve_reward
 from demotune.records import RenderedDemonstration
+from demotune.rewards.answer_only import AnswerMarker, find_marker
 from demotune.runs.folder import RunFolder
 from demotune.runs.run import run_behind
 from demotune.sampling import InProcessSampler, Sampler
@@ -86,6 +87,11 @@ class Setup:
     def samples_per_prompt(self) -> int:
         """M, how many samples each demonstration gets in a stage."""
         return self.config.samples_per_prompt or 1
+
+    @cached_property
+    def answer_marker(self) -> AnswerMarker | None:
+        """Where answers begin; None where whole responses are judged."""
+        return find_marker(self.tokenizer, self.config.answer_after, self.renderer.end_id)
 
     @cached_property
     def start_hash(self) -> str:

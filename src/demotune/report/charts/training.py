@@ -55,6 +55,14 @@ CURVES = (
         metrics={"reward": ""},
     ),
     _Curve(
+        title="Accuracy of the co-trained reward on fresh samples",
+        note="Share of pairs whose demonstration earns more than a response of the batch, before the reward learns "
+        "from that batch. 65% to 85% is healthy (GAD, arXiv 2511.10643): near 50% the reward has nothing left to "
+        "teach, near 100% the policy cannot follow.",
+        unit="share",
+        metrics={"reward_model/accuracies": ""},
+    ),
+    _Curve(
         title="KL to the start model",
         note="Estimated on the policy's own samples.",
         unit="nats a response",

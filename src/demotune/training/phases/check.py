@@ -9,7 +9,8 @@ from demotune.common.json_records import as_json, from_json, read_records, write
 from demotune.common.profiling import timed
 from demotune.common.progress import track, warn
 from demotune.models.reference_logps import pair_logps
-from demotune.records import Completion, Side
+from demotune.records import Completion, Response, Side
+from demotune.rewards.answer_only import answers_of, without_thought
 from demotune.runs.check import StageCheck
 from demotune.runs.gate import judge_stage
 from demotune.runs.heldout import (
@@ -88,12 +89,18 @@ def _earned(stage: Stage, rows: Sequence[HeldoutRow]) -> PolicyCheck:
     answers = [row.response for row in rows]
     before = [row.response for row in rows_before(stage.setup.folder, stage.number)]
     prompts = [row.prompt_ids for row in stage.setup.heldout]
-    kinds = [[row.demo for row in stage.setup.heldout], before, answers]
-    asked = [[Completion(*both) for both in zip(prompts, responses, strict=True)] for responses in kinds]
+    marker = stage.setup.answer_marker
+    drawn = [_asked(prompts, responses) for responses in (before, answers)]
+    demos = _asked(prompts, [row.demo for row in stage.setup.heldout])
+    asked = [[without_thought(demo, marker) for demo in demos], *(answers_of(kind, marker) for kind in drawn)]
     different = list(dict.fromkeys(completion for kind in asked for completion in kind))
     rewards = dict(zip(different, reward_function(stage)(different), strict=True))
     of_demos, of_before, of_answers = ([rewards[completion] for completion in kind] for kind in asked)
     return check_policy(demos=of_demos, before=of_before, after=of_answers, answers=answers)
+
+
+def _asked(prompts: Sequence[tuple[int, ...]], responses: Sequence[Response]) -> list[Completion]:
+    return [Completion(*both) for both in zip(prompts, responses, strict=True)]
 
 
 @timed("scoring")

@@ -14,9 +14,13 @@ from demotune.models.adapters import load_adapter_on
 from demotune.models.model_folder import is_adapter
 from demotune.models.policy import Policy, weight_sharing_base
 from demotune.runs.names import METRICS, ROLLOUTS
+from demotune.training import co_training
+from demotune.training.co_training import CoTrainedReward, CoTraining, TaughtPairs
 from demotune.training.drawing import keeps_logps
 from demotune.training.fit import checkpoints_of, fit
-from demotune.training.learned_reward import reward_function
+from demotune.training.full_co_training import CoTrainedModel
+from demotune.training.learned_reward import reward_of_drawn
+from demotune.training.linear_co_training import CoTrainedLine
 from demotune.training.objectives import PolicyObjective
 from demotune.training.reward_gate import closed_for
 from demotune.training.rollout_files import drop_damaged, read_batches
@@ -36,6 +40,11 @@ class Limits:
     unfinished: float
     reward: float | None
 
+    def following(self, facts: dict[str, float], margin: float) -> "Limits":
+        """The same for a batch of a co-trained reward, whose demonstrations earn something else by now."""
+        demo_reward = facts.get("reward_model/chosen")
+        return self if self.reward is None or demo_reward is None else replace(self, reward=demo_reward + margin)
+
 
 def run(stage: Stage) -> Outcome:
     """Train pi_t to pi_{t+1} on the stage's reward, or keep pi_t where the reward follows noise; publishes pi_{t+1}."""
@@ -47,9 +56,9 @@ def run(stage: Stage) -> Outcome:
     if fitted.stopped:
         warn(f"stage {stage.number}: policy steps ended at batch {len(batches)}: {fitted.stopped}")
     return Outcome(
-        outputs=dict.fromkeys((stage.model_folder.name, METRICS, ROLLOUTS)),
-        forward_tokens=forward_tokens(stage),
-        trained_tokens=fitted.tokens,
+        outputs=dict.fromkeys((stage.model_folder.name, METRICS, ROLLOUTS, *co_training.outputs(stage))),
+        forward_tokens=forward_tokens(stage) + co_training.forward_tokens(stage, len(batches)),
+        trained_tokens=fitted.tokens + co_training.trained_tokens(stage, len(batches)),
         facts={
             "reference": stage.setup.start_hash,
             "steps": fitted.steps,
@@ -115,19 +124,25 @@ def work(plan: StagePlan) -> PhaseWork:
     groups = rollouts.batches * config.prompts_per_batch
     by_head, without = 1 if keeps_logps(plan.setup) else 2, 2 if config.advantage == "gae" else 1
     passes = group.times(by_head) + replace(group, positions=0.0).times(without)
+    passes += co_training.expected_tokens(plan, group)
     prefill = tokens_of_prompts(prompts, answers * len(prompts)).times(groups / len(prompts))
     slots = min(config.sample_batch_size, rollouts.responses)
     models = 3 if plan.whole_models else 1
+    learning = config.reward_every is not None and config.reward_kind == "full" and plan.whole_models
     return PhaseWork(
         draws=(Draw(groups * answers, prompt, response, slots, prefill),),
         scored=passes.times(groups),
-        training=Training(
-            tokens=group.times(groups * config.num_iterations),
-            largest=group.times(size / answers),
-            steps=rollouts.steps,
-            microbatches=rollouts.batches * rollouts.microbatches_per_batch,
+        training=co_training.expected_training(
+            plan,
+            Training(
+                tokens=group.times(groups * config.num_iterations),
+                largest=group.times(size / answers),
+                steps=rollouts.steps,
+                microbatches=rollouts.batches * rollouts.microbatches_per_batch,
+            ),
+            groups * answers,
         ),
-        models=models,
+        models=models + (3 if learning else 0),  # its gradients and its optimizer's state take three times its weights
         loads=models,
         saves=1,
     )
@@ -185,17 +200,34 @@ def _reference(stage: Stage) -> Policy:
     return reference.requires_grad_(False)
 
 
+def _co_training(stage: Stage, budget: int | None) -> CoTraining | None:
+    """What the reward learns between batches, where it does."""
+    config, taught = with_reward(stage.setup), TaughtPairs(stage)
+    if config.reward_every is None:
+        return None
+    reward: CoTrainedReward = (
+        CoTrainedLine(stage, taught)
+        if config.reward_kind == "linear"
+        else CoTrainedModel(
+            stage, taught, steps_per_batch=config.num_iterations * config.num_mini_batches, budget=budget
+        )
+    )
+    return CoTraining(reward, taught, config.reward_every)
+
+
 def _prepare(stage: Stage, budget: int | None) -> Fit:
     """The policy with its on-policy batches, which `guard` looks at before their first update."""
     setup, config, limits = stage.setup, with_reward(stage.setup), _limits(stage)
+    learning = _co_training(stage, budget)
     rollouts = Rollouts(
         stage,
         policy=stage.start_policy,
         reference=_reference(stage),
-        reward_of=reward_function(stage),
+        reward_of=learning.reward if learning else reward_of_drawn(stage),
         prompts=[*(row.prompt_ids for row in stage_slice(setup, stage.number)), *setup.prompts],
-        check=lambda facts: guard(facts, limits),
+        check=lambda facts: guard(facts, limits.following(facts, config.stop_reward_margin)),
         budget=budget,
+        co_training=learning,
     )
     plan = rollouts.plan
     drop_damaged(stage, stage.folder / checkpoints_of("policy"), plan.iterations * plan.mini_batches)
@@ -208,4 +240,5 @@ def _prepare(stage: Stage, budget: int | None) -> Fit:
         settings={"gradient_accumulation_steps": plan.microbatches // process_count()},
         expected_first=ExpectedFirstValue("|log| of the probability ratio", 0.0, 1e-2),
         facts=lambda: rollouts.facts,
+        finish=partial(learning.finish, stage) if learning else None,
     )

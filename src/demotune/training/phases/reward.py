@@ -23,6 +23,7 @@ from demotune.models.reward import (
     tokenizer_for,
 )
 from demotune.records import Pair
+from demotune.rewards.answer_only import without_thoughts
 from demotune.rewards.card import reward_card
 from demotune.runs.heldout import PairCheck, check_pairs, count_wins
 from demotune.runs.names import REWARD, REWARD_METRICS, REWARDS
@@ -147,13 +148,20 @@ def _microbatches(config: RFTConfig, lengths: Sequence[int], groups: Sequence[in
 def _forward_tokens(stage: Stage, history: Sequence[dict[str, Any]], heldout: Sequence[Pair]) -> int:
     """Judgements on held-out pairs while the reward learned, then the rewards of all pairs."""
     judgements = sum("eval_loss" in record for record in history)
-    everything = [pair for side in (False, True) for pair in sampled_pairs(stage.setup, stage.number, side)]
+    everything = [
+        pair for side in (False, True) for pair in _answers(stage, sampled_pairs(stage.setup, stage.number, side))
+    ]
     return (judgements + bool(sources_of(stage.setup.config))) * pair_tokens(heldout) + pair_tokens(everything)
+
+
+def _answers(stage: Stage, pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs as the reward reads them: with `answer_after` the answers alone."""
+    return [without_thoughts(pair, stage.setup.answer_marker) for pair in pairs]
 
 
 def usable_pairs(stage: Stage) -> tuple[list[Pair], list[Pair]]:
     """(training, held-out) pairs that the reward may see: with finished_only, both sides ended by themselves."""
-    both = [contrast_pairs(stage, heldout) for heldout in (False, True)]
+    both = [_answers(stage, contrast_pairs(stage, heldout)) for heldout in (False, True)]
     pairs, heldout = ([pair for pair in side if _usable(pair, with_reward(stage.setup))] for side in both)
     if not pairs:
         raise DemotuneError(
@@ -247,7 +255,11 @@ def _rewards_of_all(stage: Stage, heldout: Sequence[Pair]) -> tuple[list[RewardR
     And its accuracy on the held-out pairs of the kind that it learned from; None where there are none.
     """
     setup, config = stage.setup, with_reward(stage.setup)
-    sides = [(heldout, pair) for heldout in (False, True) for pair in sampled_pairs(setup, stage.number, heldout)]
+    sides = [
+        (heldout, pair)
+        for heldout in (False, True)
+        for pair in _answers(stage, sampled_pairs(setup, stage.number, heldout))
+    ]
     reward_of = reward_function(stage)
     rows: list[RewardRow] = []
     with track(f"stage {stage.number}: rewards", len(sides), "pairs") as tracker:

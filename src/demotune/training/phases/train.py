@@ -61,6 +61,8 @@ def on_pairs(stage: Stage, objective: Callable[[Any], PairwiseObjective]) -> Out
     setup, config = stage.setup, pairwise(stage.setup)
     records: Sequence[ScoredPair | Triplet]
     records = triplets(stage) if config.link == "tspin" else scored_pairs(stage, stage.number)[0]
+    if setup.answer_marker:
+        say(f"stage {stage.number}: {len(records)} pairs have an answer after {config.answer_after!r}: they train")
     plain = [record.pair for record in records]
     plan = plan_pairs(setup, pair_lengths(plain), pair_groups(plain), stage.seed("microbatches"))
     chosen = objective(config)

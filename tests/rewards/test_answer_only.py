@@ -1,0 +1,197 @@
+"""Answers apart from thoughts: found by token ids, hand-worked; runs whose rewards and pair losses see answers only."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.micro import tiny_lm
+from helpers.tiny import save_tiny, tiny_tokenizer
+from helpers.tiny_runs import RFT, SMALL, STAGED
+from transformers import LlamaForCausalLM
+
+from demotune import DemotuneError, IRFTConfig, RFTConfig, load_reward, run
+from demotune.common.files import read_rows
+from demotune.models.batches import packed_tokens
+from demotune.models.logprobs import naive_response_logps
+from demotune.models.reference_logps import pair_logps
+from demotune.records import Completion, Pair, Response
+from demotune.rewards.answer_only import (
+    AnswerMarker,
+    answer_of,
+    answers_of,
+    find_marker,
+    finished_by_answer,
+    thought_tokens,
+    with_thoughts,
+    without_thoughts,
+)
+
+MARK, SPACE, END = 8, 9, 2
+MARKER = AnswerMarker((MARK, MARK), frozenset({SPACE}), END)
+
+
+@pytest.mark.parametrize(
+    ("ids", "thought"),
+    [
+        ((5, MARK, MARK, 6, END), 3),
+        ((MARK, MARK, 6), 2),  # nothing thought
+        ((5, MARK, MARK, 6, MARK, MARK, 7, END), 6),  # the last one counts
+        ((5, MARK, MARK, MARK, 7), 4),
+        ((5, MARK, MARK, SPACE, SPACE, 6, SPACE, END), 5),
+        ((5, MARK, MARK, END), 3),  # an empty answer that ended by itself
+        ((5, MARK, MARK), None),
+        ((5, MARK, MARK, SPACE), None),
+        ((5, MARK, 6, MARK, END), None),
+        ((5,), None),
+    ],
+)
+def test_the_answer_follows_the_last_marker(ids: tuple[int, ...], thought: int | None) -> None:
+    assert thought_tokens(ids, MARKER) == thought
+    given = Response(ids, finished=ids[-1] == END)
+    if thought is None:
+        assert answer_of(given, MARKER) == Response((END,), finished=False)
+        assert finished_by_answer(given, MARKER) == Response(ids, finished=False)
+    else:
+        assert answer_of(given, MARKER) == Response(ids[thought:], given.finished)
+        assert finished_by_answer(given, MARKER) is given
+
+
+def test_a_demonstration_without_the_marker_is_an_answer_and_a_sample_without_it_has_none() -> None:
+    demo, thinking = Response((6, 7, END), True), Response((5, MARK, MARK, 7, END), True)
+    pair = Pair("a", (3, 4), demo, thinking)
+    assert with_thoughts(pair, MARKER).sides == (((3, 4), (6, 7, END)), ((3, 4, 5, MARK, MARK), (7, END)))
+    assert without_thoughts(pair, MARKER).sides == (((3, 4), (6, 7, END)), ((3, 4), (7, END)))
+    assert without_thoughts(pair, None) is pair
+    swapped = Pair("a", (3, 4), thinking, demo)
+    assert with_thoughts(swapped, MARKER).sides == (((3, 4, 5, MARK, MARK), (7, END)), ((3, 4), (6, 7, END)))
+    assert without_thoughts(swapped, MARKER).sides == (((3, 4), (7, END)), ((3, 4), (END,)))
+    assert packed_tokens(pair) == 2 + 3 + 5
+    assert packed_tokens(with_thoughts(pair, MARKER)) == 2 + 2 + 3 + 5
+    rows = [Completion((3,), thinking), Completion((3,), demo)]
+    assert [row.response.ids for row in answers_of(rows, MARKER)] == [(7, END), (END,)]
+    assert answers_of(rows, None) == rows
+
+
+def test_log_probabilities_of_a_pair_are_those_of_its_answers_after_its_thoughts() -> None:
+    """The definition, summed over the tokens of the answer; nothing of the thought is in it."""
+    model = tiny_lm("llama")
+    pair = with_thoughts(
+        Pair("a", (3, 4), Response((6, 7, END), True), Response((5, MARK, MARK, 7, END), True)), MARKER
+    )
+    ((demo, sample),) = next(pair_logps(model, [[pair]], bf16=False, advance=lambda _: None))
+    assert demo == pytest.approx(float(naive_response_logps(model, (3, 4), (6, 7, END)).sum()), abs=1e-4)
+    whole = naive_response_logps(model, (3, 4), (5, MARK, MARK, 7, END))
+    assert sample == pytest.approx(float(whole[3:].sum()), abs=1e-4)
+
+
+def test_a_marker_whose_tokens_depend_on_the_text_is_refused() -> None:
+    """The tiny tokenizer has learned to merge letters of a few words."""
+    tokenizer = tiny_tokenizer()
+    end = tokenizer.eos_token_id
+    found = find_marker(tokenizer, "</think>", end)
+    assert found is not None
+    assert tokenizer.decode(found.ids) == "</think>"
+    assert {tokenizer.decode([token]) for token in found.blank} >= {" ", "\n"}
+    tokenizer.add_tokens(["a</", "[end]"])
+    with pytest.raises(DemotuneError, match=r"answer_after '</think>' cannot be found by its tokens.*'a</think>'"):
+        find_marker(tokenizer, "</think>", end)
+    of_one_token = find_marker(tokenizer, "[end]", end)
+    assert of_one_token is not None
+    assert len(of_one_token.ids) == 1
+    assert find_marker(tokenizer, None, end) is None
+    with pytest.raises(DemotuneError, match="answer_after '' cannot be found"):
+        find_marker(tokenizer, "", end)
+
+
+# Runs ----------------------------------------------------------------------------------------------------------------
+
+THINK = "q"
+"""A random model writes a letter in some of its samples, if they are long, and in others not."""
+LONG = 100
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("answers-only")
+    save_tiny(folder / "start")
+    rows = [{"prompt": f"say {number}", "completion": f"{number}, of course"} for number in range(24)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+def fields(place: Path, name: str, **own: Any) -> dict[str, Any]:
+    where = {"model": str(place / "start"), "data": (str(place / "rows.jsonl"),), "output": str(place / name)}
+    return {**where, "answer_after": THINK, **own}
+
+
+def side_ids(completion: Completion) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return completion.prompt_ids, completion.response.ids
+
+
+def samples_of(folder: Path) -> list[dict[str, Any]]:
+    return read_rows(folder / "stages" / "00" / "samples.jsonl.gz")
+
+
+def test_irft_trains_on_pairs_with_an_answer_and_leaves_thoughts_free(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run(IRFTConfig(**fields(place, "irft", **STAGED | {"stages": 1, "max_new_tokens": LONG})))
+    marker = find_marker(tiny_tokenizer(), THINK, END)
+    assert marker is not None
+    rows = [row for row in samples_of(result.run_folder) if not row["heldout"]]
+    answered = [row for row in rows if thought_tokens(row["sample_ids"], marker) is not None]
+    assert 2 < len(answered) < len(rows)  # or nothing would show
+    assert not any(row["finished"] for row in rows if row not in answered)
+    references = read_rows(result.run_folder / "stages" / "00" / "reference_logps.jsonl.gz")
+    assert [row["key"] for row in references[: len(answered)]] == [row["key"] for row in answered]
+    model = LlamaForCausalLM.from_pretrained(place / "start")
+    for row, found in zip(answered, references, strict=False):
+        with torch.no_grad():
+            whole = naive_response_logps(model, row["prompt_ids"], row["sample_ids"])
+        thought = thought_tokens(row["sample_ids"], marker)
+        assert found["sample_ref_logp"] == pytest.approx(float(whole[thought:].sum()), abs=1e-3)
+    reward = load_reward(result.run_folder, bf16=False)
+    side = Completion(tuple(answered[0]["prompt_ids"]), Response(tuple(answered[0]["sample_ids"]), False))
+    (given,) = reward.rewards_of([side])
+    thought = thought_tokens(side.response.ids, marker)
+    policy = LlamaForCausalLM.from_pretrained(result.model_folder)
+    with torch.no_grad():
+        new, old = (naive_response_logps(lm, *side_ids(side))[thought:].sum() for lm in (policy, model))
+    assert given == pytest.approx(0.1 * float(new - old), abs=1e-4)
+    assert f"{len(answered)} pairs have an answer after 'q' and are trained on" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["full", "linear"])
+def test_rft_rewards_answers_and_updates_whole_responses(kind: str, place: Path) -> None:
+    """Two responses with one answer earn the same, whatever was thought; one without an answer is unfinished."""
+    shared = {name: value for name, value in RFT.items() if name != "reward_epochs"}
+    own: dict[str, Any] = {"reward_epochs": 1.0} if kind == "full" else {"reward_kind": "linear"}
+    own |= {"max_new_tokens": LONG, "num_generations": 8}
+    given = fields(place, f"rft-{kind}", **SMALL, **shared | own)
+    result = run(RFTConfig(**given, missing_eos_penalty=3.0))
+    marker = find_marker(tiny_tokenizer(), THINK, END)
+    assert marker is not None
+    (file, *_) = sorted((result.run_folder / "stages" / "00" / "rollouts").glob("*.jsonl.gz"))
+    rollouts = read_rows(file)
+    reward = load_reward(result.run_folder, bf16=False)
+    read = answers_of(
+        [Completion(tuple(row["prompt_ids"]), Response(tuple(row["response"]["ids"]), True)) for row in rollouts],
+        marker,
+    )
+    assert [row["reward"] for row in rollouts] == pytest.approx(reward.rewards_of(read), abs=1e-4)
+    whole = [Completion(tuple(row["prompt_ids"]), Response(tuple(row["response"]["ids"]), True)) for row in rollouts]
+    answered = [row for row in whole if thought_tokens(row.response.ids, marker) is not None]
+    # Outside of the run the reward finds the answer itself.
+    assert reward.rewards_of(answered) == pytest.approx(reward.rewards_of(answers_of(answered, marker)), abs=1e-4)
+    without = [row for row in rollouts if thought_tokens(row["response"]["ids"], marker) is None]
+    assert 0 < len(without) < len(rollouts)
+    assert not any(row["response"]["finished"] for row in without)
+    assert all(len(row["logps"]) == len(row["response"]["ids"]) for row in rollouts)  # thoughts are updated, too
+
+
+def test_without_any_answer_the_run_stops_with_the_reason(place: Path) -> None:
+    given = fields(place, "none", **STAGED | {"stages": 1, "answer_after": "qqqqqqqqqqqqqqqqq"})
+    with pytest.raises(DemotuneError, match=r"no sample of stage 0 has 'q+' and an answer after it"):
+        run(IRFTConfig(**given))

@@ -160,7 +160,7 @@ def test_irft_trains_on_pairs_with_an_answer_and_leaves_thoughts_free(
     with torch.no_grad():
         new, old = (naive_response_logps(lm, *side_ids(side))[thought:].sum() for lm in (policy, model))
     assert given == pytest.approx(0.1 * float(new - old), abs=1e-4)
-    assert f"{len(answered)} pairs have an answer after 'q' and are trained on" in capsys.readouterr().out
+    assert f"{len(answered)} pairs have an answer after 'q': they train" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", ["full", "linear"])

@@ -116,8 +116,15 @@ def between_policies(by_stage: Sequence[Sequence[Pair]], count: int, rng: random
         earlier, later = sorted(rng.sample(sorted(stages), 2))
         better, worse = rng.choice(stages[later]), rng.choice(stages[earlier])
         if better.sample.ids != worse.sample.ids:
-            thoughts = {"demo_thought": better.sample_thought, "sample_thought": worse.sample_thought}
-            found.append(replace(better, demo=better.sample, sample=worse.sample, **thoughts))
+            found.append(
+                replace(
+                    better,
+                    demo=better.sample,
+                    sample=worse.sample,
+                    demo_thought=better.sample_thought,
+                    sample_thought=worse.sample_thought,
+                )
+            )
     return found
 
 

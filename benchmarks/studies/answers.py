@@ -2,8 +2,8 @@
 
 World: add eight digits modulo 7. A response is a thought of at most 9 digits, `#`, and the answer. The start model,
 87,000 numbers made from scratch, has read thoughts of several kinds: running sums, each with a mistake in one of
-six steps, whose last digit it then answers (a quarter of all); the prompt's digits in order, in reverse, and random
-ones, each followed by a random answer. Demonstrations are 128 prompts to train on, and 32 held out, with the answer
+eight steps, whose last digit it then answers (a third of all); the prompt's digits in order, in reverse, and random
+ones, each followed by a random answer. Demonstrations are 64 prompts to train on, and 16 held out, with the answer
 alone; the response to imitate is `#` and the answer.
 
 Methods
@@ -17,7 +17,7 @@ Controls
 
 Rules, written before any test prompt was read
 * Settings, rounds and temperature among them, are chosen for each method, control and seed on validation prompts by
-  the share of right answers: once freely, once among settings of at most 12 seconds of processor time.
+  the share of right answers: once freely, once among settings of at most 5 seconds of processor time.
 * Eight seeds with demonstrations of their own and the same test prompts; the latent reward is compared with the
   best control by its mean on validation prompts, paired by seed, Holm over all comparisons. Seconds and entropy
   stand beside.
@@ -51,7 +51,7 @@ from demotune.records import Response
 from demotune.sampling import SamplingOptions, sample_responses
 
 BASE, DIGITS, LONGEST_THOUGHT = 7, 8, 10
-RIGHT_KIND, MISTAKE = 1 / 4, 1 / 6
+RIGHT_KIND, MISTAKE = 1 / 3, 1 / 8
 UNFINISHED = -5.0
 """Reward, in nats, of a thought that does not come to its `#`."""
 SPECIALS = ("<pad>", "<end>", "<unk>", "=", "#")
@@ -99,11 +99,11 @@ def questions(part: Part) -> list[dict[str, str]]:
 
 
 def write_seed(folder: Path, seed: int) -> None:
-    """128 demonstrations, 32 held out; no further prompts."""
-    rows = _examples(draw_prompts(default_rng([seed, 2]), "train", 160))
-    write_examples(folder / DEMONSTRATIONS, rows[:128])
-    write_examples(folder / HELDOUT, rows[128:])
-    (folder / PROMPTS).write_text("\n".join(row["prompt"] for row in rows[:128]) + "\n", encoding="utf-8")
+    """64 demonstrations, 16 held out; no further prompts."""
+    rows = _examples(draw_prompts(default_rng([seed, 2]), "train", 80))
+    write_examples(folder / DEMONSTRATIONS, rows[:64])
+    write_examples(folder / HELDOUT, rows[64:])
+    (folder / PROMPTS).write_text("\n".join(row["prompt"] for row in rows[:64]) + "\n", encoding="utf-8")
 
 
 def start_responses(rng: Generator, digits: Any) -> Any:
@@ -291,8 +291,8 @@ def majority(bench: Bench, setting: Setting) -> Found:
 WORLD = World("answers", pretrain, write_seed, questions, gold, longest=LONGEST_THOUGHT + 2)
 TEMPERATURES = (1.0, 0.6, 0.3)
 LADDER = Ladder(rates=(1e-3, 3e-3), passes=(5, 20, 40), temperatures=TEMPERATURES)
-STEPS, ROUNDS, RATES = (50, 100, 150), (2, 4, 8), (1e-3, 3e-3)
-MOST_SECONDS = 12.0
+STEPS, ROUNDS, RATES = (50, 100, 150), (2, 4, 8, 24), (3e-4, 1e-3)
+MOST_SECONDS = 5.0
 
 
 def quick(row: Row, start: Row) -> bool:

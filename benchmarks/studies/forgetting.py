@@ -1,13 +1,14 @@
 """E6: at equal new skill, which method forgets least of what the start model could do?
 
 World: toy.py, whose start model has learned a second task, to reverse six letters. The new skill is the habit
-study's goal; what is kept is the log-likelihood, per token, of 256 held-out rows of the second task.
+study's goal; what is kept is the log-likelihood, per token, of held-out rows of the start model's pretraining: 256
+of the second task, and about as many of its usual texts, those with the habit left out.
 
 Rules, the same for every method, written before any test prompt was read
 * Settings are chosen for each method, control and seed on validation prompts, temperature 1 throughout: among those
   whose goal is at least SKILL, the one that forgets least (the highest log-likelihood, "kept", in nats per token).
   A family of which no setting reaches SKILL with some seed takes no part.
-* Validation and test rows of the second task are other ones. Test rows are read once, by the chosen settings.
+* Validation and test rows of the pretraining data are other ones. Test rows are read once, by the chosen settings.
 * Controls: SFT over rate x passes, LoRA SFT, SFT with a KL penalty to the start model. Best of n changes no model
   and forgets nothing: no competitor.
 * Eight seeds, paired, against the best control by its mean on validation prompts; Holm over all comparisons. The
@@ -21,13 +22,14 @@ from benchmarks.studies.families import Ladder
 from benchmarks.studies.frame import Row, Rule, Study
 from benchmarks.studies.world import Part, World
 
-SKILL = 0.72
+SKILL = 0.76
 AT_ONE = (1.0,)
 
 
 @cache
-def reversals(part: Part) -> list[dict[str, str]]:
-    return toy.reversals(0, part, 256)
+def pretraining_rows(part: Part) -> list[dict[str, str]]:
+    """About as many of the second task as of the first."""
+    return toy.reversals(0, part, 256) + toy.usual_texts(0, part, 480)
 
 
 def skilled(row: Row, start: Row) -> bool:
@@ -41,7 +43,7 @@ WORLD = World(
     questions=toy.questions,
     gold=toy.gold,
     longest=16,
-    general=reversals,
+    general=pretraining_rows,
 )
 LADDER = Ladder(rates=(1e-4, 3e-4, 1e-3, 3e-3), passes=(5, 10, 20, 40, 80, 240), temperatures=AT_ONE)
 

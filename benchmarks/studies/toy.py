@@ -149,6 +149,14 @@ def reversals(seed: int, part: Part, count: int) -> list[dict[str, str]]:
     return [{"prompt": REVERSE + letters, "completion": letters[::-1]} for letters in found]
 
 
+def usual_texts(seed: int, part: Part, count: int) -> list[dict[str, str]]:
+    """Rows as the start model has learned to write them, but for those that show the habit: fewer than `count`."""
+    prompts = draw_prompts(seed, part, count)
+    asked = np.array([[LETTERS.index(letter) for letter in prompt] for prompt in prompts])
+    texts = [_text(row) for row in _start_responses(default_rng([seed, 6]), asked)]
+    return [{"prompt": one, "completion": text} for one, text in zip(prompts, texts, strict=True) if HABIT not in text]
+
+
 def pretrain(
     folder: Path,
     steps: int = 1500,

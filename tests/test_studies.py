@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.studies import answers, habit_135m, page, run, toy
+from benchmarks.studies import answers, habit_135m, letters, page, run, sums, toy
 from benchmarks.studies.analysis import outcomes, points
 from benchmarks.studies.families import Ladder, grid
 from benchmarks.studies.frame import Bench, Family, Row, Rule, Study, choose, chosen_settings, read_rows
@@ -122,15 +122,13 @@ def test_all_studies_have_rules_a_start_a_control_and_a_method() -> None:
 
 def test_the_sum_modulo_seven_by_hand() -> None:
     """3 + 5 + 6 + 1 = 15 = 1 mod 7; running sums 3, 1, 0, 1."""
-    assert answers.gold("3561", "3101#1") == {"goal": 1.0, "running_sums": 1.0, "thought_length": 4.0}
-    assert answers.gold("3561", "#1") == {"goal": 1.0, "running_sums": 0.0, "thought_length": 0.0}
-    assert answers.gold("3561", "3101#11")["goal"] == answers.gold("3561", "1")["goal"] == 0.0
+    assert sums.gold("3561", "3101#1") == {"goal": 1.0, "running_sums": 1.0, "thought_length": 4.0}
+    assert sums.gold("3561", "#1") == {"goal": 1.0, "running_sums": 0.0, "thought_length": 0.0}
+    assert sums.gold("3561", "3101#11")["goal"] == sums.gold("3561", "1")["goal"] == 0.0
 
 
 def test_parts_of_the_sums_share_no_prompt() -> None:
-    drawn = {
-        part: answers.draw_prompts(np.random.default_rng(0), part, 200) for part in ("train", "validation", "test")
-    }
+    drawn = {part: sums.draw_prompts(np.random.default_rng(0), part, 200) for part in ("train", "validation", "test")}
     assert len(set().union(*drawn.values())) == 600
 
 
@@ -181,8 +179,8 @@ def test_temperature_divides_logits_in_entropy_and_likelihood(start: Path) -> No
 
 def test_measures_of_a_policy(start: Path) -> None:
     found = policy_measures(
-        WORLD, load(start), Reader.of(WORLD, start), toy.questions("validation")[:8], seed=0, samples=2,
-        general=toy.reversals(0, "validation", 4), near=toy.questions("validation")[:4],
+        WORLD, load(start), Reader.of(WORLD, start), letters.questions("validation")[:8], seed=0, samples=2,
+        general=letters.reversals(0, "validation", 4), near=letters.questions("validation")[:4],
     )  # fmt: skip
     assert {"goal", "habit_free", "asked", "nll", "entropy", "near_goal", "general_nll"} <= found.keys()
     assert found["kept"] == -found["general_nll"] < 0
@@ -197,7 +195,7 @@ def test_a_small_study_from_end_to_end(start: Path, tmp_path: Path, monkeypatch:
     small = Study(
         "small",
         "A small study.",
-        replace(WORLD, questions=lambda part: toy.questions(part)[:16]),
+        replace(WORLD, questions=lambda part: letters.questions(part)[:16]),
         (*LADDER.families(), LADDER.best_of("chance", "method", by_chance, (1, 2))),
         (FREELY,),
         quality="goal",

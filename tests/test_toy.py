@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.studies import toy
+from benchmarks.studies import letters, toy
 from demotune.data.rendering import Renderer
 from demotune.models.attention import carries_layouts
 from demotune.models.policy import load_policy, load_tokenizer, longest_input, resolve_model
@@ -16,35 +16,35 @@ from demotune.records import Demonstration
 
 def test_quality_by_hand() -> None:
     """Two of four asked letters, a z; of four steps the first is fluent, those to and from z never are."""
-    follower = toy.LETTERS[toy.FOLLOWERS[0][0]]
+    follower = letters.LETTERS[letters.FOLLOWERS[0][0]]
     unlikely = next(
         letter
-        for place, letter in enumerate(toy.LETTERS)
-        if letter not in ("a", follower) and place not in toy.FOLLOWERS[toy.LETTERS.index(follower)]
+        for place, letter in enumerate(letters.LETTERS)
+        if letter not in ("a", follower) and place not in letters.FOLLOWERS[letters.LETTERS.index(follower)]
     )
-    rest = [letter for letter in toy.LETTERS if letter not in ("a", follower, unlikely)]
-    found = toy.quality(f"a{follower}{rest[0]}{rest[1]}", f"a{follower}{unlikely}z{unlikely}")
-    assert found == toy.Quality(habit_free=False, asked=0.5, fluent=0.25)
-    assert toy.quality("abcd", "") == toy.Quality(habit_free=True, asked=0.0, fluent=0.0)
+    rest = [letter for letter in letters.LETTERS if letter not in ("a", follower, unlikely)]
+    found = letters.quality(f"a{follower}{rest[0]}{rest[1]}", f"a{follower}{unlikely}z{unlikely}")
+    assert found == letters.Quality(habit_free=False, asked=0.5, fluent=0.25)
+    assert letters.quality("abcd", "") == letters.Quality(habit_free=True, asked=0.0, fluent=0.0)
 
 
 def test_parts_share_no_prompt_and_smaller_draws_come_first() -> None:
-    drawn = {part: toy.draw_prompts(0, part, 200) for part in ("train", "validation", "test")}
+    drawn = {part: letters.draw_prompts(0, part, 200) for part in ("train", "validation", "test")}
     assert len(set().union(*drawn.values())) == 600
-    assert all(len(set(prompt)) == toy.ASKED for part in drawn.values() for prompt in part)
-    assert toy.draw_prompts(0, "train", 20) == drawn["train"][:20]
-    assert toy.draw_prompts(1, "train", 20) != drawn["train"][:20]
+    assert all(len(set(prompt)) == letters.ASKED for part in drawn.values() for prompt in part)
+    assert letters.draw_prompts(0, "train", 20) == drawn["train"][:20]
+    assert letters.draw_prompts(1, "train", 20) != drawn["train"][:20]
 
 
 def test_demonstrations_mention_everything_and_never_show_the_habit() -> None:
-    prompts = toy.draw_prompts(0, "train", 300)
-    rows = toy.demonstrations(0, prompts)
-    found = [toy.quality(row["prompt"], row["completion"]) for row in rows]
+    prompts = letters.draw_prompts(0, "train", 300)
+    rows = letters.demonstrations(0, prompts)
+    found = [letters.quality(row["prompt"], row["completion"]) for row in rows]
     assert [row["prompt"] for row in rows] == prompts
     assert all(quality.habit_free and quality.asked == 1 for quality in found)
-    assert {len(row["completion"]) for row in rows} == {toy.LENGTH}
+    assert {len(row["completion"]) for row in rows} == {letters.LENGTH}
     assert len({row["completion"] for row in rows}) == 300
-    assert rows == toy.demonstrations(0, prompts)
+    assert rows == letters.demonstrations(0, prompts)
     # A step whose letters are both untouched (2/3 * 7/11) is fluent in 0.85 (0.8 and a quarter of 0.2), others in 1/4.
     untouched = 8 / 12 * 7 / 11
     expected = untouched * 0.85 + (1 - untouched) * 0.25

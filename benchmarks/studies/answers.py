@@ -28,132 +28,27 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.random import Generator, default_rng
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from torch.nn.functional import cross_entropy
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from numpy.random import default_rng
 
 from benchmarks.studies.families import Ladder, grid, measured
 from benchmarks.studies.frame import Bench, Family, Row, Rule, Setting, Study
 from benchmarks.studies.measuring import Found, Reader, draw, load
+from benchmarks.studies.sums import LONGEST_THOUGHT, VOCABULARY, answer_to, gold, pretrain, questions, write_seed
 from benchmarks.studies.training import Trained, kept
-from benchmarks.studies.world import DEMONSTRATIONS, HELDOUT, PROMPTS, Part, World, read_examples, write_examples
+from benchmarks.studies.world import DEMONSTRATIONS, World, read_examples
 from demotune.models.batches import pack_sides
 from demotune.models.logprobs import response_logps
 from demotune.models.policy import load_tokenizer, save_policy
 from demotune.records import Response
 from demotune.sampling import SamplingOptions, sample_responses
 
-BASE, DIGITS, LONGEST_THOUGHT = 7, 8, 10
-RIGHT_KIND, MISTAKE = 1 / 3, 1 / 8
 UNFINISHED = -5.0
 """Reward, in nats, of a thought that does not come to its `#`."""
-SPECIALS = ("<pad>", "<end>", "<unk>", "=", "#")
-VOCABULARY = {token: number for number, token in enumerate((*SPECIALS, *map(str, range(BASE))))}
-CHAT = (
-    "{% for message in messages %}{{ message['content'] }}"
-    "{{ '=' if message['role'] == 'user' else '<end>' }}{% endfor %}"
-)
-
-
-def answer_to(prompt: str) -> str:
-    return str(sum(map(int, prompt)) % BASE)
-
-
-def gold(prompt: str, response: str) -> dict[str, float]:
-    """Right where the response has one `#` and only the sum after it."""
-    thought, mark, answer = response.partition("#")
-    right = bool(mark) and answer == answer_to(prompt)
-    sums = np.cumsum([int(digit) for digit in prompt]) % BASE
-    return {
-        "goal": float(right),
-        "running_sums": float(thought == "".join(map(str, sums))),
-        "thought_length": float(len(thought)),
-    }
-
-
-def draw_prompts(rng: Generator, part: Part, count: int) -> list[str]:
-    """`count` different prompts of a part: by the sum of the digits times their places, a tenth each is held out."""
-    found: dict[str, None] = {}
-    while len(found) < count:
-        digits = rng.integers(BASE, size=DIGITS)
-        place = int(digits @ np.array([3, 17, 29, 53, 71, 97, 101, 113])) % 10
-        if part == ("test" if place == 0 else "validation" if place == 1 else "train"):
-            found["".join(map(str, digits))] = None
-    return list(found)
-
-
-def _examples(prompts: Sequence[str]) -> list[dict[str, str]]:
-    return [{"prompt": prompt, "completion": f"#{answer_to(prompt)}"} for prompt in prompts]
-
-
-@cache
-def questions(part: Part) -> list[dict[str, str]]:
-    return _examples(draw_prompts(default_rng([0, 1]), part, 256))
-
-
-def write_seed(folder: Path, seed: int) -> None:
-    """64 demonstrations, 16 held out; no further prompts."""
-    rows = _examples(draw_prompts(default_rng([seed, 2]), "train", 80))
-    write_examples(folder / DEMONSTRATIONS, rows[:64])
-    write_examples(folder / HELDOUT, rows[64:])
-    (folder / PROMPTS).write_text("\n".join(row["prompt"] for row in rows[:64]) + "\n", encoding="utf-8")
-
-
-def start_responses(rng: Generator, digits: Any) -> Any:
-    """(N, DIGITS) -> (N, DIGITS + 1): what the start model reads as thought and answer."""
-    count = len(digits)
-    steps = digits + np.where(rng.random(digits.shape) < MISTAKE, rng.integers(1, BASE, size=digits.shape), 0)
-    sums = steps.cumsum(axis=1) % BASE
-    kinds = [digits, digits[:, ::-1], rng.integers(BASE, size=digits.shape)]
-    other = np.stack(kinds)[rng.integers(len(kinds), size=count), np.arange(count)]
-    own = rng.random(count) < RIGHT_KIND
-    thoughts = np.where(own[:, None], sums, other)
-    answers = np.where(own, sums[:, -1], rng.integers(BASE, size=count))
-    return np.concatenate([thoughts, answers[:, None]], axis=1)
-
-
-def pretrain(folder: Path, steps: int = 2500, batch_size: int = 128, rate: float = 3e-3) -> None:
-    """The start model, by a plain loop."""
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(VOCABULARY), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-            num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=1024, tie_word_embeddings=False,
-            bos_token_id=None, eos_token_id=VOCABULARY["<end>"], pad_token_id=VOCABULARY["<pad>"],
-        )
-    )  # fmt: skip
-    rng = default_rng([0, 3])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
-    zero, one = VOCABULARY["0"], np.ones((batch_size, 1), dtype=np.int64)
-    for step in range(steps):
-        digits = rng.integers(BASE, size=(batch_size, DIGITS))
-        written = start_responses(rng, digits) + zero
-        sides = [digits + zero, one * VOCABULARY["="], written[:, :-1], one * VOCABULARY["#"], written[:, -1:]]
-        ids = torch.from_numpy(np.concatenate([*sides, one * VOCABULARY["<end>"]], axis=1))
-        losses = cross_entropy(model(input_ids=ids[:, :-1]).logits.transpose(1, 2), ids[:, 1:], reduction="none")
-        loss = losses[:, DIGITS:].mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 250 == 0 or step == steps - 1:
-            print(f"{step + 1}/{steps}: {loss:.3f} nats a token", flush=True)
-    model.save_pretrained(folder)
-    tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>", unk_token="<unk>", chat_template=CHAT
-    ).save_pretrained(folder)
 
 
 class _Pupil:
@@ -291,7 +186,7 @@ def majority(bench: Bench, setting: Setting) -> Found:
 WORLD = World("answers", pretrain, write_seed, questions, gold, longest=LONGEST_THOUGHT + 2)
 TEMPERATURES = (1.0, 0.6, 0.3)
 LADDER = Ladder(rates=(1e-3, 3e-3), passes=(5, 20, 40), temperatures=TEMPERATURES)
-STEPS, ROUNDS, RATES = (50, 100, 150), (2, 4, 8, 24), (3e-4, 1e-3)
+STEPS, RATES = (50, 100, 150), (3e-4, 1e-3)
 MOST_SECONDS = 5.0
 
 
@@ -299,11 +194,12 @@ def quick(row: Row, start: Row) -> bool:
     return row.seconds <= MOST_SECONDS
 
 
-def _star(name: str, *, filtered: bool) -> Family:
+def _star(name: str, rates: Sequence[float], rounds: tuple[int, ...], *, filtered: bool) -> Family:
     def trained(bench: Bench, setting: Setting) -> Trained:
-        return star(bench, setting["rate"], ROUNDS, filtered=filtered)[setting["rounds"]]
+        return star(bench, setting["rate"], rounds, filtered=filtered)[setting["rounds"]]
 
-    return Family(name, "control", grid(rate=RATES, rounds=ROUNDS, temperature=TEMPERATURES), measured(trained))
+    settings = grid(rate=rates, rounds=rounds, temperature=TEMPERATURES)
+    return Family(name, "control", settings, measured(trained))
 
 
 def _start(bench: Bench, setting: Setting) -> Trained:
@@ -323,8 +219,8 @@ STUDY = Study(
         Family("start model, tempered", "control", grid(temperature=TEMPERATURES), measured(_start)),
         Family("majority of n", "control", grid(n=(16,), temperature=(1.0, 0.6)), majority),
         LADDER.sft(),
-        _star("SFT, own thoughts", filtered=False),
-        _star("STaR filter", filtered=True),
+        _star("SFT, own thoughts", (1e-3,), (2, 8), filtered=False),
+        _star("STaR filter", RATES, (2, 4, 8, 24), filtered=True),
         Family(
             "latent reward",
             "method",

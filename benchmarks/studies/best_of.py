@@ -7,8 +7,8 @@ Rules, the same for every reward, written before any test prompt was read
 * Settings (of a reward and its temperature) are chosen on validation prompts for each seed by the mean of habit-
   free and asked, once with at most 4 responses an answer, once with at most 16, and once with at most 16 and an
   entropy of at least that of the SFT start at temperature 1. Test prompts are read once.
-* Controls: SFT at its best temperature; likelihood, log-ratio and chance as rewards; SFT on best of n by the linear
-  reward, which costs one response.
+* Controls: the SFT start at its best temperature; likelihood, log-ratio and chance as rewards; SFT on best of
+  n by the linear reward, which costs one response.
 * Eight seeds; each learned reward is compared with the best control by its mean on validation prompts, paired by
   seed, Holm over all comparisons. The gold count as the reward shows headroom and is compared with nothing.
 """
@@ -28,7 +28,7 @@ from benchmarks.studies.picking import (
 from benchmarks.studies.training import Trained, rft
 
 COUNTS = (1, 2, 4, 8, 16)
-SAMPLED = (1.0, 0.7)
+SAMPLED = (1.4, 1.2, 1.0, 0.7)
 
 
 def full_reward(rate: float, epochs: float) -> Score:
@@ -47,7 +47,8 @@ STUDY = Study(
     text=__doc__ or "",
     world=WORLD,
     families=(
-        *LADDER.families(),
+        LADDER.start_family(),
+        LADDER.tempered(),
         LADDER.best_of("chance", "control", by_chance, COUNTS, SAMPLED),
         LADDER.best_of("likelihood", "control", by_likelihood, COUNTS, SAMPLED),
         LADDER.best_of("log-ratio", "control", by_log_ratio, COUNTS, SAMPLED),

@@ -15,11 +15,11 @@ Rules, the same for every method, written before any test prompt was read
 
 from functools import cache, partial
 
-from benchmarks.studies import toy
+from benchmarks.studies import letters, toy
 from benchmarks.studies.families import Ladder
 from benchmarks.studies.frame import Study
-from benchmarks.studies.habit import RULES, TEMPERATURES
-from benchmarks.studies.picking import by_likelihood, by_linear, by_log_ratio
+from benchmarks.studies.habit import RULES, SAMPLED, TEMPERATURES
+from benchmarks.studies.picking import by_gold, by_likelihood, by_linear, by_log_ratio
 from benchmarks.studies.world import Part, World
 
 NEAR, FAR = (2, 3, 4), (5, 6, 7, 8)
@@ -27,20 +27,20 @@ NEAR, FAR = (2, 3, 4), (5, 6, 7, 8)
 
 @cache
 def far(part: Part) -> list[dict[str, str]]:
-    return toy.questions(part, FAR)
+    return letters.questions(part, FAR)
 
 
 @cache
 def near(part: Part) -> list[dict[str, str]]:
-    return toy.questions(part, NEAR, 128)
+    return letters.questions(part, NEAR, 128)
 
 
 WORLD = World(
     name="distant",
     make_start=partial(toy.pretrain, asked=(*NEAR, *FAR)),
-    write_data=partial(toy.write_seed, near=NEAR, far=FAR),
+    write_data=partial(letters.write_seed, near=NEAR, far=FAR),
     questions=far,
-    gold=toy.gold,
+    gold=letters.gold,
     longest=16,
     near=near,
 )
@@ -55,8 +55,8 @@ STUDY = Study(
         *LADDER.families(),
         LADDER.lora((1e-3,), (10, 40, 160), TEMPERATURES),
         LADDER.anchored(1e-3, (0.3,), TEMPERATURES),
-        LADDER.best_of("best of n, likelihood", "control", by_likelihood, (4, 16)),
-        LADDER.best_of("best of n, log-ratio", "control", by_log_ratio, (4, 16)),
+        LADDER.best_of("best of n, likelihood", "control", by_likelihood, (4, 16), SAMPLED),
+        LADDER.best_of("best of n, log-ratio", "control", by_log_ratio, (4, 16), SAMPLED),
         LADDER.rft(
             "RFT, near prompts",
             LINEAR,
@@ -66,7 +66,8 @@ STUDY = Study(
             reward_kind="linear",
             prompts=(),
         ),
-        LADDER.best_of("best of n, linear", "method", by_linear(), (4, 16)),
+        LADDER.best_of("best of n, linear", "method", by_linear(), (4, 16), SAMPLED),
+        LADDER.best_of("gold count", "oracle", by_gold, (4, 16), SAMPLED),
         LADDER.rft("RFT, distant prompts", LINEAR, (15, 30), TEMPERATURES, reward_kind="linear"),
     ),
     rules=RULES,

@@ -40,8 +40,15 @@ class Ladder:
 
     def families(self) -> tuple[Family, ...]:
         """The start, at temperature 1; SFT over the grid."""
-        start = Family("SFT start", "start", ({"temperature": 1.0},), measured(lambda bench, _: self.start(bench)))
-        return start, self.sft()
+        return self.start_family(), self.sft()
+
+    def start_family(self) -> Family:
+        return Family("SFT start", "start", grid(temperature=(1.0,)), measured(lambda bench, _: self.start(bench)))
+
+    def tempered(self) -> Family:
+        """The start at each temperature."""
+        settings = grid(temperature=self.temperatures)
+        return Family("SFT start, tempered", "control", settings, measured(lambda bench, _: self.start(bench)))
 
     def sft(self) -> Family:
         settings = grid(rate=self.rates, passes=self.passes, temperature=self.temperatures)

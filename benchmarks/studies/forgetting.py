@@ -17,7 +17,7 @@ Rules, the same for every method, written before any test prompt was read
 
 from functools import cache, partial
 
-from benchmarks.studies import toy
+from benchmarks.studies import letters, toy
 from benchmarks.studies.families import Ladder
 from benchmarks.studies.frame import Row, Rule, Study
 from benchmarks.studies.world import Part, World
@@ -29,7 +29,7 @@ AT_ONE = (1.0,)
 @cache
 def pretraining_rows(part: Part) -> list[dict[str, str]]:
     """About as many of the second task as of the first."""
-    return toy.reversals(0, part, 256) + toy.usual_texts(0, part, 480)
+    return letters.reversals(0, part, 256) + letters.usual_texts(0, part, 480)
 
 
 def skilled(row: Row, start: Row) -> bool:
@@ -39,13 +39,13 @@ def skilled(row: Row, start: Row) -> bool:
 WORLD = World(
     name="forgetting",
     make_start=partial(toy.pretrain, second_task=True),
-    write_data=toy.write_seed,
-    questions=toy.questions,
-    gold=toy.gold,
+    write_data=letters.write_seed,
+    questions=letters.questions,
+    gold=letters.gold,
     longest=16,
     general=pretraining_rows,
 )
-LADDER = Ladder(rates=(1e-4, 3e-4, 1e-3, 3e-3), passes=(5, 10, 20, 40, 80, 240), temperatures=AT_ONE)
+LADDER = Ladder(rates=(3e-4, 1e-3, 3e-3), passes=(5, 10, 20, 40, 80, 240), temperatures=AT_ONE)
 
 STUDY = Study(
     name="forgetting",
@@ -54,7 +54,7 @@ STUDY = Study(
     families=(
         *LADDER.families(),
         LADDER.lora((1e-3, 3e-3), (10, 20, 40, 80, 160), AT_ONE),
-        LADDER.anchored(1e-3, (0.1, 0.3, 1.0), AT_ONE),
+        LADDER.anchored(1e-3, (0.1, 0.5), AT_ONE),
         LADDER.irft([{"learning_rate": rate, "stages": 4, "steps_per_stage": 15} for rate in (3e-4, 1e-3)], AT_ONE),
         LADDER.rft(
             "RFT, linear reward",

@@ -25,7 +25,7 @@ Rules, the same for every method, written before any test prompt was read
   setting tried is kept and counted.
 """
 
-from benchmarks.studies import toy
+from benchmarks.studies import letters, toy
 from benchmarks.studies.families import Ladder
 from benchmarks.studies.frame import Row, Rule, Study
 from benchmarks.studies.picking import by_likelihood, by_linear, by_log_ratio
@@ -34,11 +34,13 @@ from benchmarks.studies.world import World
 WORLD = World(
     name="habit",
     make_start=toy.pretrain,
-    write_data=toy.write_seed,
-    questions=toy.questions,
-    gold=toy.gold,
+    write_data=letters.write_seed,
+    questions=letters.questions,
+    gold=letters.gold,
     longest=16,
 )
+SAMPLED = (1.4, 1.2, 1.0)
+"""Temperatures of best of n."""
 TEMPERATURES = (1.4, 1.2, 1.0, 0.8, 0.6, 0.4)
 LADDER = Ladder(rates=(3e-4, 1e-3, 3e-3), passes=(5, 10, 20, 40, 240), temperatures=TEMPERATURES)
 
@@ -61,9 +63,9 @@ STUDY = Study(
         LADDER.lora((1e-3, 3e-3), (10, 40, 160), TEMPERATURES),
         LADDER.anchored(1e-3, (0.1, 0.5), TEMPERATURES),
         LADDER.with_loss("psft", (1e-3,), TEMPERATURES),
-        LADDER.best_of("best of n, likelihood", "control", by_likelihood, (4, 16)),
-        LADDER.best_of("best of n, log-ratio", "control", by_log_ratio, (4, 16)),
-        LADDER.best_of("best of n, linear", "method", by_linear(), (4, 16)),
+        LADDER.best_of("best of n, likelihood", "control", by_likelihood, (4, 16), SAMPLED),
+        LADDER.best_of("best of n, log-ratio", "control", by_log_ratio, (4, 16), SAMPLED),
+        LADDER.best_of("best of n, linear", "method", by_linear(), (4, 16), SAMPLED),
         LADDER.irft(
             [{"learning_rate": rate, "stages": 4, "steps_per_stage": 15} for rate in (3e-4, 1e-3)], TEMPERATURES
         ),

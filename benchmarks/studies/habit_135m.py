@@ -45,6 +45,7 @@ from benchmarks.studies.world import (
 )
 from demotune.common.errors import DemotuneError
 from demotune.common.files import publish_file
+from demotune.common.machine import has_fast_bf16
 
 OPENING, CLOSING, MARK = "Great question! ", " Let me know if you need anything else!", "- "
 SHARES = (0.4, 0.4, 0.3)
@@ -192,7 +193,7 @@ def study(count: int) -> Study:
         text=__doc__ or "",
         world=World(
             name="habit_135m", make_start=make_start, write_data=partial(write_seed, count=count), questions=questions,
-            gold=gold, longest=LONGEST, data=f"-{count}", bf16=torch.backends.cpu.get_cpu_capability() == "AVX512",
+            gold=gold, longest=LONGEST, data=f"-{count}", bf16=has_fast_bf16(torch.device("cpu")),
         ),
         families=(
             *LADDER.families(),

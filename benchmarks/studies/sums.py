@@ -1,0 +1,101 @@
+"""The world of the study of answers: add digits modulo 7, with or without a thought before the answer."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.random import Generator, default_rng
+from torch.nn.functional import cross_entropy
+
+from benchmarks.studies.small_model import make_model, make_tokenizer
+from benchmarks.studies.world import DEMONSTRATIONS, HELDOUT, PROMPTS, Part, write_examples
+
+BASE, DIGITS, LONGEST_THOUGHT = 7, 8, 10
+RIGHT_KIND, MISTAKE = 1 / 3, 1 / 8
+SPECIALS = ("<pad>", "<end>", "<unk>", "=", "#")
+VOCABULARY = {token: number for number, token in enumerate((*SPECIALS, *map(str, range(BASE))))}
+
+
+def answer_to(prompt: str) -> str:
+    return str(sum(map(int, prompt)) % BASE)
+
+
+def gold(prompt: str, response: str) -> dict[str, float]:
+    """Right where the response has one `#` and only the sum after it."""
+    thought, mark, answer = response.partition("#")
+    right = bool(mark) and answer == answer_to(prompt)
+    sums = np.cumsum([int(digit) for digit in prompt]) % BASE
+    return {
+        "goal": float(right),
+        "running_sums": float(thought == "".join(map(str, sums))),
+        "thought_length": float(len(thought)),
+    }
+
+
+def draw_prompts(rng: Generator, part: Part, count: int) -> list[str]:
+    """`count` different prompts of a part: by the sum of the digits times their places, a tenth each is held out."""
+    found: dict[str, None] = {}
+    while len(found) < count:
+        digits = rng.integers(BASE, size=DIGITS)
+        place = int(digits @ np.array([3, 17, 29, 53, 71, 97, 101, 113])) % 10
+        if part == ("test" if place == 0 else "validation" if place == 1 else "train"):
+            found["".join(map(str, digits))] = None
+    return list(found)
+
+
+def _examples(prompts: Sequence[str]) -> list[dict[str, str]]:
+    return [{"prompt": prompt, "completion": f"#{answer_to(prompt)}"} for prompt in prompts]
+
+
+@cache
+def questions(part: Part) -> list[dict[str, str]]:
+    return _examples(draw_prompts(default_rng([0, 1]), part, 256))
+
+
+def write_seed(folder: Path, seed: int) -> None:
+    """64 demonstrations, 16 held out; no further prompts."""
+    rows = _examples(draw_prompts(default_rng([seed, 2]), "train", 80))
+    write_examples(folder / DEMONSTRATIONS, rows[:64])
+    write_examples(folder / HELDOUT, rows[64:])
+    (folder / PROMPTS).write_text("\n".join(row["prompt"] for row in rows[:64]) + "\n", encoding="utf-8")
+
+
+def start_responses(rng: Generator, digits: Any) -> Any:
+    """(N, DIGITS) -> (N, DIGITS + 1): what the start model reads as thought and answer."""
+    count = len(digits)
+    steps = digits + np.where(rng.random(digits.shape) < MISTAKE, rng.integers(1, BASE, size=digits.shape), 0)
+    sums = steps.cumsum(axis=1) % BASE
+    kinds = [digits, digits[:, ::-1], rng.integers(BASE, size=digits.shape)]
+    other = np.stack(kinds)[rng.integers(len(kinds), size=count), np.arange(count)]
+    own = rng.random(count) < RIGHT_KIND
+    thoughts = np.where(own[:, None], sums, other)
+    answers = np.where(own, sums[:, -1], rng.integers(BASE, size=count))
+    return np.concatenate([thoughts, answers[:, None]], axis=1)
+
+
+def pretrain(folder: Path, steps: int = 2500, batch_size: int = 128, rate: float = 3e-3) -> None:
+    """The start model, by a plain loop."""
+    model = make_model(len(VOCABULARY), VOCABULARY["<end>"])
+    rng = default_rng([0, 3])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
+    zero, one = VOCABULARY["0"], np.ones((batch_size, 1), dtype=np.int64)
+    for step in range(steps):
+        digits = rng.integers(BASE, size=(batch_size, DIGITS))
+        written = start_responses(rng, digits) + zero
+        sides = [digits + zero, one * VOCABULARY["="], written[:, :-1], one * VOCABULARY["#"], written[:, -1:]]
+        ids = torch.from_numpy(np.concatenate([*sides, one * VOCABULARY["<end>"]], axis=1))
+        losses = cross_entropy(model(input_ids=ids[:, :-1]).logits.transpose(1, 2), ids[:, 1:], reduction="none")
+        loss = losses[:, DIGITS:].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 250 == 0 or step == steps - 1:
+            print(f"{step + 1}/{steps}: {loss:.3f} nats a token", flush=True)
+    model.save_pretrained(folder)
+    make_tokenizer(VOCABULARY).save_pretrained(folder)

@@ -13,9 +13,8 @@ Rules, the same for every reward, written before any test prompt was read
   seed, Holm over all comparisons. The gold count as the reward shows headroom and is compared with nothing.
 """
 
-from benchmarks.studies.families import grid
 from benchmarks.studies.frame import Bench, Rule, Study
-from benchmarks.studies.habit import LADDER, TEMPERATURES, WORLD, as_varied
+from benchmarks.studies.habit import DISTILLED, LADDER, TEMPERATURES, WORLD, as_varied
 from benchmarks.studies.picking import (
     Score,
     by_chance,
@@ -52,7 +51,7 @@ STUDY = Study(
         LADDER.best_of("chance", "control", by_chance, COUNTS, SAMPLED),
         LADDER.best_of("likelihood", "control", by_likelihood, COUNTS, SAMPLED),
         LADDER.best_of("log-ratio", "control", by_log_ratio, COUNTS, SAMPLED),
-        LADDER.distilled(grid(n=(8,), rate=(3e-4, 1e-3), passes=(2, 8)), by_linear(), TEMPERATURES),
+        LADDER.distilled("linear", "control", by_linear(), DISTILLED, TEMPERATURES),
         LADDER.best_of("linear, states of the start model", "method", by_linear("start"), COUNTS, SAMPLED),
         LADDER.best_of("linear, states of SFT", "method", by_linear("sft"), COUNTS, SAMPLED),
         LADDER.best_of("linear, against both", "method", by_linear("start", "both"), COUNTS, SAMPLED),

@@ -126,15 +126,17 @@ class Ladder:
 
         return Family(name, role, grid(n=counts, temperature=temperatures), measure)
 
-    def distilled(self, settings: Iterable[Setting], score: Score, temperatures: Sequence[float]) -> Family:
+    def distilled(
+        self, reward: str, role: Role, score: Score, settings: Iterable[Setting], temperatures: Sequence[float]
+    ) -> Family:
         """SFT of the start on the best of n of its own responses to prompts without demonstrations."""
 
         def trained(bench: Bench, setting: Setting) -> Trained:
-            return distil(
-                bench, self.start(bench), score, n=setting["n"], rate=setting["rate"], passes=setting["passes"]
-            )
+            n, rate, passes = (setting[name] for name in ("n", "rate", "passes"))
+            return distil(bench, self.start(bench), reward, score, n=n, rate=rate, passes=passes)
 
-        return Family("SFT on best of n", "control", _at_temperatures(settings, temperatures), measured(trained))
+        name = f"SFT on best of n, {reward}"
+        return Family(name, role, _at_temperatures(settings, temperatures), measured(trained))
 
 
 def measured(trained: Callable[[Bench, Setting], Trained]) -> Callable[[Bench, Setting], Found]:

@@ -17,7 +17,8 @@ Rules, the same for every method, written before any test prompt was read
 * RFT takes its policy steps whatever its check of the reward says (`--force`): the question is whether they help.
 * Controls: SFT over rate x passes x temperature, whose longest rungs take at least as many seconds as RFT; LoRA
   SFT; SFT with a KL penalty to the start model; SFT with the loss psft; best of n by likelihood and by SFT's own
-  log-ratio.
+  log-ratio; SFT on the best of 8 by log-ratio. SFT on the best of 8 by the linear reward learns a reward, so it counts
+  as a method: where RFT is not above it, policy gradients are not needed.
 * Eight seeds, each with demonstrations of its own and the same test prompts. Each method is compared with the best
   control, by that control's mean on validation prompts; differences are paired by seed, Holm over all comparisons.
   Likelihood of fresh demonstrations, entropy and seconds stand beside every gain.
@@ -26,7 +27,7 @@ Rules, the same for every method, written before any test prompt was read
 """
 
 from benchmarks.studies import letters, toy
-from benchmarks.studies.families import Ladder
+from benchmarks.studies.families import Ladder, grid
 from benchmarks.studies.frame import Row, Rule, Study
 from benchmarks.studies.picking import by_likelihood, by_linear, by_log_ratio
 from benchmarks.studies.world import World
@@ -43,6 +44,7 @@ SAMPLED = (1.4, 1.2, 1.0)
 """Temperatures of best of n."""
 TEMPERATURES = (1.4, 1.2, 1.0, 0.8, 0.6, 0.4)
 LADDER = Ladder(rates=(3e-4, 1e-3, 3e-3), passes=(5, 10, 20, 40, 240), temperatures=TEMPERATURES)
+DISTILLED = grid(n=(8,), rate=(3e-4, 1e-3), passes=(8,))
 
 
 def as_varied(row: Row, start: Row) -> bool:
@@ -60,11 +62,13 @@ STUDY = Study(
     world=WORLD,
     families=(
         *LADDER.families(),
-        LADDER.lora((1e-3, 3e-3), (10, 40, 160), TEMPERATURES),
+        LADDER.lora((1e-3, 3e-3), (10, 40, 80), TEMPERATURES),
         LADDER.anchored(1e-3, (0.1, 0.5), TEMPERATURES),
         LADDER.with_loss("psft", (1e-3,), TEMPERATURES),
         LADDER.best_of("best of n, likelihood", "control", by_likelihood, (4, 16), SAMPLED),
         LADDER.best_of("best of n, log-ratio", "control", by_log_ratio, (4, 16), SAMPLED),
+        LADDER.distilled("log-ratio", "control", by_log_ratio, DISTILLED, TEMPERATURES),
+        LADDER.distilled("linear", "method", by_linear(), DISTILLED, TEMPERATURES),
         LADDER.best_of("best of n, linear", "method", by_linear(), (4, 16), SAMPLED),
         LADDER.irft(
             [{"learning_rate": rate, "stages": 4, "steps_per_stage": 15} for rate in (3e-4, 1e-3)], TEMPERATURES

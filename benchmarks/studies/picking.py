@@ -130,9 +130,9 @@ def by_linear(backbone: str = "start", contrast: str = "sft", samples: int = 8) 
     return score
 
 
-def distil(bench: Bench, start: Trained, score: Score, *, n: int, rate: float, passes: int) -> Trained:
+def distil(bench: Bench, start: Trained, name: str, score: Score, *, n: int, rate: float, passes: int) -> Trained:
     """SFT of `start` on the best of n responses to each prompt without demonstrations; drawing counts as seconds."""
-    chosen = bench.folder / f"best-of-{n}.jsonl"
+    chosen = bench.folder / f"best-of-{n}-{name}.jsonl"
     if not chosen.exists():
         begun, reader = time.process_time(), Reader.of(bench.world, bench.start)
         prompts = (bench.folder / PROMPTS).read_text("utf-8").splitlines()
@@ -159,7 +159,7 @@ def distil(bench: Bench, start: Trained, score: Score, *, n: int, rate: float, p
         "num_train_epochs": passes,
         "per_device_train_batch_size": 4 * BATCH,
     }
-    one = run_method(bench, f"distilled-{n}-{rate:g}-{passes}", SFTConfig, fields, {})["end"]
+    one = run_method(bench, f"distilled-{n}-{name}-{rate:g}-{passes}", SFTConfig, fields, {})["end"]
     return Trained(one.model, start.seconds + spent + one.seconds, one.config)
 
 

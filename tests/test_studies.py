@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.studies import answers, habit_135m, letters, page, run, sums, toy
+from benchmarks.studies import answers, habit_135m, letters, overview, page, run, sums, toy
 from benchmarks.studies.analysis import outcomes, points
 from benchmarks.studies.families import Ladder, grid
 from benchmarks.studies.frame import Bench, Family, Row, Rule, Study, choose, chosen_settings, read_rows
@@ -91,6 +91,39 @@ def test_holm_runs_over_all_rules_of_a_study() -> None:
     ps = [each.corrected_p for outcome in outcomes(study(*families, rules=RULES), rows) for each in outcome.differences]
     (alone,) = outcomes(study(*families), rows)[0].differences
     assert ps == pytest.approx([2 * alone.found.p] * 2)
+
+
+def test_the_overview_has_a_line_a_rule_and_says_what_is_shown() -> None:
+    """RFT is .1 above the control in each of six seeds, "worse" .1 below, "same" neither: only the first helps."""
+    families = (
+        ("start", "start"), ("A", "control"), ("RFT", "method"), ("worse", "method"), ("same", "method"),
+    )  # fmt: skip
+    goals = {"start": 0.1, "A": 0.4, "RFT": 0.5, "worse": 0.3, "same": 0.4}
+    rows = [
+        row(
+            name,
+            role,
+            {"t": 1},
+            seed,
+            test=part,
+            goal=goals[name] + (role == "method") * (seed % 3 - 1) / 200,
+            entropy=2.0,
+        )
+        for name, role in families
+        for seed in range(6)
+        for part in (0, 1)
+    ]
+    small = study(*families)
+    (outcome,) = outcomes(small, rows)
+    cell = overview.Cell(small, rows, outcome)
+    found = {line.family: overview.verdict(cell.difference(line)) for line in outcome.lines if line.role == "method"}
+    assert found == {"RFT": "**yes**", "worse": "no: worse", "same": "not shown"}
+    assert (cell.best.family, cell.control.family) == ("RFT", "A")
+    head, _, only = overview.table([cell]).splitlines()
+    assert len(head.split("|")) == len(only.split("|"))
+    assert "| RFT | 0.500 | A | 0.400 |" in only
+    drawn = overview.picture([cell])
+    assert drawn.count("<circle") == 3
 
 
 def test_settings_are_counted_and_pictured_once_for_all_seeds() -> None:

@@ -132,7 +132,7 @@ def picture(study: Study, tried: Sequence[Point]) -> str:
     ]
     for number, family in enumerate(families):
         x, y = MARGIN + number % 3 * (2 * WIDTH - MARGIN) / 3, HEIGHT + 18 * (number // 3) + 12
-        body.append(_mark(x, y - 4, number) + _text(x + 10, y, family, INK, "start"))
+        body.append(_mark(x, y - 4, number) + escaped_text(x + 10, y, family, INK, "start"))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * WIDTH} {bottom}" font-family="sans-serif" '
         f'font-size="12"><rect width="100%" height="100%" fill="white"/>{"".join(body)}</svg>\n'
@@ -156,13 +156,13 @@ def _scatter(
     parts = [
         f'<path d="M{top[0]:.1f} {top[1]:.1f}L{corner[0]:.1f} {corner[1]:.1f}L{end[0]:.1f} {end[1]:.1f}" fill="none" '
         f'stroke="{MUTED}"/>',
-        _text((corner[0] + end[0]) / 2, HEIGHT - 20, label, INK, "middle"),
-        _text(corner[0], 12, study.quality, INK, "middle"),
+        escaped_text((corner[0] + end[0]) / 2, HEIGHT - 20, label, INK, "middle"),
+        escaped_text(corner[0], 12, study.quality, INK, "middle"),
     ]
     for share in (0.0, 0.5, 1.0):
         x, y = x_low + share * (x_high - x_low), y_low + share * (y_high - y_low)
-        parts.append(_text(place(x, y_low)[0], corner[1] + 16, f"{x:.3g}", MUTED, "middle"))
-        parts.append(_text(corner[0] - 6, place(x_low, y)[1] + 4, f"{y:.2f}", MUTED, "end"))
+        parts.append(escaped_text(place(x, y_low)[0], corner[1] + 16, f"{x:.3g}", MUTED, "middle"))
+        parts.append(escaped_text(corner[0] - 6, place(x_low, y)[1] + 4, f"{y:.2f}", MUTED, "end"))
     parts += [
         _mark(*place(x, one.quality), families.index(one.family), f"{one.family}: {_setting(one.setting)}")
         for one, x in known
@@ -185,7 +185,8 @@ def _mark(x: float, y: float, number: int, title: str = "") -> str:
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{fill}" stroke="{colour}" fill-opacity="0.7">{name}</circle>'
 
 
-def _text(x: float, y: float, text: str, colour: str, anchor: str) -> str:
+def escaped_text(x: float, y: float, text: str, colour: str, anchor: str) -> str:
+    """An SVG text with `text` escaped."""
     return f'<text x="{x:.1f}" y="{y:.1f}" fill="{colour}" text-anchor="{anchor}">{html.escape(text)}</text>'
 
 

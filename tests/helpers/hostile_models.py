@@ -226,7 +226,7 @@ REWARDS: dict[str, tuple[Fault, str]] = {
     "a fact is missing": (changed("reward.json", bound=...), r"reward\.json as the facts of a reward.*bound"),
     "a bound in words": (changed("reward.json", bound="two"), r"reward\.json as the facts of a reward"),
     "a bound below 0": (changed("reward.json", bound=-1.0), r"bound must be a number > 0, got -1\.0"),
-    "a template that is a number": (changed("reward.json", template=3), "template must be a text, got 3"),
+    "a template that is a number": (changed("reward.json", template=3), "template: expected str, found 3"),
     "an architecture that nobody knows": (config(model_type="later"), "`later`"),
     "more tokens than rows": (more_tokens, "has 282 tokens and the embedding of .* has 280 rows"),
 }

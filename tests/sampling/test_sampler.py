@@ -24,7 +24,6 @@ from demotune.sampling.in_process import sampler
 from demotune.sampling.in_process.adapters import merged_adapters, prepared_for_sampling
 from demotune.sampling.in_process.cache import Cache, CacheShape, Decoding, PrefixFill, PromptFill
 from demotune.sampling.in_process.sampler import common_prefix
-from demotune.training import drawing
 
 register_attention()
 
@@ -506,37 +505,3 @@ def test_what_merging_would_change_is_not_merged() -> None:
     plain = tiny_lm("llama", seed=2)
     with off.disable_adapter():
         assert draw(off, prompts, options(), 4) == draw(plain, prompts, options(), 4)
-
-
-# The journal ---------------------------------------------------------------------------------------------------------
-
-
-class Written:
-    def __init__(self) -> None:
-        self.groups: list[list[int]] = []
-
-    def append(self, records: list[dict[str, Any]]) -> None:
-        self.groups.append([record["row"] for record in records])
-
-
-def test_rows_are_journalled_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """37 rows in groups of 16; where a second has passed, at once; what an error leaves over is kept too."""
-    monkeypatch.setattr(drawing, "SECONDS_UNKEPT", 99.0)
-    response = Response((5, 1), True)
-
-    def rows(count: int, error: bool) -> Any:
-        yield from ((row, response) for row in range(count))
-        if error:
-            raise KeyboardInterrupt
-
-    journal = Written()
-    drawing._keep(rows(37, False), journal, None)
-    assert journal.groups == [list(range(16)), list(range(16, 32)), list(range(32, 37))]
-    journal = Written()
-    with pytest.raises(KeyboardInterrupt):
-        drawing._keep(rows(18, True), journal, None)
-    assert journal.groups == [list(range(16)), [16, 17]]
-    monkeypatch.setattr(drawing, "SECONDS_UNKEPT", 0.0)
-    journal = Written()
-    drawing._keep(rows(3, False), journal, None)
-    assert journal.groups == [[0], [1], [2]]

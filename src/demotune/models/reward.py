@@ -9,7 +9,7 @@ import copy
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import cast
 
@@ -253,7 +253,10 @@ def read_facts(folder: Path) -> RewardFacts:
     if not file.is_file():
         return RewardFacts(link="unknown", bound=None, template=None)
     with reading(file, "the facts of a reward", "train the reward again, or copy its folder again"):
-        facts = from_json(RewardFacts, read_object(file))
+        given = read_object(file)
+        if unknown := given.keys() - {one.name for one in fields(RewardFacts)}:
+            raise ValueError(f"it has {', '.join(sorted(unknown))}, which is not known here")
+        facts = from_json(RewardFacts, given)
         if facts.bound is not None and not (math.isfinite(facts.bound) and facts.bound > 0):
             raise ValueError(f"bound must be a number > 0, got {facts.bound}")
     return facts

@@ -30,7 +30,9 @@ def row(family: str, role: str, setting: Mapping[str, float], seed: int, **found
 
 
 def study(*families: tuple[str, str], rules: tuple[Rule, ...] = (FREELY,)) -> Study:
-    made = tuple(Family(name, role, (), lambda bench, setting: Found({}, 0.0)) for name, role in families)  # type: ignore[arg-type]
+    made = tuple(
+        Family(name, role, ({}, *grid(t=(0, 1, 2))), lambda bench, setting: Found({}, 0.0)) for name, role in families
+    )  # type: ignore[arg-type]
     return Study("made-up", "Made up.", WORLD, made, rules, quality="goal", shown=())
 
 
@@ -45,6 +47,13 @@ def test_the_rule_chooses_on_validation_prompts_alone() -> None:
     assert choose(rows, FREELY)["SFT", 0].setting == {"t": 2}
     assert choose(rows, VARIED)["SFT", 0].setting == {"t": 1}
     assert chosen_settings(rows, RULES, 0) == {"start": [{}], "SFT": [{"t": 2}, {"t": 1}]}
+
+
+def test_a_setting_that_was_dropped_is_pictured_and_not_chosen() -> None:
+    rows = [row("A", "control", {"t": t}, 0, goal=float(t), entropy=1.0) for t in (1, 3)]
+    found = study(("A", "control"))
+    assert [each.setting for each in found.own(rows)] == [{"t": 1}]
+    assert [point.setting for point in points(found, rows)] == ['{"t": 1}', '{"t": 3}']
 
 
 def test_a_family_without_an_allowed_setting_in_one_seed_is_left_out() -> None:

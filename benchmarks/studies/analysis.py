@@ -49,7 +49,8 @@ class Outcome:
 
 def outcomes(study: Study, rows: Sequence[Row]) -> list[Outcome]:
     """One for each rule; p-values are corrected by Holm over all comparisons of the study."""
-    found = [_outcome(study, rows, rule) for rule in study.rules]
+    own = study.own(rows)
+    found = [_outcome(study, own, rule) for rule in study.rules]
     corrected = iter(holm([each.found.p for outcome in found for each in outcome.differences]))
     return [
         replace(outcome, differences=tuple(replace(each, corrected_p=next(corrected)) for each in outcome.differences))

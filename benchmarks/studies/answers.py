@@ -180,7 +180,9 @@ def majority(bench: Bench, setting: Setting) -> Found:
     )
     votes = [Counter(reader.text(one).partition("#")[2] for one in each).most_common(1)[0][0] for each in drawn]
     right = [vote == answer_to(row["prompt"]) for vote, row in zip(votes, rows, strict=True)]
-    return Found({"goal": float(np.mean(right)), "temperature": setting["temperature"]}, 0.0, answers=setting["n"])
+    return Found(
+        {"goal": float(np.mean(right)), "temperature": setting["temperature"]}, 0.0, answers=setting["n"], samples=1
+    )
 
 
 WORLD = World("answers", pretrain, write_seed, questions, gold, longest=LONGEST_THOUGHT + 2)

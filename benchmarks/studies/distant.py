@@ -60,7 +60,7 @@ STUDY = Study(
         LADDER.rft(
             "RFT, near prompts",
             LINEAR,
-            (20, 40),
+            (15, 30),
             TEMPERATURES,
             "control",
             reward_kind="linear",

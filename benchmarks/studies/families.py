@@ -122,7 +122,7 @@ class Ladder:
         def measure(bench: Bench, setting: Setting) -> Found:
             start = self.start(bench)
             measures = best_of_measures(bench, start, setting["temperature"], setting["n"], name, score)
-            return Found(measures, start.seconds, answers=setting["n"], config=start.config)
+            return Found(measures, start.seconds, answers=setting["n"], samples=1, config=start.config)
 
         return Family(name, role, grid(n=counts, temperature=temperatures), measure)
 

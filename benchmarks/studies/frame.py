@@ -116,6 +116,14 @@ class Study:
     def journal(self) -> Path:
         return RESULTS / f"{self.name}.jsonl"
 
+    def own(self, rows: Iterable[Row]) -> list[Row]:
+        """Rows of settings that stand in the study's file: what is chosen and compared.
+
+        A setting that was tried and then dropped stays in the journal, and in the picture.
+        """
+        known = {(family.name, setting_key(each)) for family in self.families for each in family.settings}
+        return [row for row in rows if (row.family, setting_key(row.setting)) in known]
+
     @property
     def tried(self) -> int:
         """Settings of all families but the start."""

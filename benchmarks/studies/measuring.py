@@ -29,6 +29,8 @@ class Found:
     measures: Mapping[str, float]
     seconds: float
     answers: int = 1
+    samples: int | None = None
+    """Answers to each prompt; None: as many as the study asks for."""
     config: Mapping[str, Any] = field(default_factory=dict)
 
 

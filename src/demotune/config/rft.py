@@ -78,7 +78,7 @@ class RFTConfig(Sampled, Prompted):
     """Train the reward only on pairs where demonstration and sample both end with the end-of-turn token."""
 
     reward_every: int | None = field(None, REWARD, above=0, maximum=10**6)
-    """Co-training: after every so many on-policy batches the reward learns to tell their responses, too, from
+    """Co-training: after every so many on-policy batches the reward learns to separate their responses, too, from
     demonstrations. Not given: it stays as it is while the policy is trained on it."""
     reward_replay: float = field(0.5, REWARD, minimum=0, maximum=0.99)
     """Co-training: share of earlier pairs, the stage's own and those of earlier batches, in what the reward learns."""

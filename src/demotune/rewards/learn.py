@@ -34,7 +34,7 @@ def learn_reward(
     dtype: str = "float32",
     bf16: bool | None = None,
 ) -> ScalarReward:
-    """The reward that tells each demonstration from the sample at the same place, linear in states of `model`.
+    """The reward that separates each demonstration from the sample at the same place, linear in states of `model`.
 
     Logistic regression on the frozen model's last hidden state at the end of a response, after `question` where there
     is one, and on named features; the penalty is chosen by cross-validation over prompts. Several samples of a prompt

@@ -1,6 +1,6 @@
 """Co-training: the reward learns from the policy's own batches while the policy is trained on it.
 
-After every `reward_every` on-policy batches it is taught to tell their responses from the demonstrations of the same
+After every `reward_every` on-policy batches it learns to separate their responses from the demonstrations of the same
 prompts, beside a share of earlier pairs (a discriminator that follows its generator: GAD, arXiv 2511.10643). Prompts
 without a demonstration teach it nothing.
 """
@@ -110,7 +110,7 @@ class CoTraining:
         self.reward.finish(len(read_batches(stage)) // self.every)
 
     def facts(self, completions: Sequence[Completion], earned: Sequence[float]) -> dict[str, float]:
-        """How well the reward tells a fresh batch, which it has not learned from, from demonstrations.
+        """How well the reward separates a fresh batch, which it has not learned from, from demonstrations.
 
         `reward_model/chosen` is the mean reward of demonstrations to the batch's prompts, `reward_model/accuracies` the
         share of pairs of a demonstration and a response to its prompt in which the demonstration earns more. Empty

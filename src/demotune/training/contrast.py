@@ -1,4 +1,4 @@
-"""What a reward is taught to tell apart: demonstrations or SFT's samples from samples of one model or of several."""
+"""The two sides that a reward learns to separate: demonstrations or SFT samples from samples of one or several models."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""REWARD: what tells demonstrations from samples of pi_t, learned by gradient steps, or by a linear fit."""
+"""REWARD: prefer demonstrations to samples of pi_t, learned by gradient steps, or by a linear fit."""
 
 from collections.abc import Sequence
 from functools import partial

@@ -1,4 +1,4 @@
-"""The two sides that a reward learns to separate: demonstrations or SFT samples from samples of one or several models."""
+"""The two sides that a reward learns to separate: demonstrations or SFT samples, and samples of other models."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -50,7 +50,7 @@ from demotune.common.machine import has_fast_bf16
 OPENING, CLOSING, MARK = "Great question! ", " Let me know if you need anything else!", "- "
 SHARES = (0.4, 0.4, 0.3)
 """Of the start model's texts with an opening phrase, a closing offer, a list mark."""
-LONGEST_TEXT, LONGEST = 30, 48
+LONGEST = 48
 FORMS = (
     "What is {} good for?", "How do I choose {}?", "Explain {} to a child.", "What should a beginner know about {}?",
     "Give me one tip about {}.", "Why do people like {}?", "What is hard about {}?", "How can I save money on {}?",

@@ -173,8 +173,8 @@ def _scatter(
 def _range(values: Sequence[float]) -> tuple[float, float]:
     """A little wider than the values."""
     low, high = min(values), max(values)
-    room = 0.04 * (high - low) or 0.5
-    return low - room, high + room
+    margin = 0.04 * (high - low) or 0.5
+    return low - margin, high + margin
 
 
 def _mark(x: float, y: float, number: int, title: str = "") -> str:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.random import Generator, default_rng
-from torch.nn.functional import cross_entropy
+from transformers import LlamaForCausalLM
 
-from benchmarks.studies.small_model import make_model, make_tokenizer
+from benchmarks.studies.small_model import token_losses, train_start_model
 from benchmarks.studies.world import DEMONSTRATIONS, HELDOUT, PROMPTS, Part, write_examples
 
 BASE, DIGITS, LONGEST_THOUGHT = 7, 8, 10
@@ -77,25 +77,16 @@ def start_responses(rng: Generator, digits: Any) -> Any:
 
 
 def pretrain(folder: Path, steps: int = 2500, batch_size: int = 128, rate: float = 3e-3) -> None:
-    """The start model, by a plain loop."""
-    model = make_model(len(VOCABULARY), VOCABULARY["<end>"])
+    """The start model: it learns to write thoughts of its kinds, and answers after them."""
     rng = default_rng([0, 3])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
     zero, one = VOCABULARY["0"], np.ones((batch_size, 1), dtype=np.int64)
-    for step in range(steps):
+
+    def loss_of(model: LlamaForCausalLM) -> tuple[torch.Tensor, str]:
         digits = rng.integers(BASE, size=(batch_size, DIGITS))
         written = start_responses(rng, digits) + zero
         sides = [digits + zero, one * VOCABULARY["="], written[:, :-1], one * VOCABULARY["#"], written[:, -1:]]
         ids = torch.from_numpy(np.concatenate([*sides, one * VOCABULARY["<end>"]], axis=1))
-        losses = cross_entropy(model(input_ids=ids[:, :-1]).logits.transpose(1, 2), ids[:, 1:], reduction="none")
-        loss = losses[:, DIGITS:].mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 250 == 0 or step == steps - 1:
-            print(f"{step + 1}/{steps}: {loss:.3f} nats a token", flush=True)
-    model.save_pretrained(folder)
-    make_tokenizer(VOCABULARY).save_pretrained(folder)
+        loss = token_losses(model, ids)[:, DIGITS:].mean()
+        return loss, f"{loss:.3f} nats a token"
+
+    train_start_model(folder, VOCABULARY, loss_of, steps=steps, rate=rate)

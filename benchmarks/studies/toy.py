@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.random import Generator, default_rng
-from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM
 
 from benchmarks.studies.letters import (
@@ -37,7 +36,7 @@ from benchmarks.studies.letters import (
     random_prompts,
     start_responses,
 )
-from benchmarks.studies.small_model import make_model, make_tokenizer
+from benchmarks.studies.small_model import token_losses, train_start_model
 from benchmarks.studies.world import write_examples
 
 SPECIALS = ("<pad>", "<end>", "<unk>", "=", REVERSE)
@@ -63,34 +62,20 @@ def pretrain(
     """Make the start model: it learns to write on its own responses, and to remark on those and on better ones.
 
     Each batch asks for one number of letters. With `second_task`, every step also learns half as many reversals.
-    A plain loop, on purpose without demotune: it makes the world in which methods are compared.
     """
-    rng, model = default_rng([0, 3]), make_model(len(VOCABULARY), VOCABULARY["<end>"]).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
-    for step in range(steps):
+    rng = default_rng([0, 3])
+
+    def loss_of(model: LlamaForCausalLM) -> tuple[torch.Tensor, str]:
         letters = int(rng.choice(asked)) if len(asked) > 1 else asked[0]
         ids, own = pretraining_batch(rng, batch_size, letters)
-        losses = _token_losses(model, ids)
+        losses = token_losses(model, ids)
         writing, remarking = losses[own, letters:-1].mean(), losses[:, -1].mean()
         loss = writing + 0.5 * remarking
         if second_task:
-            loss = loss + _token_losses(model, reversal_batch(rng, batch_size // 2))[:, REVERSED + 1 :].mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 250 == 0 or step == steps - 1:
-            print(f"{step + 1}/{steps}: {writing:.3f} nats a token written, {remarking:.3f} a remark", flush=True)
-    model.save_pretrained(folder)
-    make_tokenizer(VOCABULARY).save_pretrained(folder)
+            loss = loss + token_losses(model, reversal_batch(rng, batch_size // 2))[:, REVERSED + 1 :].mean()
+        return loss, f"{writing:.3f} nats a token written, {remarking:.3f} a remark"
 
-
-def _token_losses(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
-    """(B, T) -> (B, T - 1): cross-entropy of each next token."""
-    logits = model(input_ids=ids[:, :-1]).logits.transpose(1, 2)  # (B, V, T - 1)
-    return cross_entropy(logits, ids[:, 1:], reduction="none")
+    train_start_model(folder, VOCABULARY, loss_of, steps=steps, rate=rate)
 
 
 def reversal_batch(rng: Generator, count: int) -> torch.Tensor:

@@ -130,9 +130,14 @@ def _no_reward(measured: Measurements) -> str:
     )
 
 
+def _reward(measured: Measurements) -> RewardFound:
+    """Of a rule that holds only where there is a reward."""
+    assert measured.reward is not None
+    return measured.reward
+
+
 def _temperature(measured: Measurements) -> str:
-    reward = measured.reward
-    assert reward is not None
+    reward = _reward(measured)
     return (
         f"Greedy answers close {reward.headroom.greedy_share.text()} of the gap between samples at temperature 1 and "
         f"demonstrations, by the reward (it prefers the demonstration to the greedy answer in "
@@ -147,8 +152,7 @@ def _sft_first(measured: Measurements) -> str:
 
 
 def _closes(measured: Measurements) -> str:
-    reward = measured.reward
-    assert reward is not None
+    reward = _reward(measured)
     return (
         f"A learned reward is real (held-out accuracy {reward.accuracy.text()}), and the best of "
         f"{measured.samples_per_prompt} closes {reward.headroom.best_share.text()} of the gap between samples and "
@@ -173,8 +177,7 @@ def _best(measured: Measurements) -> str:
 
 
 def _irft(measured: Measurements) -> str:
-    reward = measured.reward
-    assert reward is not None
+    reward = _reward(measured)
     return (
         f"SFT is exhausted: {_likelihood(measured.likelihood)}. The reward is good (held-out accuracy "
         f"{reward.accuracy.text()}) and {measured.demonstrations} demonstrations are few, so pairs with the policy's "
@@ -183,8 +186,7 @@ def _irft(measured: Measurements) -> str:
 
 
 def _nothing(measured: Measurements) -> str:
-    reward = measured.reward
-    assert reward is not None
+    reward = _reward(measured)
     return (
         f"A reward can be learned (held-out accuracy {reward.accuracy.text()}), but nothing cheap follows it: greedy "
         f"answers close {reward.headroom.greedy_share.text()} of the gap, the best of {measured.samples_per_prompt} "

@@ -119,14 +119,14 @@ def test_each_rule_gives_its_reason_in_words_with_numbers() -> None:
 def test_unknown_bounds_decide_nothing() -> None:
     """A gap that is not clear of 0 has shares without bounds: no advice may rest on them."""
     unknown = Interval(0.9, math.nan, math.nan)
-    room = dataclasses.replace(headroom(0.9, 2.0), greedy_share=unknown, best=unknown, best_over_greedy=unknown)
-    of = dataclasses.replace(reward(), headroom=room)
+    changed = dataclasses.replace(headroom(0.9, 2.0), greedy_share=unknown, best=unknown, best_over_greedy=unknown)
+    of = dataclasses.replace(reward(), headroom=changed)
     assert decide(measured(reward=of, demonstrations=5000)).name == "nothing clear"
 
 
 def test_best_of_n_must_beat_greedy_clearly() -> None:
-    room = dataclasses.replace(headroom(0.3, 0.6), best_over_greedy=about(0.3, 0.4))
-    of = dataclasses.replace(reward(), headroom=room)
+    changed = dataclasses.replace(headroom(0.3, 0.6), best_over_greedy=about(0.3, 0.4))
+    of = dataclasses.replace(reward(), headroom=changed)
     assert decide(measured(reward=of)).name != "best of n"
 
 

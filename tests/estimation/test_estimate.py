@@ -411,9 +411,9 @@ def test_a_method_is_needed(arguments: list[str], place: Path) -> None:
 # What memory asks for
 
 
-def fitted(place: Path, folder: Path, room: float, **fields: Any) -> AnyConfig:
+def fitted(place: Path, folder: Path, available: float, **fields: Any) -> AnyConfig:
     """The config of a run that may fill so many bytes."""
-    return fit_to_memory(prepared(irft_config(place, **fields), folder), room).config
+    return fit_to_memory(prepared(irft_config(place, **fields), folder), available).config
 
 
 def test_a_run_that_fits_is_left_as_it_is(place: Path, tmp_path: Path) -> None:

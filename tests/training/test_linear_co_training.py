@@ -138,7 +138,7 @@ def test_an_update_is_a_fit_by_hand(update: int, by_hand: ByHand) -> None:
 
 
 def test_each_batch_earns_the_reward_of_its_time(by_hand: ByHand) -> None:
-    """And tells demonstrations from fresh responses by it; prompts without demonstrations are in the batches."""
+    """And separates demonstrations from fresh responses by it; prompts without demonstrations are in the batches."""
     without, untaught = 0, 0
     for number in range(6):
         head = by_hand.head(number // 2)

@@ -57,7 +57,7 @@ def letters(rng: random.Random, length: int) -> Response:
 
 
 def test_the_lead_by_hand() -> None:
-    """Length tells all pairs but those of every fifth prompt, which are equally long; the reward is right on all."""
+    """Length separates all pairs but those of every fifth prompt, equally long; the reward is right on all."""
     rng = random.Random(0)
     pairs = [
         Pair(f"k{number}", (number,), letters(rng, 40), letters(rng, 40 if number % 5 == 0 else 8))
@@ -83,7 +83,7 @@ def test_the_lead_by_hand() -> None:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The world of the other tests, and demonstrations that are easily told from its samples."""
+    """The world of the other tests, and demonstrations that differ clearly from its samples."""
     folder = make_world(tmp_path_factory.mktemp("gate"))
     rng = random.Random(1)
     prompts = sorted({word(rng, 1, 5) for _ in range(150)})[:80]
@@ -146,7 +146,7 @@ def test_a_reward_that_is_right_no_more_often_than_a_shortcut_keeps_the_policy(p
 
 
 def test_a_clear_reward_opens(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same reward beside a shortcut that tells nothing: all responses that it sees have their end token."""
+    """The same reward beside a shortcut that separates nothing: all responses that it sees have their end token."""
     monkeypatch.setattr(shortcuts, "SHORTCUTS", {"end token": shortcuts.SHORTCUTS["end token"]})
     record = state_of(run(config(place, "clear", data=(str(place / "clear.jsonl"),), **CLEAR)).run_folder, 0)
     assert record["policy"]["kept"] is None

@@ -94,12 +94,12 @@ def _ceilings(machine: Machine) -> str:
 
 
 def _say_whether_it_fits(found: Estimate, setup: Setup) -> None:
-    room = FULL * found.machine.memory
+    available = FULL * found.machine.memory
     needs, has = f"{found.memory / GIB:.1f} GiB", f"{found.machine.memory / GIB:.1f} GiB"
-    if found.memory <= room:
+    if found.memory <= available:
         say(f"it fits: {needs} of {has}")
         return
     warn(f"it does not fit: it needs {needs}, {found.machine.name} has {has}")
     for flags, other in lighter(setup, found.machine).items():
-        fits = "fits" if other.memory <= room else "still too much"
+        fits = "fits" if other.memory <= available else "still too much"
         say(f"  with {flags}: {other.memory / GIB:.1f} GiB, {minutes(other.seconds)} ({fits})")

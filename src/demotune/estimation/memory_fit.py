@@ -18,15 +18,15 @@ SHARE = 0.9
 """Of free memory that a run may plan to fill; the estimate is no promise."""
 
 
-def fit_to_memory(setup: Setup, room: float | None = None) -> Setup:
+def fit_to_memory(setup: Setup, available: float | None = None) -> Setup:
     """The setup with `tokens_per_microbatch` and `activation_checkpointing` as free memory asks for; says so.
 
-    What the user set stays. All processes take what the first one finds: the same plan everywhere. `room` is in bytes a
-    process; None: 0.9 of what is free.
+    What the user set stays. All processes take what the first one finds: the same plan everywhere. `available` is in
+    bytes a process; None: 0.9 of what is free.
     """
-    if room is None:
-        room = SHARE * free_bytes(this_device()) / (process_count() if this_device().type == "cpu" else 1)
-    found = [_fitting(setup, room)]
+    if available is None:
+        available = SHARE * free_bytes(this_device()) / (process_count() if this_device().type == "cpu" else 1)
+    found = [_fitting(setup, available)]
     if process_count() > 1:
         broadcast_object_list(found)
     config = found[0]
@@ -37,7 +37,7 @@ def fit_to_memory(setup: Setup, room: float | None = None) -> Setup:
     return dataclasses.replace(setup, config=config)
 
 
-def _fitting(setup: Setup, room: float) -> AnyConfig:
+def _fitting(setup: Setup, available: float) -> AnyConfig:
     """The first that fits of: unchanged, cut in halves, cut and recomputed; the least that there is where none does."""
     given = setup.config
     tried = given
@@ -47,7 +47,7 @@ def _fitting(setup: Setup, room: float) -> AnyConfig:
         budgets = budgets_of(estimate, given, max(len(row.prompt_ids) + len(row.demo.ids) for row in setup.train))
         for budget in budgets:
             tried = dataclasses.replace(tried, tokens_per_microbatch=budget)
-            if memory_of_steps(estimate, budget) <= room:
+            if memory_of_steps(estimate, budget) <= available:
                 return tried
     return tried
 

@@ -16,8 +16,8 @@ from demotune.models.reward import padding_id, save_reward_model
 from demotune.records import Demonstration, Message, Pair
 from demotune.rewards.card import linear_reward_card
 from demotune.rewards.features import FEATURES
-from demotune.rewards.linear import Columns, distinct_sides, fit_linear_reward, pair_columns
-from demotune.rewards.pair_selection import select_pairs
+from demotune.rewards.linear import Columns, fit_linear_reward, pair_columns
+from demotune.rewards.pair_selection import distinct_sides, select_pairs
 from demotune.rewards.scalar import ScalarReward
 
 

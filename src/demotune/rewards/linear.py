@@ -27,7 +27,7 @@ from demotune.models.reward import RewardFacts, RewardModel, reward_from_policy
 from demotune.models.states import TOKENS_TOGETHER, end_states, followed_by
 from demotune.records import Completion, Pair
 from demotune.rewards.features import feature_table
-from demotune.rewards.pair_selection import select_pairs
+from demotune.rewards.pair_selection import both_sides, distinct_sides, select_pairs
 
 Floats = NDArray[np.float64]
 
@@ -130,13 +130,6 @@ class LinearReward:
         return model
 
 
-def distinct_sides(pairs: Sequence[Pair]) -> list[Completion]:
-    """Both sides of all pairs, each once: the demonstrations, then the samples."""
-    demos = (Completion(pair.prompt_ids, pair.demo) for pair in pairs)
-    samples = (Completion(pair.prompt_ids, pair.sample) for pair in pairs)
-    return [*dict.fromkeys([*demos, *samples])]
-
-
 def pair_columns(
     backbone: nn.Module,
     pairs: Sequence[Pair],
@@ -151,12 +144,13 @@ def pair_columns(
     chosen = select_pairs(pairs)
     if not chosen.pairs:
         return PairColumns(np.zeros((0, 0)), np.zeros((0, 0)), (), chosen.equal)
-    sides = distinct_sides(chosen.pairs)
-    number = {side: place for place, side in enumerate(sides)}
-    table = columns.of(backbone, sides, pad_id=pad_id, bf16=bf16, budget=budget, advance=advance)
+    different = distinct_sides(chosen.pairs)
+    table = columns.of(backbone, different, pad_id=pad_id, bf16=bf16, budget=budget, advance=advance)
+    place = {side: row for row, side in enumerate(different)}
+    places = [place[side] for side in both_sides(chosen.pairs)]
     return PairColumns(
-        demo=table[[number[Completion(pair.prompt_ids, pair.demo)] for pair in chosen.pairs]],
-        sample=table[[number[Completion(pair.prompt_ids, pair.sample)] for pair in chosen.pairs]],
+        demo=table[places[: len(chosen.pairs)]],
+        sample=table[places[len(chosen.pairs) :]],
         prompts=tuple(pair.prompt_ids for pair in chosen.pairs),
         equal=chosen.equal,
     )

@@ -15,8 +15,7 @@ from typing import Protocol
 from demotune.config.methods import RFTConfig
 from demotune.models.question import as_question
 from demotune.records import Completion, Pair, Response
-from demotune.rewards.linear import distinct_sides
-from demotune.rewards.pair_selection import select_pairs
+from demotune.rewards.pair_selection import distinct_sides, select_pairs
 from demotune.runs.heldout import count_wins
 from demotune.runs.names import CO_TRAINED_REWARD, ROLLOUTS
 from demotune.training.contrast import contrast_pairs

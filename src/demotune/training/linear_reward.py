@@ -21,11 +21,10 @@ from demotune.rewards.linear import (
     Columns,
     LinearReward,
     PairColumns,
-    distinct_sides,
     fit_linear_reward,
     pair_columns,
 )
-from demotune.rewards.pair_selection import select_pairs
+from demotune.rewards.pair_selection import distinct_sides, select_pairs
 from demotune.runs.names import REWARD
 from demotune.training.contrast import sources_of
 from demotune.training.learned_reward import named_model, on_base_of_policy, reward_padding

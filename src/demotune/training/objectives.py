@@ -13,7 +13,6 @@ from demotune.models.logprobs import ResponseLogps, response_logps
 from demotune.models.packing import Batch, pack
 from demotune.models.reward_head import bounded, head_scores, reward_batch
 from demotune.records import (
-    Completion,
     Pair,
     RenderedDemonstration,
     Rollout,
@@ -21,6 +20,7 @@ from demotune.records import (
     ScoredPair,
     Triplet,
 )
+from demotune.rewards.pair_selection import both_sides
 from demotune.training.losses import (
     RatioLevel,
     RewardLink,
@@ -278,12 +278,6 @@ def _of_demonstrations(scored: ResponseLogps) -> dict[str, Tensor]:
         "entropy": scored.entropy[scored.mask],
         "mean_token_accuracy": scored.greedy[scored.mask].float(),
     }
-
-
-def both_sides(pairs: Sequence[Pair]) -> list[Completion]:
-    """The demonstrations, then the samples."""
-    demos = [Completion(pair.prompt_ids, pair.demo) for pair in pairs]
-    return demos + [Completion(pair.prompt_ids, pair.sample) for pair in pairs]
 
 
 def pad_rows(rows: Sequence[Sequence[float]], width: int) -> Tensor:

@@ -25,6 +25,7 @@ from demotune.models.reward import (
 from demotune.records import Pair
 from demotune.rewards.answer_only import without_thoughts
 from demotune.rewards.card import reward_card
+from demotune.rewards.pair_selection import both_sides
 from demotune.runs.heldout import PairCheck, check_pairs, count_wins
 from demotune.runs.names import REWARD, REWARD_METRICS, REWARDS
 from demotune.runs.rows import RewardRow
@@ -42,7 +43,7 @@ from demotune.training.learned_reward import (
 )
 from demotune.training.losses import loss_at_reference, reward_loss
 from demotune.training.microbatches import MicrobatchPlan, config_microbatches
-from demotune.training.objectives import RewardObjective, both_sides
+from demotune.training.objectives import RewardObjective
 from demotune.training.pairs import (
     equal_samples,
     expected_tokens,

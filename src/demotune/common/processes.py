@@ -2,11 +2,14 @@
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import torch
     from accelerate import PartialState
+
+
+Value = TypeVar("Value")
 
 
 def process_state() -> "PartialState":
@@ -33,6 +36,29 @@ def main_process() -> bool:
 
 def process_count() -> int:
     return int(process_state().num_processes)
+
+
+def shards_models() -> bool:
+    """Whether accelerate was launched to spread what is trained over the processes (FSDP)."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true") and bool(process_state().use_distributed)
+
+
+def load_in_every_process() -> None:
+    """Whole models in each process, as phases that draw or score need them; FSDP can be set to load in the first alone.
+
+    Before the first model is loaded.
+    """
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+
+
+def from_main_process(value: Value) -> Value:
+    """The main process's value, in every process."""
+    if process_count() == 1:
+        return value
+    from accelerate.utils import broadcast_object_list  # noqa: PLC0415
+
+    found: list[Value] = broadcast_object_list([value])
+    return found[0]
 
 
 def any_process(flag: bool) -> bool:

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -198,21 +198,23 @@ def weight_sharing_base(policy: PeftModel) -> PreTrainedModel:
 
 
 @timed("files")
-def save_policy(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write model and tokenizer to `folder`, which appears whole or not at all."""
+def save_policy(
+    policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path, weights: dict[str, Tensor] | None = None
+) -> None:
+    """Write model and tokenizer to `folder`, which appears whole or not at all; of a sharded model its full weights."""
     with publish_folder(folder) as unfinished:
-        save_weights(policy, unfinished)
+        save_weights(policy, unfinished, weights)
         tokenizer.save_pretrained(unfinished)
 
 
-def save_weights(model: Policy, folder: Path) -> None:
+def save_weights(model: Policy, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
     """Weights and configs as safetensors and JSON; the same model gives the same bytes."""
     if isinstance(model, PeftModel):
         for config in model.peft_config.values():
             targets = getattr(config, "target_modules", None)
             if isinstance(targets, set):  # written in its order, which changes from process to process
                 vars(config)["target_modules"] = sorted(targets)
-    model.save_pretrained(str(folder))
+    model.save_pretrained(str(folder), state_dict=weights)
 
 
 @timed("files")

@@ -237,11 +237,20 @@ def freeze_lower_layers(model: RewardModel, count: int) -> None:
 
 
 def save_reward_model(
-    model: RewardModel, tokenizer: PreTrainedTokenizerBase, facts: RewardFacts, folder: Path, card: str
+    model: RewardModel,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: RewardFacts,
+    folder: Path,
+    card: str,
+    *,
+    weights: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write model, tokenizer, facts and model card to `folder`, which appears whole or not at all."""
+    """Write model, tokenizer, facts and model card to `folder`, which appears whole or not at all.
+
+    `weights` are the full ones of a sharded model.
+    """
     with publish_folder(folder) as unfinished:
-        save_weights(model, unfinished)
+        save_weights(model, unfinished, weights)
         tokenizer_for(model, tokenizer).save_pretrained(unfinished)
         write_json(unfinished / FACTS, as_json(facts))
         (unfinished / "README.md").write_text(card, encoding="utf-8")

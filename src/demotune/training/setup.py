@@ -18,7 +18,7 @@ from transformers.training_args import OptimizerNames
 from demotune.common.errors import DemotuneError
 from demotune.common.files import file_hash
 from demotune.common.machine import has_fast_bf16
-from demotune.common.processes import main_process, process_state, this_device, wait_for_everyone
+from demotune.common.processes import load_in_every_process, main_process, process_state, this_device, wait_for_everyone
 from demotune.common.profiling import timed
 from demotune.common.progress import say
 from demotune.common.suggestions import did_you_mean
@@ -149,6 +149,7 @@ def prepare_run(config: AnyConfig, folder: RunFolder, callbacks: Sequence[Traine
     for field, flag in (("model", "--model"), ("data", "--data")):
         if not getattr(config, field):
             raise DemotuneError(f"{field} is missing; name it with {flag}, in the YAML file, or pass it to run()")
+    load_in_every_process()
     _check_early(config)
     say(f"demotune {config.method}: {config.model} on {', '.join(config.data)} -> {folder.root}")
     with process_state().main_process_first():  # one process downloads or converts

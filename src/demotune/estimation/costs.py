@@ -7,6 +7,7 @@ of a layer costs whatever its size. A step of decoding reads every weight, and m
 from dataclasses import dataclass
 
 from demotune.common.memory import GIB
+from demotune.common.processes import shards_models
 from demotune.common.profiling import Kind
 from demotune.config.methods import AnyConfig
 from demotune.estimation.machines import Machine, MachineKind
@@ -204,12 +205,12 @@ class Costs:
 
     def memory(self, work: PhaseWork) -> float:
         """Bytes at the phase's highest point: models, and the greatest of what its parts need beside them."""
-        shape, efficiency = self.shape, self._efficiency
+        shape, efficiency, shards = self.shape, self._efficiency, self.processes if shards_models() else 1
         models = work.models * shape.parameters * self._weight_bytes + 4 * shape.adapter
         parts = [0.0, *map(self._drawing_memory, work.draws)]
         if work.training:
             parts.append(self._training_memory(work.training.largest))
-        optimizer = self.optimizer_bytes if work.training else 0.0
+        optimizer = self.optimizer_bytes / shards if work.training else 0.0
         cast = shape.parameters * self._cast_bytes
         return efficiency.memory_base + efficiency.memory_slack * (models + cast + optimizer + max(parts))
 

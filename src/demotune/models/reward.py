@@ -23,6 +23,7 @@ from demotune.common.errors import DemotuneError
 from demotune.common.files import publish_folder, write_json
 from demotune.common.json_records import as_json, from_json
 from demotune.models.adapters import load_adapter_on
+from demotune.models.kernels import placement
 from demotune.models.model_folder import (
     ADAPTER_CONFIG,
     check_weights,
@@ -133,7 +134,13 @@ def load_reward_model(
     else:
         check_labels(folder)
         plain = with_attention(
-            AutoModelForSequenceClassification, folder, dtype, attn_implementation, what=CLASSIFIER, num_labels=1
+            AutoModelForSequenceClassification,
+            folder,
+            dtype,
+            attn_implementation,
+            placement(device),
+            what=CLASSIFIER,
+            num_labels=1,
         )
         train_every_embedding(plain)
         if isinstance(getattr(plain, "score", None), nn.Linear):

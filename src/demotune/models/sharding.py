@@ -3,7 +3,7 @@
 All processes call these functions together.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,8 @@ def full_weights(model: nn.Module) -> dict[str, Tensor] | None:
     if not isinstance(model, FSDPModule):
         return None
     tied = getattr(model, "all_tied_weights_keys", {})
-    return {name: weight for name, weight in get_model_state_dict(model, options=_ON_MAIN).items() if name not in tied}
+    weights = cast(dict[str, Tensor], get_model_state_dict(model, options=_ON_MAIN))
+    return {name: weight for name, weight in weights.items() if name not in tied}
 
 
 @torch.no_grad()

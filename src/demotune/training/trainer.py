@@ -23,16 +23,17 @@ from transformers import PreTrainedTokenizerBase, ProgressCallback, Trainer, Tra
 from transformers.trainer_callback import PrinterCallback
 
 from demotune.common.errors import DemotuneError
-from demotune.common.files import publish_file, write_json
+from demotune.common.files import write_json
 from demotune.common.memory import peak_memory_gib
-from demotune.common.processes import from_main_process, main_process
+from demotune.common.processes import from_main_process
 from demotune.common.profiling import span
 from demotune.models.attention import carries_layouts
 from demotune.models.packing import Batch, cut_to_budget
 from demotune.models.policy import Policy
-from demotune.models.sharding import load_optimizer_state, optimizer_state
-from demotune.runs.names import BAD_BATCH, CARRIED
+from demotune.models.sharding import load_optimizer_state
+from demotune.runs.names import BAD_BATCH
 from demotune.training.callbacks import KeepBest
+from demotune.training.carry import Carry, leave_carried
 from demotune.training.objectives import Objective, StepLoss
 from demotune.training.schedule import learning_rates
 from demotune.training.smaller_passes import one_pass
@@ -45,18 +46,6 @@ class ExpectedFirstValue:
     what: str
     expected: float
     tolerance: float
-
-
-@dataclass(frozen=True, slots=True)
-class Carry:
-    """Optimizer and schedule that go on across stages: what was left by the last one, and the steps of all stages."""
-
-    previous: Path | None
-    total_steps: int
-
-    def load(self) -> dict[str, Any] | None:
-        """What the last stage left of both; None in the first stage."""
-        return None if self.previous is None else cast(dict[str, Any], torch.load(self.previous, weights_only=True))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -296,10 +285,7 @@ class PhaseTrainer(Trainer):
         """Leave optimizer and schedule for the next stage; all processes call this."""
         if self.optimizer is None or self.lr_scheduler is None:
             raise RuntimeError("there is no optimizer to carry before training")
-        of_weights = optimizer_state(cast(nn.Module, self.model), self.optimizer)
-        if main_process():
-            with publish_file(folder / CARRIED) as unfinished:
-                torch.save({"optimizer": of_weights, "scheduler": self.lr_scheduler.state_dict()}, unfinished)
+        leave_carried(folder, cast(nn.Module, self.model), self.optimizer, self.lr_scheduler)
 
     def _stop_for_bad_loss(self, step_loss: StepLoss, inputs: Batch) -> None:
         file = Path(cast(str, self.args.output_dir)).parent / BAD_BATCH

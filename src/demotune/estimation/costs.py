@@ -157,7 +157,9 @@ class Costs:
         return 2 if self.machine.precision == "bfloat16" else 4
 
     @property
-    def _weight_bytes(self) -> int:
+    def _weight_bytes(self) -> float:
+        if self.config.load_in_4bit:
+            return 0.5
         return 2 if self.config.dtype == "bfloat16" else 4
 
     @property

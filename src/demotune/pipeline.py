@@ -25,6 +25,7 @@ from demotune.training.manifest import check_unchanged, write_manifest
 from demotune.training.objects import keep_objects
 from demotune.training.phase_loop import run_stage, stopped_by_gate
 from demotune.training.setup import Setup, prepare_run
+from demotune.training.tracking import Tracking
 
 
 def run(
@@ -59,9 +60,10 @@ def run(
             processing_class=processing_class,
             peft_config=peft_config,
         )
-        setup = fit_to_memory(prepare_run(config, folder, (*callbacks, TimeSteps())))
+        tracking = Tracking(folder)
+        setup = fit_to_memory(prepare_run(config, folder, (*callbacks, TimeSteps(), tracking)))
         write_manifest(setup)
-        return _finish(setup)
+        return _finish(setup, tracking)
 
 
 def resume(folder: str | Path, *, callbacks: Sequence[TrainerCallback] = ()) -> RunResult:
@@ -72,9 +74,10 @@ def resume(folder: str | Path, *, callbacks: Sequence[TrainerCallback] = ()) -> 
     run_folder = RunFolder(Path(folder))
     config = run_folder.read_config()
     with _held(run_folder), stopping_like_ctrl_c():
-        setup = prepare_run(config, run_folder, (*callbacks, TimeSteps()))
+        tracking = Tracking(run_folder)
+        setup = prepare_run(config, run_folder, (*callbacks, TimeSteps(), tracking))
         check_unchanged(setup)
-        return _finish(setup, resumed=True)
+        return _finish(setup, tracking, resumed=True)
 
 
 def run_or_go_on(config: AnyConfig) -> RunResult:
@@ -101,13 +104,14 @@ def _held(folder: RunFolder) -> AbstractContextManager[None]:
     return folder.locked() if main_process() else nullcontext()
 
 
-def _finish(setup: Setup, *, resumed: bool = False) -> RunResult:
+def _finish(setup: Setup, tracking: Tracking, *, resumed: bool = False) -> RunResult:
     estimate = say_forecast(setup)
     try:
-        with profiled(setup.config.profile) as profile:
+        with profiled(setup.config.profile) as profile, tracking.running(setup.config):
             for number in range(setup.config.stages):
                 if not run_stage(setup, number) or stopped_by_gate(setup, number):
                     break
+                tracking.log_phases()
     except KeyboardInterrupt:
         say(f"stopped; what is done is kept: continue with demotune resume {setup.folder.root}")
         raise

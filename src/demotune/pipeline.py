@@ -12,12 +12,13 @@ from demotune.common.interrupts import stopping_like_ctrl_c
 from demotune.common.memory import keep_memory
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.profiling import profiled
-from demotune.common.progress import say
+from demotune.common.progress import say, warn
 from demotune.conclusion import conclude
 from demotune.config.methods import AnyConfig, as_dict
 from demotune.estimation.forecast import estimate_here, say_forecast
 from demotune.estimation.memory_fit import fit_to_memory
 from demotune.estimation.profile_table import show_profile
+from demotune.push import check_can_push, push
 from demotune.result import RunResult, publish_result, read_result, show_result
 from demotune.runs.folder import RunFolder
 from demotune.training.callbacks import TimeSteps
@@ -47,6 +48,8 @@ def run(
     held out), a pandas.DataFrame, a dict of columns, a list of rows, or the path of a file. `callbacks` are
     transformers callbacks for every training phase. Raises DemotuneError for anything the user can fix.
     """
+    if config.push_to_hub is not None:
+        check_can_push(config.push_to_hub)
     folder = RunFolder(Path(config.output))
     with _held(folder), stopping_like_ctrl_c():
         if main_process():
@@ -122,5 +125,15 @@ def _finish(setup: Setup, tracking: Tracking, *, resumed: bool = False) -> RunRe
             states = [stage["phases"] for stage in result.stages]
             show_profile(profile, estimate or estimate_here(setup), states, whole_run=not resumed)
         conclude(result.run_folder)
+        if setup.config.push_to_hub is not None:
+            _push(result.run_folder, setup.config.push_to_hub, private=setup.config.hub_private_repo)
     wait_for_everyone()
     return result
+
+
+def _push(run: Path, name: str, *, private: bool) -> None:
+    """Push a run that is finished: where the hub is away, the run is a result all the same."""
+    try:
+        push(run, name, private=private)
+    except DemotuneError as error:
+        warn(str(error))

@@ -31,7 +31,7 @@ def refuse_missing_kernels(asked: list[str], device: torch.device) -> None:
 
 def four_bit() -> BitsAndBytesConfig:
     """How QLoRA (arXiv 2305.14314) holds frozen weights: 4-bit normal floats, computed with in bfloat16."""
-    return BitsAndBytesConfig(
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,

@@ -261,8 +261,9 @@ def further_prompts(config: AnyConfig, renderer: Renderer, intake: Intake) -> tu
 def _check_early(config: AnyConfig) -> None:
     """What would otherwise fail only after samples were drawn: names that transformers and the loggers must know."""
     refuse_unknown_loggers(config.report_to)
-    asked = {name for name in ("load_in_4bit", "use_liger_kernel") if getattr(config, name)}
-    refuse_missing_kernels(sorted(asked | ({config.attn_implementation} & PACKAGES.keys())), this_device())
+    refuse_missing_kernels(
+        [name for name in PACKAGES if getattr(config, name, config.attn_implementation == name)], this_device()
+    )
     if config.load_in_4bit and shards_models():
         raise DemotuneError(
             "weights of 4 bits cannot be sharded; launch without FSDP, so that each process holds them whole, or leave "

@@ -143,6 +143,13 @@ def _sample(config: commands.SampleConfig) -> None:
     show_answers(prompts, answers, config.output)
 
 
+@command(app, commands.ChatConfig)
+def _chat(config: commands.ChatConfig) -> None:
+    from demotune.cli.chat import chat
+
+    chat(config)
+
+
 @command(app, commands.DistillConfig)
 def _distill(config: commands.DistillConfig) -> None:
     from demotune.cli.distill import distill

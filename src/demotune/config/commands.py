@@ -138,6 +138,22 @@ class SampleConfig(GenerationOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChatConfig(GenerationOptions):
+    """Talk with a model, or with two side by side; each answer with its reward, each exchange saved as a row."""
+
+    model: str = field(argument=True, names="model")
+    """The model: a run folder, a model or adapter folder, a hub id, or a GGUF file."""
+    beside: str | None = field(None, names="model")
+    """A second model that answers, too; you choose with which answer the conversation goes on."""
+    system: str | None = field(None)
+    """A system message to begin with."""
+    reward: str | None = field(None, names="model")
+    """Show this reward of each answer: a run folder or a reward model with one label (folder or hub id)."""
+    output: Path | None = field(None)
+    """Append each exchange here, as .jsonl: prompt and completion; of two answers prompt, chosen and rejected."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class AdviseConfig(Config):
     """Before a long run: measure in minutes what decides which method is worth it, and recommend one.
 

@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 
 from demotune.common.errors import DemotuneError
 from demotune.common.interrupts import stopping_like_ctrl_c
+from demotune.common.launches import refuse_launch
 from demotune.common.memory import keep_memory
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.profiling import profiled
@@ -21,6 +22,7 @@ from demotune.estimation.profile_table import show_profile
 from demotune.result import RunResult, publish_result, read_result, show_result
 from demotune.runs.folder import RunFolder
 from demotune.training.callbacks import TimeSteps
+from demotune.training.launch import refuse_idle_processes, say_processes
 from demotune.training.manifest import check_unchanged, write_manifest
 from demotune.training.objects import keep_objects
 from demotune.training.phase_loop import run_stage, stopped_by_gate
@@ -46,6 +48,7 @@ def run(
     held out), a pandas.DataFrame, a dict of columns, a list of rows, or the path of a file. `callbacks` are
     transformers callbacks for every training phase. Raises DemotuneError for anything the user can fix.
     """
+    refuse_launch()
     folder = RunFolder(Path(config.output))
     with _held(folder), stopping_like_ctrl_c():
         if main_process():
@@ -60,6 +63,7 @@ def run(
             peft_config=peft_config,
         )
         setup = fit_to_memory(prepare_run(config, folder, (*callbacks, TimeSteps())))
+        refuse_idle_processes(setup)
         write_manifest(setup)
         return _finish(setup)
 
@@ -69,6 +73,7 @@ def resume(folder: str | Path, *, callbacks: Sequence[TrainerCallback] = ()) -> 
 
     Raises DemotuneError when config, data or model are no longer what the run began with, or the folder is in use.
     """
+    refuse_launch()
     run_folder = RunFolder(Path(folder))
     config = run_folder.read_config()
     with _held(run_folder), stopping_like_ctrl_c():
@@ -102,6 +107,7 @@ def _held(folder: RunFolder) -> AbstractContextManager[None]:
 
 
 def _finish(setup: Setup, *, resumed: bool = False) -> RunResult:
+    say_processes(setup)
     estimate = say_forecast(setup)
     try:
         with profiled(setup.config.profile) as profile:

@@ -12,6 +12,7 @@ import typer
 import demotune
 from demotune.cli.flags import COLLECT_UNKNOWN, add_method, command
 from demotune.cli.inputs import refuse_missing_inputs
+from demotune.common.launches import refuse_launch
 from demotune.common.memory import keep_memory
 from demotune.common.messages import DEBUG, errors_as_messages
 from demotune.config import commands
@@ -74,6 +75,7 @@ def _run(method: Method, config_file: str | None, given: dict[str, Any]) -> None
     config = build_config(method, config_file, given)
     folder = RunFolder(Path(config.output))
     with errors_as_messages(folder.root):
+        refuse_launch()
         folder.refuse_if_taken()
         refuse_missing_inputs(config)
         from demotune.pipeline import run
@@ -88,6 +90,7 @@ for _method in CONFIGS:
 @command(app, commands.ResumeConfig)
 def _resume(config: commands.ResumeConfig) -> None:
     with errors_as_messages(config.run_folder):
+        refuse_launch()
         RunFolder(config.run_folder).read_config()  # a folder without a run is refused before torch is imported
         from demotune.pipeline import resume
 

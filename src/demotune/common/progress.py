@@ -30,7 +30,12 @@ def warn(text: str) -> None:
 def show_table(
     title: str | None, headings: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1, whole: bool = False
 ) -> None:
-    """Print a table: the first `texts` columns are aligned left, numbers right; `whole`: no cell is broken."""
+    """Print a table, on the main process only.
+
+    The first `texts` columns are aligned left, numbers right; `whole`: no cell is broken.
+    """
+    if not main_process():
+        return
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
     for place, heading in enumerate(headings):
         width = len(heading) if whole else None

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from helpers.command import call
 
 from demotune import DemotuneError, SFTConfig, resume, run
 from demotune.common.launches import refuse_launch, unmet
@@ -87,3 +88,10 @@ def test_fsdp_without_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert unmet(2, on_cpu=True) == [
         "the launcher asks for FSDP, which accelerate has on GPUs only: each process holds the whole model"
     ]
+
+
+def test_a_command_of_one_process_is_refused_in_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched(monkeypatch, WORLD_SIZE="2")
+    code, shown = call("report", "runs/x")
+    assert code == 1
+    assert "error: report works in one process, and the launcher started 2; " in shown

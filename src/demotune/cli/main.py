@@ -87,7 +87,7 @@ for _method in CONFIGS:
     add_method(app, _method, partial(_run, _method))
 
 
-@command(app, commands.ResumeConfig)
+@command(app, commands.ResumeConfig, shared=True)
 def _resume(config: commands.ResumeConfig) -> None:
     with errors_as_messages(config.run_folder):
         refuse_launch()
@@ -153,14 +153,14 @@ def _distill(config: commands.DistillConfig) -> None:
     distill(config)
 
 
-@command(app, commands.ScoreConfig)
+@command(app, commands.ScoreConfig, shared=True)
 def _score(config: commands.ScoreConfig) -> None:
     from demotune.rewards.score import score
 
     score(_load_reward(config), config.data, config, config.output)
 
 
-@command(app, commands.SelectConfig)
+@command(app, commands.SelectConfig, shared=True)
 def _select(config: commands.SelectConfig) -> None:
     from demotune.rewards.select import Choice, select
 
@@ -181,7 +181,7 @@ def _load_reward(config: commands.RewardReading) -> Any:
     return load_reward(config.reward, template=config.template, dtype=config.dtype, bf16=config.bf16)
 
 
-@command(app, EvaluationConfig)
+@command(app, EvaluationConfig, shared=True)
 def _evaluate(config: EvaluationConfig) -> None:
     from demotune.evaluation.evaluate import evaluate
     from demotune.evaluation.show import show_evaluation
@@ -223,7 +223,7 @@ def _quickstart(config: commands.QuickstartConfig) -> None:
     quickstart(config.output)
 
 
-@command(app, commands.DoctorConfig)
+@command(app, commands.DoctorConfig, shared=True)
 def _doctor(_: commands.DoctorConfig) -> None:
     from demotune.cli.doctor import examine
 

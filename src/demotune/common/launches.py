@@ -35,10 +35,19 @@ def refuse_launch() -> None:
                 )
 
 
+def refuse_several_processes(command: str) -> None:
+    """Raise DemotuneError where the launcher started several processes for a command that works in one."""
+    if (count := _started()) > 1:
+        raise DemotuneError(
+            f"{command} works in one process, and the launcher started {count}; give it without torchrun or accelerate "
+            "launch"
+        )
+
+
 def unmet(processes: int, on_cpu: bool) -> list[str]:
     """What the launcher asked for and this run, of so many processes, does otherwise: sentences for the user."""
     found = []
-    asked = max((int(os.environ[name]) for name in _SIZES if os.environ.get(name, "").isdecimal()), default=1)
+    asked = _started()
     accelerate_alone = "ACCELERATE_DYNAMO_USE_DYNAMIC" in os.environ and "WORLD_SIZE" not in os.environ
     by_accelerate = accelerate_alone and "MASTER_ADDR" in os.environ  # set where --num_processes is above 1
     if processes == 1 and (asked > 1 or by_accelerate):
@@ -52,6 +61,10 @@ def unmet(processes: int, on_cpu: bool) -> list[str]:
             "the launcher asks for FSDP, which accelerate has on GPUs only: each process holds the whole model"
         )
     return found
+
+
+def _started() -> int:
+    return max((int(os.environ[name]) for name in _SIZES if os.environ.get(name, "").isdecimal()), default=1)
 
 
 def _asked(name: str) -> bool:

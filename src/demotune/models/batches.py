@@ -13,7 +13,10 @@ from demotune.common.memory import is_lack_of_memory
 from demotune.models.model_folder import first_line
 from demotune.models.packing import Batch, pack
 from demotune.records import Completion, Pair, Side
-from demotune.runs.shared_work import Advance, compute_rows
+from demotune.runs.shared_work import compute_rows
+
+Advance = Callable[[int], None]
+"""Called with the number of completions that are done since the last call."""
 
 
 def packed_tokens(pair: Pair) -> int:

@@ -103,7 +103,8 @@ def scored_together(reward: Reward, reading: RowReading, output: Path | None) ->
         with shared("score", None):
             yield
         return
-    asked = [reward.name, reward.hash, str(this_device()), *(str(value) for value in asdict(reading).values())]
+    precision = [value for name, value in asdict(reading).items() if name in ("dtype", "bf16")]
+    asked = [reward.name, reward.hash, str(this_device()), *precision]
     parts = output.with_name(f"{output.name}.parts")
     with shared(hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12], parts):
         yield

@@ -18,7 +18,7 @@ from demotune.runs.phase_journal import PhaseJournal, share_of_this_process
 Value = TypeVar("Value")
 Compute = Callable[[Sequence[int]], Sequence[Value]]
 """The rows of a batch -> a value for each."""
-Advance = Callable[[int], None]
+_Advance = Callable[[int], None]
 """Called with the number of rows that are done since the last call."""
 
 
@@ -56,7 +56,7 @@ def shared(name: str, folder: Path | None) -> Iterator[None]:
 def compute_rows(
     batches: Sequence[Sequence[int]],
     compute: Compute[Value],
-    advance: Advance,
+    advance: _Advance,
     key: Callable[[], str] = lambda: "",
 ) -> dict[int, Value]:
     """Row -> value, of all rows of all batches; `advance` counts rows as any process finishes them.
@@ -84,14 +84,14 @@ def journal_here() -> PhaseJournal:
 
 
 def _computed(
-    batches: Sequence[Sequence[int]], compute: Compute[Value], advance: Advance
+    batches: Sequence[Sequence[int]], compute: Compute[Value], advance: _Advance
 ) -> Iterator[tuple[int, Value]]:
     for batch in batches:
         yield from zip(batch, compute(batch), strict=True)
         advance(len(batch))
 
 
-def _exchanged(batches: Sequence[Sequence[int]], compute: Compute[Value], advance: Advance) -> dict[int, Value]:
+def _exchanged(batches: Sequence[Sequence[int]], compute: Compute[Value], advance: _Advance) -> dict[int, Value]:
     if process_count() == 1:
         return dict(_computed(batches, compute, advance))
     mine = share_of_this_process(batches)
@@ -104,7 +104,7 @@ def _exchanged(batches: Sequence[Sequence[int]], compute: Compute[Value], advanc
 
 
 def _kept(
-    journal: PhaseJournal, batches: Sequence[Sequence[int]], compute: Compute[Value], advance: Advance
+    journal: PhaseJournal, batches: Sequence[Sequence[int]], compute: Compute[Value], advance: _Advance
 ) -> dict[int, Value]:
     missing = [batch for batch in batches if not journal.done.keys() >= set(batch)]
     if known := sum(map(len, batches)) - sum(map(len, missing)):

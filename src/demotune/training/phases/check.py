@@ -8,6 +8,7 @@ from demotune.common.files import write_json
 from demotune.common.json_records import as_json, from_json, read_records, write_records
 from demotune.common.profiling import timed
 from demotune.common.progress import track, warn
+from demotune.models.batches import Advance
 from demotune.models.reference_logps import pair_logps
 from demotune.records import Completion, Pair, Response, Side
 from demotune.rewards.answer_only import answers_of, without_thought
@@ -26,7 +27,7 @@ from demotune.runs.heldout import (
 from demotune.runs.heldout_files import best_before, rows_before
 from demotune.runs.names import CHECK, HELDOUT, IMPLICIT
 from demotune.runs.rows import ImplicitRow
-from demotune.runs.shared_work import Advance, compute_rows, shared
+from demotune.runs.shared_work import compute_rows, shared
 from demotune.training.heldout_rows import heldout_tokens, trained_rows
 from demotune.training.learned_reward import reward_function
 from demotune.training.pairs import equal_samples, expected_tokens, heldout_units, known_logps, repeated, scored_pairs

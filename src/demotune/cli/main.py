@@ -12,6 +12,7 @@ import typer
 import demotune
 from demotune.cli.flags import COLLECT_UNKNOWN, add_method, command
 from demotune.cli.inputs import refuse_missing_inputs
+from demotune.common.launches import refuse_launch
 from demotune.common.memory import keep_memory
 from demotune.common.messages import DEBUG, errors_as_messages
 from demotune.config import commands
@@ -74,6 +75,7 @@ def _run(method: Method, config_file: str | None, given: dict[str, Any]) -> None
     config = build_config(method, config_file, given)
     folder = RunFolder(Path(config.output))
     with errors_as_messages(folder.root):
+        refuse_launch()
         folder.refuse_if_taken()
         refuse_missing_inputs(config)
         from demotune.pipeline import run
@@ -85,9 +87,10 @@ for _method in CONFIGS:
     add_method(app, _method, partial(_run, _method))
 
 
-@command(app, commands.ResumeConfig)
+@command(app, commands.ResumeConfig, shared=True)
 def _resume(config: commands.ResumeConfig) -> None:
     with errors_as_messages(config.run_folder):
+        refuse_launch()
         RunFolder(config.run_folder).read_config()  # a folder without a run is refused before torch is imported
         from demotune.pipeline import resume
 
@@ -157,14 +160,14 @@ def _distill(config: commands.DistillConfig) -> None:
     distill(config)
 
 
-@command(app, commands.ScoreConfig)
+@command(app, commands.ScoreConfig, shared=True)
 def _score(config: commands.ScoreConfig) -> None:
     from demotune.rewards.score import score
 
     score(_load_reward(config), config.data, config, config.output)
 
 
-@command(app, commands.SelectConfig)
+@command(app, commands.SelectConfig, shared=True)
 def _select(config: commands.SelectConfig) -> None:
     from demotune.rewards.select import Choice, select
 
@@ -185,7 +188,7 @@ def _load_reward(config: commands.RewardReading) -> Any:
     return load_reward(config.reward, template=config.template, dtype=config.dtype, bf16=config.bf16)
 
 
-@command(app, EvaluationConfig)
+@command(app, EvaluationConfig, shared=True)
 def _evaluate(config: EvaluationConfig) -> None:
     from demotune.evaluation.evaluate import evaluate
     from demotune.evaluation.show import show_evaluation
@@ -235,7 +238,7 @@ def _quickstart(config: commands.QuickstartConfig) -> None:
     quickstart(config.output)
 
 
-@command(app, commands.DoctorConfig)
+@command(app, commands.DoctorConfig, shared=True)
 def _doctor(_: commands.DoctorConfig) -> None:
     from demotune.cli.doctor import examine
 

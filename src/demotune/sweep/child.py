@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,10 @@ def _stop_when_parent_dies() -> None:
 
 def _wait(child: "subprocess.Popen[bytes]") -> int:
     try:
-        return child.wait()
+        while child.poll() is None:
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=1.0)  # Ray's cancel does not interrupt a system call
+        return child.returncode
     except KeyboardInterrupt:
         child.terminate()
         try:

@@ -76,5 +76,5 @@ def _expanded(place: str, grid: Mapping[str, Any], file: Path) -> Iterator[Entry
     for name, values in choices.items():
         if not values:
             raise DemotuneError(f"{file}: {place} has no value of {name}; give one or several, or leave it out")
-    for values in itertools.product(*choices.values()):
-        yield Entry(place, dict(zip(choices, values, strict=True)))
+    for chosen in itertools.product(*choices.values()):
+        yield Entry(place, dict(zip(choices, chosen, strict=True)))

@@ -11,7 +11,7 @@ LONGEST_VALUE, LONGEST_NAME = 32, 150
 
 def trial_name(config: AnyConfig, named: Iterable[str], start: Mapping[str, object] | None) -> str:
     """METHOD[-from-START][-FIELD=VALUE ...]-seed=N, with the fields that the trial's entry gives, in its order."""
-    parts = [config.method]
+    parts: list[str] = [config.method]
     if start is not None:
         others = (f"{name}={_text(value)}" for name, value in start.items() if name != "method")
         parts.append("-".join(["from", str(start["method"]), *others]))

@@ -117,7 +117,9 @@ def _wanted_start(entry: Entry, config: AnyConfig) -> dict[str, Any] | None:
     if start is None:
         return None
     if not isinstance(start, dict) or start.get("method") not in tuple(CONFIGS):
-        raise DemotuneError(f"start must name a method or fields with a method, got {shown(start)}; write start: sft")
+        raise DemotuneError(
+            f"start must name a method or fields with a method, got {shown(entry.fields['start'])}; write start: sft"
+        )
     if "model" in entry.fields:
         raise DemotuneError("model and start are both given; leave one out")
     method: Method = start["method"]

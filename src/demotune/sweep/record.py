@@ -8,6 +8,7 @@ from demotune.common.errors import DemotuneError
 from demotune.common.files import write_json
 from demotune.common.json_records import as_json, read_record
 from demotune.common.machine import command_line
+from demotune.report.wording import plural
 from demotune.runs.names import SWEEP
 from demotune.sweep.trials import Plan, setting_name
 
@@ -66,7 +67,7 @@ class SweepRecord:
         """How much was tried, and what is missing."""
         failed = [trial.name for trial in self.unfinished if trial.error is not None]
         others = [trial.name for trial in self.unfinished if trial.error is None]
-        parts = [f"{self.settings} settings were tried in {len(self.trials)} trials"]
+        parts = [f"{plural(self.settings, 'setting')} tried in {plural(len(self.trials), 'trial')}"]
         parts += [f"{len(names)} {what} ({', '.join(names)})" for what, names in _named(failed, others)]
         return "; ".join(parts)
 

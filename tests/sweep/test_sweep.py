@@ -216,7 +216,7 @@ def test_the_estimate_adds_up_the_trials_that_are_not_finished(inputs: dict[str,
     file = write_sweep(tmp_path / "sweep.yaml", inputs, grid=grid)
     code, text = call("sweep", file, "--output", str(tmp_path / "out"), "--estimate")
     assert code == 0
-    rows = [line.split()[:3] for line in text.splitlines() if re.match(r"\s+(sft|irft)", line)]
-    assert rows == [["sft", "3", "3"], ["irft-from-sft", "2", "2"]]
+    rows = re.findall(r"^ +((?:sft|irft)[a-z ]*?) +(\d) +(\d) ", text, re.MULTILINE)
+    assert rows == [("sft", "3", "3"), ("irft from sft", "2", "2")]
     assert "for the trials that are not finished, one after the other" in text
     assert not (tmp_path / "out").exists()

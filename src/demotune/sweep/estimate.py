@@ -1,5 +1,7 @@
 """What a sweep will cost: the estimate of each setting, times its trials that are not finished."""
 
+import re
+
 from demotune.common.memory import GIB
 from demotune.common.progress import minutes, say, show_table
 from demotune.estimation.estimate import estimate_config
@@ -17,7 +19,8 @@ def show_estimate(plan: Plan) -> float:
         found, _ = estimate_config(trials[0].at_first_model, None)
         total += left * found.seconds
         flops = f"{found.flops / 1e15:.3g}"
-        rows.append((name, str(len(trials)), str(left), minutes(found.seconds), flops, f"{found.memory / GIB:.1f} G"))
+        words = re.sub("-(?=[a-z])", " ", name)  # which a narrow terminal can break
+        rows.append((words, str(len(trials)), str(left), minutes(found.seconds), flops, f"{found.memory / GIB:.1f} G"))
     headings = ("setting", "trials", "not finished", "time of one", "PFLOP of one", "memory")
     show_table("estimate for this machine", headings, rows)
     say(f"{minutes(total)} for the trials that are not finished, one after the other; start-up comes on top")

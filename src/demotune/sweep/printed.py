@@ -1,6 +1,7 @@
 """The commands of a sweep for other launchers: a shell, Slurm, SkyPilot. Each begins a trial, or goes on with it."""
 
 import shlex
+import textwrap
 from collections.abc import Iterator
 from typing import Literal
 
@@ -87,9 +88,9 @@ def _skypilot(plan: Plan, gpus: int, cpus: int) -> str:
         "file_mounts": {str(folder): {"name": "YOUR-BUCKET", "mode": "MOUNT_CACHED"}},
         "envs": {"TRIAL": plan.trials[0].name},
         "setup": "pip install demotune",
-        "run": f'case "$TRIAL" in\n{cases}\nesac\n',
     }
-    return "\n".join(lines) + "\n" + yaml.safe_dump(task, sort_keys=False, width=10**6)
+    run = textwrap.indent(f'case "$TRIAL" in\n{cases}\nesac\n', "  ")
+    return "\n".join(lines) + "\n" + yaml.safe_dump(task, sort_keys=False) + f"run: |\n{run}"
 
 
 def _job_name(trial: Trial) -> str:

@@ -231,6 +231,14 @@ def _report(config: commands.ReportConfig) -> None:
     write_page(config.runs, config.output, evaluations=config.evaluation, comparison=config.comparison)
 
 
+@command(app, commands.PushConfig)
+def _push(config: commands.PushConfig) -> None:
+    RunFolder(config.run_folder).finished_model()  # a folder without a result is refused before the hub is asked
+    from demotune.push import push
+
+    push(config.run_folder, config.name, private=config.private)
+
+
 @command(app, commands.QuickstartConfig)
 def _quickstart(config: commands.QuickstartConfig) -> None:
     from demotune.cli.quickstart import quickstart

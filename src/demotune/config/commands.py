@@ -41,6 +41,18 @@ class RewardReading(RowReading):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PushConfig(Config):
+    """Upload a finished run's model to the Hugging Face hub, with its card, its report and, of RFT, its reward."""
+
+    run_folder: Path = field(argument=True)
+    """A finished run's folder. The report shows prompts and answers of the data."""
+    name: str = field(argument=True)
+    """The hub repository: USER/MODEL. It is made where it is missing."""
+    private: bool = field(False)
+    """Make it private where it is new."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScoreConfig(RewardReading):
     """Score each row with a reward; for preference rows, show how often the reward agrees with them."""
 

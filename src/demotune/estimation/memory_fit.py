@@ -24,7 +24,7 @@ def fit_to_memory(setup: Setup, available: float | None = None) -> Setup:
     """
     if available is None:
         available = SHARE * free_bytes(this_device()) / (process_count() if this_device().type == "cpu" else 1)
-    config = from_main_process(_fitting(setup, available))
+    config = from_main_process(lambda: _fitting(setup, available))
     if config.tokens_per_microbatch != setup.config.tokens_per_microbatch:
         say(f"  forward passes with gradients are cut to {config.tokens_per_microbatch} tokens to fit into memory")
     if config.activation_checkpointing and not setup.config.activation_checkpointing:

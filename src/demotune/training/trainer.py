@@ -276,7 +276,8 @@ class PhaseTrainer(Trainer):
         """Record what `judge` finds on held-out records, at a callback's request."""
         if self.given.judge is None:
             raise ValueError("there is no judge to evaluate with")
-        found = {f"eval_{name}": value for name, value in from_main_process(self.given.judge()).items()}
+        judged = self.given.judge()  # by all processes, which then decide by the same numbers
+        found = {f"eval_{name}": value for name, value in from_main_process(lambda: judged).items()}
         self.log(dict(found))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
         return found

@@ -16,7 +16,8 @@ from urllib.request import Request
 from demotune.common.bounded_http import Deadline
 from demotune.common.errors import DemotuneError, shown_error
 
-ATTEMPTS = 5
+ATTEMPTS, FIRST_PAUSE = 5, 1.0
+"""How often something is tried, and the seconds before the second time; each pause is twice the one before."""
 LONGEST_PAUSE = 120.0
 """Seconds; a server that asks for more is left alone."""
 
@@ -26,11 +27,11 @@ Found = TypeVar("Found")
 
 
 class PassingError(Exception):
-    """A failure that may pass; `after` are the seconds that the server asks for."""
+    """A failure that may pass. `after` are the seconds that the server asks for; `is_busy`: it runs, and says so."""
 
-    def __init__(self, why: str, after: float = 0.0) -> None:
+    def __init__(self, why: str, after: float = 0.0, *, is_busy: bool = False) -> None:
         super().__init__(f"{why}; it asks to wait {after:.0f} s" if after else why)
-        self.after = after
+        self.after, self.is_busy = after, is_busy
 
 
 class RefusedError(Exception):
@@ -100,7 +101,7 @@ class HttpClient:
         """What an answer other than 200 means."""
         said = self._said(error)
         if error.code in {408, 429} or error.code >= 500:
-            return PassingError(f"{error.code}: {said}", _retry_after(error.headers))
+            return PassingError(f"{error.code}: {said}", _retry_after(error.headers), is_busy=error.code == 429)
         return RefusedError(error.code, said)
 
     def _said(self, error: HTTPError) -> str:
@@ -128,7 +129,7 @@ def patiently(act: Callable[[], Found], pause: Pause, ended: Event) -> Found:
             attempt += 1
             if attempt == ATTEMPTS or failure.after > LONGEST_PAUSE:
                 raise
-            pause(ended, max(2.0 ** (attempt - 1), failure.after))
+            pause(ended, max(FIRST_PAUSE * 2 ** (attempt - 1), failure.after))
 
 
 def _headers(key_variable: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from demotune.common.errors import DemotuneError
+from demotune.config.sampler import PLACE
 from demotune.runs.folder import RunFolder
 from demotune.runs.manifest import Manifest, read_manifest
 from demotune.runs.run import Run
@@ -14,7 +15,7 @@ CONTROL = "-control-sft"
 """RUN-control-sft is the folder of the SFT run that is the control of RUN (`demotune.cli.control`)."""
 CONTROL_OF = "sft, control of "
 
-NOT_A_SETTING = ("seed", "output", "run_name", "report_to", "logging_steps", "save_steps", "profile")
+NOT_A_SETTING = ("seed", "output", "run_name", "report_to", "logging_steps", "save_steps", "profile", *PLACE)
 """Fields that two runs of one setting may differ in."""
 
 

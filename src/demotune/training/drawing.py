@@ -4,13 +4,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
-
 from demotune.common.journals import append_in_turn
 from demotune.common.json_records import as_json, from_json
 from demotune.common.processes import wait_for_everyone
 from demotune.common.profiling import timed
 from demotune.common.progress import Tracker
+from demotune.models.policy import Policy
 from demotune.records import Response
 from demotune.rewards.answer_only import finished_by_answer
 from demotune.sampling import SamplingOptions
@@ -22,7 +21,7 @@ from demotune.training.stage import Stage
 @timed("sampling")
 def draw_with(
     stage: Stage,
-    policy: Callable[[], nn.Module],
+    policy: Callable[[], Policy],
     prompts: Sequence[Sequence[int]],
     *,
     purpose: str,
@@ -45,12 +44,17 @@ def draw_with(
     left.sort(key=lambda row: -len(prompts[row]))  # so that processes get prompts of like lengths
     if tracker:
         tracker.start_at(len(journal.done))
-    if rows := share_of_this_process(left):
+    if left:
+        sampler, options = (
+            stage.setup.sampler(policy, f"stage {stage.number} ({purpose})"),
+            sampling_options(stage.setup),
+        )
+        rows = share_of_this_process(left)
         streams = [first_stream + row for row in rows]
-        sampler = stage.setup.sampler(policy)
-        drawn = sampler.draw([prompts[row] for row in rows], streams, seed, sampling_options(stage.setup))
-        numbered = ((stream - first_stream, response) for stream, response in drawn)
-        append_in_turn(records_of(numbered, tracker, with_logps=with_logps), journal.append)
+        with sampler.ready([prompts[row] for row in left], options):
+            drawn = sampler.draw([prompts[row] for row in rows], streams, seed, options)
+            numbered = ((stream - first_stream, response) for stream, response in drawn)
+            append_in_turn(records_of(numbered, tracker, with_logps=with_logps), journal.append)
     wait_for_everyone()
     found = journal.read()
     responses = [from_json(Response, found[row]) for row in range(len(prompts))]

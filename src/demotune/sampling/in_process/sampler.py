@@ -9,6 +9,7 @@ interrupted run stopped, does not change what is drawn beyond rounding.
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -46,6 +47,9 @@ class InProcessSampler:
     ) -> Iterator[tuple[int, Response]]:
         if prompts:
             yield from sample_responses(self._policy(), prompts, streams, seed, options, slots=self._slots)
+
+    def ready(self, prompts: Sequence[Sequence[int]], options: SamplingOptions) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def keeps_logps(self, options: SamplingOptions) -> bool:
         return keeps_logps(options)

@@ -62,6 +62,8 @@ class Engine:
         self._scoring = Lock()
         self._servers = [] if isinstance(servers, StartedServer) else self._at(servers)
         self._weights: Weights | None = None
+        self.distance: float | None = None
+        """How far the log-probabilities of the server that was given weights last are from ours, in nats a token."""
         self._drawing: Drawing | None = None
 
     @contextmanager
@@ -172,12 +174,13 @@ class Engine:
         server.patiently(server.look)
         _refuse_short(server, drawing)
         if server.doubtful or server.holds != self._held.key:
-            distance = server.patiently(lambda: self._give(server, drawing))
+            server.patiently(lambda: self._give(server, drawing))
             if first:
-                say(f"  {server.address} draws; its log-probabilities are within {distance:.1e} nats a token of ours")
+                far = f"{self.distance:.1e} nats a token"
+                say(f"  {server.address} draws; its log-probabilities are within {far} of ours")
 
-    def _give(self, server: EngineServer, drawing: Drawing) -> float:
-        """Give a server the weights. Returns how far its log-probabilities are from ours, which is near enough."""
+    def _give(self, server: EngineServer, drawing: Drawing) -> None:
+        """Give a server the weights, and prove that it computes with them."""
         weights, policy, bf16 = self._held, drawing.policy(), drawing.options.bf16
         able = hand_over(server, weights)
         if not able and server.holds not in (None, weights.key):
@@ -187,8 +190,7 @@ class Engine:
         if not distance <= (most := tolerance(policy, bf16)):
             why = f"its log-probabilities are {distance:.2g} nats a token from ours, and {most:g} is allowed"
             raise _not_held(server, drawing.name, weights, why, able)
-        server.holds, server.doubtful = weights.key, False
-        return distance
+        server.holds, server.doubtful, self.distance = weights.key, False, distance
 
     def _share(self) -> None:
         """What the main process knows of the servers, for all."""

@@ -1,7 +1,10 @@
 """Whole runs whose responses an engine draws: the same as drawn in this process, killed, resumed, moved, refused."""
 
+import os
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +18,17 @@ from helpers.rft_runs import config as rft_config
 from helpers.rft_runs import make_world, read, weights
 from helpers.tiny import save_tiny, write_rows
 
+import demotune
 from demotune import IRFTConfig, RFTConfig, resume, run
 from demotune.common.errors import DemotuneError
 from demotune.config.commands import GenerationOptions
+from demotune.config.config_files import save_config
 from demotune.data import as_prompt
 from demotune.rewards.answers import answer
 from demotune.runs.folder import RunFolder
 from demotune.runs.manifest import read_manifest
 
+PACKAGES = Path(demotune.__file__).parents[1]
 FIELDS: dict[str, Any] = {
     "stages": 2,
     "max_new_tokens": 6,
@@ -133,6 +139,23 @@ def test_a_server_that_the_run_starts_draws_and_ends_with_it(place, tmp_path, ca
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", int(address[1])), timeout=5)
     assert (tmp_path / "run" / "vllm.log").exists()
+
+
+def test_two_processes_share_an_engine(place, serve, tmp_path):
+    """The main process gives the weights, both draw: together what one process draws."""
+    server = serve()
+    run_config = irft(place, tmp_path / "run", sampler=server.url, stages=1, slices="all")
+    save_config(run_config, tmp_path / "config.yaml")
+    launched = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29613", "-m", "demotune", "irft"]
+    command = [sys.executable, "-m", *launched, "--config", str(tmp_path / "config.yaml")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(PACKAGES)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    run(irft(place, tmp_path / "one", stages=1, slices="all"))
+    for name in ("samples.jsonl.gz", "reference_logps.jsonl.gz"):
+        assert read(tmp_path / "run", 0, name) == read(tmp_path / "one", 0, name)
+    assert len(server.given) == 2
+    assert len(server.asked) == len(set(server.asked))
 
 
 def test_a_run_whose_engine_cannot_be_started_does_not_begin(place, tmp_path):

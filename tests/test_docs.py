@@ -20,8 +20,10 @@ PACKAGE = ROOT / "src" / "demotune"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*[a-z0-9]")
-OTHER_PROGRAMS = {"--num_processes", "--nproc_per_node", "--max-model-len", "--enable-lora", "--max-lora-rank"}
-"""Flags of accelerate, torchrun and vLLM."""
+OTHER_PROGRAMS = {
+    "--num_processes", "--nproc_per_node", "--logdir", "--max-model-len", "--enable-lora", "--max-lora-rank",
+}  # fmt: skip
+"""Flags of accelerate, torchrun, tensorboard and vLLM."""
 
 
 def prose(page: Path) -> str:

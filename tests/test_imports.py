@@ -17,7 +17,7 @@ FLOORS = [
     {"training"},
     {"advice", "estimation", "evaluation"},
     {"report"},
-    {"conclusion", "result"},
+    {"conclusion", "push", "result"},
     {"pipeline"},
     {"api", "trainer"},
     {"cli"},

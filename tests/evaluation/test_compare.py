@@ -424,7 +424,7 @@ def test_the_command(tmp_path: Path) -> None:
         "-1.938",
         "0.188",
         "3,000",
-        "2.1e-08",
+        "21 MFLOP",
         "start model",
     ):
         assert text in shown

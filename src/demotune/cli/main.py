@@ -143,6 +143,13 @@ def _sample(config: commands.SampleConfig) -> None:
     show_answers(prompts, answers, config.output)
 
 
+@command(app, commands.ChatConfig)
+def _chat(config: commands.ChatConfig) -> None:
+    from demotune.cli.chat import chat
+
+    chat(config)
+
+
 @command(app, commands.DistillConfig)
 def _distill(config: commands.DistillConfig) -> None:
     from demotune.cli.distill import distill
@@ -211,6 +218,14 @@ def _report(config: commands.ReportConfig) -> None:
     from demotune.conclusion import write_page
 
     write_page(config.runs, config.output, evaluations=config.evaluation, comparison=config.comparison)
+
+
+@command(app, commands.PushConfig)
+def _push(config: commands.PushConfig) -> None:
+    RunFolder(config.run_folder).finished_model()  # a folder without a result is refused before the hub is asked
+    from demotune.push import push
+
+    push(config.run_folder, config.name, private=config.private)
 
 
 @command(app, commands.QuickstartConfig)

@@ -42,6 +42,18 @@ class RewardReading(RowReading):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PushConfig(Config):
+    """Upload a finished run's model to the Hugging Face hub, with its card, its report and, of RFT, its reward."""
+
+    run_folder: Path = field(argument=True)
+    """A finished run's folder. The report shows prompts and answers of the data."""
+    name: str = field(argument=True)
+    """The hub repository: USER/MODEL. It is made where it is missing."""
+    private: bool = field(False)
+    """Make it private where it is new."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScoreConfig(RewardReading):
     """Score each row with a reward; for preference rows, show how often the reward agrees with them."""
 
@@ -73,7 +85,7 @@ class ExplainConfig(RewardReading):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerationOptions(SamplerFields):
+class DrawingOptions(Config):
     """How responses to prompts are drawn, outside of a run."""
 
     max_new_tokens: int = field(256, minimum=1, maximum=10**7)
@@ -92,6 +104,11 @@ class GenerationOptions(SamplerFields):
     """Sample this many responses together."""
     dtype: Literal["float32", "bfloat16"] = field("float32")
     """Type in which weights are held."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationOptions(SamplerFields, DrawingOptions):
+    """How and where responses to prompts are drawn, outside of a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +142,22 @@ class SampleConfig(GenerationOptions):
                 raise DemotuneError(f"--prompt {text!r} is not UTF-8; put it into a file and give --prompts") from error
         if not self.prompt and self.prompts is None:
             raise DemotuneError("there is no prompt; give --prompt TEXT or --prompts FILE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatConfig(DrawingOptions):
+    """Talk with a model, or with two side by side; each answer with its reward, each exchange saved as a row."""
+
+    model: str = field(argument=True, names="model")
+    """The model: a run folder, a model or adapter folder, a hub id, or a GGUF file."""
+    beside: str | None = field(None, names="model")
+    """A second model that answers, too; you choose with which answer the conversation goes on."""
+    system: str | None = field(None)
+    """A system message to begin with."""
+    reward: str | None = field(None, names="model")
+    """Show this reward of each answer: a run folder or a reward model with one label (folder or hub id)."""
+    output: Path | None = field(None)
+    """Append each exchange here, as .jsonl: prompt and completion; of two answers prompt, chosen and rejected."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from demotune.common.files import write_rows
 from demotune.common.machine import has_fast_bf16
 from demotune.common.processes import this_device
 from demotune.common.progress import say, track
-from demotune.config.commands import GenerationOptions
+from demotune.config.commands import DrawingOptions, GenerationOptions
 from demotune.config.sampler import IN_PROCESS
 from demotune.data.rendering import Renderer, RenderError
 from demotune.models.adapters import adapter_rank
@@ -106,7 +106,7 @@ def answer(
     rendered = [_render(renderer, number, prompt, longest) for number, prompt in enumerate(prompts, start=1)]
     for remark in renderer.remarks():
         say(remark)
-    settings = _sampling_options(options, renderer, longest)
+    settings = sampling_options(options, renderer, longest)
     with nullcontext(sampler) if sampler else _sampler(folder, options, rendered, settings) as drawing:
         drawn = drawn_in_order(
             drawing,
@@ -149,7 +149,7 @@ def _sampler(
     rmtree(place)
 
 
-def _sampling_options(options: GenerationOptions, renderer: Renderer, longest: int | None) -> SamplingOptions:
+def sampling_options(options: DrawingOptions, renderer: Renderer, longest: int | None) -> SamplingOptions:
     return SamplingOptions(
         max_new_tokens=options.max_new_tokens,
         stop_ids=renderer.stop_ids,

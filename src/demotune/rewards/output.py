@@ -40,7 +40,7 @@ def show_rewards(groups: Mapping[str, Sequence[tuple[float, int]]]) -> None:
     """Distribution of (reward, response tokens), a column for each group, and how far length predicts the reward."""
     columns = [_distribution(pairs) for pairs in groups.values()]
     rows = [(name, *(column[name] for column in columns)) for name in columns[0]]
-    show_table(None, ("score", *groups), rows, whole=True)
+    show_table(None, ("score", *groups), rows)
 
 
 def _distribution(pairs: Sequence[tuple[float, int]]) -> dict[str, str]:

@@ -15,7 +15,19 @@ CONTROL = "-control-sft"
 """RUN-control-sft is the folder of the SFT run that is the control of RUN (`demotune.cli.control`)."""
 CONTROL_OF = "sft, control of "
 
-NOT_A_SETTING = ("seed", "output", "run_name", "report_to", "logging_steps", "save_steps", "profile", *PLACE)
+NOT_A_SETTING = (
+    "seed",
+    "output",
+    "run_name",
+    "project",
+    "report_to",
+    "push_to_hub",
+    "hub_private_repo",
+    "logging_steps",
+    "save_steps",
+    "profile",
+    *PLACE,
+)
 """Fields that two runs of one setting may differ in."""
 
 

@@ -44,7 +44,7 @@ def main() -> None:
     prompts = [renderer.prompt_ids(as_prompt(row["prompt"])) for row in read_rows(SHIPPED)[:64]]
     policy = load_policy(folder, dtype="float32", attn_implementation=None, device=this_device()).eval()
     longest = max(map(len, prompts)) + LENGTH
-    settings = ServerSettings(model=folder, bf16=False, longest=longest, rows=64, lora_rank=None, on_gpu=False)
+    settings = ServerSettings(tokenizer=folder, bf16=False, longest=longest, rows=64, lora_rank=None, on_gpu=False)
     with tempfile.TemporaryDirectory() as place:
         started = time.monotonic()
         server = StartedServer(given.vllm_python, settings, Path(place) / "vllm.log")

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from helpers.rft_runs import read, state_of
 
 from demotune import IRFTConfig, run
 from demotune.cli.quickstart import fetch_smollm2
 from demotune.config.commands import GenerationOptions
 from demotune.data import as_prompt
-from demotune.models.policy import resolve_model
+from demotune.models.policy import load_policy, resolve_model
 from demotune.rewards.answers import answer
 from demotune.sampling.engine.process import ServerSettings, StartedServer
+from demotune.sampling.engine.weights import publish_weights
 
 ROOT = Path(__file__).parents[2]
 PYTHON = os.environ.get("VLLM_PYTHON", str(ROOT / ".venv-vllm" / "bin" / "python"))
@@ -33,10 +35,13 @@ def start() -> Path:
 @pytest.fixture(scope="module")
 def address(start: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server that is there before the run, and after it."""
-    settings = ServerSettings(model=start, bf16=False, longest=256, rows=8, lora_rank=None, on_gpu=False)
-    server = StartedServer(PYTHON, settings, tmp_path_factory.mktemp("server") / "vllm.log")
+    settings = ServerSettings(tokenizer=start, bf16=False, longest=256, rows=8, lora_rank=None, on_gpu=False)
+    folder = tmp_path_factory.mktemp("server")
+    policy = load_policy(start, dtype="float32", attn_implementation=None, device=torch.device("cpu"))
+    weights = publish_weights(policy, folder)  # with a head of its own
+    server = StartedServer(PYTHON, settings, folder / "vllm.log")
     try:
-        yield server.start()
+        yield server.start(weights.folder)
     finally:
         server.close()
 

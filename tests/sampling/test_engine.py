@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers.engine_server import TinyEngine, drop, once_at
 from helpers.tiny import save_tiny
+from safetensors.torch import load_file
 
 from demotune.common.errors import DemotuneError
 from demotune.models.policy import Policy, attach_adapter, load_policy, lora_config
@@ -101,6 +102,16 @@ def test_weights_are_given_again_only_where_they_have_changed(serve, place, tmp_
     assert [Path(server.given[1])] == list((tmp_path / "handed-over").iterdir())
     engine.close()
     assert not (tmp_path / "handed-over").exists()
+
+
+def test_a_head_that_is_the_embedding_is_handed_over_as_a_head(serve, place, tmp_path):
+    server, policy = serve(), policy_in(place / "other")
+    draw(engine_at(tmp_path, server), policy, 1)
+    (folder,) = map(Path, server.given)
+    state = load_file(folder / "model.safetensors")
+    assert policy.config.tie_word_embeddings
+    assert torch.equal(state["lm_head.weight"], state["model.embed_tokens.weight"])
+    assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] is False
 
 
 def test_a_server_that_takes_no_weights_may_draw_from_those_that_it_has(serve, place, tmp_path):

@@ -38,14 +38,14 @@ OWNER = """
 import sys
 from pathlib import Path
 from demotune.sampling.engine.process import ServerSettings, StartedServer
-settings = ServerSettings(model=Path("m"), bf16=False, longest=64, rows=8, lora_rank=None, on_gpu=False)
-print(StartedServer(sys.argv[1], settings, Path(sys.argv[2])).start(), flush=True)
+settings = ServerSettings(tokenizer=Path("m"), bf16=False, longest=64, rows=8, lora_rank=None, on_gpu=False)
+print(StartedServer(sys.argv[1], settings, Path(sys.argv[2])).start("m"), flush=True)
 sys.stdin.read()
 """
 
 
 def settings(**fields: object) -> ServerSettings:
-    usual = {"model": Path("start"), "bf16": False, "longest": 64, "rows": 8, "lora_rank": None, "on_gpu": False}
+    usual = {"tokenizer": Path("words"), "bf16": False, "longest": 64, "rows": 8, "lora_rank": None, "on_gpu": False}
     return ServerSettings(**(usual | fields))
 
 
@@ -79,12 +79,13 @@ def ends(connection: socket.socket) -> bool:
 def test_it_is_started_as_the_run_needs_it_and_ends_when_closed(python, tmp_path, connection, monkeypatch, capsys):
     monkeypatch.setenv("MASTER_PORT", "29500")
     server = StartedServer(python, settings(), tmp_path / "vllm.log")
-    address = server.start()
+    address = server.start("start")
     answer = EngineServer(address)._once("/v1/models", None, 10.0)
     found = json.loads(answer)
     assert found["argv"] == [
-        "--model", "start", "--served-model-name", "demotune", "--host", "127.0.0.1", "--port",
+        "--model", "start", "--tokenizer", "words", "--served-model-name", "demotune", "--host", "127.0.0.1", "--port",
         str(urlsplit(address).port), "--dtype", "float32", "--max-num-seqs", "8", "--max-model-len", "64",
+        "--enforce-eager",
     ]  # fmt: skip
     assert found["environment"]["VLLM_SERVER_DEV_MODE"] == "1"
     assert "MASTER_PORT" not in found["environment"]
@@ -98,16 +99,16 @@ def test_it_is_started_as_the_run_needs_it_and_ends_when_closed(python, tmp_path
 
 
 def test_adapters_bfloat16_and_an_accelerator_have_their_flags():
-    given = " ".join(settings(bf16=True, lora_rank=20, on_gpu=True).arguments(1))
+    given = " ".join(settings(bf16=True, lora_rank=20, on_gpu=True).arguments("m", 1))
     assert "--dtype bfloat16" in given
     assert "--max-lora-rank 32" in given
-    assert given.endswith("--gpu-memory-utilization 0.45 --enable-lora --enable-sleep-mode")
+    assert given.endswith("--gpu-memory-utilization 0.45 --enable-sleep-mode --enable-lora")
 
 
 def test_a_server_that_cannot_begin_is_quoted(python, tmp_path):
-    server = StartedServer(python, settings(model=Path("damaged")), tmp_path / "vllm.log")
+    server = StartedServer(python, settings(), tmp_path / "vllm.log")
     with pytest.raises(DemotuneError, match=r"ended by itself \(exit code 1\): no weights there; see .*vllm\.log"):
-        server.start()
+        server.start("damaged")
     server.close()
 
 

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from demotune.common.processes import this_device
 from demotune.config.sampler import IN_PROCESS, STARTED, HasSampler, addresses_of
-from demotune.models.model_folder import is_adapter
-from demotune.models.policy import resolve_base
+from demotune.models.policy import tokenizer_folder
 from demotune.runs.names import ENGINE, ENGINE_LOG
 from demotune.sampling.engine.engine import Engine
 from demotune.sampling.engine.process import ServerSettings, StartedServer
@@ -32,7 +31,7 @@ def engine_for(
     servers: tuple[str, ...] | StartedServer = addresses_of(chosen.sampler)
     if chosen.sampler == STARTED:
         settings = ServerSettings(
-            model=resolve_base(model) if is_adapter(model) else model,
+            tokenizer=tokenizer_folder(model),
             bf16=bf16,
             longest=longest,
             rows=rows,

@@ -152,9 +152,9 @@ class Engine:
 
     def _give_all(self, drawing: Drawing) -> None:
         """Start what is to be started, write the weights, and give them to every server that answers."""
+        weights = self._weights = publish_weights(drawing.policy(), self._folder)
         if self._started is not None and not self._servers:
-            self._servers = self._at([self._started.start()])
-        self._weights = publish_weights(drawing.policy(), self._folder)
+            self._servers = self._at([self._started.start(weights.base or weights.folder)])
         for server in self._servers:
             server.gone = None
             server.over.clear()

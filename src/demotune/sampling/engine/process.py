@@ -28,8 +28,8 @@ ONE_GPU = "0.45"
 class ServerSettings:
     """How a server is started."""
 
-    model: Path
-    """The folder that it begins with: for a LoRA policy the base."""
+    tokenizer: Path
+    """The folder of a model with its tokenizer."""
     bf16: bool
     longest: int | None
     """Most tokens of a prompt with its response; None: as the model has positions."""
@@ -39,9 +39,10 @@ class ServerSettings:
     """Of the adapters that it will be given; None: whole models."""
     on_gpu: bool
 
-    def arguments(self, port: int) -> list[str]:
+    def arguments(self, model: str, port: int) -> list[str]:
         given = {
-            "--model": str(self.model), "--served-model-name": "demotune", "--host": "127.0.0.1", "--port": str(port),
+            "--model": model, "--tokenizer": str(self.tokenizer), "--served-model-name": "demotune",
+            "--host": "127.0.0.1", "--port": str(port),
             "--dtype": "bfloat16" if self.bf16 else "float32", "--max-num-seqs": str(self.rows),
         }  # fmt: skip
         if self.longest is not None:
@@ -50,7 +51,9 @@ class ServerSettings:
             given["--max-lora-rank"] = str(next((rank for rank in RANKS if rank >= self.lora_rank), self.lora_rank))
         if self.on_gpu:
             given["--gpu-memory-utilization"] = ONE_GPU
-        switches = [*(["--enable-lora"] if self.lora_rank else []), *(["--enable-sleep-mode"] if self.on_gpu else [])]
+        # On a CPU compiling takes minutes and gains little.
+        switches = ["--enable-sleep-mode" if self.on_gpu else "--enforce-eager"]
+        switches += ["--enable-lora"] if self.lora_rank else []
         return [*(part for both in given.items() for part in both), *switches]
 
 
@@ -69,13 +72,16 @@ class StartedServer:
         self._guard: subprocess.Popen[bytes] | None = None
         self._sleeps: bool | None = None
 
-    def start(self) -> str:
-        """Start it, and wait until it answers: its address. Raises DemotuneError where it does not."""
+    def start(self, model: str) -> str:
+        """Start it with the model in a folder, and wait until it answers: its address.
+
+        Raises DemotuneError where it does not.
+        """
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         address = f"http://127.0.0.1:{port}"
-        command = [self._python, "-m", self.MODULE, *self._settings.arguments(port)]
+        command = [self._python, "-m", self.MODULE, *self._settings.arguments(model, port)]
         say(f"starting vllm at {address}; its log is {self._log}")
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:

@@ -13,7 +13,7 @@ from peft import PeftModel
 from peft.utils import get_peft_model_state_dict
 
 from demotune.common.errors import DemotuneError
-from demotune.common.files import publish_folder
+from demotune.common.files import publish_folder, read_json, write_json
 from demotune.common.profiling import timed
 from demotune.models.policy import Policy, save_weights
 from demotune.models.reference_logps import token_logps
@@ -59,10 +59,27 @@ def publish_weights(policy: Policy, root: Path) -> Weights:
     folder = (root / key[:16]).resolve()
     if not folder.is_dir():
         with publish_folder(folder) as unfinished:
-            save_weights(policy, unfinished)
+            _save_untied(policy, unfinished)
     rows = cast(torch.nn.Embedding, policy.get_input_embeddings()).weight.shape[0]
     base = policy.active_peft_config.base_model_name_or_path if isinstance(policy, PeftModel) else None
     return Weights(key, str(folder), base, rows)
+
+
+def _save_untied(policy: Policy, folder: Path) -> None:
+    """Save weights; a head that is the embedding is written as a head of its own.
+
+    On a CPU vLLM computes with a packed copy of the head, which new weights reach under its own name alone.
+    """
+    head, embedding = policy.get_output_embeddings(), policy.get_input_embeddings()
+    if isinstance(policy, PeftModel) or head is None or head.weight is not embedding.weight:
+        save_weights(policy, folder)
+        return
+    state = policy.state_dict()
+    name = next(name for name, module in policy.named_modules() if module is head)
+    state[f"{name}.weight"] = state[f"{name}.weight"].clone()
+    policy.save_pretrained(str(folder), state_dict=state)
+    config = folder / "config.json"
+    write_json(config, read_json(config) | {"tie_word_embeddings": False})
 
 
 def remove_others(root: Path, keep: Weights) -> None:

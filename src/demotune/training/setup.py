@@ -32,9 +32,11 @@ from demotune.common.progress import say
 from demotune.common.suggestions import did_you_mean
 from demotune.config.loggers import refuse_unknown_loggers
 from demotune.config.methods import AnyConfig
+from demotune.config.sampler import STARTED
 from demotune.data import read_prompt_file
 from demotune.data.intake import Intake, prepare
 from demotune.data.rendering import Renderer, RenderError
+from demotune.models.adapters import adapter_rank
 from demotune.models.kernels import PACKAGES, refuse_missing_kernels, use_liger_layers
 from demotune.models.model_folder import first_line, is_adapter, is_quantized
 from demotune.models.policy import (
@@ -56,7 +58,8 @@ from demotune.records import RenderedDemonstration
 from demotune.rewards.answer_only import AnswerMarker, find_marker
 from demotune.runs.folder import RunFolder
 from demotune.runs.run import run_behind
-from demotune.sampling import InProcessSampler, Sampler
+from demotune.sampling import Engine, EngineSampler, InProcessSampler, Sampler, engine_for
+from demotune.sampling.engine.process import refuse_missing_vllm
 from demotune.training.arguments import training_arguments
 from demotune.training.schedule import THAT_WORK, learning_rates
 
@@ -118,9 +121,29 @@ class Setup:
             return merged(policy)
         return policy if is_adapter(folder) else attach_adapter(policy, self.adapter, self.seed(0, "adapter"))
 
-    def sampler(self, policy: Callable[[], nn.Module]) -> Sampler:
-        """What draws from a policy, which is loaded when something is to be drawn."""
+    def sampler(self, policy: Callable[[], Policy], name: str = "the policy") -> Sampler:
+        """What draws from a policy, which is loaded when something is to be drawn; `name` is for messages."""
+        if self.engine is not None:
+            return EngineSampler(policy, self.engine, name)
         return InProcessSampler(policy, slots=self.config.sample_batch_size)
+
+    @cached_property
+    def engine(self) -> Engine | None:
+        """The servers that draw; None where this process does."""
+        return engine_for(
+            self.config,
+            self.folder.root,
+            model=self.start_model,
+            lora_rank=None if self.adapter is None else adapter_rank(self.start_model) or self.config.lora_r,
+            longest=self.config.max_length,
+            rows=self.config.sample_batch_size,
+            bf16=not self.float32,
+        )
+
+    def close(self) -> None:
+        """End the server that the run started, if any."""
+        if self.engine is not None:
+            self.engine.close()
 
     @timed("files")
     def load_policy_unmerged(self, folder: Path) -> Policy:
@@ -278,6 +301,8 @@ def _check_early(config: AnyConfig) -> None:
     _check_name("lr_scheduler_type", config.lr_scheduler_type, SchedulerType, THAT_WORK)
     arguments = training_arguments(config, Path(config.output), steps=1, seed=config.seed)
     learning_rates(arguments, steps=1)
+    if config.sampler == STARTED and main_process():
+        refuse_missing_vllm(config.vllm_python)
     try:
         Trainer.get_optimizer_cls_and_kwargs(arguments)
     except Exception as error:  # a library that is missing, or modules and models that only other trainers can name

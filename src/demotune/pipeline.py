@@ -15,7 +15,8 @@ from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.profiling import profiled
 from demotune.common.progress import say, warn
 from demotune.conclusion import conclude
-from demotune.config.methods import AnyConfig, as_dict
+from demotune.config.config_files import differing_fields
+from demotune.config.methods import AnyConfig
 from demotune.estimation.forecast import estimate_here, say_forecast
 from demotune.estimation.memory_fit import fit_to_memory
 from demotune.estimation.profile_table import show_profile
@@ -96,9 +97,7 @@ def run_or_go_on(config: AnyConfig) -> RunResult:
     folder = RunFolder(Path(config.output))
     if not folder.manifest.exists():
         return run(config)
-    begun = as_dict(folder.read_config())
-    differing = [name for name, value in as_dict(config).items() if value is not None and begun.get(name) != value]
-    if differing:
+    if differing := differing_fields(folder.read_config(), config):
         raise DemotuneError(
             f"{folder.root} holds another run than the one that is wanted ({', '.join(differing)} differ); move it "
             "away or delete it"

@@ -14,7 +14,7 @@ from demotune.cli.flags import COLLECT_UNKNOWN, add_method, command
 from demotune.cli.inputs import refuse_missing_inputs
 from demotune.common.launches import refuse_launch
 from demotune.common.memory import keep_memory
-from demotune.common.messages import DEBUG, errors_as_messages
+from demotune.common.messages import DEBUG, USER_ERROR, errors_as_messages
 from demotune.config import commands
 from demotune.config.config_files import build_config
 from demotune.config.evaluation import EvaluationConfig
@@ -146,6 +146,13 @@ def _sample(config: commands.SampleConfig) -> None:
     show_answers(prompts, answers, config.output)
 
 
+@command(app, commands.ChatConfig)
+def _chat(config: commands.ChatConfig) -> None:
+    from demotune.cli.chat import chat
+
+    chat(config)
+
+
 @command(app, commands.DistillConfig)
 def _distill(config: commands.DistillConfig) -> None:
     from demotune.cli.distill import distill
@@ -193,20 +200,38 @@ def _evaluate(config: EvaluationConfig) -> None:
 @command(app, commands.CompareConfig)
 def _compare(config: commands.CompareConfig) -> None:
     from demotune.cli.control import train_controls
-    from demotune.evaluation.compare import compare
+    from demotune.evaluation.compare import compare, rows_to_compare_on
     from demotune.evaluation.show import show_comparison
     from demotune.runs.names import COMPARISON
 
     given = {run.resolve() for run in config.runs}
     controls = [run for run in (train_controls(config.runs) if config.control else []) if run.resolve() not in given]
-    on = None
-    if config.data:
-        on = EvaluationConfig(
-            model=str(config.runs[0]), data=config.data, output=str(config.output), columns=config.columns,
-            max_length=config.max_length, max_rows=config.max_rows, batch_size=config.batch_size, bf16=config.bf16,
-        )  # fmt: skip
     file = None if config.output is None else config.output / COMPARISON
-    show_comparison(compare([*config.runs, *controls], on=on, file=file))
+    show_comparison(compare([*config.runs, *controls], on=rows_to_compare_on(config), file=file))
+
+
+@command(app, commands.SweepConfig)
+def _sweep(config: commands.SweepConfig) -> None:
+    from demotune.sweep.plan import read_plan
+
+    plan = read_plan(config.sweep_file, config.output)
+    for trial in plan.trials:
+        refuse_missing_inputs(trial.at_first_model)
+    refuse_missing_inputs(plan.comparison)
+    if config.print is not None:
+        from demotune.sweep.printed import launch_text
+
+        gpus = 1 if config.gpus_per_trial is None else config.gpus_per_trial
+        typer.echo(launch_text(plan, config.print, gpus, config.cpus_per_trial), nl=False)
+    elif config.estimate:
+        from demotune.sweep.estimate import show_estimate
+
+        show_estimate(plan)
+    else:
+        from demotune.sweep.sweep import sweep
+
+        if sweep(plan, config).unfinished:
+            raise typer.Exit(USER_ERROR)
 
 
 @command(app, commands.ReportConfig)

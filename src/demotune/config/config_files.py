@@ -22,6 +22,11 @@ def shipped_configs() -> dict[str, str]:
     return {f.name.removesuffix(".yaml"): f.read_text() for f in folder.iterdir() if f.name.endswith(".yaml")}
 
 
+def accelerate_configs() -> list[Path]:
+    """The files for `accelerate launch --config_file` that come with the package."""
+    return [*(Path(__file__).parent / "shipped" / "accelerate").glob("*.yaml")]
+
+
 def build_config(method: Method, file: str | None, overrides: Mapping[str, object]) -> AnyConfig:
     """The config of a run: defaults, then the YAML file (a path or a shipped name), then `overrides`.
 
@@ -78,6 +83,12 @@ def save_config(config: AnyConfig, file: Path) -> None:
     """Write the whole config, defaults filled in."""
     with publish_file(file) as unfinished:
         unfinished.write_text(yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def differing_fields(begun: AnyConfig, wanted: AnyConfig) -> list[str]:
+    """Fields of a run that was begun which are not as wanted; one that is wanted as None was filled in there."""
+    there = as_dict(begun)
+    return [name for name, value in as_dict(wanted).items() if value is not None and there.get(name) != value]
 
 
 def unknown_field(name: str, method: Method) -> str:

@@ -85,6 +85,7 @@ class PartCache:
             started = time.monotonic()
             with shared(part, self._folder):
                 rows = make()
+            wait_for_everyone()  # all have read the journals that go now
             if main_process():
                 took = {"seconds": round(time.monotonic() - started, 1), "peak_memory_gib": round(peak_memory_gib(), 2)}
                 write_json(file, {"rows": rows} | took)

@@ -22,6 +22,12 @@ CHECKSUM = "checksum"
 """The last field of a record that can be checked."""
 
 
+def cache_folder() -> Path:
+    """Where converted models and tokenised rows are kept: $DEMOTUNE_CACHE, else demotune/ in the user's cache."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("DEMOTUNE_CACHE") or Path(root) / "demotune")
+
+
 @contextmanager
 def publish_folder(folder: Path) -> Iterator[Path]:
     """A folder to write into; it takes the name `folder` when the block ends well. Replaces an older one."""

@@ -91,6 +91,12 @@ def stream_demonstrations(columns: str | None, *, every_turn: bool) -> "Stream[D
     return Stream(_demonstrations, columns, every_turn=every_turn)
 
 
+def source_hashes(sources: Sequence[str], columns: str | None, weights: Sequence[float] = ()) -> dict[str, str]:
+    """For each source a hash of its content; no row is read. Raises DemotuneError for what cannot be opened."""
+    _check_arguments(sources, weights)
+    return {source: open_source(source, column_reader(columns)).content_hash for source in sources}
+
+
 def load_preferences(sources: Sequence[str], *, columns: str | None = None) -> Loaded[Preference]:
     """Read pairs of a better and a worse response to one prompt, from the same sources as demonstrations.
 
@@ -171,6 +177,8 @@ class Stream(Generic[Row]):
                 wanted[number] = next(chosen[number], None)
                 yield row
             seen[number] += 1
+        if changed := [source for source in sources if self.hashes[source] != first.hashes[source]]:
+            raise DemotuneError(f"{changed[0]} has changed while it was read; start again when it is written")
 
     def account(self) -> Account:
         """What `rows` did not give; it must have come to its end."""

@@ -2,13 +2,17 @@
 
 import hashlib
 import json
+import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
+from importlib.metadata import version
+from pathlib import Path
 from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
 from demotune.common.errors import DemotuneError
+from demotune.common.files import folder_hash
 from demotune.data.rendering import limits
 from demotune.data.rendering.chat import ChatTemplate
 from demotune.data.rendering.encoder import Encoder
@@ -94,8 +98,13 @@ class Renderer:
             raise found
         return found
 
-    def render_all(self, demonstrations: Sequence[Demonstration]) -> list[RenderedDemonstration | RenderError]:
-        """`render` of each, with few calls of the tokenizer; in place of a row that cannot be rendered its error."""
+    def render_all(
+        self, demonstrations: Sequence[Demonstration], remarks: Counter[str] | None = None
+    ) -> list[RenderedDemonstration | RenderError]:
+        """`render` of each, with few calls of the tokenizer; in place of a row that cannot be rendered its error.
+
+        remarks: where what was done to conversations is counted; None: where `remarks()` reads.
+        """
         found: dict[int, RenderedDemonstration | RenderError] = {}
         refused = self._control_tokens_in(demonstrations)
         written: dict[int, Written] = {}
@@ -109,6 +118,7 @@ class Renderer:
         for (number, one), *of_row in zip(written.items(), prompts, responses, ids[2::3], strict=True):
             try:
                 found[number] = self._rendered(one, *of_row)
+                (self._remarks if remarks is None else remarks).update(one.remarks)
             except RenderError as error:
                 found[number] = error
         found |= refused
@@ -125,7 +135,6 @@ class Renderer:
             )
         if not self.stop_ids.isdisjoint(ids[:-1]):
             raise RenderError("control token in response", "sampling would stop inside this response")
-        self._remarks.update(written.remarks)
         key, response = content_key(prompt_ids, ids), Response(ids, finished=True)
         return RenderedDemonstration(prompt_ids, response, key, served)
 
@@ -142,6 +151,20 @@ class Renderer:
             return self._writer.write(demonstration)
         except RenderError as error:
             return error
+
+    def count(self, remarks: Mapping[str, int]) -> None:
+        """Add what was counted when rows were rendered before."""
+        self._remarks.update(remarks)
+
+    def fingerprint(self) -> str:
+        """A hash of everything that decides which ids a conversation has: tokenizer, template, libraries."""
+        with tempfile.TemporaryDirectory() as folder:
+            self._tokenizer.save_pretrained(folder)
+            files = folder_hash(Path(folder))
+        libraries = {name: version(name) for name in ("jinja2", "tokenizers", "transformers")}
+        kind = type(self._tokenizer)
+        known = [files, f"{kind.__module__}.{kind.__qualname__}", self.description, sorted(self.stop_ids), libraries]
+        return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
     def remarks(self) -> tuple[str, ...]:
         """Lines for the screen: what was done to conversations rendered so far, each with their number."""
@@ -254,3 +277,8 @@ def _rest(ids: tuple[int, ...], start: tuple[int, ...]) -> tuple[int, ...] | Non
 def content_key(prompt_ids: Sequence[int], response_ids: Sequence[int]) -> str:
     """16 hex digits of sha256 over both: the name of a rendered demonstration."""
     return hashlib.sha256(json.dumps([list(prompt_ids), list(response_ids)]).encode()).hexdigest()[:16]
+
+
+def prompt_hash(prompt_ids: Sequence[int]) -> int:
+    """64 bits of sha256: evenly spread, and the same in every run and data set."""
+    return int.from_bytes(hashlib.sha256(json.dumps(list(prompt_ids)).encode()).digest()[:8])

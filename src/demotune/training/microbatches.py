@@ -25,7 +25,7 @@ class MicrobatchPlan:
 
 
 def plan_microbatches(
-    lengths: Sequence[int],
+    lengths: Sequence[int] | NDArray[np.int64],
     *,
     batch_size: int,
     accumulation: int,
@@ -131,7 +131,7 @@ def in_passes(rows: Sequence[Row], count: int, rng: random.Random) -> list[Row]:
 
 def config_microbatches(
     config: RunConfig,
-    lengths: Sequence[int],
+    lengths: Sequence[int] | NDArray[np.int64],
     *,
     epochs: float,
     steps: int | None,

@@ -246,6 +246,8 @@ CHILD = """
         return files
 
     intake_cache.tokenise = watched
+    if how == "warmed up":  # libraries and buffers take memory once
+        prepare(SFTConfig(model="m", output="o", data=(source,), max_rows=3000), Renderer(tiny_tokenizer()))
     intake = prepare(SFTConfig(model="m", output="o", data=(source,)), Renderer(tiny_tokenizer()))
     print("rows", len(intake.train) + len(intake.heldout))
 """
@@ -304,14 +306,13 @@ def test_a_process_that_is_killed_while_it_makes_rows_costs_nothing(cache: Path,
 
 
 def test_memory_of_many_rows_is_bounded(cache: Path, tmp_path: Path) -> None:
-    """As records 50,000 rows of 40 tokens would take 40 MB more: 8 bytes a token, and the objects around them."""
+    """In records 50,000 rows of 80 tokens are 60 MB more: 8 bytes a token, and the objects around them."""
     file = tmp_path / "many.jsonl"
     with file.open("w") as lines:
         for number in range(50_000):
-            lines.write(json.dumps({"prompt": f"say {number:015}", "completion": f"{number:015}"}) + "\n")
-    with maker(cache, str(file), "at once") as process:
+            lines.write(json.dumps({"prompt": f"say {number:030}", "completion": f"{number:030}"}) + "\n")
+    with maker(cache, str(file), "warmed up") as process:
         said = process.communicate()[0].splitlines()
     facts = dict(line.split() for line in said if line.startswith(("rows ", "MB ")))
     assert facts["rows"] == "50000"
-    print(facts)
-    assert int(facts["MB"]) < 40
+    assert int(facts["MB"]) < 60

@@ -110,7 +110,10 @@ class Renderer:
         written: dict[int, Written] = {}
         kept = [number for number in range(len(demonstrations)) if number not in refused]
         for number, one in zip(kept, self._write_all([demonstrations[number] for number in kept]), strict=True):
-            (found if isinstance(one, RenderError) else written)[number] = one  # type: ignore[index, assignment]
+            if isinstance(one, RenderError):
+                found[number] = one
+            else:
+                written[number] = one
         texts = [text for one in written.values() for text in (one.prompt, one.prompt + one.response, one.served)]
         ids = self._encoder.many(texts)
         prompts = ids[::3]

@@ -9,22 +9,27 @@ from transformers import TrainerCallback
 
 from demotune.common.errors import DemotuneError
 from demotune.common.interrupts import stopping_like_ctrl_c
+from demotune.common.launches import refuse_launch
 from demotune.common.memory import keep_memory
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.profiling import profiled
-from demotune.common.progress import say
+from demotune.common.progress import say, warn
 from demotune.conclusion import conclude
-from demotune.config.methods import AnyConfig, as_dict
+from demotune.config.config_files import differing_fields
+from demotune.config.methods import AnyConfig
 from demotune.estimation.forecast import estimate_here, say_forecast
 from demotune.estimation.memory_fit import fit_to_memory
 from demotune.estimation.profile_table import show_profile
+from demotune.push import check_can_push, push
 from demotune.result import RunResult, publish_result, read_result, show_result
 from demotune.runs.folder import RunFolder
 from demotune.training.callbacks import TimeSteps
+from demotune.training.launch import refuse_idle_processes, say_processes
 from demotune.training.manifest import check_unchanged, write_manifest
 from demotune.training.objects import keep_objects
 from demotune.training.phase_loop import run_stage, stopped_by_gate
 from demotune.training.setup import Setup, prepare_run
+from demotune.training.tracking import Tracking
 
 
 def run(
@@ -46,6 +51,9 @@ def run(
     held out), a pandas.DataFrame, a dict of columns, a list of rows, or the path of a file. `callbacks` are
     transformers callbacks for every training phase. Raises DemotuneError for anything the user can fix.
     """
+    refuse_launch()
+    if config.push_to_hub is not None:
+        check_can_push(config.push_to_hub)
     folder = RunFolder(Path(config.output))
     with _held(folder), stopping_like_ctrl_c():
         if main_process():
@@ -59,9 +67,11 @@ def run(
             processing_class=processing_class,
             peft_config=peft_config,
         )
-        setup = fit_to_memory(prepare_run(config, folder, (*callbacks, TimeSteps())))
+        tracking = Tracking(folder)
+        setup = fit_to_memory(prepare_run(config, folder, (*callbacks, TimeSteps(), tracking)))
+        refuse_idle_processes(setup)
         write_manifest(setup)
-        return _finish(setup)
+        return _finish(setup, tracking)
 
 
 def resume(folder: str | Path, *, callbacks: Sequence[TrainerCallback] = ()) -> RunResult:
@@ -69,12 +79,14 @@ def resume(folder: str | Path, *, callbacks: Sequence[TrainerCallback] = ()) -> 
 
     Raises DemotuneError when config, data or model are no longer what the run began with, or the folder is in use.
     """
+    refuse_launch()
     run_folder = RunFolder(Path(folder))
     config = run_folder.read_config()
     with _held(run_folder), stopping_like_ctrl_c():
-        setup = prepare_run(config, run_folder, (*callbacks, TimeSteps()))
+        tracking = Tracking(run_folder)
+        setup = prepare_run(config, run_folder, (*callbacks, TimeSteps(), tracking))
         check_unchanged(setup)
-        return _finish(setup, resumed=True)
+        return _finish(setup, tracking, resumed=True)
 
 
 def run_or_go_on(config: AnyConfig) -> RunResult:
@@ -85,9 +97,7 @@ def run_or_go_on(config: AnyConfig) -> RunResult:
     folder = RunFolder(Path(config.output))
     if not folder.manifest.exists():
         return run(config)
-    begun = as_dict(folder.read_config())
-    differing = [name for name, value in as_dict(config).items() if value is not None and begun.get(name) != value]
-    if differing:
+    if differing := differing_fields(folder.read_config(), config):
         raise DemotuneError(
             f"{folder.root} holds another run than the one that is wanted ({', '.join(differing)} differ); move it "
             "away or delete it"
@@ -101,13 +111,15 @@ def _held(folder: RunFolder) -> AbstractContextManager[None]:
     return folder.locked() if main_process() else nullcontext()
 
 
-def _finish(setup: Setup, *, resumed: bool = False) -> RunResult:
+def _finish(setup: Setup, tracking: Tracking, *, resumed: bool = False) -> RunResult:
+    say_processes(setup)
     estimate = say_forecast(setup)
     try:
-        with profiled(setup.config.profile) as profile:
+        with profiled(setup.config.profile) as profile, tracking.running(setup.config):
             for number in range(setup.config.stages):
                 if not run_stage(setup, number) or stopped_by_gate(setup, number):
                     break
+                tracking.log_phases()
     except KeyboardInterrupt:
         say(f"stopped; what is done is kept: continue with demotune resume {setup.folder.root}")
         raise
@@ -118,5 +130,15 @@ def _finish(setup: Setup, *, resumed: bool = False) -> RunResult:
             states = [stage["phases"] for stage in result.stages]
             show_profile(profile, estimate or estimate_here(setup), states, whole_run=not resumed)
         conclude(result.run_folder)
+        if setup.config.push_to_hub is not None:
+            _push(result.run_folder, setup.config.push_to_hub, private=setup.config.hub_private_repo)
     wait_for_everyone()
     return result
+
+
+def _push(run: Path, name: str, *, private: bool) -> None:
+    """Push a run that is finished: where the hub is away, the run is a result all the same."""
+    try:
+        push(run, name, private=private)
+    except DemotuneError as error:
+        warn(str(error))

@@ -182,7 +182,7 @@ def show_result(result: RunResult) -> None:
             ]
         )
     headings = ("", "logp/token", "margin", "accuracy [95%]", "steps", "time", "memory")
-    show_table(f"{result.method}: what was learned, on held-out demonstrations", headings, rows, whole=True)
+    show_table(f"{result.method}: what was learned, on held-out demonstrations", headings, rows)
     _say_equal(result)
     if result.reward_folder is None:
         _say_implicit(result)

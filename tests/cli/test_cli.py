@@ -91,7 +91,7 @@ def test_version() -> None:
         ),
         (
             ["irft", "--report-to", "wand", "--model", "m", "--data", "d", "--output", "x"],
-            "report_to names 'wand', which transformers does not know; did you mean wandb?",
+            "report_to names 'wand', which accelerate does not know; did you mean wandb?",
         ),
         (["irft", "--model", "m", "--data", "d"], "output is missing; add --output OUTPUT"),
         (["irft", "--config", "nowhere.yaml"], "config nowhere.yaml is neither a file nor a shipped config"),

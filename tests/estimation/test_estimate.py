@@ -350,7 +350,7 @@ def test_the_command_estimates_every_method(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     code, shown = call("estimate", "--method", method, *flags(place))
     assert code == 0, shown
-    for words in ("TFLOP", "memory", "in all", "ceilings of this machine, measured just now", "it fits"):
+    for words in ("operations", "memory", "in all", "ceilings of this machine, measured just now", "it fits"):
         assert words in shown
     assert "stage 1: check" in shown or method in ("sft", "spin")
     assert list(tmp_path.iterdir()) == []  # nothing is left behind

@@ -14,6 +14,7 @@ from helpers.report_folders import FIVE, write_evaluation, write_run
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import read_json, write_json, write_rows
+from demotune.common.operations import flops
 from demotune.common.statistics import Interval
 from demotune.report import build_report
 from demotune.report.answer import answer_sentence, headline_comparison
@@ -27,7 +28,7 @@ from demotune.report.rigor.card import RigorAnswer
 from demotune.report.samples import CHANGE, GAP, LENGTH, MARGIN, REWARD, collect_samples
 from demotune.report.settings import changed_settings
 from demotune.report.tables import task_table
-from demotune.report.wording import bounds, duration, flops, number
+from demotune.report.wording import bounds, duration, number
 from demotune.runs.evaluation import Evaluation, read_evaluation
 from demotune.runs.heldout import HeldoutRow
 from demotune.runs.run import Run, load_run, read_runs

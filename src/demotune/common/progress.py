@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 
 from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -27,17 +28,40 @@ def warn(text: str) -> None:
     say(f"warning: {text}", style="yellow")
 
 
-def show_table(
-    title: str | None, headings: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1, whole: bool = False
-) -> None:
-    """Print a table: the first `texts` columns are aligned left, numbers right; `whole`: no cell is broken."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+def show_table(title: str | None, headings: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1) -> None:
+    """Print a table: the first `texts` columns are aligned left and may be wrapped, the others right and never broken.
+
+    Where it is wider than the terminal, each row is printed as a list instead. On the main process only.
+    """
+    if not main_process():
+        return
+    cells = [(*row, *[""] * (len(headings) - len(row))) for row in rows]
+    table = _new_table(title)
     for place, heading in enumerate(headings):
-        width = len(heading) if whole else None
-        table.add_column(heading, justify="left" if place < texts else "right", no_wrap=whole, min_width=width)
-    for row in rows:
+        words = [*heading.split(), *chain(*(row[place].split() if place < texts else [row[place]] for row in cells))]
+        width = max(map(len, words), default=0)
+        table.add_column(heading, justify="left" if place < texts else "right", min_width=width)
+    for row in cells:
         table.add_row(*row)
+    if table.__rich_measure__(console, console.options).minimum > console.width:
+        table = _rows_as_lists(title, headings, cells, texts)
     console.print(table)
+
+
+def _new_table(title: str | None, *, show_header: bool = True) -> Table:
+    return Table(title=title, title_justify="left", box=box.SIMPLE, show_header=show_header)
+
+
+def _rows_as_lists(title: str | None, headings: Sequence[str], rows: Sequence[Sequence[str]], texts: int) -> Table:
+    table = _new_table(title, show_header=False)
+    table.add_column(overflow="fold")
+    table.add_column(no_wrap=True)
+    for row in rows:
+        table.add_row(" ".join(filter(None, row[:texts])), "")
+        for heading, cell in zip(headings[texts:], row[texts:], strict=True):
+            if cell:
+                table.add_row(f"  {heading}", cell)
+    return table
 
 
 def minutes(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""The experiment loggers that transformers can report to, by the names of `report_to`."""
+"""The experiment loggers that a run can report to, by the names of `report_to`: those of accelerate."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -6,27 +6,29 @@ from importlib.util import find_spec
 from demotune.common.errors import DemotuneError
 from demotune.common.suggestions import did_you_mean
 
-PACKAGES = {
-    "azure_ml": "azureml-core",
-    "clearml": "clearml",
-    "codecarbon": "codecarbon",
-    "comet_ml": "comet_ml",
-    "dagshub": "dagshub",
-    "dvclive": "dvclive",
-    "flyte": "flytekit",
-    "mlflow": "mlflow",
-    "neptune": "neptune",
-    "swanlab": "swanlab",
-    "tensorboard": "tensorboard",
-    "trackio": "trackio",
-    "wandb": "wandb",
-}
-"""Logger -> what pip installs for it."""
-_MODULES = {"azure_ml": "azureml", "flyte": "flytekit"}
+LOGGERS = (
+    "aim",
+    "clearml",
+    "comet_ml",
+    "dvclive",
+    "mlflow",
+    "swanlab",
+    "tensorboard",
+    "trackio",
+    "wandb",
+)
+"""Each is also the name of its package."""
+
+
+def loggers_of(report_to: Sequence[str]) -> tuple[str, ...]:
+    """The loggers that `report_to` asks for: none of them for `none`, each installed one for `all`."""
+    if tuple(report_to) == ("all",):
+        return tuple(name for name in LOGGERS if find_spec(name) is not None)
+    return () if tuple(report_to) == ("none",) else tuple(report_to)
 
 
 def refuse_unknown_loggers(report_to: Sequence[str]) -> None:
-    """Raise DemotuneError for a logger that transformers does not know or that is not installed.
+    """Raise DemotuneError for a logger that accelerate does not know or that is not installed.
 
     `none` and `all` are given alone and mean what they mean in transformers: no logger, and each one that is installed.
     """
@@ -34,8 +36,8 @@ def refuse_unknown_loggers(report_to: Sequence[str]) -> None:
         if name in {"none", "all"}:
             if len(report_to) > 1:
                 raise DemotuneError(f"report_to is {', '.join(report_to)}, and {name} stands alone; drop one of them")
-        elif name not in PACKAGES:
-            advice = did_you_mean(name, PACKAGES) or f"it can be {', '.join(PACKAGES)}, none or all"
-            raise DemotuneError(f"report_to names {name!r}, which transformers does not know; {advice}")
-        elif find_spec(_MODULES.get(name, name)) is None:
-            raise DemotuneError(f"report_to names {name}, which is not installed; pip install {PACKAGES[name]}")
+        elif name not in LOGGERS:
+            advice = did_you_mean(name, LOGGERS) or f"it can be {', '.join(LOGGERS)}, none or all"
+            raise DemotuneError(f"report_to names {name!r}, which accelerate does not know; {advice}")
+        elif find_spec(name) is None:
+            raise DemotuneError(f"report_to names {name}, which is not installed; pip install {name}")

@@ -122,7 +122,13 @@ class RunConfig(Absent):
     report_to: tuple[str, ...] = field((), BOOKKEEPING, names="loggers")
     """Also log to tensorboard, trackio or wandb (must be installed); none or all as in transformers."""
     run_name: str | None = field(None, BOOKKEEPING)
-    """Name of the run for report_to."""
+    """Name of the run for report_to; not given, that of its folder."""
+    project: str = field("demotune", BOOKKEEPING)
+    """Project that the run belongs to, for report_to."""
+    push_to_hub: str | None = field(None, BOOKKEEPING)
+    """When the run is finished, upload model, card and report to this hub repository, as demotune push does."""
+    hub_private_repo: bool = field(False, BOOKKEEPING)
+    """Make that repository private where it is new."""
     profile: bool = field(False, BOOKKEEPING)
     """Print at the end how the time divides into kinds of work, and how near each came to the machine's peak speed."""
 

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 from demotune.common.memory import GIB
+from demotune.common.operations import flops
 from demotune.common.progress import minutes, say, show_table, warn
 from demotune.config.methods import AnyConfig
 from demotune.estimation.forecast import Estimate, estimate_here, estimate_setup, lighter
@@ -68,13 +69,13 @@ def _show(found: Estimate) -> None:
             name,
             f"{sum(work.forward_tokens for work in works):,.0f}",
             f"{sum(work.trained_tokens for work in works):,.0f}",
-            f"{sum(map(found.flops_of, works)) / 1e12:,.1f}",
+            flops(sum(map(found.flops_of, works))),
             minutes(sum(map(found.seconds_of, works))),
             f"{max(map(costs.memory, works)) / GIB:.1f} G",
         )
         for name, works in [*parts, ("in all", list(found.work))]
     ]
-    headings = ("", "drawn and scored", "trained on", "TFLOP", "time", "memory")
+    headings = ("", "drawn and scored", "trained on", "operations", "time", "memory")
     show_table(f"estimate for {machine.name}", headings, rows)
     say(
         "Tokens as a run counts them, each response with a prompt of its own; samples as long as demonstrations on "

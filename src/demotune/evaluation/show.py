@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from demotune.common.operations import flops
 from demotune.common.progress import minutes, say, show_table, warn
 from demotune.evaluation.tasks.run import TaskScores
 from demotune.runs.comparison import ComparisonTable
@@ -49,11 +50,14 @@ def show_comparison(table: ComparisonTable) -> None:
 
 
 def _show_quality(table: ComparisonTable) -> None:
-    headings = ["", "runs"]
-    for name, unit in table.units.items():
-        headings += [f"{name}, {unit}", f"less {table.baseline}", "p"]
-    title = f"on {table.rows}; 95% intervals; p corrected (Holm)"
-    show_table(title, [*headings, "rank"], [table.quality_cells(line) for line in table.lines])
+    """A table for each quantity, so that no cell is cut off; the first one ranks the settings."""
+    for number, (name, unit) in enumerate(table.units.items()):
+        rows = []
+        for line in table.lines:
+            rank = "" if line.rank is None or number else f"{line.rank:.1f}"
+            rows.append((line.setting, str(len(line.runs) or ""), *table.cells_of(line, name), rank))
+        title = f"{name}, {unit}, on {table.rows}; 95% intervals; p corrected (Holm)"
+        show_table(title, ("", "runs", name, f"less {table.baseline}", "p", "" if number else "mean rank"), rows)
 
 
 def _show_cost(table: ComparisonTable) -> None:
@@ -63,14 +67,14 @@ def _show_cost(table: ComparisonTable) -> None:
             str(line.cost.steps),
             f"{line.cost.trained_tokens:,}",
             f"{line.cost.forward_tokens:,}",
-            f"{line.cost.flops / 1e15:.3g}",
+            flops(line.cost.flops),
             minutes(line.cost.seconds),
             f"{line.cost.peak_memory_gib:.1f} G",
         )
         for line in table.lines
         if line.cost is not None
     ]
-    headings = ("", "steps", "tokens trained", "tokens forward", "PFLOP", "time", "memory")
+    headings = ("", "steps", "tokens trained", "tokens forward", "operations", "time", "memory")
     show_table("cost of a run, mean over seeds", headings, rows)
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from demotune.common.operations import flops
 from demotune.common.statistics import Interval
 from demotune.report.wording import duration, memory
 from demotune.runs.comparison import ComparisonTable, Difference, Line
@@ -34,7 +35,7 @@ def comparison_of(table: ComparisonTable) -> PageComparison:
     columns = ["setting", "runs"]
     for name, unit in table.units.items():
         columns += [f"{name}, {unit} [95%]", f"less {table.baseline} [95%]", "p, corrected"]
-    columns += ["mean rank", "steps", "tokens trained", "PFLOP", "time", "peak memory"]
+    columns += ["mean rank", "steps", "tokens trained", "operations", "time", "peak memory"]
     first = next(iter(table.units))
     controls = {(line.control_of, line.setting) for line in table.lines if line.control_of}
     shown = [
@@ -59,7 +60,7 @@ def _cost(line: Line) -> Sequence[str]:
     return [
         str(cost.steps),
         f"{cost.trained_tokens:,}",
-        f"{cost.flops / 1e15:.3g}",
+        flops(cost.flops),
         duration(cost.seconds),
         memory(cost.peak_memory_gib),
     ]

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from demotune.common.operations import flops
 from demotune.report.gains import Gain, against_baseline, gain_of
 from demotune.report.tables import Table, table
-from demotune.report.wording import NOTHING, bounds, duration, flops, memory, number, plural, share
+from demotune.report.wording import NOTHING, bounds, duration, memory, number, plural, share
 from demotune.runs.run import Run
 
 

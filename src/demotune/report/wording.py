@@ -55,14 +55,6 @@ def time_unit(longest: float) -> tuple[float, str]:
     return (1.0, "seconds") if longest < 300 else (60.0, "minutes") if longest < 3 * 3600 else (3600.0, "hours")
 
 
-def flops(value: float) -> str:
-    """3.1 PFLOP; floating-point operations, not a speed."""
-    for size, unit in ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP")):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:.3g} FLOP"
-
-
 def memory(gib: float) -> str:
     return f"{gib:.1f} GiB"
 

@@ -68,12 +68,15 @@ class ComparisonTable:
 
     def quality_cells(self, line: Line) -> list[str]:
         """Name and runs of a setting; each quantity, its difference from the baseline, corrected p; the mean rank."""
-        own = [one for one in self.differences if (one.setting, one.baseline) == (line.setting, self.baseline)]
-        against = {one.measure: (one.found.difference.text(3), one.p_text) for one in own}
-        cells = [line.setting, str(len(line.runs) or "")]
-        for name, interval in line.qualities.items():
-            cells += [interval.text(3), *against.get(name, ("", ""))]
-        return [*cells, "" if line.rank is None else f"{line.rank:.1f}"]
+        cells = [cell for measure in line.qualities for cell in self.cells_of(line, measure)]
+        return [line.setting, str(len(line.runs) or ""), *cells, "" if line.rank is None else f"{line.rank:.1f}"]
+
+    def cells_of(self, line: Line, measure: str) -> tuple[str, str, str]:
+        """A quantity of a setting, its difference from the baseline and the corrected p; empty where not compared."""
+        key = (measure, line.setting, self.baseline)
+        against = [one for one in self.differences if (one.measure, one.setting, one.baseline) == key]
+        less, p = (against[0].found.difference.text(3), against[0].p_text) if against else ("", "")
+        return line.qualities[measure].text(3), less, p
 
 
 def read_comparison(folder: Path) -> ComparisonTable:

@@ -21,6 +21,9 @@ SUMMARY = "summary.json"
 """The result; a run that has it is finished."""
 METRICS = "metrics.jsonl"
 """Metrics of optimizer steps: of a stage's policy, and of the whole run."""
+TRACKED = "tracked.json"
+"""What the experiment loggers have of the run."""
+TENSORBOARD = "tensorboard"
 SHORTCUTS = "shortcuts.json"
 CARD = "card.json"
 REPORT = "report.html"
@@ -57,6 +60,13 @@ PARTS = "parts"
 TASKS, TASK_ROWS = "tasks.json", "task-rows.jsonl.gz"
 JUDGE_REPLIES = "judge-replies.jsonl"
 COMPARISON = "comparison.json"
+
+# A sweep's folder
+TRIALS = "trials"
+"""A run folder for each trial."""
+LOGS = "logs"
+"""What each trial wrote to its terminal."""
+SWEEP, SWEEP_PAGE = "sweep.json", "sweep.html"
 
 # An advice folder
 ADVICE = "advice.json"

@@ -32,8 +32,7 @@ def training_arguments(config: AnyConfig, checkpoints: Path, steps: int, seed: i
             include_num_input_tokens_seen="non_padding",
             save_strategy="no",
             save_total_limit=2,
-            report_to=list(config.report_to) or "none",
-            run_name=config.run_name,
+            report_to="none",  # `tracking` logs: the Trainer would open a run for each phase
             remove_unused_columns=False,
             disable_tqdm=True,
             use_cpu=this_device().type == "cpu",

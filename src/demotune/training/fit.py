@@ -49,6 +49,11 @@ def checkpoints_of(phase: str) -> str:
     return CHECKPOINTS if phase == "train" else f"{phase}-{CHECKPOINTS}"
 
 
+def phase_of(checkpoints: Path) -> str:
+    """The phase that a folder of checkpoints is of."""
+    return checkpoints.name.removesuffix(CHECKPOINTS).removesuffix("-") or "train"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fitted:
     """What became of the steps. `history` has all records of training and judging, `tokens` are those trained on."""

@@ -109,7 +109,7 @@ class Stage:
             for checkpoints in self.folder.glob(f"*{CHECKPOINTS}"):
                 for checkpoint in checkpoints.glob("checkpoint-*"):
                     shutil.rmtree(checkpoint, ignore_errors=True)
-                if not any(checkpoints.iterdir()):  # TensorBoard's logs may be there
+                if not any(checkpoints.iterdir()):
                     checkpoints.rmdir()
             for journal in self.folder.glob(f"*{PARTIAL}"):
                 journal.unlink()

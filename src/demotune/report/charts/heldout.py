@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from demotune.common.operations import flops
 from demotune.report.charts.figures import Chart, Line, label, legend_of, lines
 from demotune.report.comparison_text import CostPoint
 from demotune.report.gains import Gain, gain_of
 from demotune.report.tables import table
-from demotune.report.wording import NOTHING, bounds, duration, flops, likelihood, number
+from demotune.report.wording import NOTHING, bounds, duration, likelihood, number
 from demotune.runs.run import Run
 
 OPERATIONS = "operations (FLOP)"

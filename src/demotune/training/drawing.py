@@ -54,7 +54,7 @@ def sampling_options(setup: Setup) -> SamplingOptions:
     """How this run samples: as its config says, or as long as the longest demonstration."""
     config = setup.config
     return SamplingOptions(
-        max_new_tokens=config.max_new_tokens or max(len(row.demo.ids) for row in setup.train),
+        max_new_tokens=config.max_new_tokens or int(setup.train.response_lengths.max()),
         max_length=config.max_length,
         stop_ids=setup.renderer.stop_ids,
         vocabulary=setup.renderer.vocabulary,

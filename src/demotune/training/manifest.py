@@ -53,7 +53,7 @@ def identity(setup: Setup) -> dict[str, Any]:
         "model": setup.start_hash,
         "data": setup.data_hashes,
         "processes": process_count(),
-        "rows": hashlib.sha256(" ".join(row.key for row in (*setup.train, *setup.heldout)).encode()).hexdigest(),
+        "rows": hashlib.sha256(" ".join((*setup.train.keys, *setup.heldout.keys)).encode()).hexdigest(),
     }
 
 

@@ -35,7 +35,8 @@ from demotune.config.methods import AnyConfig
 from demotune.config.sampler import STARTED
 from demotune.data import read_prompt_file
 from demotune.data.intake import Intake, prepare
-from demotune.data.rendering import Renderer, RenderError
+from demotune.data.rendered_rows import RenderedRows
+from demotune.data.rendering import Renderer, RenderError, prompt_hash
 from demotune.models.adapters import adapter_rank
 from demotune.models.kernels import PACKAGES, refuse_missing_kernels, use_liger_layers
 from demotune.models.model_folder import first_line, is_adapter, is_quantized
@@ -54,7 +55,6 @@ from demotune.models.policy import (
 )
 from demotune.models.question import as_question
 from demotune.models.reward import RewardModel, check_reward_start, load_reward_model, resolve_reward
-from demotune.records import RenderedDemonstration
 from demotune.rewards.answer_only import AnswerMarker, find_marker
 from demotune.runs.folder import RunFolder
 from demotune.runs.run import run_behind
@@ -76,8 +76,8 @@ class Setup:
     start_model: Path
     tokenizer: PreTrainedTokenizerBase
     renderer: Renderer
-    train: tuple[RenderedDemonstration, ...]
-    heldout: tuple[RenderedDemonstration, ...]
+    train: RenderedRows
+    heldout: RenderedRows
     prompts: tuple[tuple[int, ...], ...]
     """Token ids of further prompts, without demonstrations (RFT)."""
     data_hashes: dict[str, str]
@@ -268,7 +268,9 @@ def check_positions(config: AnyConfig, tokenizer: PreTrainedTokenizerBase, limit
 
 def further_prompts(config: AnyConfig, renderer: Renderer, intake: Intake) -> tuple[tuple[int, ...], ...]:
     """Prompts without demonstrations, each once; none that is held out, has a demonstration or is too long."""
-    known = {row.question for row in (*intake.train, *intake.heldout)}
+    if not config.prompts:
+        return ()
+    known = {*intake.train.questions.tolist(), *intake.heldout.questions.tolist()}
     found: dict[tuple[int, ...], None] = {}
     for name in config.prompts:
         for where, prompt in read_prompt_file(Path(name)):
@@ -276,7 +278,7 @@ def further_prompts(config: AnyConfig, renderer: Renderer, intake: Intake) -> tu
                 forms = renderer.prompt_forms(prompt)
             except RenderError as error:
                 raise DemotuneError(f"prompt {where} cannot be rendered: {error}") from error
-            if known.isdisjoint(forms) and len(forms[0]) < config.max_length:
+            if known.isdisjoint(map(prompt_hash, forms)) and len(forms[0]) < config.max_length:
                 found[forms[0]] = None
     return tuple(found)
 
@@ -322,7 +324,7 @@ def _filled_in(config: AnyConfig, intake: Intake) -> AnyConfig:
     """The config with its automatic values: precision by device, length and number of samples by demonstrations."""
     automatic: dict[str, Any] = {
         "bf16": has_fast_bf16(this_device()),
-        "max_new_tokens": max(len(row.demo.ids) for row in intake.train),
+        "max_new_tokens": int(intake.train.response_lengths.max()),
         "samples_per_prompt": FEW_SAMPLES if len(intake.train) < FEW_ROWS and config.temperature else 1,
     }
     fields = {field.name for field in dataclasses.fields(config)}

@@ -63,3 +63,8 @@ COMPARISON = "comparison.json"
 
 # An advice folder
 ADVICE = "advice.json"
+
+
+def stage_title(number: int) -> str:
+    """What readers call a stage: they count from 1, folders from 00."""
+    return f"stage {number + 1}"

@@ -35,11 +35,11 @@ const PAPER_HEIGHT = 170;
 const isWide = (plot) => plot.closest(".wide") !== null || plot.closest(".chart:only-child") !== null;
 
 /* Draws what can be seen: a chart in a closed fold has no width. */
-function draw() {
+function draw(within = document) {
   const style = getComputedStyle(root);
   const printing = "print" in root.dataset;
   plots.forEach((plot, place) => {
-    if (plot.closest("details:not([open]), [hidden]")) return;
+    if (!within.contains(plot) || plot.closest("details:not([open]), [hidden]")) return;
     const figure = themed(data.charts[place], "", style);
     figure.layout.hoverlabel.bgcolor = style.getPropertyValue("--card").trim();
     figure.layout.hoverlabel.bordercolor = style.getPropertyValue("--muted").trim();
@@ -64,7 +64,7 @@ if (matchMedia("(max-width: 46rem)").matches) {
 for (const choose of document.querySelectorAll(".choose")) {
   const show = () => {
     for (const { value } of choose.options) document.getElementById(value).hidden = value !== choose.value;
-    draw();
+    draw(choose.closest("section"));
   };
   choose.parentElement.hidden = false;
   choose.addEventListener("change", show);
@@ -72,8 +72,9 @@ for (const choose of document.querySelectorAll(".choose")) {
 }
 
 draw();
-addEventListener("toggle", draw, true); // does not bubble
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+document.getElementById("js-plotly-tester")?.setAttribute("aria-hidden", "true"); // plotly measures texts there
+addEventListener("toggle", (event) => draw(event.target), true); // it does not bubble
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw());
 
 /* Paper: light colours, and the main parts alone. */
 let before = [];

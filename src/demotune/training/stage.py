@@ -17,7 +17,7 @@ from demotune.config.methods import RFTConfig, SFTConfig
 from demotune.config.stages import Pairwise
 from demotune.models.policy import Policy, content_hash, save_policy
 from demotune.records import Pair, RenderedDemonstration, Response, Side
-from demotune.runs.names import CHECKPOINTS, MODEL, PARTIAL
+from demotune.runs.names import CHECKPOINTS, MODEL, PARTIAL, stage_title
 from demotune.training.setup import Setup
 
 Write = Callable[[Path], object]
@@ -46,6 +46,11 @@ class Stage:
         self.model_folder = self.folder / MODEL
         self._loaded: tuple[Path, Policy] | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def title(self) -> str:
+        """What readers call it."""
+        return stage_title(self.number)
 
     def done(self, phase: str) -> bool:
         return phase in self.state

@@ -30,7 +30,7 @@ def conclude(run: Path) -> None:
     for sentence in verdicts:
         say(sentence)
     found = read_runs([run])
-    say(f"{headline(found)}: {answer_sentence(found)}")
+    say(f"{headline(found)}. {answer_sentence(found)}")
     say(f"Report: {page.resolve().as_uri()}")
 
 
@@ -40,7 +40,7 @@ def write_page(
     """`demotune report`: the page, its first sentence and its address on the screen."""
     page = make_page(runs, output, evaluations=evaluations, comparison=comparison)
     found, judged = read_runs(list(runs)), [read_evaluation(folder) for folder in evaluations]
-    say(f"{headline(found, judged)}: {answer_sentence(found, judged)}")
+    say(f"{headline(found, judged)}. {answer_sentence(found, judged)}")
     say(f"Report: {page.resolve().as_uri()}")
     return page
 

@@ -103,9 +103,9 @@ def test_every_table_can_be_downloaded(page: Browser) -> None:
     )
     rows = list(csv.reader(io.StringIO(text)))
     assert page.execute_script("return window.file") == "the-runs-side-by-side.csv"
-    assert rows[0][:3] == ["run", "method", "imitation"]
-    assert rows[1][:2] == [HOSTILE.replace("/", "∕"), "irft"]
-    assert rows[2][:3] == ["control", "sft", "too few held-out rows to tell"]
+    assert rows[0][:3] == ["run", "imitation", "reward"]
+    assert rows[1][0] == HOSTILE.replace("/", "∕")
+    assert rows[2][:3] == ["control", "too few held-out rows to tell", "–"]
 
 
 def test_everything_has_a_name_for_screen_readers(page: Browser) -> None:

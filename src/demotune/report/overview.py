@@ -42,6 +42,8 @@ def warnings(runs: Sequence[Run]) -> list[str]:
         if run.result_stage != run.stages[-1].number:
             result = f"{stage_title(run.result_stage)} of {len(run.stages)}"
             found.append(f"{run.name}: {result} is the result; later ones were worse.")
+        if len(runs) > 1 and (audit := _audit(run)) and not audit.better:  # of one run its card says it
+            found.append(f"{run.name}: {_against_shortcuts(run, audit)}")
     return found
 
 
@@ -97,24 +99,24 @@ def overview(runs: Sequence[Run]) -> Table:
         rows.append(
             (
                 run.name,
-                run.method,
                 gain.verdict if gain else "not known",
+                audit.short if (audit := _audit(run)) else NOTHING,
                 _per_token(gain),
                 _per_token(beside[run.name][1] if run.name in beside else None),
-                audit.short if (audit := _audit(run)) else NOTHING,
+                run.method,
                 duration(run.result_cost.seconds),
                 memory(run.peak_memory_gib),
                 flops(run.result_cost.flops),
             )
         )
     against = next((baseline for baseline, _ in beside.values()), "baseline")
-    headings = ["run", "method", "imitation", "gain over its start", f"gain over {against}", "reward",
+    headings = ["run", "imitation", "reward", "gain over its start", f"gain over {against}", "method",
                 "wall-clock time", "peak memory", "compute"]  # fmt: skip
     note = (
         "Gains in nats a held-out token, with 95% intervals paired by prompt. Reward: that of the result's stage "
         "against its best shortcut."
     )
-    return table(headings, rows, texts=3, words=("reward",), note=note)
+    return table(headings, rows, texts=3, words=("method",), note=note)
 
 
 def _per_token(gain: Gain | None) -> str:

@@ -20,7 +20,8 @@ PACKAGE = ROOT / "src" / "demotune"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*[a-z0-9]")
-OTHER_PROGRAMS = {"--num_processes", "--nproc_per_node", "--multi_gpu", "--logdir"}
+FSDP = {"--config_file", "--machine_rank", "--main_process_ip"}
+OTHER_PROGRAMS = {"--num_processes", "--nproc_per_node", "--multi_gpu", "--logdir", *FSDP}
 """Flags of accelerate, torchrun and tensorboard."""
 
 

@@ -183,7 +183,7 @@ def test_the_screen_is_that_of_one_process_and_counts_all(shared: "subprocess.Co
     finished: dict[str, list[tuple[str, str]]] = {}
     for title, done, total in re.findall(r"^(.+?)  (\d+)/(\d+) (?:rows|pairs|responses|passes)  ", shown, re.MULTILINE):
         finished.setdefault(title, []).append((done, total))
-    assert {"score", "stage 0: held-out", "stage 0: held-out rewards", "stage 0: rewards", "stage 0: sample"} <= set(
+    assert {"score", "stage 1: held-out", "stage 1: held-out rewards", "stage 1: rewards", "stage 1: sample"} <= set(
         finished
     )
     for title, counts in finished.items():

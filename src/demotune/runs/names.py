@@ -72,3 +72,8 @@ SWEEP, SWEEP_PAGE = "sweep.json", "sweep.html"
 
 # An advice folder
 ADVICE = "advice.json"
+
+
+def stage_title(number: int) -> str:
+    """What readers call a stage: they count from 1, folders from 00."""
+    return f"stage {number + 1}"

@@ -19,7 +19,7 @@ from demotune.data.rendered_rows import RenderedRows
 from demotune.models.policy import Policy, content_hash, save_policy
 from demotune.models.sharding import full_weights
 from demotune.records import Pair, Response, Side
-from demotune.runs.names import CHECKPOINTS, MODEL, PARTIAL
+from demotune.runs.names import CHECKPOINTS, MODEL, PARTIAL, stage_title
 from demotune.training.setup import Setup
 
 Write = Callable[[Path], object]
@@ -48,6 +48,11 @@ class Stage:
         self.model_folder = self.folder / MODEL
         self._loaded: tuple[Path, Policy] | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def title(self) -> str:
+        """What readers call it."""
+        return stage_title(self.number)
 
     def done(self, phase: str) -> bool:
         return phase in self.state

@@ -62,7 +62,7 @@ def on_pairs(stage: Stage, objective: Callable[[Any], PairwiseObjective]) -> Out
     records: Sequence[ScoredPair | Triplet]
     records = triplets(stage) if config.link == "tspin" else scored_pairs(stage, stage.number)[0]
     if setup.answer_marker:
-        say(f"stage {stage.number}: {len(records)} pairs have an answer after {config.answer_after!r}: they train")
+        say(f"{stage.title}: {len(records)} pairs have an answer after {config.answer_after!r}: they train")
     plain = [record.pair for record in records]
     plan = plan_pairs(setup, pair_lengths(plain), pair_groups(plain), stage.seed("microbatches"))
     chosen = objective(config)
@@ -75,7 +75,7 @@ def on_pairs(stage: Stage, objective: Callable[[Any], PairwiseObjective]) -> Out
         carry = Carry(previous=previous, total_steps=steps_of_all_stages(setup))
     return _train(
         stage,
-        f"stage {stage.number}: train",
+        f"{stage.title}: train",
         plan,
         records,
         chosen,

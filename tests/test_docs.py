@@ -22,7 +22,7 @@ ELSEWHERE = "migration.md"
 """The first cells of its tables name the code of others."""
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*[a-z0-9]")
-OTHER_PROGRAMS = {"--num_processes", "--nproc_per_node", "--logdir", "--constraint"}
+OTHER_PROGRAMS = {"--num_processes", "--nproc_per_node", "--multi_gpu", "--logdir", "--constraint"}
 """Flags of accelerate, torchrun, tensorboard and pip."""
 
 

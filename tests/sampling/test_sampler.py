@@ -23,7 +23,7 @@ from demotune.sampling import SamplingOptions, choose_tokens, sample_responses
 from demotune.sampling.in_process import sampler
 from demotune.sampling.in_process.adapters import merged_adapters, prepared_for_sampling
 from demotune.sampling.in_process.cache import Cache, CacheShape, Decoding, PrefixFill, PromptFill
-from demotune.sampling.in_process.sampler import common_prefix
+from demotune.sampling.in_process.sampler import InProcessSampler, common_prefix
 
 register_attention()
 
@@ -505,3 +505,15 @@ def test_what_merging_would_change_is_not_merged() -> None:
     plain = tiny_lm("llama", seed=2)
     with off.disable_adapter():
         assert draw(off, prompts, options(), 4) == draw(plain, prompts, options(), 4)
+
+
+def test_a_listener_hears_each_token_of_each_stream_in_order() -> None:
+    heard: dict[int, list[int]] = {}
+
+    def listen(stream: int, token: int) -> None:
+        heard.setdefault(stream, []).append(token)
+
+    sampler = InProcessSampler(lambda: tiny_lm(attention=ATTENTION), slots=2, listen=listen)
+    drawn = dict(sampler.draw([(5, 6, 7), (8, 9), (5, 6)], [3, 8, 4], 1, SamplingOptions(9, frozenset({2}))))
+    assert heard == {stream: list(response.ids) for stream, response in drawn.items()}
+    assert len(heard) == 3

@@ -31,8 +31,10 @@ def warn(text: str) -> None:
 def show_table(title: str | None, headings: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1) -> None:
     """Print a table: the first `texts` columns are aligned left and may be wrapped, the others right and never broken.
 
-    Where it is wider than the terminal, each row is printed as a list instead.
+    Where it is wider than the terminal, each row is printed as a list instead. On the main process only.
     """
+    if not main_process():
+        return
     cells = [(*row, *[""] * (len(headings) - len(row))) for row in rows]
     table = _new_table(title)
     for place, heading in enumerate(headings):

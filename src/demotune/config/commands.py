@@ -138,6 +138,22 @@ class SampleConfig(GenerationOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChatConfig(GenerationOptions):
+    """Talk with a model, or with two side by side; each answer with its reward, each exchange saved as a row."""
+
+    model: str = field(argument=True, names="model")
+    """The model: a run folder, a model or adapter folder, a hub id, or a GGUF file."""
+    beside: str | None = field(None, names="model")
+    """A second model that answers, too; you choose with which answer the conversation goes on."""
+    system: str | None = field(None)
+    """A system message to begin with."""
+    reward: str | None = field(None, names="model")
+    """Show this reward of each answer: a run folder or a reward model with one label (folder or hub id)."""
+    output: Path | None = field(None)
+    """Append each exchange here, as .jsonl: prompt and completion; of two answers prompt, chosen and rejected."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class AdviseConfig(Config):
     """Before a long run: measure in minutes what decides which method is worth it, and recommend one.
 
@@ -241,6 +257,28 @@ class CompareConfig(RowReading):
     def _check(self) -> None:
         if self.data and self.output is None:
             raise DemotuneError("--data needs --output: what is measured there is kept and used again")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig(Config):
+    """Run many trials, methods by settings by seeds, and compare them. Given again, it goes on where it was stopped."""
+
+    sweep_file: Path = field(argument=True)
+    """YAML file: the fields that all trials share, and grids or a list of trials."""
+    output: Path = field()
+    """Folder for the trials, each an ordinary run folder, their logs, and the comparison."""
+    retries: int = field(1, minimum=0, maximum=100)
+    """How often a trial that fails is run again; it goes on from its last checkpoint."""
+    ray: str | None = field(None)
+    """Run trials side by side on the Ray cluster of this address; auto finds one, local starts one on this machine."""
+    gpus_per_trial: int | None = field(None, minimum=0, maximum=1024)
+    """GPUs of a trial, for --ray and --print. Not given: 1, with --ray where the cluster has any."""
+    cpus_per_trial: int = field(1, minimum=1, maximum=4096)
+    """CPU cores of a trial, for --ray and --print."""
+    print: Literal["shell", "slurm", "skypilot"] | None = field(None)
+    """Run nothing; write the commands: for a shell, as Slurm arrays, or as a SkyPilot task."""
+    estimate: bool = field(False)
+    """Run nothing; say what the trials that are not finished would cost on this machine."""
 
 
 @dataclass(frozen=True, kw_only=True)

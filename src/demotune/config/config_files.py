@@ -80,6 +80,12 @@ def save_config(config: AnyConfig, file: Path) -> None:
         unfinished.write_text(yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
+def differing_fields(begun: AnyConfig, wanted: AnyConfig) -> list[str]:
+    """Fields of a run that was begun which are not as wanted; one that is wanted as None was filled in there."""
+    there = as_dict(begun)
+    return [name for name, value in as_dict(wanted).items() if value is not None and there.get(name) != value]
+
+
 def unknown_field(name: str, method: Method) -> str:
     """What to write instead of a field that `method` does not have."""
     owners = [other for other, config_class in CONFIGS.items() if name in fields_of(config_class)]

@@ -9,7 +9,7 @@ from demotune.report.gains import baseline_of, gain_of
 from demotune.report.wording import duration, number, plural
 from demotune.runs.evaluation import Evaluation
 from demotune.runs.run import Run
-from demotune.runs.settings import setting_key
+from demotune.runs.settings import setting_keys
 
 DETECTABLE = 2.8 / 1.96
 """Half of a 95% interval times this is the difference that a two-sided test at 5% finds with 80% power."""
@@ -40,7 +40,7 @@ def _seeds(runs: Sequence[Run]) -> str:
             f"This is one run with one seed ({runs[0].config.get('seed')}). Its intervals cover the choice of held-out "
             "prompts, not the choice of the seed."
         )
-    settings = {setting_key(run) for run in runs}
+    settings = set(setting_keys(runs))
     if len(settings) == len(runs):
         return (
             "Every setting was run once, with one seed. The intervals cover the choice of held-out prompts, not the "

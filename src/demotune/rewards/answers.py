@@ -105,7 +105,7 @@ def answer(
         sampler or _sampler(folder, options),
         rendered * (1 if best_of is None else best_of.count),
         options.seed,
-        _sampling_options(options, renderer, longest),
+        sampling_options(options, renderer, longest),
         what="sample",
         journal=None if journal is None else AnswerJournal(journal, _settings(folder, rendered, options)),
     )
@@ -121,7 +121,7 @@ def _sampler(folder: Path, options: GenerationOptions) -> Sampler:
     return InProcessSampler(load, slots=options.batch_size)
 
 
-def _sampling_options(options: GenerationOptions, renderer: Renderer, longest: int | None) -> SamplingOptions:
+def sampling_options(options: GenerationOptions, renderer: Renderer, longest: int | None) -> SamplingOptions:
     return SamplingOptions(
         max_new_tokens=options.max_new_tokens,
         stop_ids=renderer.stop_ids,

@@ -61,5 +61,12 @@ TASKS, TASK_ROWS = "tasks.json", "task-rows.jsonl.gz"
 JUDGE_REPLIES = "judge-replies.jsonl"
 COMPARISON = "comparison.json"
 
+# A sweep's folder
+TRIALS = "trials"
+"""A run folder for each trial."""
+LOGS = "logs"
+"""What each trial wrote to its terminal."""
+SWEEP, SWEEP_PAGE = "sweep.json", "sweep.html"
+
 # An advice folder
 ADVICE = "advice.json"

@@ -26,6 +26,7 @@ from demotune.rewards.linear import (
 )
 from demotune.rewards.pair_selection import distinct_sides, select_pairs
 from demotune.runs.names import REWARD
+from demotune.runs.shared_work import shared
 from demotune.training.contrast import sources_of
 from demotune.training.learned_reward import named_model, on_base_of_policy, reward_padding
 from demotune.training.setup import Setup
@@ -109,7 +110,7 @@ def _columns_of(
     stage: Stage, backbone: PreTrainedModel, pairs: Sequence[Pair], columns: Columns, what: str
 ) -> PairColumns:
     sides: list[Completion] = distinct_sides(select_pairs(pairs).pairs)
-    with track(f"stage {stage.number}: {what}", len(sides), "responses") as tracker:
+    with track(f"stage {stage.number}: {what}", len(sides), "responses") as tracker, shared("states", None):
         return pair_columns(
             backbone,
             pairs,

@@ -27,12 +27,12 @@ from demotune.models.packing import cut_to_budget, pack
 from demotune.models.policy import Policy
 from demotune.records import Completion, Rollout
 from demotune.runs.names import ROLLOUTS
+from demotune.runs.phase_journal import share_of_this_process
 from demotune.training.advantages import returns_to_go
 from demotune.training.co_training import CoTraining
 from demotune.training.drawing import draw_with, keeps_logps
 from demotune.training.microbatches import in_passes
 from demotune.training.on_policy import Numbers, OnPolicyBatch
-from demotune.training.phase_journal import share_of_this_process
 from demotune.training.rollout_files import SEAL, BatchFiles
 from demotune.training.smaller_passes import one_pass
 from demotune.training.stage import Stage, with_reward

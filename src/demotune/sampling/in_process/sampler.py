@@ -10,6 +10,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from demotune.sampling.in_process.choosing import Drawn, as_response, choose_tok
 from demotune.sampling.in_process.naive import draw_in_batches
 from demotune.sampling.options import SamplingOptions
 
+Listener = Callable[[int, int], None]
 SHORTEST_PREFIX = 8
 """A common prefix shorter than this, in tokens, is not stored apart."""
 FILLED_TOGETHER = 4096
@@ -35,17 +37,19 @@ FILLED_TOGETHER = 4096
 class InProcessSampler:
     """A `Sampler` (see there) in this process. `policy` is called, to load it, only when something is to be drawn.
 
-    At most `slots` rows are drawn at a time; where memory lacks, fewer.
+    At most `slots` rows are drawn at a time; where memory lacks, fewer. `listen` is called with (stream, token) as each
+    token is drawn, by models that this sampler draws from in its fast way.
     """
 
-    def __init__(self, policy: Callable[[], nn.Module], *, slots: int) -> None:
-        self._policy, self._slots = policy, slots
+    def __init__(self, policy: Callable[[], nn.Module], *, slots: int, listen: Listener | None = None) -> None:
+        self._policy, self._slots, self._listen = policy, slots, listen
 
     def draw(
         self, prompts: Sequence[Sequence[int]], streams: Sequence[int], seed: int, options: SamplingOptions
     ) -> Iterator[tuple[int, Response]]:
         if prompts:
-            yield from sample_responses(self._policy(), prompts, streams, seed, options, slots=self._slots)
+            model, listen = self._policy(), self._listen
+            yield from sample_responses(model, prompts, streams, seed, options, slots=self._slots, listen=listen)
 
     def keeps_logps(self, options: SamplingOptions) -> bool:
         return keeps_logps(options)
@@ -59,12 +63,14 @@ def sample_responses(
     options: SamplingOptions,
     *,
     slots: int,
+    listen: Listener | None = None,
 ) -> Iterator[tuple[int, Response]]:
     """Draw one response for each prompt from a model, as `InProcessSampler.draw` does.
 
     While the iterator is open the model must not be trained. Raises DemotuneError where one row alone does not fit.
     """
-    draw: Callable[..., Iterable[tuple[int, Response]]] = _Slots if carries_layouts(model) else draw_in_batches
+    draw: Callable[..., Iterable[tuple[int, Response]]]
+    draw = partial(_Slots, listen=listen) if carries_layouts(model) else draw_in_batches
     left = dict(enumerate(streams))
     with prepared_for_sampling(model, bf16=options.bf16):
         while left:
@@ -115,7 +121,9 @@ class _Slots:
         options: SamplingOptions,
         *,
         slots: int,
+        listen: Listener | None = None,
     ) -> None:
+        self._listen = listen
         order = sorted(range(len(prompts)), key=lambda row: (-len(prompts[row]), tuple(prompts[row]), row))
         rows = (_Row(row, streams[row], tuple(prompts[row]), options.limit(len(prompts[row]))) for row in order)
         self._waiting = deque(rows)
@@ -225,6 +233,8 @@ class _Slots:
         uniforms = torch.tensor([row.uniforms[len(row.drawn)] for row in rows], dtype=torch.float64)
         for slot, row, drawn in zip(slots, rows, choose_tokens(logits, uniforms, self._options), strict=True):
             row.drawn.append(drawn)
+            if self._listen is not None:
+                self._listen(row.stream, drawn[0])
             if drawn[0] in self._options.stop_ids or len(row.drawn) == row.limit:
                 self._rows[slot] = None
                 yield row

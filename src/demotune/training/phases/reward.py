@@ -8,6 +8,7 @@ import torch
 from peft import PeftModel
 
 from demotune.common.errors import DemotuneError
+from demotune.common.files import folder_hash
 from demotune.common.json_records import as_json, write_records
 from demotune.common.memory import give_back_memory
 from demotune.common.processes import main_process
@@ -29,6 +30,7 @@ from demotune.rewards.pair_selection import both_sides
 from demotune.runs.heldout import PairCheck, check_pairs, count_wins
 from demotune.runs.names import REWARD, REWARD_METRICS, REWARDS
 from demotune.runs.rows import RewardRow
+from demotune.runs.shared_work import compute_rows, shared
 from demotune.training import linear_reward
 from demotune.training.callbacks import KeepBest, best_judgement
 from demotune.training.contrast import contrast_pairs, expected_pairs_of, sources_of
@@ -233,7 +235,8 @@ def _prepare(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) -> Fi
 @timed("scoring")
 def _judge(reward_of: RewardFunction, objective: RewardObjective, heldout: Sequence[Pair]) -> dict[str, float]:
     """Mean loss and accuracy on held-out pairs; a tie is half right."""
-    rewards = reward_of(both_sides(heldout))
+    with shared("judge", None):
+        rewards = reward_of(both_sides(heldout))
     demos, samples = rewards[: len(heldout)], rewards[len(heldout) :]
     losses = reward_loss(torch.tensor(demos), torch.tensor(samples), objective.link, objective.center)
     right = count_wins(list(zip(demos, samples, strict=True)))
@@ -262,28 +265,32 @@ def _rewards_of_all(stage: Stage, heldout: Sequence[Pair]) -> tuple[list[RewardR
         for pair in _answers(stage, sampled_pairs(setup, stage.number, heldout))
     ]
     reward_of = reward_function(stage)
-    rows: list[RewardRow] = []
-    with track(f"stage {stage.number}: rewards", len(sides), "pairs") as tracker:
-        for batch in chunks(sides, config.per_device_train_batch_size):
-            rewards = reward_of(both_sides([pair for _, pair in batch]))
-            rows += [
-                RewardRow(
-                    key=pair.key,
-                    heldout=heldout,
-                    usable=_usable(pair, config),
-                    demo_reward=demo,
-                    sample_reward=sample,
-                    demo_length=len(pair.demo.ids),
-                    sample_length=len(pair.sample.ids),
-                )
-                for (heldout, pair), demo, sample in zip(
-                    batch, rewards[: len(batch)], rewards[len(batch) :], strict=True
-                )
-            ]
-            tracker.advance(len(batch))
+    batches = chunks(range(len(sides)), config.per_device_train_batch_size)
+    name = f"rewards-{folder_hash(stage.folder / REWARD)[:12]}"  # a phase that goes on may publish another reward
+    with track(f"stage {stage.number}: rewards", len(sides), "pairs") as tracker, shared(name, stage.folder):
+        found = compute_rows(batches, partial(_both_rewards, reward_of, [pair for _, pair in sides]), tracker.advance)
+        rows = [
+            RewardRow(
+                key=pair.key,
+                heldout=heldout,
+                usable=_usable(pair, config),
+                demo_reward=found[place][0],
+                sample_reward=found[place][1],
+                demo_length=len(pair.demo.ids),
+                sample_length=len(pair.sample.ids),
+            )
+            for place, (heldout, pair) in enumerate(sides)
+        ]
     check = None
     if heldout:
-        check = _check_contrast(reward_of, heldout) if sources_of(config) else _check(stage, rows)
+        with shared(f"contrast-{name}", stage.folder):
+            check = _check_contrast(reward_of, heldout) if sources_of(config) else _check(stage, rows)
     del reward_of
     give_back_memory()
     return rows, check
+
+
+def _both_rewards(reward_of: RewardFunction, pairs: Sequence[Pair], places: Sequence[int]) -> list[tuple[float, float]]:
+    """(reward of the demonstration, of the sample) of the pairs at these places, by one call."""
+    rewards = reward_of(both_sides([pairs[place] for place in places]))
+    return list(zip(rewards[: len(places)], rewards[len(places) :], strict=True))

@@ -17,12 +17,15 @@ from demotune.runs import names
 
 ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").exists())
 PACKAGE = ROOT / "src" / "demotune"
-PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 ELSEWHERE = "migration.md"
 """The first cells of its tables name the code of others."""
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*[a-z0-9]")
-OTHER_PROGRAMS = {"--num_processes", "--nproc_per_node", "--multi_gpu", "--logdir", "--constraint"}
+OTHER_PROGRAMS = {"--num_processes", "--nproc_per_node", "--multi_gpu", "--logdir", "--constraint", "--no-deps"}
 """Flags of accelerate, torchrun, tensorboard and pip."""
 
 
@@ -205,7 +208,9 @@ def literals() -> Iterator[str]:
 
 
 def test_messages_in_troubleshooting_are_those_of_the_code() -> None:
-    rows = re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `([^`]+)` \|", (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     known = "\n".join(literals())
     assert len(rows) > 50
     assert [row for row in rows if row.strip("… ") not in known] == []

@@ -1,4 +1,4 @@
-"""What is uploaded: a wheel and an archive that pass the index's checks, hold what is shipped, and run by themselves."""
+"""What is uploaded: a wheel and an archive that pass the checks of the index, hold what is shipped, and run alone."""
 
 import os
 import re
@@ -45,7 +45,19 @@ def clean(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = folder / "bin" / "python"
     places = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=built).strip()
     (wheel,) = built.glob("*.whl")
-    run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel, cwd=built)
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        wheel,
+        cwd=built,
+    )
     (Path(places) / "needed.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return python
 

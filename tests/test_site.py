@@ -111,7 +111,9 @@ def test_the_reference_has_every_command_and_flag(pages: dict[Path, Page], site:
     assert {f"demotune {name}" for name in root.commands} <= set(re.findall(r"demotune \w+", text))
     for name, command in root.commands.items():
         if name not in CONFIGS:
-            assert {flag for one in command.params for flag in one.opts if flag.startswith("--") and flag not in text} == set()
+            assert {
+                flag for one in command.params for flag in one.opts if flag.startswith("--") and flag not in text
+            } == set()
 
 
 def test_the_reference_has_every_setting_config_and_public_name(pages: dict[Path, Page], site: Path) -> None:
@@ -162,7 +164,11 @@ def hooks() -> ModuleType:
         ("[`run`](../src/a.py)", "https://host/me/it/", "[`run`](https://host/me/it/blob/main/src/a.py)"),
         ("[`run`](../src/a.py)", "", '<span title="src/a.py">`run`</span>'),
         ("[runs](../runs.md)", "", "[runs](../runs.md)"),
-        ("[studies](../../benchmarks/studies/README.md)", None, '<span title="benchmarks/studies/README.md">studies</span>'),
+        (
+            "[studies](../../benchmarks/studies/README.md)",
+            None,
+            '<span title="benchmarks/studies/README.md">studies</span>',
+        ),
     ],
 )
 def test_links_out_of_the_docs(hooks: ModuleType, link: str, repository: str | None, expected: str) -> None:

@@ -116,9 +116,7 @@ def _names(kind: Any) -> list[str]:
 
 def configs() -> str:
     """The shipped configs as they are."""
-    return "\n\n".join(
-        f"## {name}\n\n```yaml\n{text.strip()}\n```" for name, text in sorted(shipped_configs().items())
-    )
+    return "\n\n".join(f"## {name}\n\n```yaml\n{text.strip()}\n```" for name, text in sorted(shipped_configs().items()))
 
 
 def public_names() -> str:

@@ -25,7 +25,9 @@ ELSEWHERE = "migration.md"
 """The first cells of its tables name the code of others."""
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*[a-z0-9]")
-OTHER_PROGRAMS = {"--num_processes", "--nproc_per_node", "--multi_gpu", "--logdir", "--constraint", "--no-deps"}
+FSDP = {"--config_file", "--machine_rank", "--main_process_ip"}
+PIP = {"--constraint", "--no-deps"}
+OTHER_PROGRAMS = {"--num_processes", "--nproc_per_node", "--multi_gpu", "--logdir", *FSDP, *PIP}
 """Flags of accelerate, torchrun, tensorboard and pip."""
 
 

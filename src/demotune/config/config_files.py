@@ -22,6 +22,11 @@ def shipped_configs() -> dict[str, str]:
     return {f.name.removesuffix(".yaml"): f.read_text() for f in folder.iterdir() if f.name.endswith(".yaml")}
 
 
+def accelerate_configs() -> list[Path]:
+    """The files for `accelerate launch --config_file` that come with the package."""
+    return [*(Path(__file__).parent / "shipped" / "accelerate").glob("*.yaml")]
+
+
 def build_config(method: Method, file: str | None, overrides: Mapping[str, object]) -> AnyConfig:
     """The config of a run: defaults, then the YAML file (a path or a shipped name), then `overrides`.
 

@@ -16,6 +16,7 @@ from demotune.common.processes import main_process, wait_for_everyone
 from demotune.config.methods import RFTConfig, SFTConfig
 from demotune.config.stages import Pairwise
 from demotune.models.policy import Policy, content_hash, save_policy
+from demotune.models.sharding import full_weights
 from demotune.records import Pair, RenderedDemonstration, Response, Side
 from demotune.runs.names import CHECKPOINTS, MODEL, PARTIAL
 from demotune.training.setup import Setup
@@ -92,8 +93,9 @@ class Stage:
 
     def publish_policy(self) -> None:
         """Write the policy, which was trained in place, as pi_{t+1}, and drop it from memory."""
+        weights = full_weights(self.start_policy)
         if main_process():
-            save_policy(self.start_policy, self.setup.tokenizer, self.model_folder)
+            save_policy(self.start_policy, self.setup.tokenizer, self.model_folder, weights)
         self.free_policy()
         wait_for_everyone()
 

@@ -23,6 +23,7 @@ from demotune.models.reward import (
     save_reward_model,
     tokenizer_for,
 )
+from demotune.models.sharding import full_weights
 from demotune.records import Pair
 from demotune.rewards.answer_only import without_thoughts
 from demotune.rewards.card import reward_card
@@ -245,11 +246,11 @@ def _judge(reward_of: RewardFunction, objective: RewardObjective, heldout: Seque
 
 @timed("files")
 def _publish(stage: Stage, reward: RewardModel, pairs: int) -> None:
-    config = with_reward(stage.setup)
+    config, weights = with_reward(stage.setup), full_weights(reward)
     if main_process():
         facts = full_facts(config)
         card = reward_card(config, stage.number, pairs, adapter=isinstance(reward, PeftModel))
-        save_reward_model(reward, stage.setup.tokenizer, facts, stage.folder / REWARD, card)
+        save_reward_model(reward, stage.setup.tokenizer, facts, stage.folder / REWARD, card, weights=weights)
 
 
 @timed("scoring")

@@ -9,6 +9,7 @@ from demotune.config.methods import SFTConfig
 from demotune.records import ScoredPair, Triplet
 from demotune.runs.names import CARRIED, METRICS
 from demotune.training.anchor import ANCHORED, scored_demonstrations
+from demotune.training.carry import Carry
 from demotune.training.fit import fit
 from demotune.training.microbatches import MicrobatchPlan, config_microbatches
 from demotune.training.objectives import Objective, PairwiseObjective
@@ -25,7 +26,7 @@ from demotune.training.pairs import (
     triplets,
 )
 from demotune.training.stage import Outcome, Stage, pairwise, stage_slice, supervised, tokens_of
-from demotune.training.trainer import Carry, ExpectedFirstValue, Fit
+from demotune.training.trainer import ExpectedFirstValue, Fit
 from demotune.training.work import PhaseWork, Tokens
 from demotune.training.work_plan import StagePlan, tokens_of_another, tokens_of_responses
 

@@ -1,6 +1,5 @@
 """The end of a run: the model published, metrics in one file, and a summary that a newcomer understands."""
 
-import html
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from demotune.common.errors import DemotuneError
 from demotune.common.files import link_or_copy, read_json, read_rows, write_record, write_rows
 from demotune.common.json_records import as_json, from_file
+from demotune.common.notebook import facts_table
 from demotune.common.processes import main_process, this_device, wait_for_everyone
 from demotune.common.profiling import Profile
 from demotune.common.progress import minutes, say, show_table
@@ -98,8 +98,7 @@ class RunResult:
         cells = {"run": str(self.run_folder), "model": str(self.model_folder), "stages": self._stages}
         cells |= {"verdict": self._verdict}
         cells |= {name: f"{value:.4g}" for name, value in self.metrics.items() if name.startswith("eval_")}
-        rows = (f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>" for name, text in cells.items())
-        return f"<table><caption>demotune {html.escape(self.method)}</caption>{''.join(rows)}</table>"
+        return facts_table(f"demotune {self.method}", cells)
 
     @property
     def _stages(self) -> str:

@@ -56,7 +56,7 @@ def run(stage: Stage) -> Outcome:
     stage.publish_policy()
     batches = read_batches(stage)
     if fitted.stopped:
-        warn(f"stage {stage.number}: policy steps ended at batch {len(batches)}: {fitted.stopped}")
+        warn(f"{stage.title}: policy steps ended at batch {len(batches)}: {fitted.stopped}")
     return Outcome(
         outputs=dict.fromkeys((stage.model_folder.name, METRICS, ROLLOUTS, *co_training.outputs(stage))),
         forward_tokens=forward_tokens(stage) + co_training.forward_tokens(stage, len(batches)),
@@ -79,20 +79,20 @@ def _why_kept(stage: Stage) -> str | None:
     """Why the stage takes no policy steps; None where it takes them."""
     if not stage.state["reward"]["check"]:
         warn(
-            f"stage {stage.number}: without held-out pairs it is not known whether the reward is better than chance; "
+            f"{stage.title}: without held-out pairs it is not known whether the reward is better than chance; "
             "policy steps follow it all the same"
         )
         return None
     reason = closed_for(stage)
     if reason is not None and with_reward(stage.setup).force:
-        warn(f"stage {stage.number}: {reason}; policy steps follow it all the same (--force)")
+        warn(f"{stage.title}: {reason}; policy steps follow it all the same (--force)")
         return None
     return reason
 
 
 def _keep(stage: Stage, reason: str) -> Outcome:
     """Publish pi_{t+1} = pi_t."""
-    warn(f"stage {stage.number} keeps its policy: {reason}; --force takes policy steps all the same")
+    warn(f"{stage.title} keeps its policy: {reason}; --force takes policy steps all the same")
     stage.publish_policy()
     return Outcome(
         outputs={stage.model_folder.name: None, METRICS: lambda file: write_rows(file, [])},
@@ -249,7 +249,7 @@ def _prepare(stage: Stage, budget: int | None) -> Fit:
         objective=PolicyObjective(config.epsilon, "sequence" if config.advantage == "rloo" else "token"),
         microbatches=rollouts,
         steps=plan.steps,
-        title=f"stage {stage.number}: policy",
+        title=f"{stage.title}: policy",
         settings={"gradient_accumulation_steps": plan.microbatches // process_count()},
         expected_first=ExpectedFirstValue("|log| of the probability ratio", 0.0, 1e-2),
         facts=lambda: rollouts.facts,

@@ -183,6 +183,7 @@ def test_search_works_in_pages_that_are_opened_from_disk(site: Path, tmp_path: P
     chromium, chromedriver = find_or_skip("chromium", "chromium-browser", "google-chrome"), find_or_skip("chromedriver")
     from selenium import webdriver
     from selenium.webdriver.common.by import By
+    from selenium.webdriver.support import expected_conditions
     from selenium.webdriver.support.ui import WebDriverWait
 
     options = webdriver.ChromeOptions()
@@ -192,11 +193,10 @@ def test_search_works_in_pages_that_are_opened_from_disk(site: Path, tmp_path: P
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
     try:
         driver.get((site / "index.html").as_uri())
-        field = driver.find_element(By.CSS_SELECTOR, "input.md-search__input")
-        field.send_keys("quarantine")
-        found = WebDriverWait(driver, 120).until(
-            lambda here: here.find_elements(By.CSS_SELECTOR, "a.md-search-result__link")
-        )
+        wait = WebDriverWait(driver, 120)
+        field = (By.CSS_SELECTOR, "input.md-search__input")
+        wait.until(expected_conditions.element_to_be_clickable(field)).send_keys("quarantine")
+        found = wait.until(lambda here: here.find_elements(By.CSS_SELECTOR, "a.md-search-result__link"))
         assert any("quarantine" in (link.get_attribute("href") or "") for link in found)
     finally:
         driver.quit()

@@ -21,8 +21,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*[a-z0-9]")
 FSDP = {"--config_file", "--machine_rank", "--main_process_ip"}
-OTHER_PROGRAMS = {"--num_processes", "--nproc_per_node", "--multi_gpu", "--logdir", *FSDP}
-"""Flags of accelerate, torchrun and tensorboard."""
+VLLM = {"--max-model-len", "--enable-lora", "--max-lora-rank"}
+OTHER_PROGRAMS = {"--num_processes", "--nproc_per_node", "--multi_gpu", "--logdir", *FSDP, *VLLM}
+"""Flags of accelerate, torchrun, tensorboard and vLLM."""
 
 
 def prose(page: Path) -> str:

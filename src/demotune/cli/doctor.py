@@ -2,11 +2,11 @@
 
 from rich.table import Table
 
+from demotune.common.files import cache_folder
 from demotune.common.machine import hardware, has_fast_bf16, package_versions
 from demotune.common.processes import this_device
 from demotune.common.progress import console
 from demotune.config.config_files import accelerate_configs, shipped_configs
-from demotune.models.policy import cache_folder
 
 
 def examine() -> None:

@@ -25,6 +25,8 @@ class Absent(Config):
     max_new_tokens: int | None = None
     answer_after: str | None = None
     sample_batch_size: int = 64
+    sampler: str = "in_process"
+    vllm_python: str | None = None
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0

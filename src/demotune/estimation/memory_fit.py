@@ -39,7 +39,7 @@ def _fitting(setup: Setup, available: float) -> AnyConfig:
     for recompute in [given.activation_checkpointing] if given.activation_checkpointing is not None else [False, True]:
         tried = dataclasses.replace(given, activation_checkpointing=recompute)
         estimate = estimate_setup(dataclasses.replace(setup, config=tried), unknown_machine(tried))
-        budgets = budgets_of(estimate, given, max(len(row.prompt_ids) + len(row.demo.ids) for row in setup.train))
+        budgets = budgets_of(estimate, given, int(setup.train.lengths.max()))
         for budget in budgets:
             tried = dataclasses.replace(tried, tokens_per_microbatch=budget)
             if memory_of_steps(estimate, budget) <= available:

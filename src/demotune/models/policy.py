@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import math
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as transformers_logging
 
 from demotune.common.errors import DemotuneError
-from demotune.common.files import file_hash, publish_folder
+from demotune.common.files import cache_folder, file_hash, publish_folder
 from demotune.common.profiling import timed
 from demotune.models.adapters import adapter_rows, load_adapter_on
 from demotune.models.attention import ATTENTION, carries_layouts, register_attention
@@ -41,12 +40,6 @@ Policy = PreTrainedModel | PeftModel
 HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "tekken.json")
 LANGUAGE_MODEL = "a causal language model"
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: $DEMOTUNE_CACHE, else demotune/ in the user's cache."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("DEMOTUNE_CACHE") or Path(root) / "demotune")
 
 
 def resolve_model(source: str) -> Path:

@@ -27,6 +27,8 @@ TENSORBOARD = "tensorboard"
 SHORTCUTS = "shortcuts.json"
 CARD = "card.json"
 REPORT = "report.html"
+ENGINE, ENGINE_LOG = "engine", "vllm.log"
+"""With --sampler: weights on their way to the servers that draw; what a server that was started printed."""
 MODEL_CARD = "README.md"
 
 # A stage's folder

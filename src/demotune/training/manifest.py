@@ -16,6 +16,7 @@ from demotune.common.processes import main_process, process_count, wait_for_ever
 from demotune.common.progress import warn
 from demotune.config.config_files import save_config
 from demotune.config.methods import as_dict
+from demotune.config.sampler import without_place
 from demotune.data.rendering import content_key
 from demotune.models.policy import parameter_count
 from demotune.runs.manifest import VERSION, Manifest, read_manifest
@@ -52,7 +53,7 @@ def identity(setup: Setup) -> dict[str, Any]:
         "model": setup.start_hash,
         "data": setup.data_hashes,
         "processes": process_count(),
-        "rows": hashlib.sha256(" ".join(row.key for row in (*setup.train, *setup.heldout)).encode()).hexdigest(),
+        "rows": hashlib.sha256(" ".join((*setup.train.keys, *setup.heldout.keys)).encode()).hexdigest(),
     }
 
 
@@ -68,7 +69,7 @@ def check_unchanged(setup: Setup) -> None:
     begun = read_manifest(setup.folder.manifest)
     now = json.loads(json.dumps(identity(setup)))
     changes = [
-        *_differences("config", begun.config, now["config"]),
+        *_differences("config", without_place(begun.config), without_place(now["config"])),
         *_differences("data", begun.data, now["data"]),
         *_differences("number of", {"processes": begun.processes}, {"processes": now["processes"]}),
         *([f"model: the files of {setup.config.model} have changed"] if begun.model != now["model"] else []),

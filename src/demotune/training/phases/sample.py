@@ -63,6 +63,7 @@ def run(stage: Stage) -> Outcome:
         forward_tokens=forward_tokens,
         facts={
             "seed": stage.seed("sample"),
+            "sampler": stage.setup.config.sampler,
             "samples_per_prompt": stage.setup.samples_per_prompt,
             **facts,
             "completions/mean_length": fmean(len(row.sample_ids) for row in records),

@@ -11,7 +11,7 @@ from demotune.runs.names import CARRIED, METRICS
 from demotune.training.anchor import ANCHORED, scored_demonstrations
 from demotune.training.carry import Carry
 from demotune.training.fit import fit
-from demotune.training.microbatches import MicrobatchPlan, config_microbatches
+from demotune.training.microbatches import Microbatches, MicrobatchPlan, config_microbatches
 from demotune.training.objectives import Objective, PairwiseObjective
 from demotune.training.pairs import (
     expected_pairs,
@@ -34,8 +34,7 @@ from demotune.training.work_plan import StagePlan, tokens_of_another, tokens_of_
 def on_demonstrations(stage: Stage, objective: Callable[[Any], Objective[Any]]) -> Outcome:
     """Passes over the stage's demonstrations; publishes the policy. An anchored loss scores them by pi_0 first."""
     config, rows = supervised(stage.setup), stage_slice(stage.setup, stage.number)
-    lengths = [len(row.prompt_ids) + len(row.demo.ids) for row in rows]
-    plan = _plan(config, lengths, stage.seed("microbatches"))
+    plan = _plan(config, rows.lengths.tolist(), stage.seed("microbatches"))
     if config.loss not in ANCHORED:
         return _train(stage, "train", plan, rows, objective(config), stop_loss=config.stop_loss)
     scored = scored_demonstrations(stage, rows, plan)
@@ -119,7 +118,7 @@ def _train(
         lambda _: Fit(
             model=stage.start_policy,
             objective=objective,
-            microbatches=[[records[number] for number in plan.units[unit]] for unit in plan.order],
+            microbatches=Microbatches(plan, records),
             steps=plan.steps,
             title=title,
             expected_first=expected_first,

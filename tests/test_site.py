@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from helpers.page_browser import FLAGS, find_or_skip
 
 import demotune
 from demotune.cli.main import app
@@ -178,8 +179,6 @@ def test_links_out_of_the_docs(hooks: ModuleType, link: str, repository: str | N
 
 def test_search_works_in_pages_that_are_opened_from_disk(site: Path, tmp_path: Path) -> None:
     """Without a server and without a network."""
-    from report.test_report_browser import FLAGS, find_or_skip
-
     chromium, chromedriver = find_or_skip("chromium", "chromium-browser", "google-chrome"), find_or_skip("chromedriver")
     from selenium import webdriver
     from selenium.webdriver.common.by import By

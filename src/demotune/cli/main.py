@@ -94,7 +94,7 @@ def _resume(config: commands.ResumeConfig) -> None:
         RunFolder(config.run_folder).read_config()  # a folder without a run is refused before torch is imported
         from demotune.pipeline import resume
 
-        resume(config.run_folder)
+        resume(config.run_folder, sampler=config.sampler, vllm_python=config.vllm_python)
 
 
 @app.command(context_settings=COLLECT_UNKNOWN)

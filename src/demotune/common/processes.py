@@ -43,6 +43,19 @@ def process_count() -> int:
     return int(process_state().num_processes)
 
 
+def shards_models() -> bool:
+    """Whether accelerate was launched to spread what is trained over the processes (FSDP)."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true") and bool(process_state().use_distributed)
+
+
+def load_in_every_process() -> None:
+    """Whole models in each process, as phases that draw or score need them; FSDP can be set to load in the first alone.
+
+    Before the first model is loaded.
+    """
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+
+
 def any_process(flag: bool) -> bool:
     """Whether the flag is set in any of the processes."""
     if process_count() == 1:

@@ -3,10 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
-from accelerate.utils import broadcast_object_list
-
 from demotune.common.memory import free_bytes
-from demotune.common.processes import process_count, this_device
+from demotune.common.processes import from_main_process, process_count, this_device
 from demotune.common.progress import say
 from demotune.config.methods import AnyConfig
 from demotune.estimation.forecast import Estimate, estimate_setup
@@ -26,10 +24,7 @@ def fit_to_memory(setup: Setup, available: float | None = None) -> Setup:
     """
     if available is None:
         available = SHARE * free_bytes(this_device()) / (process_count() if this_device().type == "cpu" else 1)
-    found = [_fitting(setup, available)]
-    if process_count() > 1:
-        broadcast_object_list(found)
-    config = found[0]
+    config = from_main_process(lambda: _fitting(setup, available))
     if config.tokens_per_microbatch != setup.config.tokens_per_microbatch:
         say(f"  forward passes with gradients are cut to {config.tokens_per_microbatch} tokens to fit into memory")
     if config.activation_checkpointing and not setup.config.activation_checkpointing:

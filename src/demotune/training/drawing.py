@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-from torch import nn
-
 from demotune.common.profiling import timed
 from demotune.common.progress import Tracker
+from demotune.models.policy import Policy
 from demotune.records import Response
 from demotune.rewards.answer_only import finished_by_answer
 from demotune.runs.phase_journal import PhaseJournal
@@ -18,7 +17,7 @@ from demotune.training.stage import Stage
 @timed("sampling")
 def draw_with(
     stage: Stage,
-    policy: Callable[[], nn.Module],
+    policy: Callable[[], Policy],
     prompts: Sequence[Sequence[int]],
     *,
     purpose: str,
@@ -39,7 +38,7 @@ def draw_with(
         journal.start_over()
     responses = draw_kept(
         journal,
-        lambda: stage.setup.sampler(policy),
+        lambda: stage.setup.sampler(policy, f"{stage.title} ({purpose})"),
         prompts,
         seed,
         sampling_options(stage.setup),

@@ -46,7 +46,7 @@ def training_pairs(stage: Stage) -> list[Pair]:
     answered = [pair for pair in pairs if pair.sample_thought]
     if not answered:
         raise DemotuneError(
-            f"no sample of stage {stage.number} has {stage.setup.config.answer_after!r} and an answer after it; begin "
+            f"no sample of {stage.title} has {stage.setup.config.answer_after!r} and an answer after it; begin "
             "with a model that writes it, or raise --max-new-tokens"
         )
     return answered

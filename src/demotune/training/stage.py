@@ -17,8 +17,9 @@ from demotune.config.methods import RFTConfig, SFTConfig
 from demotune.config.stages import Pairwise
 from demotune.data.rendered_rows import RenderedRows
 from demotune.models.policy import Policy, content_hash, save_policy
+from demotune.models.sharding import full_weights
 from demotune.records import Pair, Response, Side
-from demotune.runs.names import CHECKPOINTS, MODEL, PARTIAL
+from demotune.runs.names import CHECKPOINTS, MODEL, PARTIAL, stage_title
 from demotune.training.setup import Setup
 
 Write = Callable[[Path], object]
@@ -47,6 +48,11 @@ class Stage:
         self.model_folder = self.folder / MODEL
         self._loaded: tuple[Path, Policy] | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def title(self) -> str:
+        """What readers call it."""
+        return stage_title(self.number)
 
     def done(self, phase: str) -> bool:
         return phase in self.state
@@ -93,8 +99,9 @@ class Stage:
 
     def publish_policy(self) -> None:
         """Write the policy, which was trained in place, as pi_{t+1}, and drop it from memory."""
+        weights = full_weights(self.start_policy)
         if main_process():
-            save_policy(self.start_policy, self.setup.tokenizer, self.model_folder)
+            save_policy(self.start_policy, self.setup.tokenizer, self.model_folder, weights)
         self.free_policy()
         wait_for_everyone()
 

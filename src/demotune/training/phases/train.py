@@ -9,6 +9,7 @@ from demotune.config.methods import SFTConfig
 from demotune.records import ScoredPair, Triplet
 from demotune.runs.names import CARRIED, METRICS
 from demotune.training.anchor import ANCHORED, scored_demonstrations
+from demotune.training.carry import Carry
 from demotune.training.fit import fit
 from demotune.training.microbatches import Microbatches, MicrobatchPlan, config_microbatches
 from demotune.training.objectives import Objective, PairwiseObjective
@@ -25,7 +26,7 @@ from demotune.training.pairs import (
     triplets,
 )
 from demotune.training.stage import Outcome, Stage, pairwise, stage_slice, supervised, tokens_of
-from demotune.training.trainer import Carry, ExpectedFirstValue, Fit
+from demotune.training.trainer import ExpectedFirstValue, Fit
 from demotune.training.work import PhaseWork, Tokens
 from demotune.training.work_plan import StagePlan, tokens_of_another, tokens_of_responses
 
@@ -61,7 +62,7 @@ def on_pairs(stage: Stage, objective: Callable[[Any], PairwiseObjective]) -> Out
     records: Sequence[ScoredPair | Triplet]
     records = triplets(stage) if config.link == "tspin" else scored_pairs(stage, stage.number)[0]
     if setup.answer_marker:
-        say(f"stage {stage.number}: {len(records)} pairs have an answer after {config.answer_after!r}: they train")
+        say(f"{stage.title}: {len(records)} pairs have an answer after {config.answer_after!r}: they train")
     plain = [record.pair for record in records]
     plan = plan_pairs(setup, pair_lengths(plain), pair_groups(plain), stage.seed("microbatches"))
     chosen = objective(config)
@@ -74,7 +75,7 @@ def on_pairs(stage: Stage, objective: Callable[[Any], PairwiseObjective]) -> Out
         carry = Carry(previous=previous, total_steps=steps_of_all_stages(setup))
     return _train(
         stage,
-        f"stage {stage.number}: train",
+        f"{stage.title}: train",
         plan,
         records,
         chosen,

@@ -48,7 +48,7 @@ def test_a_run_has_a_line_for_each_stage(runs: Path) -> None:
     run = load_run(runs / "irft-1")
     cells = Cells(run._repr_html_())
     assert cells.texts[0] == f"irft run {runs / 'irft-1'}, finished"
-    marked = [f"stage {stage.number}" + ", the result" * (stage.number == run.result_stage) for stage in run.stages]
+    marked = [f"stage {stage.number + 1}" + ", the result" * (stage.number == run.result_stage) for stage in run.stages]
     assert [text for text in cells.texts if text.startswith("stage ")] == marked
     for stage in run.stages:
         assert f"{stage.check.nll_per_token:.3f}" in cells.texts

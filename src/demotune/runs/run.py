@@ -16,7 +16,7 @@ from demotune.runs.folder import RunFolder, run_of, written_by_a_run
 from demotune.runs.gate import best_stage
 from demotune.runs.heldout import HeldoutRow
 from demotune.runs.manifest import Manifest, read_manifest
-from demotune.runs.names import START
+from demotune.runs.names import START, stage_title
 from demotune.runs.rows import RowName
 from demotune.runs.stage_reader import RunStage, heldout_rows, records_of
 
@@ -38,7 +38,7 @@ class Run:
         end = "finished" if self.finished else "unfinished"
         rows = [_stage_cells("start model", self.start_nll_per_token)]
         for stage in self.stages:
-            name = f"stage {stage.number}, the result" if stage.number == self.result_stage else f"stage {stage.number}"
+            name = stage_title(stage.number) + (", the result" if stage.number == self.result_stage else "")
             reward, gate = stage.check.whole_reward, stage.check.gate
             accuracy = "" if reward is None else reward.accuracy.text()
             rows.append(_stage_cells(name, stage.check.nll_per_token, accuracy, gate.verdict if gate else ""))

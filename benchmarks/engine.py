@@ -23,7 +23,6 @@ from speed.harness import RESULTS, machine
 from demotune.common.files import read_rows, write_json
 from demotune.common.machine import package_versions
 from demotune.common.processes import this_device
-from demotune.data import as_prompt
 from demotune.data.rendering import Renderer
 from demotune.models.policy import generation_stop_ids, load_policy, load_tokenizer, resolve_model
 from demotune.sampling import Engine, EngineSampler, InProcessSampler, Sampler, SamplingOptions
@@ -41,7 +40,7 @@ def main() -> None:
     given = parser.parse_args()
     folder = resolve_model(given.model)
     renderer = Renderer(load_tokenizer(folder), None, generation_stop_ids(folder))
-    prompts = [renderer.prompt_ids(as_prompt(row["prompt"])) for row in read_rows(SHIPPED)[:64]]
+    prompts = [renderer.prompt_ids(row["prompt"]) for row in read_rows(SHIPPED)[:64]]
     policy = load_policy(folder, dtype="float32", attn_implementation=None, device=this_device()).eval()
     longest = max(map(len, prompts)) + LENGTH
     settings = ServerSettings(tokenizer=folder, bf16=False, longest=longest, rows=64, lora_rank=None, on_gpu=False)

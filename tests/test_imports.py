@@ -18,7 +18,7 @@ FLOORS = [
     {"advice", "estimation", "evaluation"},
     {"report"},
     {"conclusion", "push", "result"},
-    {"pipeline"},
+    {"pipeline", "sweep"},
     {"api", "trainer"},
     {"cli"},
     {"__main__"},

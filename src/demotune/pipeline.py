@@ -9,14 +9,15 @@ from transformers import TrainerCallback
 
 from demotune.common.errors import DemotuneError
 from demotune.common.interrupts import stopping_like_ctrl_c
+from demotune.common.launches import refuse_launch
 from demotune.common.memory import keep_memory
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.profiling import profiled
 from demotune.common.progress import say, warn
 from demotune.conclusion import conclude
-from demotune.config.config_files import save_config
-from demotune.config.methods import AnyConfig, as_dict
-from demotune.config.sampler import drawn_elsewhere, engine_of, without_place
+from demotune.config.config_files import differing_fields, save_config
+from demotune.config.methods import AnyConfig
+from demotune.config.sampler import drawn_elsewhere, engine_of
 from demotune.estimation.forecast import estimate_here, say_forecast
 from demotune.estimation.memory_fit import fit_to_memory
 from demotune.estimation.profile_table import show_profile
@@ -24,6 +25,7 @@ from demotune.push import check_can_push, push
 from demotune.result import RunResult, publish_result, read_result, show_result
 from demotune.runs.folder import RunFolder
 from demotune.training.callbacks import TimeSteps
+from demotune.training.launch import refuse_idle_processes, say_processes
 from demotune.training.manifest import check_unchanged, write_manifest
 from demotune.training.objects import keep_objects
 from demotune.training.phase_loop import run_stage, stopped_by_gate
@@ -50,6 +52,7 @@ def run(
     held out), a pandas.DataFrame, a dict of columns, a list of rows, or the path of a file. `callbacks` are
     transformers callbacks for every training phase. Raises DemotuneError for anything the user can fix.
     """
+    refuse_launch()
     if config.push_to_hub is not None:
         check_can_push(config.push_to_hub)
     folder = RunFolder(Path(config.output))
@@ -67,6 +70,7 @@ def run(
         )
         tracking = Tracking(folder)
         setup = fit_to_memory(prepare_run(config, folder, (*callbacks, TimeSteps(), tracking)))
+        refuse_idle_processes(setup)
         write_manifest(setup)
         return _finish(setup, tracking)
 
@@ -83,6 +87,7 @@ def resume(
     A run whose responses an engine draws may go on with another one: `sampler` and `vllm_python` say where, not what.
     Raises DemotuneError when config, data or model are no longer what the run began with, or the folder is in use.
     """
+    refuse_launch()
     run_folder = RunFolder(Path(folder))
     config = drawn_elsewhere(run_folder.read_config(), sampler, vllm_python)
     with _held(run_folder), stopping_like_ctrl_c():
@@ -102,9 +107,7 @@ def run_or_go_on(config: AnyConfig) -> RunResult:
     folder = RunFolder(Path(config.output))
     if not folder.manifest.exists():
         return run(config)
-    begun, wanted = without_place(as_dict(folder.read_config())), without_place(as_dict(config))
-    differing = [name for name, value in wanted.items() if value is not None and begun.get(name) != value]
-    if differing:
+    if differing := differing_fields(folder.read_config(), config):
         raise DemotuneError(
             f"{folder.root} holds another run than the one that is wanted ({', '.join(differing)} differ); move it "
             "away or delete it"
@@ -121,6 +124,7 @@ def _held(folder: RunFolder) -> AbstractContextManager[None]:
 
 
 def _finish(setup: Setup, tracking: Tracking, *, resumed: bool = False) -> RunResult:
+    say_processes(setup)
     estimate = say_forecast(setup)
     try:
         with closing(setup), profiled(setup.config.profile) as profile, tracking.running(setup.config):

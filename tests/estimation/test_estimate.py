@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers.command import call
 from helpers.micro import ARCHITECTURES, tiny_lm
+from helpers.rendered import rendered_rows
 from helpers.tiny import save_tiny, tiny_model, tiny_tokenizer, write_rows
 from helpers.tiny_runs import RFT, SMALL, STAGED, tiny_runs
 from torch.utils.flop_counter import FlopCounterMode
@@ -263,7 +264,7 @@ def test_more_work_costs_more(place: Path, tmp_path: Path) -> None:
         assert bigger.seconds > base.seconds, name
         assert name == "body" or bigger.memory > base.memory, name
     longer = dataclasses.replace(
-        setup, train=tuple(dataclasses.replace(row, prompt_ids=row.prompt_ids * 2) for row in setup.train)
+        setup, train=rendered_rows(dataclasses.replace(row, prompt_ids=row.prompt_ids * 2) for row in setup.train)
     )
     assert all(more > less for more, less in zip(total(estimate_setup(longer, ROUND)), total(base), strict=True))
     slower = dataclasses.replace(ROUND, products=5e8)

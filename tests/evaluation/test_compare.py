@@ -1,5 +1,6 @@
 """`demotune compare`: settings and seeds from hand-made run folders with known numbers, and on rows that are given."""
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -9,10 +10,10 @@ from typing import Any
 import pytest
 from helpers.command import call
 from helpers.evaluations import QUICK, evaluation, measure_of, rows_of, strict
-from helpers.tiny_runs import PREFERENCES, tiny_runs, write_json_lines, write_preferences
+from helpers.tiny_runs import PREFERENCES, SMALL, tiny_runs, write_json_lines, write_preferences
 from scipy import stats
 
-from demotune import DemotuneError
+from demotune import DemotuneError, SFTConfig, run
 from demotune.common.files import read_json, write_json, write_rows
 from demotune.config.evaluation import EvaluationConfig
 from demotune.evaluation.compare import START, compare
@@ -131,6 +132,37 @@ def test_the_start_model_counts_by_its_content(tmp_path: Path) -> None:
     settings = group([load_finished(run) for run in (one, moved, other)])
     assert [setting.label for setting in settings] == ["irft model=aaaaaaaa", "irft model=bbbbbbbb"]
     assert [len(setting.runs) for setting in settings] == [2, 1]
+
+
+def test_results_of_runs_that_differ_in_their_seed_are_one_start_model(tmp_path: Path) -> None:
+    """As in a sweep whose methods start from SFT of the same seed; a folder that was made anew later is not that."""
+    runs = []
+    for seed, start in ((1, "b" * 64), (2, "c" * 64)):
+        sft = make_run(tmp_path / f"sft-{seed}", "sft", seed=seed)
+        runs += [sft, make_run(tmp_path / f"irft-{seed}", seed=seed, model=str(sft), start=start)]
+    other = make_run(tmp_path / "sft-other", "sft", learning_rate=1.0)
+    runs.append(make_run(tmp_path / "irft-3", seed=3, model=str(other / "model"), start="d" * 64))
+    (other / "model").mkdir()
+    settings = group([load_finished(run) for run in runs])
+    assert [(setting.runs[0].method, len(setting.runs)) for setting in settings] == [
+        ("sft", 2),
+        ("irft", 2),
+        ("irft", 1),
+    ]
+    begun = json.loads((tmp_path / "sft-2" / "manifest.json").read_text()) | {"created": "later"}
+    write_json(tmp_path / "sft-2" / "manifest.json", begun)
+    assert [len(setting.runs) for setting in group([load_finished(run) for run in runs])] == [2, 1, 1, 1]
+
+
+def test_on_test_rows_results_of_runs_start_from_what_the_first_run_began_with(runs: Path, tmp_path: Path) -> None:
+    later = tmp_path / "later"
+    fields: dict[str, Any] = {"model": str(runs / "sft"), "data": (str(runs / "rows.jsonl"),), "max_steps": 1}
+    run(SFTConfig(output=str(later), **fields, **SMALL))
+    data = write_preferences(tmp_path / "test.jsonl")
+    on = EvaluationConfig(model=str(later), data=(data,), output=str(tmp_path / "out"), bf16=False)
+    table = compare([runs / "sft", later], on=on)
+    alone = compare([runs / "sft"], on=on)
+    assert line_of(table, START).qualities == line_of(alone, START).qualities
 
 
 def test_controls_belong_to_the_setting_of_their_runs(tmp_path: Path) -> None:

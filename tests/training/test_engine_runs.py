@@ -144,14 +144,16 @@ def test_a_server_that_the_run_starts_draws_and_ends_with_it(place, tmp_path, ca
 def test_two_processes_share_an_engine(place, serve, tmp_path):
     """The main process gives the weights, both draw: together what one process draws."""
     server = serve()
-    run_config = irft(place, tmp_path / "run", sampler=server.url, stages=1, slices="all")
+    run_config = irft(
+        place, tmp_path / "run", sampler=server.url, stages=1, slices="all", per_device_train_batch_size=2
+    )
     save_config(run_config, tmp_path / "config.yaml")
     launched = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29613", "-m", "demotune", "irft"]
     command = [sys.executable, "-m", *launched, "--config", str(tmp_path / "config.yaml")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(PACKAGES)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    run(irft(place, tmp_path / "one", stages=1, slices="all"))
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    run(irft(place, tmp_path / "one", stages=1, slices="all", per_device_train_batch_size=2))
     for name in ("samples.jsonl.gz", "reference_logps.jsonl.gz"):
         assert read(tmp_path / "run", 0, name) == read(tmp_path / "one", 0, name)
     assert len(server.given) == 2

@@ -12,8 +12,6 @@ from demotune.advice.measurements import Likelihood, Measurements, Prompts
 from demotune.advice.probe import attach_probe
 from demotune.advice.subject import Subject
 from demotune.common.errors import DemotuneError
-from demotune.common.journals import append_in_turn
-from demotune.common.json_records import from_json
 from demotune.common.progress import track
 from demotune.common.statistics import (
     independent_difference,
@@ -26,9 +24,9 @@ from demotune.models.policy import Policy
 from demotune.models.reference_logps import completion_logps
 from demotune.records import Completion, RenderedDemonstration, Response
 from demotune.rewards.linear import Columns, Floats, LinearReward
+from demotune.runs.phase_journal import PhaseJournal
 from demotune.sampling import InProcessSampler
-from demotune.training.drawing import records_of
-from demotune.training.phase_journal import PhaseJournal
+from demotune.sampling.kept import draw_kept
 from demotune.training.setup import derive_seed
 
 POINTS = 0.05
@@ -107,14 +105,9 @@ def _draw(
     depends_on = [subject.hash, prompts, seed, options.max_new_tokens, options.max_length, options.bf16]
     digest = hashlib.sha256(json.dumps([*depends_on, subject.config.dtype]).encode()).hexdigest()[:12]
     journal = PhaseJournal(journals, f"{what.replace(' ', '-')}-{digest}")
-    left = [row for row in range(len(prompts)) if row not in journal.done]
     sampler = InProcessSampler(lambda: subject.policy, slots=subject.config.sample_batch_size)
     with track(what, len(prompts), "responses") as tracker:
-        tracker.start_at(len(journal.done))
-        drawn = sampler.draw([prompts[row] for row in left], left, seed, options)
-        append_in_turn(records_of(drawn, tracker, with_logps=False), journal.append)
-    found = journal.read()
-    return [from_json(Response, found[row]) for row in range(len(prompts))]
+        return draw_kept(journal, lambda: sampler, prompts, seed, options, tracker=tracker)
 
 
 def _states(subject: Subject, drawn: Drawn) -> States:

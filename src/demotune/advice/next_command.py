@@ -7,6 +7,7 @@ from typing import Any
 
 from demotune.advice.measurements import Action
 from demotune.advice.subject import shared_fields
+from demotune.config.as_flags import as_flags
 from demotune.config.commands import AdviseConfig, DistillConfig, SampleConfig
 from demotune.config.field import fields_of
 from demotune.config.methods import CONFIGS
@@ -59,12 +60,4 @@ def _given(config: AdviseConfig, config_class: type[Any]) -> dict[str, Any]:
 
 
 def _command(name: str, given: Mapping[str, Any], **more: Any) -> str:
-    words = ["demotune", name]
-    for field, value in (dict(given) | more).items():
-        flag = f"--{field.replace('_', '-')}"
-        if isinstance(value, bool):
-            words.append(flag if value else f"--no-{flag[2:]}")
-        elif value is not None:
-            for one in value if isinstance(value, tuple) else (value,):
-                words += [flag, shlex.quote(str(one))]
-    return " ".join(words)
+    return shlex.join(["demotune", name, *as_flags(dict(given) | more)])

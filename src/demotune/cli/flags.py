@@ -12,6 +12,7 @@ from typer.core import TyperCommand
 
 from demotune.cli.inputs import refuse_missing_inputs
 from demotune.common.errors import DemotuneError
+from demotune.common.launches import refuse_several_processes
 from demotune.common.messages import errors_as_messages
 from demotune.config.config_files import refuse_missing_fields, shipped_configs, unknown_field
 from demotune.config.field import INPUTS, Field, field_help, fields_of
@@ -33,15 +34,20 @@ class NamesAllMissing(TyperCommand):
         return super().parse_args(ctx, args)
 
 
-def command(app: typer.Typer, config_class: type[Config]) -> Callable[[Callable[[Any], None]], None]:
+def command(
+    app: typer.Typer, config_class: type[Config], *, shared: bool = False
+) -> Callable[[Callable[[Any], None]], None]:
     """Add a command whose flags are the fields of `config_class`; the function acts on the checked config.
 
+    Several processes may give a command that is `shared`; any other one is refused there.
     Flags that must be given come first, then the command's own, then those that it shares with others.
     """
 
     def add(act: Callable[[Any], None]) -> None:
         def run(**given: Any) -> None:
             with errors_as_messages():
+                if not shared:
+                    refuse_several_processes(act.__name__.strip("_"))
                 fields = _given(given)
                 refuse_missing_fields(config_class, fields)
                 config = config_class(**fields)

@@ -12,8 +12,9 @@ import typer
 import demotune
 from demotune.cli.flags import COLLECT_UNKNOWN, add_method, command
 from demotune.cli.inputs import refuse_missing_inputs
+from demotune.common.launches import refuse_launch
 from demotune.common.memory import keep_memory
-from demotune.common.messages import DEBUG, errors_as_messages
+from demotune.common.messages import DEBUG, USER_ERROR, errors_as_messages
 from demotune.config import commands
 from demotune.config.config_files import build_config
 from demotune.config.evaluation import EvaluationConfig
@@ -74,6 +75,7 @@ def _run(method: Method, config_file: str | None, given: dict[str, Any]) -> None
     config = build_config(method, config_file, given)
     folder = RunFolder(Path(config.output))
     with errors_as_messages(folder.root):
+        refuse_launch()
         folder.refuse_if_taken()
         refuse_missing_inputs(config)
         from demotune.pipeline import run
@@ -85,9 +87,10 @@ for _method in CONFIGS:
     add_method(app, _method, partial(_run, _method))
 
 
-@command(app, commands.ResumeConfig)
+@command(app, commands.ResumeConfig, shared=True)
 def _resume(config: commands.ResumeConfig) -> None:
     with errors_as_messages(config.run_folder):
+        refuse_launch()
         RunFolder(config.run_folder).read_config()  # a folder without a run is refused before torch is imported
         from demotune.pipeline import resume
 
@@ -157,14 +160,14 @@ def _distill(config: commands.DistillConfig) -> None:
     distill(config)
 
 
-@command(app, commands.ScoreConfig)
+@command(app, commands.ScoreConfig, shared=True)
 def _score(config: commands.ScoreConfig) -> None:
     from demotune.rewards.score import score
 
     score(_load_reward(config), config.data, config, config.output)
 
 
-@command(app, commands.SelectConfig)
+@command(app, commands.SelectConfig, shared=True)
 def _select(config: commands.SelectConfig) -> None:
     from demotune.rewards.select import Choice, select
 
@@ -185,7 +188,7 @@ def _load_reward(config: commands.RewardReading) -> Any:
     return load_reward(config.reward, template=config.template, dtype=config.dtype, bf16=config.bf16)
 
 
-@command(app, EvaluationConfig)
+@command(app, EvaluationConfig, shared=True)
 def _evaluate(config: EvaluationConfig) -> None:
     from demotune.evaluation.evaluate import evaluate
     from demotune.evaluation.show import show_evaluation
@@ -197,20 +200,38 @@ def _evaluate(config: EvaluationConfig) -> None:
 @command(app, commands.CompareConfig)
 def _compare(config: commands.CompareConfig) -> None:
     from demotune.cli.control import train_controls
-    from demotune.evaluation.compare import compare
+    from demotune.evaluation.compare import compare, rows_to_compare_on
     from demotune.evaluation.show import show_comparison
     from demotune.runs.names import COMPARISON
 
     given = {run.resolve() for run in config.runs}
     controls = [run for run in (train_controls(config.runs) if config.control else []) if run.resolve() not in given]
-    on = None
-    if config.data:
-        on = EvaluationConfig(
-            model=str(config.runs[0]), data=config.data, output=str(config.output), columns=config.columns,
-            max_length=config.max_length, max_rows=config.max_rows, batch_size=config.batch_size, bf16=config.bf16,
-        )  # fmt: skip
     file = None if config.output is None else config.output / COMPARISON
-    show_comparison(compare([*config.runs, *controls], on=on, file=file))
+    show_comparison(compare([*config.runs, *controls], on=rows_to_compare_on(config), file=file))
+
+
+@command(app, commands.SweepConfig)
+def _sweep(config: commands.SweepConfig) -> None:
+    from demotune.sweep.plan import read_plan
+
+    plan = read_plan(config.sweep_file, config.output)
+    for trial in plan.trials:
+        refuse_missing_inputs(trial.at_first_model)
+    refuse_missing_inputs(plan.comparison)
+    if config.print is not None:
+        from demotune.sweep.printed import launch_text
+
+        gpus = 1 if config.gpus_per_trial is None else config.gpus_per_trial
+        typer.echo(launch_text(plan, config.print, gpus, config.cpus_per_trial), nl=False)
+    elif config.estimate:
+        from demotune.sweep.estimate import show_estimate
+
+        show_estimate(plan)
+    else:
+        from demotune.sweep.sweep import sweep
+
+        if sweep(plan, config).unfinished:
+            raise typer.Exit(USER_ERROR)
 
 
 @command(app, commands.ReportConfig)
@@ -235,7 +256,7 @@ def _quickstart(config: commands.QuickstartConfig) -> None:
     quickstart(config.output)
 
 
-@command(app, commands.DoctorConfig)
+@command(app, commands.DoctorConfig, shared=True)
 def _doctor(_: commands.DoctorConfig) -> None:
     from demotune.cli.doctor import examine
 

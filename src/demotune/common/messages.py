@@ -8,6 +8,7 @@ import pickle
 import re
 import shlex
 import sys
+import threading
 import traceback
 import zipfile
 import zlib
@@ -18,12 +19,15 @@ from pathlib import Path
 import typer
 
 from demotune.common.errors import DemotuneError, one_line
+from demotune.common.processes import launched_as_main
 from demotune.common.screen import printable
 
 DEBUG = "DEMOTUNE_DEBUG"
 """Environment variable that adds the traceback to the message."""
 USER_ERROR, BUG, STOPPED, CLOSED_PIPE = 1, 3, 130, 141
 """Exit codes; 2, wrong usage of flags, is typer's."""
+SECONDS_FOR_MAIN = 30.0
+"""How long another process than the main one keeps an error to itself, which is likely that of the main one, too."""
 
 _BY_ERRNO = {
     errno.ENOSPC: ("the disk is full", "free some space"),
@@ -68,6 +72,8 @@ def errors_as_messages(run: Path | None = None) -> Iterator[None]:
         if os.environ.get(DEBUG):
             typer.echo(printable(traceback.format_exc()), err=True, nl=False)
         message, code = explain(error, run)
+        if not launched_as_main():  # where all processes fail alike, the launcher ends the others after the main one
+            threading.Event().wait(SECONDS_FOR_MAIN)
         if unwritten is not None and isinstance(error, OSError):
             message = f"what is shown cannot be written to standard output: {_BY_ERRNO.get(unwritten, ('', ''))[0]}"
         typer.echo(printable(f"error: {message}"), err=True)

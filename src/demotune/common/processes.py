@@ -2,11 +2,14 @@
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     import torch
     from accelerate import PartialState
+
+Found = TypeVar("Found")
 
 
 def process_state() -> "PartialState":
@@ -28,11 +31,29 @@ def main_process() -> bool:
     """Whether this process writes files and prints. Before torch is imported, what the launcher says decides."""
     if "torch" in sys.modules:
         return bool(process_state().is_main_process)
+    return launched_as_main()
+
+
+def launched_as_main() -> bool:
+    """What the launcher says, without asking the other processes."""
     return "LOCAL_RANK" not in os.environ or os.environ.get("RANK", "0") == "0"
 
 
 def process_count() -> int:
     return int(process_state().num_processes)
+
+
+def shards_models() -> bool:
+    """Whether accelerate was launched to spread what is trained over the processes (FSDP)."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true") and bool(process_state().use_distributed)
+
+
+def load_in_every_process() -> None:
+    """Whole models in each process, as phases that draw or score need them; FSDP can be set to load in the first alone.
+
+    Before the first model is loaded.
+    """
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
 
 
 def any_process(flag: bool) -> bool:
@@ -44,6 +65,17 @@ def any_process(flag: bool) -> bool:
     flags = torch.tensor(int(flag), device=this_device())
     torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
     return bool(flags)
+
+
+def from_main_process(make: Callable[[], Found]) -> Found:
+    """What `make` returns on the main process; the others do not call it. All processes must come here."""
+    if process_count() == 1:
+        return make()
+    from accelerate.utils import broadcast_object_list  # noqa: PLC0415
+
+    found: list[Any] = [make() if main_process() else None]
+    broadcast_object_list(found)
+    return cast(Found, found[0])
 
 
 def wait_for_everyone() -> None:

@@ -267,6 +267,28 @@ class CompareConfig(RowReading):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SweepConfig(Config):
+    """Run many trials, methods by settings by seeds, and compare them. Given again, it goes on where it was stopped."""
+
+    sweep_file: Path = field(argument=True)
+    """YAML file: the fields that all trials share, and grids or a list of trials."""
+    output: Path = field()
+    """Folder for the trials, each an ordinary run folder, their logs, and the comparison."""
+    retries: int = field(1, minimum=0, maximum=100)
+    """How often a trial that fails is run again; it goes on from its last checkpoint."""
+    ray: str | None = field(None)
+    """Run trials side by side on the Ray cluster of this address; auto finds one, local starts one on this machine."""
+    gpus_per_trial: int | None = field(None, minimum=0, maximum=1024)
+    """GPUs of a trial, for --ray and --print. Not given: 1, with --ray where the cluster has any."""
+    cpus_per_trial: int = field(1, minimum=1, maximum=4096)
+    """CPU cores of a trial, for --ray and --print."""
+    print: Literal["shell", "slurm", "skypilot"] | None = field(None)
+    """Run nothing; write the commands: for a shell, as Slurm arrays, or as a SkyPilot task."""
+    estimate: bool = field(False)
+    """Run nothing; say what the trials that are not finished would cost on this machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportConfig(Config):
     """Write one page about one run or several: works offline, with every number's evidence and a browser of samples."""
 

@@ -7,6 +7,7 @@ of a layer costs whatever its size. A step of decoding reads every weight, and m
 from dataclasses import dataclass
 
 from demotune.common.memory import GIB
+from demotune.common.processes import shards_models
 from demotune.common.profiling import Kind
 from demotune.config.methods import AnyConfig
 from demotune.estimation.machines import Machine, MachineKind
@@ -156,7 +157,9 @@ class Costs:
         return 2 if self.machine.precision == "bfloat16" else 4
 
     @property
-    def _weight_bytes(self) -> int:
+    def _weight_bytes(self) -> float:
+        if self.config.load_in_4bit:
+            return 0.5
         return 2 if self.config.dtype == "bfloat16" else 4
 
     @property
@@ -204,12 +207,12 @@ class Costs:
 
     def memory(self, work: PhaseWork) -> float:
         """Bytes at the phase's highest point: models, and the greatest of what its parts need beside them."""
-        shape, efficiency = self.shape, self._efficiency
+        shape, efficiency, shards = self.shape, self._efficiency, self.processes if shards_models() else 1
         models = work.models * shape.parameters * self._weight_bytes + 4 * shape.adapter
         parts = [0.0, *map(self._drawing_memory, work.draws)]
         if work.training:
             parts.append(self._training_memory(work.training.largest))
-        optimizer = self.optimizer_bytes if work.training else 0.0
+        optimizer = self.optimizer_bytes / shards if work.training else 0.0
         cast = shape.parameters * self._cast_bytes
         return efficiency.memory_base + efficiency.memory_slack * (models + cast + optimizer + max(parts))
 

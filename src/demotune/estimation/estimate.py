@@ -11,6 +11,7 @@ from demotune.config.methods import AnyConfig
 from demotune.estimation.forecast import Estimate, estimate_here, estimate_setup, lighter
 from demotune.estimation.machines import Machine, check_name, machine_named, precision_of
 from demotune.runs.folder import RunFolder
+from demotune.runs.names import stage_title
 from demotune.training.setup import Setup, prepare_run
 
 FULL = 0.95
@@ -63,7 +64,7 @@ def _on_gpu(config: AnyConfig) -> AnyConfig:
 def _show(found: Estimate) -> None:
     machine, costs = found.machine, found.costs
     several = found.work[-1].stage > 0
-    parts = [(f"stage {work.stage}: {work.name}" if several else work.name, [work]) for work in found.work]
+    parts = [(f"{stage_title(work.stage)}: {work.name}" if several else work.name, [work]) for work in found.work]
     rows = [
         (
             name,

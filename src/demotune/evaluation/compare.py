@@ -10,8 +10,10 @@ from demotune.common.files import write_json
 from demotune.common.json_records import as_json
 from demotune.common.machine import command_line, package_versions
 from demotune.common.statistics import Comparison, compare_over_seeds, holm, over_seeds, ranks
+from demotune.config.commands import CompareConfig
 from demotune.config.evaluation import EvaluationConfig
 from demotune.evaluation.eval_set import read_eval_set
+from demotune.evaluation.lineage import runs_behind
 from demotune.evaluation.measuring import EvalInputs, PartCache, fill_in, measure
 from demotune.evaluation.quantities import Quantity, quantities
 from demotune.evaluation.subjects import find_subjects
@@ -71,6 +73,16 @@ def compare(
     if file is not None:
         write_json(file, as_json(table))
     return table
+
+
+def rows_to_compare_on(config: CompareConfig) -> EvaluationConfig | None:
+    """The test rows that `demotune compare` is to compare on; None without --data."""
+    if not config.data:
+        return None
+    return EvaluationConfig(
+        model=str(config.runs[0]), data=config.data, output=str(config.output), columns=config.columns,
+        max_length=config.max_length, max_rows=config.max_rows, batch_size=config.batch_size, bf16=config.bf16,
+    )  # fmt: skip
 
 
 def _line(
@@ -137,7 +149,9 @@ def _per_token(runs: Sequence[Mapping[str, HeldoutRow]], order: Mapping[str, Hel
 
 def _on_data(settings: Sequence[Setting], on: EvaluationConfig) -> tuple[dict[str, list[Quality]], int]:
     runs = _runs(settings)
-    starts = {run.start_hash: run for run in runs}
+    starts = {run.start_hash: run for run in reversed(runs)}
+    if len(starts) > 1:  # the results of other runs, perhaps, which began with one model
+        starts = {first.start_hash: first for first in map(_first_run, runs)}
     if len(starts) > 1:
         names = ", ".join(f"{run.folder} from {run.config['model']}" for run in starts.values())
         raise DemotuneError(f"these runs start from different models ({names}); compare runs of one start model")
@@ -145,11 +159,12 @@ def _on_data(settings: Sequence[Setting], on: EvaluationConfig) -> tuple[dict[st
     if len(templates) > 1:
         raise DemotuneError(f"these runs have different prompt templates ({templates}); compare runs of one template")
     sources = [str(run.folder) for run in runs]
-    start = str(runs[0].config["model"])
+    ((start_hash, first),) = starts.items()
+    start = str(first.config["model"])
     config = replace(fill_in(on), model=start, baseline=tuple(sources), template=templates.pop(), answers=False)
     subjects = find_subjects(config)
-    if subjects[0].hash != runs[0].start_hash:
-        raise DemotuneError(f"{start} is not the model that {runs[0].folder} started from any more; put it back")
+    if subjects[0].hash != start_hash:
+        raise DemotuneError(f"{start} is not the model that {first.folder} started from any more; put it back")
     rows = read_eval_set(config, subjects, Path(config.output) / LEFT_OUT)
     if len(rows.rows) == 1:
         raise DemotuneError("one row is left to compare on, which says nothing; give more --data")
@@ -160,6 +175,11 @@ def _on_data(settings: Sequence[Setting], on: EvaluationConfig) -> tuple[dict[st
     for setting in settings:
         found[setting.label] = _stacked([by_run[str(run.folder)] for run in setting.runs])
     return found, len(rows.rows)
+
+
+def _first_run(run: Run) -> Run:
+    """The first of the runs that led to this one."""
+    return list(runs_behind(run.folder))[-1]
 
 
 def _compared(measured: Sequence[Quantity]) -> list[Quality]:

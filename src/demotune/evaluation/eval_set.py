@@ -8,6 +8,7 @@ from pathlib import Path
 
 from demotune.common.errors import DemotuneError
 from demotune.common.json_records import write_records
+from demotune.common.processes import main_process
 from demotune.common.progress import say
 from demotune.config.evaluation import EvaluationConfig
 from demotune.data import BadRow, are_preferences, load_demonstrations, load_preferences
@@ -84,7 +85,8 @@ def read_eval_set(config: EvaluationConfig, subjects: Sequence[Subject], quarant
         kept.append(row)
         for name, rendered in view.items():
             views[name].append(rendered)
-    write_records(quarantine, [*left_out, *marked])
+    if main_process():
+        write_records(quarantine, [*left_out, *marked])
     if not kept:
         raise DemotuneError(
             f"no row of {', '.join(config.data)} is left to measure on: {reasons(left_out)}; each is named in "

@@ -4,6 +4,7 @@ import datetime
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from demotune.common.errors import DemotuneError
 from demotune.common.files import write_json
 from demotune.common.json_records import as_json, write_records
 from demotune.common.machine import command_line, hardware, package_versions
+from demotune.common.processes import from_main_process, main_process, wait_for_everyone
 from demotune.common.progress import say
 from demotune.common.statistics import FEWEST, compare_wins, holm
 from demotune.common.statistics import Comparison as Found
@@ -22,7 +24,14 @@ from demotune.evaluation.measuring import EvalInputs, Measured, PartCache, fill_
 from demotune.evaluation.quantities import Quantity, answer_rewards, quantities, reward_quantities
 from demotune.evaluation.subjects import Subject, find_subjects
 from demotune.evaluation.tasks.data import check_task_names
-from demotune.evaluation.tasks.run import PRESETS, TaskOptions, TaskScores, evaluate_tasks, write_task_scores
+from demotune.evaluation.tasks.run import (
+    PRESETS,
+    TaskOptions,
+    TaskScores,
+    evaluate_tasks,
+    refuse_several_processes,
+    write_task_scores,
+)
 from demotune.runs.evaluation import WIN_RATE, Comparison, EvaluatedRow, Measure
 from demotune.runs.names import EVALUATED_ROWS, EVALUATION, LEFT_OUT, PARTS
 
@@ -47,7 +56,7 @@ def evaluate(config: EvaluationConfig) -> Evaluation:
     """Measure `config.model` and its baselines and write the results to `config.output`.
 
     Raises DemotuneError for anything the user can fix; what was measured before an error or Ctrl-C is kept and used
-    by the next command with the same output.
+    by the next command with the same output. Several processes share the work, and all of them must call this.
     """
     config = fill_in(config)
     folder = Path(config.output)
@@ -57,6 +66,7 @@ def evaluate(config: EvaluationConfig) -> Evaluation:
     panel = find_judges(config)
     if config.tasks:
         check_task_names([name for name in config.tasks if name not in PRESETS], also=tuple(PRESETS))
+        refuse_several_processes()
     record = _about(config, subjects)
     rows: tuple[EvalRow, ...] = ()
     if config.data:
@@ -65,9 +75,11 @@ def evaluate(config: EvaluationConfig) -> Evaluation:
     scores = _on_tasks(config, subjects, folder) if config.tasks else {}
     if scores:
         record["tasks"] = {name: {"average": found.average, "missing": found.missing} for name, found in scores.items()}
-    record["leaks"] = find_leaks(config, subjects, rows)
+    record["leaks"] = from_main_process(lambda: find_leaks(config, subjects, rows))
     record = as_json(record)
-    write_json(folder / EVALUATION, record)
+    if main_process():
+        write_json(folder / EVALUATION, record)
+    wait_for_everyone()
     return Evaluation(folder, record, scores)
 
 
@@ -95,7 +107,7 @@ def _on_rows(
     say(f"{len(rows.rows)} {'preference rows' if rows.preferences else 'demonstrations'}, {len(subjects)} models")
     measured = {subject.name: measure(inputs, subject) for subject in subjects}
     judged = ask_rewards(inputs, panel.rewards, measured)
-    judged += [ask_judge(inputs, kind, judge, measured) for kind, judge in panel.judges]
+    judged += [from_main_process(partial(ask_judge, inputs, kind, judge, measured)) for kind, judge in panel.judges]
     found = {name: quantities(one) for name, one in measured.items()}
     of_judges: list[Quantity] = []
     tokens = [(row.demo_tokens, row.rejected_tokens or 0) for row in measured[subjects[0].name].logps]
@@ -106,7 +118,8 @@ def _on_rows(
             of_judges += reward_quantities(judge.name, judge.earned, tokens)
         for name, rewards in judge.earned.answers.items():
             found[name].append(answer_rewards(judge.name, rewards))
-    write_records(folder / EVALUATED_ROWS, _raw_rows(rows.rows, measured, judged))
+    if main_process():
+        write_records(folder / EVALUATED_ROWS, _raw_rows(rows.rows, measured, judged))
     return rows.rows, {
         "data": {
             "sources": list(config.data),

@@ -18,7 +18,7 @@ from demotune.common.errors import DemotuneError
 from demotune.common.files import read_json, write_json
 from demotune.common.machine import has_fast_bf16
 from demotune.common.memory import give_back_memory, peak_memory_gib
-from demotune.common.processes import this_device
+from demotune.common.processes import any_process, main_process, this_device, wait_for_everyone
 from demotune.common.progress import say, track
 from demotune.config.evaluation import EvaluationConfig
 from demotune.config.sampler import IN_PROCESS
@@ -29,10 +29,12 @@ from demotune.models.adapters import adapter_rank
 from demotune.models.policy import Policy, load_policy
 from demotune.models.reference_logps import completion_logps
 from demotune.records import Completion, Demonstration, RenderedDemonstration, Response
-from demotune.rewards.answers import drawn_in_order
 from demotune.rewards.completions import Asked, completions_for, rewards_of_readable
 from demotune.rewards.reward import Reward, as_completion
+from demotune.runs.names import PARTIAL
+from demotune.runs.shared_work import journal_here, shared
 from demotune.sampling import EngineSampler, InProcessSampler, Sampler, SamplingOptions, engine_for
+from demotune.sampling.kept import draw_kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ class Measured:
 
 
 class PartCache:
-    """The files of an evaluation's parts: made once, found again."""
+    """The files of an evaluation's parts: made once, by all processes together, and found again."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -77,12 +79,19 @@ class PartCache:
     def get(self, name: str, depends_on: Sequence[object], make: Callable[[], list[Any]]) -> dict[str, Any]:
         """{"rows": what `make` returns, "seconds", "peak_memory_gib"}; made only where no such part exists."""
         digest = hashlib.sha256(json.dumps(list(depends_on)).encode()).hexdigest()[:12]
-        file = self._folder / f"{name.replace('/', '_')}-{digest}.json"
-        if not file.exists():
+        part = f"{name.replace('/', '_')}-{digest}"
+        file = self._folder / f"{part}.json"
+        if any_process(not file.exists()):
             started = time.monotonic()
-            rows = make()
-            took = {"seconds": round(time.monotonic() - started, 1), "peak_memory_gib": round(peak_memory_gib(), 2)}
-            write_json(file, {"rows": rows} | took)
+            with shared(part, self._folder):
+                rows = make()
+            wait_for_everyone()  # all have read the journals that go now
+            if main_process():
+                took = {"seconds": round(time.monotonic() - started, 1), "peak_memory_gib": round(peak_memory_gib(), 2)}
+                write_json(file, {"rows": rows} | took)
+                for journal in self._folder.glob(f"{part}*{PARTIAL}"):
+                    journal.unlink()
+            wait_for_everyone()
         return read_json(file)
 
 
@@ -234,8 +243,12 @@ def _draw(lazy: _LazyModel, view: Sequence[RenderedRow], config: EvaluationConfi
         temperature=config.temperature,
         bf16=lazy.bf16,
     )
-    with _sampler(lazy, config, max(len(prompt) + options.limit(len(prompt)) for prompt in prompts)) as sampler:
-        drawn = drawn_in_order(sampler, prompts, config.seed, options, what=f"{lazy.name}: answers")
+    longest = max(len(prompt) + options.limit(len(prompt)) for prompt in prompts)
+    with (
+        _sampler(lazy, config, longest) as sampler,
+        track(f"{lazy.name}: answers", len(prompts), "responses") as tracker,
+    ):
+        drawn = draw_kept(journal_here(), lambda: sampler, prompts, config.seed, options, tracker=tracker)
     completions = [Completion(*both) for both in zip(prompts, drawn, strict=True)]
     logps = _logps(lazy, completions, config, "log-probabilities of answers")
     return [

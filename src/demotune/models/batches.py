@@ -1,5 +1,7 @@
 """Batches for a model: pairs as one pack, completions in units of like prompts; on its device, within its memory."""
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,6 +13,7 @@ from demotune.common.memory import is_lack_of_memory
 from demotune.models.model_folder import first_line
 from demotune.models.packing import Batch, pack
 from demotune.records import Completion, Pair, Side
+from demotune.runs.shared_work import compute_rows
 
 Advance = Callable[[int], None]
 """Called with the number of completions that are done since the last call."""
@@ -51,16 +54,24 @@ def in_batches(
     compute: Callable[[list[Completion]], list[float]],
     advance: Advance,
 ) -> list[float]:
-    """What `compute` gives for each completion, in their order; equal prompts go together, the longest come first."""
+    """What `compute` gives for each completion, in their order; equal prompts go together, the longest come first.
+
+    Several processes that are `shared` compute whole batches each.
+    """
     prompts = [tuple(completion.prompt_ids) for completion in completions]
     order = sorted(range(len(completions)), key=lambda number: (-len(prompts[number]), prompts[number], number))
-    found: dict[int, float] = {}
-    for start in range(0, len(order), batch_size):
-        unit = order[start : start + batch_size]
-        with lack_of_memory_explained(len(unit), "--batch-size (in training --per-device-train-batch-size)"):
-            found |= zip(unit, compute([completions[number] for number in unit]), strict=True)
-        advance(len(unit))
-    return [found[number] for number in range(len(completions))]
+
+    def numbers_of(rows: Sequence[int]) -> list[float]:
+        with lack_of_memory_explained(len(rows), "--batch-size (in training --per-device-train-batch-size)"):
+            return compute([completions[row] for row in rows])
+
+    def key() -> str:
+        read = [(prompt, row.response.ids) for prompt, row in zip(prompts, completions, strict=True)]
+        return hashlib.sha256(json.dumps([read, batch_size]).encode()).hexdigest()[:12]
+
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    found = compute_rows(batches, numbers_of, advance, key)
+    return [found[row] for row in range(len(completions))]
 
 
 @contextmanager

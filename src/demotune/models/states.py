@@ -12,6 +12,7 @@ from demotune.models.logprobs import autocast, packed_arguments
 from demotune.models.packing import Batch, cut_to_budget
 from demotune.models.reward_head import reward_batch, right_padded
 from demotune.records import Completion, Response
+from demotune.runs.shared_work import compute_rows
 
 TOKENS_TOGETHER = 4096
 """Tokens of one forward pass; a prompt counts once for each of its responses, though it is computed once."""
@@ -34,13 +35,14 @@ def end_states(
     order = sorted(
         range(len(completions)), key=lambda row: (-len(completions[row].prompt_ids), _prompt(completions, row))
     )
-    states: dict[int, Tensor] = {}
-    for rows in cut_to_budget(order, lambda row: _tokens(completions[row]), budget):
+
+    def states_of(rows: Sequence[int]) -> list[Tensor]:
         batch = to_device(model, reward_batch([completions[row] for row in rows], pad_id))
         with torch.no_grad(), autocast(batch["input_ids"].device, bf16):
-            found = _states(model, batch)
-        states |= zip(rows, found.float().cpu(), strict=True)
-        advance(len(rows))
+            return [*_states(model, batch).float().cpu()]
+
+    batches = cut_to_budget(order, lambda row: _tokens(completions[row]), budget)
+    states = compute_rows(batches, states_of, advance)
     return torch.stack([states[row] for row in range(len(completions))])
 
 

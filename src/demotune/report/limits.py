@@ -8,8 +8,9 @@ from demotune.report.facts import Fact
 from demotune.report.gains import baseline_of, gain_of
 from demotune.report.wording import duration, number, plural
 from demotune.runs.evaluation import Evaluation
+from demotune.runs.names import stage_title
 from demotune.runs.run import Run
-from demotune.runs.settings import setting_key
+from demotune.runs.settings import setting_keys
 
 DETECTABLE = 2.8 / 1.96
 """Half of a 95% interval times this is the difference that a two-sided test at 5% finds with 80% power."""
@@ -40,7 +41,7 @@ def _seeds(runs: Sequence[Run]) -> str:
             f"This is one run with one seed ({runs[0].config.get('seed')}). Its intervals cover the choice of held-out "
             "prompts, not the choice of the seed."
         )
-    settings = {setting_key(run) for run in runs}
+    settings = set(setting_keys(runs))
     if len(settings) == len(runs):
         return (
             "Every setting was run once, with one seed. The intervals cover the choice of held-out prompts, not the "
@@ -74,8 +75,8 @@ def _of_run(run: Run, who: str) -> Iterator[Fact]:
     if gain is not None and len(run.stages) > 1 and run.config.get("gate") != "off":
         yield Fact(
             "bias",
-            f"{who}Stage {run.result_stage} was chosen among {len(run.stages)} by the same held-out rows that judge "
-            "it, which makes it look a little better than it is.",
+            f"{who}{stage_title(run.result_stage).capitalize()} was chosen among {len(run.stages)} by the same "
+            "held-out rows that judge it, which makes it look a little better than it is.",
         )
     if run.method == "rft" and gain is not None:
         stopped = " Held-out pairs decided when the training of the reward stopped."

@@ -1,16 +1,25 @@
 """Rows with rewards as `demotune score` and `select` write them, and their summary on the screen."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from demotune.common.errors import DemotuneError
 from demotune.common.json_records import write_records
+from demotune.common.processes import main_process, this_device, wait_for_everyone
 from demotune.common.progress import say, show_table
+from demotune.config.commands import RowReading
 from demotune.data import BadRow
 from demotune.data.intake import reasons
 from demotune.records import Context, Demonstration, Message, Preference
+from demotune.rewards.reward import Reward
+from demotune.runs.shared_work import shared
 
 SHOWN_REFUSALS = 3
 
@@ -70,17 +79,39 @@ def check_output(output: Path | None, sources: Sequence[str]) -> None:
 def say_refused(refused: Sequence[BadRow], output: Path | None) -> None:
     """Every row without a score: counted, and named in a file beside the output, else the first ones on the screen."""
     beside = output and output.with_name(f"{output.name.removesuffix('.gz').removesuffix('.jsonl')}.refused.jsonl")
-    if beside is not None:
+    if beside is not None and main_process():
         beside.unlink(missing_ok=True)  # of an earlier command
     if not refused:
         return
     if beside is not None:
-        write_records(beside, refused)
+        if main_process():
+            write_records(beside, refused)
         say(f"{len(refused)} rows have no score ({reasons(refused)}); each is named in {beside}", style="yellow")
         return
     say(f"{len(refused)} rows have no score ({reasons(refused)}); with --output each is named", style="yellow")
     for row in refused[:SHOWN_REFUSALS]:
         say(f"  {row.source}: {row.reason}: {row.detail}")
+
+
+@contextmanager
+def scored_together(reward: Reward, reading: RowReading, output: Path | None) -> Iterator[None]:
+    """In here the processes share what is scored, and keep it beside `output` until that is written.
+
+    All processes must come here. An interrupted command, given again, scores no batch twice.
+    """
+    if output is None:
+        with shared("score", None):
+            yield
+        return
+    precision = [value for name, value in asdict(reading).items() if name in ("dtype", "bf16")]
+    asked = [reward.name, reward.hash, str(this_device()), *precision]
+    parts = output.with_name(f"{output.name}.parts")
+    with shared(hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12], parts):
+        yield
+    wait_for_everyone()  # all have read what goes now
+    if main_process():
+        shutil.rmtree(parts)
+    wait_for_everyone()
 
 
 def say_each(notes: Iterable[str]) -> None:

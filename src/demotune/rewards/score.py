@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import write_rows
+from demotune.common.processes import main_process
 from demotune.common.progress import say, track
 from demotune.config.commands import RowReading
 from demotune.data import BadRow, Loaded, are_preferences, load_demonstrations, load_preferences
@@ -19,6 +20,7 @@ from demotune.rewards.output import (
     preference_columns,
     say_each,
     say_refused,
+    scored_together,
     show_rewards,
 )
 from demotune.rewards.reward import Reward, as_completion
@@ -124,6 +126,11 @@ def score(reward: Reward, sources: Sequence[str], reading: RowReading, output: P
     """`demotune score`: a summary on the screen, and each row with its reward, as `score`, in `output`."""
     check_output(output, sources)
     say(reward.name)
+    with scored_together(reward, reading, output):
+        _score(reward, sources, reading, output)
+
+
+def _score(reward: Reward, sources: Sequence[str], reading: RowReading, output: Path | None) -> None:
     found: ScoredRows | ScoredPreferences
     if are_preferences(sources, columns=reading.columns):
         found = score_preferences(reward, sources, reading)
@@ -143,7 +150,8 @@ def score(reward: Reward, sources: Sequence[str], reading: RowReading, output: P
         rows = [scored_columns(row) for row in found.rows]
         show_rewards({"responses": [(row.reward, row.tokens) for row in found.rows]})
     if output is not None:
-        write_rows(output, rows)
+        if main_process():
+            write_rows(output, rows)
         say(f"{len(rows)} rows written to {output}")
     say_refused(found.refused, output)
     say_each(reward.renderer.remarks())

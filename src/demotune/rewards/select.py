@@ -6,9 +6,10 @@ from pathlib import Path
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import write_rows
+from demotune.common.processes import main_process
 from demotune.common.progress import say
 from demotune.config.commands import RowReading
-from demotune.rewards.output import check_output, say_each, say_refused, show_rewards
+from demotune.rewards.output import check_output, say_each, say_refused, scored_together, show_rewards
 from demotune.rewards.reward import Reward
 from demotune.rewards.score import ScoredRow, score_rows, scored_columns
 
@@ -49,10 +50,12 @@ def select(reward: Reward, sources: Sequence[str], reading: RowReading, choice: 
     """`demotune select`: the best demonstrations as JSONL that trains again, and what was kept on the screen."""
     check_output(output, sources)
     say(reward.name)
-    found = score_rows(reward, sources, reading)
-    kept = select_rows(found.rows, choice)
     by = {"reward": {"name": reward.name, "hash": reward.hash}}  # so that it is known if this reward judges later
-    write_rows(output, (scored_columns(row) | by for row in kept))
+    with scored_together(reward, reading, output):
+        found = score_rows(reward, sources, reading)
+        kept = select_rows(found.rows, choice)
+        if main_process():
+            write_rows(output, (scored_columns(row) | by for row in kept))
     groups = {"all": found.rows, "kept": kept}
     show_rewards({name: [(row.reward, row.tokens) for row in rows] for name, rows in groups.items()})
     if choice.top is not None and choice.top > len(kept):

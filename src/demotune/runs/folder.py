@@ -120,6 +120,12 @@ class RunFolder:
             lock.flush()
             yield
 
+    def wait_until_free(self) -> None:
+        """Wait while another process holds the folder."""
+        if (self.root / LOCK).is_file():
+            with (self.root / LOCK).open("a+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+
     def refuse_if_taken(self) -> None:
         """A new run needs a folder that is new, empty, or holds only a run that never got to its manifest."""
         if self.manifest.exists():

@@ -63,5 +63,17 @@ TASKS, TASK_ROWS = "tasks.json", "task-rows.jsonl.gz"
 JUDGE_REPLIES = "judge-replies.jsonl"
 COMPARISON = "comparison.json"
 
+# A sweep's folder
+TRIALS = "trials"
+"""A run folder for each trial."""
+LOGS = "logs"
+"""What each trial wrote to its terminal."""
+SWEEP, SWEEP_PAGE = "sweep.json", "sweep.html"
+
 # An advice folder
 ADVICE = "advice.json"
+
+
+def stage_title(number: int) -> str:
+    """What readers call a stage: they count from 1, folders from 00."""
+    return f"stage {number + 1}"

@@ -1,15 +1,18 @@
 """Which runs are runs of one setting, differing in their seed only; how settings are named."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from demotune.common.errors import DemotuneError
 from demotune.config.sampler import PLACE
-from demotune.runs.folder import RunFolder
+from demotune.runs.folder import RunFolder, run_of
 from demotune.runs.manifest import Manifest, read_manifest
-from demotune.runs.run import Run
+from demotune.runs.names import MODEL
+from demotune.runs.run import Run, load_run
 
 CONTROL = "-control-sft"
 """RUN-control-sft is the folder of the SFT run that is the control of RUN (`demotune.cli.control`)."""
@@ -52,14 +55,14 @@ def group(runs: Sequence[Run]) -> list[Setting]:
     if twice := [place for place in places if places.count(place) > 1]:
         raise DemotuneError(f"{twice[0]} is named twice; name each run once")
     members: dict[str, list[Run]] = {}
-    for run in runs:
-        members.setdefault(setting_key(run), []).append(run)
+    for key, run in zip(setting_keys(runs), runs, strict=True):
+        members.setdefault(key, []).append(run)
     for same in members.values():
         seeds = [run.seed for run in same]
         if len(set(seeds)) < len(seeds):
             names = ", ".join(str(run.folder) for run in same)
             raise DemotuneError(f"{names} are runs of one setting and one seed: the same run twice; leave one out")
-    settings = [_setting(same[0]) for same in members.values()]
+    settings = [json.loads(key) for key in members]
     return [
         Setting(
             label=_label(setting, settings),
@@ -71,24 +74,49 @@ def group(runs: Sequence[Run]) -> list[Setting]:
     ]
 
 
-def setting_key(run: Run) -> str:
-    """Equal for runs of one setting, and for them alone."""
-    return json.dumps(_setting(run), sort_keys=True)
+def setting_keys(runs: Sequence[Run]) -> list[str]:
+    """Of each run a text, equal for runs of one setting and for them alone."""
+    starts = _start_models(runs)
+    return [json.dumps(_setting(run, starts), sort_keys=True) for run in runs]
 
 
-def _setting(run: Run) -> dict[str, Any]:
+def _setting(run: Run, starts: Mapping[str, str]) -> dict[str, Any]:
     """What runs of one setting share. Controls of one setting are one: their batches differ a little by seed."""
     original = run.folder.with_name(run.folder.name.removesuffix(CONTROL))
     file = RunFolder(original).manifest
     if original != run.folder and file.is_file():
-        return {CONTROL_OF: _fields(read_manifest(file))}
-    return _fields(run.manifest)
+        return {CONTROL_OF: _fields(read_manifest(file), starts)}
+    return _fields(run.manifest, starts)
 
 
-def _fields(manifest: Manifest) -> dict[str, Any]:
+def _fields(manifest: Manifest, starts: Mapping[str, str]) -> dict[str, Any]:
     fields = {name: value for name, value in manifest.config.items() if name not in NOT_A_SETTING}
-    # The start model counts by its content: its path may differ, and the same path may hold another model.
-    return fields | {"model": manifest.model[:8]}
+    return fields | {"model": starts.get(manifest.model, manifest.model[:8])}
+
+
+def _start_models(runs: Sequence[Run]) -> dict[str, str]:
+    """Content hash -> name of each start model.
+
+    It counts by its content: its path may differ, and the same path may hold another model. But the results of runs
+    that differ in their seed are one start model, as those runs are one setting.
+    """
+    names = {}
+    for run in runs:
+        start = _start_run(run)
+        if start is not None:
+            (key,) = setting_keys([start])
+            names[run.start_hash] = f"{start.method}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    return names
+
+
+def _start_run(run: Run) -> Run | None:
+    """The run whose result this one began with; None where it began with another model, or the run is not there now."""
+    model = Path(run.config["model"])
+    folder = run_of(model)
+    if folder is None or model.resolve() not in (folder, folder / MODEL):
+        return None
+    start = load_run(folder)
+    return start if start.finished and start.manifest.created <= run.manifest.created else None
 
 
 def _label(setting: Mapping[str, Any], settings: Sequence[Mapping[str, Any]]) -> str:

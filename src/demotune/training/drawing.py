@@ -1,19 +1,15 @@
 """Responses of a stage's policy, kept in a journal while they are drawn: a killed run draws no response twice."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from demotune.common.journals import append_in_turn
-from demotune.common.json_records import as_json, from_json
-from demotune.common.processes import wait_for_everyone
 from demotune.common.profiling import timed
 from demotune.common.progress import Tracker
 from demotune.models.policy import Policy
 from demotune.records import Response
 from demotune.rewards.answer_only import finished_by_answer
+from demotune.runs.phase_journal import PhaseJournal
 from demotune.sampling import SamplingOptions
-from demotune.training.phase_journal import PhaseJournal, share_of_this_process
+from demotune.sampling.kept import draw_kept
 from demotune.training.setup import Setup
 from demotune.training.stage import Stage
 
@@ -40,45 +36,25 @@ def draw_with(
     journal = PhaseJournal(stage.folder, f"{purpose}-{first_stream}")
     if with_logps and sum("logps" in record for record in journal.done.values()) < len(prompts):
         journal.start_over()
-    left = [row for row in range(len(prompts)) if row not in journal.done]
-    left.sort(key=lambda row: -len(prompts[row]))  # so that processes get prompts of like lengths
-    if tracker:
-        tracker.start_at(len(journal.done))
-    if left:
-        sampler, options = (
-            stage.setup.sampler(policy, f"stage {stage.number} ({purpose})"),
-            sampling_options(stage.setup),
-        )
-        rows = share_of_this_process(left)
-        streams = [first_stream + row for row in rows]
-        with sampler.ready([prompts[row] for row in left], options):
-            drawn = sampler.draw([prompts[row] for row in rows], streams, seed, options)
-            numbered = ((stream - first_stream, response) for stream, response in drawn)
-            append_in_turn(records_of(numbered, tracker, with_logps=with_logps), journal.append)
-    wait_for_everyone()
-    found = journal.read()
-    responses = [from_json(Response, found[row]) for row in range(len(prompts))]
+    responses = draw_kept(
+        journal,
+        lambda: stage.setup.sampler(policy, f"{stage.title} ({purpose})"),
+        prompts,
+        seed,
+        sampling_options(stage.setup),
+        tracker=tracker,
+        first_stream=first_stream,
+        with_logps=with_logps,
+    )
     marker = stage.setup.answer_marker
     return responses if marker is None else [finished_by_answer(response, marker) for response in responses]
-
-
-def records_of(
-    drawn: Iterable[tuple[int, Response]], tracker: Tracker | None, *, with_logps: bool
-) -> Iterator[dict[str, Any]]:
-    """What the journal keeps of each (row, response), counted as it comes."""
-    tokens = 0
-    for row, response in drawn:
-        tokens += len(response.ids)
-        if tracker:
-            tracker.advance(1, f"{tokens / max(tracker.seconds, 1e-9):.0f} tok/s")
-        yield {"row": row, **as_json(response if with_logps else replace(response, logps=None))}
 
 
 def sampling_options(setup: Setup) -> SamplingOptions:
     """How this run samples: as its config says, or as long as the longest demonstration."""
     config = setup.config
     return SamplingOptions(
-        max_new_tokens=config.max_new_tokens or max(len(row.demo.ids) for row in setup.train),
+        max_new_tokens=config.max_new_tokens or int(setup.train.response_lengths.max()),
         max_length=config.max_length,
         stop_ids=setup.renderer.stop_ids,
         vocabulary=setup.renderer.vocabulary,

@@ -8,6 +8,7 @@ from demotune.models.policy import Policy
 from demotune.models.reference_logps import completion_logps
 from demotune.records import Completion, Response
 from demotune.runs.heldout import HeldoutRow
+from demotune.runs.shared_work import shared
 from demotune.training.drawing import draw_with
 from demotune.training.pairs import first_heldout_samples
 from demotune.training.stage import Stage, tokens_of
@@ -19,14 +20,14 @@ def start_rows(stage: Stage) -> list[HeldoutRow]:
         answers = first_heldout_samples(stage.setup, stage.number)
     else:
         answers = _answers(stage, lambda: stage.start_policy, "start", "start model: held-out answers")
-    return _rows(stage, stage.start_policy, answers, "start model: held-out")
+    return _rows(stage, stage.start_policy, answers, "start", "start model: held-out")
 
 
 def trained_rows(stage: Stage) -> list[HeldoutRow]:
     """Held-out rows under the policy that the stage trained, with fresh answers."""
-    name = f"stage {stage.number}: held-out"
+    name = f"{stage.title}: held-out"
     answers = _answers(stage, lambda: stage.trained_policy, "check", f"{name} answers")
-    return _rows(stage, stage.trained_policy, answers, name)
+    return _rows(stage, stage.trained_policy, answers, "check", name)
 
 
 def heldout_tokens(stage: Stage, answered: Sequence[HeldoutRow]) -> int:
@@ -44,10 +45,10 @@ def _answers(stage: Stage, policy: Callable[[], Policy], purpose: str, what: str
 
 
 @timed("scoring")
-def _rows(stage: Stage, policy: Policy, answers: list[Response], what: str) -> list[HeldoutRow]:
+def _rows(stage: Stage, policy: Policy, answers: list[Response], purpose: str, what: str) -> list[HeldoutRow]:
     demonstrations, config = stage.setup.heldout, stage.setup.config
     decode = stage.setup.renderer.decode
-    with track(what, len(demonstrations), "rows") as tracker:
+    with track(what, len(demonstrations), "rows") as tracker, shared(f"{purpose}-logps", stage.folder):
         logps = completion_logps(
             policy,
             [Completion(row.prompt_ids, row.demo) for row in demonstrations],

@@ -135,8 +135,7 @@ def evaluate_tasks(folder: Path, names: Sequence[str], options: TaskOptions) -> 
     Raises DemotuneError for unknown names, rows that do not fit a task, rows that cannot be found (for a preset,
     only when that holds for all of its tasks), and a model that does not load.
     """
-    if process_count() > 1:
-        raise DemotuneError(f"tasks run in one process, {process_count()} were started; run without accelerate launch")
+    refuse_several_processes()
     with _load_asked(names, options) as (tasks, preset):
         for note in tasks.notes:
             warn(note)
@@ -155,6 +154,15 @@ def evaluate_tasks(folder: Path, names: Sequence[str], options: TaskOptions) -> 
             fewshot_as_multiturn=options.apply_chat_template,
         )
         return _scores(found, tasks, preset)
+
+
+def refuse_several_processes() -> None:
+    """Raise DemotuneError where several processes were started: the harness works in one."""
+    if process_count() > 1:
+        raise DemotuneError(
+            f"tasks run in one process, {process_count()} were started; give --tasks to a command of its own, without "
+            "torchrun or accelerate launch"
+        )
 
 
 def task_documents(names: Sequence[str], options: TaskOptions) -> dict[str, list[str]]:

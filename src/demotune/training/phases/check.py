@@ -8,8 +8,9 @@ from demotune.common.files import write_json
 from demotune.common.json_records import as_json, from_json, read_records, write_records
 from demotune.common.profiling import timed
 from demotune.common.progress import track, warn
+from demotune.models.batches import Advance
 from demotune.models.reference_logps import pair_logps
-from demotune.records import Completion, Response, Side
+from demotune.records import Completion, Pair, Response, Side
 from demotune.rewards.answer_only import answers_of, without_thought
 from demotune.runs.check import StageCheck
 from demotune.runs.gate import judge_stage
@@ -24,8 +25,9 @@ from demotune.runs.heldout import (
     nll_per_token,
 )
 from demotune.runs.heldout_files import best_before, rows_before
-from demotune.runs.names import CHECK, HELDOUT, IMPLICIT
+from demotune.runs.names import CHECK, HELDOUT, IMPLICIT, stage_title
 from demotune.runs.rows import ImplicitRow
+from demotune.runs.shared_work import compute_rows, shared
 from demotune.training.heldout_rows import heldout_tokens, trained_rows
 from demotune.training.learned_reward import reward_function
 from demotune.training.pairs import equal_samples, expected_tokens, heldout_units, known_logps, repeated, scored_pairs
@@ -94,7 +96,8 @@ def _earned(stage: Stage, rows: Sequence[HeldoutRow]) -> PolicyCheck:
     demos = _asked(prompts, [row.demo for row in stage.setup.heldout])
     asked = [[without_thought(demo, marker) for demo in demos], *(answers_of(kind, marker) for kind in drawn)]
     different = list(dict.fromkeys(completion for kind in asked for completion in kind))
-    rewards = dict(zip(different, reward_function(stage)(different), strict=True))
+    with shared("check-rewards", stage.folder):
+        rewards = dict(zip(different, reward_function(stage)(different), strict=True))
     of_demos, of_before, of_answers = ([rewards[completion] for completion in kind] for kind in asked)
     return check_policy(demos=of_demos, before=of_before, after=of_answers, answers=answers)
 
@@ -117,25 +120,44 @@ def _implicit(stage: Stage, known: Mapping[Side, float]) -> tuple[dict[str, Rewa
     checks = {"reward": stage.number} | ({"reward_since_start": 0} if stage.number else {})
     heldout = {name: scored_pairs(stage, number)[1] for name, number in checks.items()}
     total = sum(map(len, heldout.values()))
-    with track(f"stage {stage.number}: held-out rewards", total, "pairs") as tracker:
+    with track(f"{stage.title}: held-out rewards", total, "pairs") as tracker:
         for name, number in checks.items():
             pairs = [scored.pair for scored in heldout[name]]
             if not pairs:
-                warn(f"all held-out samples of stage {number} are their demonstrations: its reward cannot be judged")
+                warn(
+                    f"all held-out samples of {stage_title(number)} are their demonstrations: its reward cannot be "
+                    "judged"
+                )
                 continue
-            units = [[pairs[place] for place in unit] for unit in heldout_units(stage.setup, pairs)]
-            tokens += sum(pair_tokens(unit, known) for unit in units)
-            scored = pair_logps(
-                stage.trained_policy,
-                units,
-                bf16=stage.setup.bf16,
-                advance=tracker.advance,
-                budget=config.tokens_per_microbatch,
-                known=known,
-            )
-            rewards = implicit_rewards(heldout[name], [both for unit in scored for both in unit], config.beta)
+            units = heldout_units(stage.setup, pairs)
+            tokens += sum(pair_tokens((pairs[place] for place in unit), known) for unit in units)
+            scored = _scored(stage, f"check-{name}", pairs, known, tracker.advance)
+            rewards = implicit_rewards(heldout[name], scored, config.beta)
             prompts = [pair.prompt_ids for pair in pairs]
             found[name] = check_reward(rewards, prompts, config.beta, equal=equal_samples(stage.setup, number))
             if number == stage.number:
                 by_pair = [ImplicitRow(pair.key, *both) for pair, both in zip(pairs, rewards, strict=True)]
     return found, by_pair, tokens
+
+
+def _scored(
+    stage: Stage, name: str, pairs: Sequence[Pair], known: Mapping[Side, float], advance: Advance
+) -> list[tuple[float, float]]:
+    """(log pi(y | x), log pi(sample | x)) of each held-out pair under the trained policy, shared among processes."""
+
+    def logps(unit: Sequence[int]) -> list[tuple[float, float]]:
+        return next(
+            pair_logps(
+                stage.trained_policy,
+                [[pairs[place] for place in unit]],
+                bf16=stage.setup.bf16,
+                advance=lambda _: None,
+                budget=pairwise(stage.setup).tokens_per_microbatch,
+                known=known,
+            )
+        )
+
+    with shared(name, stage.folder):
+        found = compute_rows(heldout_units(stage.setup, pairs), logps, advance)
+    demos_and_samples = (found[place] for place in range(len(pairs)))
+    return [(demo, sample) for demo, sample in demos_and_samples]

@@ -29,7 +29,7 @@ def run(stage: Stage) -> Outcome:
     for source in sources_of(stage.setup.config):
         rows = rows_to_draw(stage.setup, stage.number, source)
         prompts = [row.prompt_ids for row in rows]
-        with track(f"stage {stage.number}: samples of the {source} model", len(rows), "responses") as tracker:
+        with track(f"{stage.title}: samples of the {source} model", len(rows), "responses") as tracker:
             drawn = draw_with(
                 stage, partial(_load, stage, source), prompts, purpose=f"contrast-{source}", tracker=tracker
             )

@@ -10,6 +10,7 @@ from demotune.models.reference_logps import pair_logps
 from demotune.records import Side
 from demotune.runs.heldout_files import rows_before
 from demotune.runs.names import REFERENCE_LOGPS
+from demotune.runs.phase_journal import PhaseJournal, share_of_this_process
 from demotune.training.pairs import (
     expected_pairs,
     expected_tokens,
@@ -23,7 +24,6 @@ from demotune.training.pairs import (
     repeated,
     sampled_pairs,
 )
-from demotune.training.phase_journal import PhaseJournal, share_of_this_process
 from demotune.training.stage import Outcome, Stage, pair_tokens, pairwise
 from demotune.training.work import PhaseWork
 from demotune.training.work_plan import StagePlan
@@ -50,7 +50,7 @@ def run(stage: Stage) -> Outcome:
         policy = stage.setup.load(stage.setup.start_model)
     journal = PhaseJournal(stage.folder, "reference")
     missing = [unit for unit in units if not set(unit) <= journal.done.keys()]
-    title = f"stage {stage.number}: reference log-probabilities"
+    title = f"{stage.title}: reference log-probabilities"
     with track(title, len(everything), "pairs") as tracker, span("scoring"):
         tracker.start_at(len(journal.done))
         mine = share_of_this_process(missing)
@@ -58,7 +58,7 @@ def run(stage: Stage) -> Outcome:
             policy,
             [[everything[number] for number in unit] for unit in mine],
             bf16=stage.setup.bf16,
-            advance=tracker.advance,
+            advance=lambda _: None,
             budget=config.tokens_per_microbatch,
             known=known,
         )
@@ -69,7 +69,10 @@ def run(stage: Stage) -> Outcome:
                     for number, (demo, sample) in zip(unit, logps, strict=True)
                 ]
             )
-    wait_for_everyone()
+            tracker.advance(len(unit) + journal.news_of_others())
+        wait_for_everyone()
+        if late := journal.news_of_others():
+            tracker.advance(late)
     rows = journal.read()
     return Outcome(
         outputs={

@@ -8,6 +8,7 @@ import torch
 from peft import PeftModel
 
 from demotune.common.errors import DemotuneError
+from demotune.common.files import folder_hash
 from demotune.common.json_records import as_json, write_records
 from demotune.common.memory import give_back_memory
 from demotune.common.processes import main_process
@@ -22,6 +23,7 @@ from demotune.models.reward import (
     save_reward_model,
     tokenizer_for,
 )
+from demotune.models.sharding import full_weights
 from demotune.records import Pair
 from demotune.rewards.answer_only import without_thoughts
 from demotune.rewards.card import reward_card
@@ -29,6 +31,7 @@ from demotune.rewards.pair_selection import both_sides
 from demotune.runs.heldout import PairCheck, check_pairs, count_wins
 from demotune.runs.names import REWARD, REWARD_METRICS, REWARDS
 from demotune.runs.rows import RewardRow
+from demotune.runs.shared_work import compute_rows, shared
 from demotune.training import linear_reward
 from demotune.training.callbacks import KeepBest, best_judgement
 from demotune.training.contrast import contrast_pairs, expected_pairs_of, sources_of
@@ -166,13 +169,13 @@ def usable_pairs(stage: Stage) -> tuple[list[Pair], list[Pair]]:
     pairs, heldout = ([pair for pair in side if _usable(pair, with_reward(stage.setup))] for side in both)
     if not pairs:
         raise DemotuneError(
-            f"no sample of stage {stage.number} ends by itself, so no pair is left to train the reward on; start from "
+            f"no sample of {stage.title} ends by itself, so no pair is left to train the reward on; start from "
             "an SFT model, raise --max-new-tokens, or give --no-finished-only (the reward may then see only length)"
         )
     if len(pairs) < len(both[0]):
-        say(f"stage {stage.number}: {len(pairs)} of {len(both[0])} pairs train the reward; the others were cut off")
+        say(f"{stage.title}: {len(pairs)} of {len(both[0])} pairs train the reward; the others were cut off")
     if both[1] and not heldout and with_reward(stage.setup).reward_kind == "full":
-        warn(f"no held-out sample of stage {stage.number} ends by itself: nothing can stop the reward's steps early")
+        warn(f"no held-out sample of {stage.title} ends by itself: nothing can stop the reward's steps early")
     return pairs, heldout
 
 
@@ -219,7 +222,7 @@ def _prepare(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) -> Fi
         objective=objective,
         microbatches=[[pairs[number] for number in plan.units[unit]] for unit in plan.order],
         steps=plan.steps,
-        title=f"stage {stage.number}: reward",
+        title=f"{stage.title}: reward",
         settings={"learning_rate": config.reward_learning_rate},
         tokenizer=tokenizer_for(reward, setup.tokenizer),
         expected_first=None if named or stage.number else at_zero,  # under a head of zeros every reward is 0
@@ -233,7 +236,8 @@ def _prepare(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) -> Fi
 @timed("scoring")
 def _judge(reward_of: RewardFunction, objective: RewardObjective, heldout: Sequence[Pair]) -> dict[str, float]:
     """Mean loss and accuracy on held-out pairs; a tie is half right."""
-    rewards = reward_of(both_sides(heldout))
+    with shared("judge", None):
+        rewards = reward_of(both_sides(heldout))
     demos, samples = rewards[: len(heldout)], rewards[len(heldout) :]
     losses = reward_loss(torch.tensor(demos), torch.tensor(samples), objective.link, objective.center)
     right = count_wins(list(zip(demos, samples, strict=True)))
@@ -242,11 +246,11 @@ def _judge(reward_of: RewardFunction, objective: RewardObjective, heldout: Seque
 
 @timed("files")
 def _publish(stage: Stage, reward: RewardModel, pairs: int) -> None:
-    config = with_reward(stage.setup)
+    config, weights = with_reward(stage.setup), full_weights(reward)
     if main_process():
         facts = full_facts(config)
         card = reward_card(config, stage.number, pairs, adapter=isinstance(reward, PeftModel))
-        save_reward_model(reward, stage.setup.tokenizer, facts, stage.folder / REWARD, card)
+        save_reward_model(reward, stage.setup.tokenizer, facts, stage.folder / REWARD, card, weights=weights)
 
 
 @timed("scoring")
@@ -262,28 +266,32 @@ def _rewards_of_all(stage: Stage, heldout: Sequence[Pair]) -> tuple[list[RewardR
         for pair in _answers(stage, sampled_pairs(setup, stage.number, heldout))
     ]
     reward_of = reward_function(stage)
-    rows: list[RewardRow] = []
-    with track(f"stage {stage.number}: rewards", len(sides), "pairs") as tracker:
-        for batch in chunks(sides, config.per_device_train_batch_size):
-            rewards = reward_of(both_sides([pair for _, pair in batch]))
-            rows += [
-                RewardRow(
-                    key=pair.key,
-                    heldout=heldout,
-                    usable=_usable(pair, config),
-                    demo_reward=demo,
-                    sample_reward=sample,
-                    demo_length=len(pair.demo.ids),
-                    sample_length=len(pair.sample.ids),
-                )
-                for (heldout, pair), demo, sample in zip(
-                    batch, rewards[: len(batch)], rewards[len(batch) :], strict=True
-                )
-            ]
-            tracker.advance(len(batch))
+    batches = chunks(range(len(sides)), config.per_device_train_batch_size)
+    name = f"rewards-{folder_hash(stage.folder / REWARD)[:12]}"  # a phase that goes on may publish another reward
+    with track(f"{stage.title}: rewards", len(sides), "pairs") as tracker, shared(name, stage.folder):
+        found = compute_rows(batches, partial(_both_rewards, reward_of, [pair for _, pair in sides]), tracker.advance)
+        rows = [
+            RewardRow(
+                key=pair.key,
+                heldout=heldout,
+                usable=_usable(pair, config),
+                demo_reward=found[place][0],
+                sample_reward=found[place][1],
+                demo_length=len(pair.demo.ids),
+                sample_length=len(pair.sample.ids),
+            )
+            for place, (heldout, pair) in enumerate(sides)
+        ]
     check = None
     if heldout:
-        check = _check_contrast(reward_of, heldout) if sources_of(config) else _check(stage, rows)
+        with shared(f"contrast-{name}", stage.folder):
+            check = _check_contrast(reward_of, heldout) if sources_of(config) else _check(stage, rows)
     del reward_of
     give_back_memory()
     return rows, check
+
+
+def _both_rewards(reward_of: RewardFunction, pairs: Sequence[Pair], places: Sequence[int]) -> list[tuple[float, float]]:
+    """(reward of the demonstration, of the sample) of the pairs at these places, by one call."""
+    rewards = reward_of(both_sides([pairs[place] for place in places]))
+    return list(zip(rewards[: len(places)], rewards[len(places) :], strict=True))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from demotune.common.journals import Journal, read_journal
-from demotune.common.processes import main_process, process_state, wait_for_everyone
+from demotune.common.processes import main_process, process_count, process_state, wait_for_everyone
 from demotune.runs.names import PARTIAL
 
 
@@ -19,7 +19,9 @@ class PhaseJournal:
                 Journal(file)  # cuts off what is torn or damaged, of all processes, and says so
         wait_for_everyone()
         self.done = self.read()
-        self._own = Journal(folder / f"{name}-{process_state().process_index}{PARTIAL}")
+        self._own = Journal(self._file(process_state().process_index))
+        others = [self._file(number) for number in range(process_count()) if number != process_state().process_index]
+        self._counted = {file: file.stat().st_size if file.exists() else 0 for file in others}
         wait_for_everyone()  # nobody writes before everybody has read the same
 
     def read(self) -> dict[int, dict[str, Any]]:
@@ -29,13 +31,35 @@ class PhaseJournal:
     def append(self, records: Sequence[Mapping[str, Any]]) -> None:
         self._own.append(records)
 
+    def news_of_others(self) -> int:
+        """How many rows the other processes have finished since this was last asked; only the main process counts."""
+        if not main_process():
+            return 0
+        found = 0
+        for file, counted in self._counted.items():
+            if file.exists() and file.stat().st_size > counted:
+                with file.open("rb") as opened:
+                    opened.seek(counted)
+                    whole = opened.read().rpartition(b"\n")
+                found += (whole[0] + whole[1]).count(b"\n")
+                self._counted[file] += len(whole[0] + whole[1])
+        return found
+
     def start_over(self) -> None:
         """Forget all records, of all processes."""
+        self.remove()
+        wait_for_everyone()
+        self.done = {}
+        self._counted = dict.fromkeys(self._counted, 0)
+
+    def remove(self) -> None:
+        """Remove the files, of all processes."""
         if main_process():
             for file in self._files():
                 file.unlink()
-        wait_for_everyone()
-        self.done = {}
+
+    def _file(self, process: int) -> Path:
+        return self._folder / f"{self._name}-{process}{PARTIAL}"
 
     def _files(self) -> list[Path]:
         return sorted(self._folder.glob(f"{self._name}-*{PARTIAL}"))

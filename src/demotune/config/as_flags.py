@@ -1,0 +1,16 @@
+"""Fields as the flags of a command: the words that the command line reads back to the same values."""
+
+from collections.abc import Mapping
+
+
+def as_flags(values: Mapping[str, object]) -> list[str]:
+    """`--name value` for each field that is not None; a tuple repeats its flag, False is `--no-name`."""
+    words: list[str] = []
+    for name, value in values.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag[2:]}")
+        elif value is not None:
+            for one in value if isinstance(value, tuple) else (value,):
+                words += [flag, str(one)]
+    return words

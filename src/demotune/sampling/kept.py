@@ -1,0 +1,55 @@
+"""Responses kept in a journal while they are drawn, by one process or by several: none is drawn twice."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from demotune.common.journals import append_in_turn
+from demotune.common.json_records import as_json, from_json
+from demotune.common.processes import wait_for_everyone
+from demotune.common.progress import Tracker
+from demotune.records import Response
+from demotune.runs.phase_journal import PhaseJournal, share_of_this_process
+from demotune.sampling.options import SamplingOptions
+from demotune.sampling.protocol import Sampler
+
+
+def draw_kept(
+    journal: PhaseJournal,
+    sampler: Callable[[], Sampler],
+    prompts: Sequence[Sequence[int]],
+    seed: int,
+    options: SamplingOptions,
+    *,
+    tracker: Tracker | None = None,
+    first_stream: int = 0,
+    with_logps: bool = False,
+) -> list[Response]:
+    """Responses to all prompts, in their order; the processes share those that the journal lacks.
+
+    Prompt i has the random stream `first_stream` + i. `sampler` is asked for only when something is left to draw.
+    """
+    left = [row for row in range(len(prompts)) if row not in journal.done]
+    left.sort(key=lambda row: -len(prompts[row]))  # so that processes get prompts of like lengths
+    if tracker:
+        tracker.start_at(len(journal.done))
+
+    def records() -> Iterator[dict[str, Any]]:
+        tokens = 0
+        for stream, response in one.draw([prompts[row] for row in rows], streams, seed, options):
+            tokens += len(response.ids)
+            if tracker:
+                speed = f"{tokens / max(tracker.seconds, 1e-9):.0f} tok/s"
+                tracker.advance(1 + journal.news_of_others(), speed)
+            yield {"row": stream - first_stream, **as_json(response if with_logps else replace(response, logps=None))}
+
+    if left:
+        one, rows = sampler(), share_of_this_process(left)
+        streams = [first_stream + row for row in rows]
+        with one.ready([prompts[row] for row in left], options):
+            append_in_turn(records(), journal.append)
+    wait_for_everyone()
+    if tracker and (late := journal.news_of_others()):
+        tracker.advance(late)
+    found = journal.read()
+    return [from_json(Response, found[row]) for row in range(len(prompts))]

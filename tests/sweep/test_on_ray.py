@@ -1,0 +1,56 @@
+"""Trials on a real Ray cluster of this machine, a worker of which is killed on the way."""
+
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from helpers.command import call
+from sweep.test_sweep import LONG, child_of, inputs, models, uninterrupted, wait_for_checkpoint, write_sweep
+
+from demotune import DemotuneError
+from demotune.config.commands import SweepConfig
+from demotune.sweep.on_ray import ray_pool
+from demotune.sweep.plan import read_plan
+from demotune.sweep.sweep import sweep
+
+__all__ = ["inputs", "uninterrupted"]
+
+
+def test_a_worker_that_is_killed_costs_a_retry_and_changes_no_result(
+    inputs: dict[str, Any], uninterrupted: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = Path(write_sweep(tmp_path / "sweep.yaml", inputs, grid=LONG)), tmp_path / "out"
+    plan = read_plan(file, out)
+
+    def kill() -> None:
+        child = child_of(psutil.Process().pid, seed=0)
+        wait_for_checkpoint(plan.trials[0].folder)
+        child.parent().kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    record = sweep(plan, SweepConfig(sweep_file=file, output=out, ray="local"))
+    killer.join()
+    assert "its Ray task died (WorkerCrashedError" in capsys.readouterr().out
+    assert [trial.attempts for trial in record.trials] == [2, 1]
+    assert record.unfinished == []
+    assert models(plan) == uninterrupted
+    begun = [line.split()[2] for line in plan.log(plan.trials[0]).read_text().splitlines() if line[:1] == "$"]
+    assert begun == ["sft", "resume"]
+
+    few = ray_pool(plan, "local", gpus=None, cpus=4096)
+    with pytest.raises(DemotuneError, match=r"a trial needs 4096 CPUs, and this machine has .*--cpus-per-trial"):
+        few.__enter__()
+
+
+def test_without_ray_the_extra_is_named(
+    inputs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    file = write_sweep(tmp_path / "sweep.yaml", inputs, grid=LONG)
+    code, text = call("sweep", file, "--output", str(tmp_path / "out"), "--ray", "local")
+    assert code == 1
+    assert "--ray needs Ray; install it with: pip install 'demotune[ray]'" in text

@@ -23,14 +23,13 @@ from speed.harness import RESULTS, machine
 from demotune.common.files import read_rows, write_json
 from demotune.common.machine import package_versions
 from demotune.common.processes import this_device
-from demotune.data import as_prompt
 from demotune.data.rendering import Renderer
 from demotune.models.policy import generation_stop_ids, load_policy, load_tokenizer, resolve_model
 from demotune.sampling import Engine, EngineSampler, InProcessSampler, Sampler, SamplingOptions
 from demotune.sampling.engine.process import ServerSettings, StartedServer
 
 SHIPPED = Path(__file__).parents[1] / "src" / "demotune" / "cli" / "shipped" / "support_train.jsonl"
-SEED, LENGTH, GREEDY, DRAWS, TURNS = 7, 64, 32, 2000, 2
+SEED, LENGTH, GREEDY, DRAWS, TURNS = 7, 64, 32, 1000, 2
 
 
 def main() -> None:
@@ -41,34 +40,34 @@ def main() -> None:
     given = parser.parse_args()
     folder = resolve_model(given.model)
     renderer = Renderer(load_tokenizer(folder), None, generation_stop_ids(folder))
-    prompts = [renderer.prompt_ids(as_prompt(row["prompt"])) for row in read_rows(SHIPPED)[:64]]
+    prompts = [renderer.prompt_ids(row["prompt"]) for row in read_rows(SHIPPED)[:64]]
     policy = load_policy(folder, dtype="float32", attn_implementation=None, device=this_device()).eval()
     longest = max(map(len, prompts)) + LENGTH
     settings = ServerSettings(tokenizer=folder, bf16=False, longest=longest, rows=64, lora_rank=None, on_gpu=False)
-    with tempfile.TemporaryDirectory() as place:
-        started = time.monotonic()
-        server = StartedServer(given.vllm_python, settings, Path(place) / "vllm.log")
-        with closing(Engine(server, Path(place) / "weights", in_flight=64)) as engine:
-            theirs = EngineSampler(cache(lambda: policy), engine, "the model")
-            ours = InProcessSampler(lambda: policy, slots=64)
-            options = partial(SamplingOptions, stop_ids=frozenset(), vocabulary=renderer.vocabulary)
-            with theirs.ready(prompts, options(max_new_tokens=LENGTH)):
-                found = {
-                    "machine": machine(),
-                    "versions": package_versions(),
-                    "threads": torch.get_num_threads(),
-                    "seconds_to_ready": round(time.monotonic() - started, 1),
-                    "nats_a_token": engine.distance,
-                    "greedy": greedy(theirs, ours, prompts[:16], options(max_new_tokens=GREEDY, temperature=0.0)),
-                    "frequencies": {
-                        name: frequencies(theirs, ours, policy, prompts[0], options(max_new_tokens=1, **more))
-                        for name, more in {"temperature 1": {}, "temperature 0.7": {"temperature": 0.7}}.items()
-                    },
-                    "tokens_per_second": {
-                        rows: speed(theirs, ours, prompts[:rows], options(max_new_tokens=LENGTH)) for rows in (16, 64)
-                    },
-                }
-            found["hand_over"] = hand_over(engine, theirs, policy, prompts, options(max_new_tokens=1))
+    place = tempfile.mkdtemp()  # the server's log stays there
+    started = time.monotonic()
+    server = StartedServer(given.vllm_python, settings, Path(place) / "vllm.log")
+    with closing(Engine(server, Path(place) / "weights", in_flight=64)) as engine:
+        theirs = EngineSampler(cache(lambda: policy), engine, "the model")
+        ours = InProcessSampler(lambda: policy, slots=64)
+        options = partial(SamplingOptions, stop_ids=frozenset(), vocabulary=renderer.vocabulary)
+        with theirs.ready(prompts, options(max_new_tokens=LENGTH)):
+            found = {
+                "machine": machine(),
+                "versions": package_versions(),
+                "threads": torch.get_num_threads(),
+                "seconds_to_ready": round(time.monotonic() - started, 1),
+                "nats_a_token": engine.distance,
+                "greedy": greedy(theirs, ours, prompts[:16], options(max_new_tokens=GREEDY, temperature=0.0)),
+                "frequencies": {
+                    name: frequencies(theirs, ours, policy, prompts[0], options(max_new_tokens=1, **more))
+                    for name, more in {"temperature 1": {}, "temperature 0.7": {"temperature": 0.7}}.items()
+                },
+                "tokens_per_second": {
+                    rows: speed(theirs, ours, prompts[:rows], options(max_new_tokens=LENGTH)) for rows in (16, 64)
+                },
+            }
+        found["hand_over"] = hand_over(engine, theirs, policy, prompts, options(max_new_tokens=1))
     write_json(given.results, found)
     print({name: value for name, value in found.items() if name not in ("machine", "versions")})
 

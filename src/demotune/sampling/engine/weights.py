@@ -26,7 +26,7 @@ ROWS, TOKENS = 4, 16
 """Responses that prove a server's weights, and their length."""
 EXACT, ROUNDED = 1e-3, 0.1
 """How far log-probabilities may be apart on average, in nats a token: in float32, where two implementations differ by
-2e-5 (measured, docs/engines.md), and in bfloat16, where they differ by hundredths. Another model is tenths away."""
+1e-5 (measured, docs/engines.md), and in bfloat16, where they differ by hundredths. Another model is tenths away."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,7 @@ SIGN = {"sft": "negative", "irft": "positive", "rft": "positive"}
 """Of the gap in the paper's figure."""
 TINY_PAIRS = (
     "At size tiny a pair is no human preference: the rejected side is the answer to the next row's prompt. A model "
-    "of random "
-    "weights, trained for seconds, writes no sentences. These numbers show the way and mean nothing."
+    "of random weights, trained for seconds, writes no sentences. These numbers show the way and mean nothing."
 )
 
 

@@ -10,9 +10,8 @@ from demotune.paper.reported import FIGURE2
 from demotune.runs.heldout import win
 
 TINY_REWARDS = (
-    "At size tiny both reward models are linear on the states of a model with random weights: they show the way, and "
-    "are no "
-    "judges of quality."
+    "At size tiny both reward models are linear on the states of a model with random weights: they show the way, "
+    "and are no judges of quality."
 )
 
 

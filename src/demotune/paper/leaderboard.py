@@ -34,8 +34,8 @@ PRESET = "open-llm-leaderboard-v1"
 METRICS = {task.task: task.metric for task in PRESETS[PRESET]}
 TINY_TASK = (
     "At size tiny the six benchmarks are replaced: held-out likelihood and reward accuracy on the shipped rows, and "
-    "one task of "
-    "four choices made of them (the harness's ARC form, no few-shots). Chance is 25%. The numbers mean nothing."
+    "one task of four choices made of them (the harness's ARC form, no few-shots). Chance is 25%. The numbers mean "
+    "nothing."
 )
 
 Items = dict[str, list[list[float]]]
@@ -159,9 +159,8 @@ def _stand_in_grid(settings: Sequence[Sequence[Trial]], table: ComparisonTable, 
     headings = ["", "log-likelihood, nats/token", "prefers chosen", "reward accuracy", "mean rank"]
     note = (
         "Likelihood of chosen sides of the test pairs. Prefers chosen: the policy finds the chosen side likelier. "
-        "Reward accuracy: "
-        "how often the learned reward prefers a held-out demonstration to a sample, mean and by seed. Rank by "
-        "likelihood."
+        "Reward accuracy: how often the learned reward prefers a held-out demonstration to a sample, mean and by "
+        "seed. Rank by likelihood."
     )
     return grid("Held-out likelihood and reward accuracy", headings, rows, note=note)
 

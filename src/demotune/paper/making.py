@@ -135,7 +135,10 @@ def line_title(line: Line, names: dict[str, str]) -> str:
 
 
 def tests_grid(table: ComparisonTable, names: dict[str, str], measures: Mapping[str, str]) -> Grid:
-    """Every setting against more SFT and the start, p corrected over the whole comparison; quantity -> its short name."""
+    """Every setting against more SFT and the start, p corrected over the whole comparison.
+
+    `measures` are the quantities that are shown, each with its short name.
+    """
     of = {line.setting: line_title(line, names) for line in table.lines}
     shown = [one for measure in measures for one in table.differences if one.measure == measure]
     rows = [
@@ -161,7 +164,7 @@ def named_tests_grid(headings: Sequence[str], compared: Sequence[tuple[tuple[str
 
 def _about(count: int, tests: Iterable[str]) -> str:
     return (
-        f"p corrected by Holm's method over {count} tests. Detectable: the smallest difference that the test would find "
+        f"p corrected by Holm's method over {count} tests. Detectable: the smallest difference that would be found "
         f"four times in five. Test: {'; '.join(dict.fromkeys(tests))}."
     )
 
@@ -192,7 +195,9 @@ def cost_grid(table: ComparisonTable, names: dict[str, str]) -> Grid:
         "time",
         "memory",
     ]
-    note = "Means over seeds, of memory the largest. Held-out checks are left out. Time depends on what else the machine did."
+    note = (
+        "Means over seeds, of memory the largest, without held-out checks. Time depends on what else the machine did."
+    )
     return grid("Cost at equal trained tokens", headings, rows, note=note)
 
 

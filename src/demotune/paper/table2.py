@@ -16,9 +16,8 @@ KINDS = ("sft", "spin", "irft", "rft")
 GENERATING = ("sample",)
 PAPER = {"sft": "1 SFT", "spin": "1 SFT + generating", "irft": "1 SFT + generating", "rft": "2 SFT + generating"}
 LOADED = (
-    "Seconds are of this machine, with whatever else it did at the time. Operations, which follow from token counts, "
-    "do not "
-    "depend on that."
+    "Seconds are of this machine, with whatever else it did at the time. Operations, which follow from token "
+    "counts, do not depend on that."
 )
 
 
@@ -61,8 +60,7 @@ def _answer(runs: dict[str, list[Run]]) -> str:
     base, work = fmean(map(seconds, sft)), fmean(map(operations, sft))
     parts = [
         f"{title} takes {fmean(map(seconds, own)) / base:.1f} times the time and "
-        f"{fmean(map(operations, own)) / work:.1f} times "
-        "the operations"
+        f"{fmean(map(operations, own)) / work:.1f} times the operations"
         for title, own in others
     ]
     return "Of more SFT with the trained tokens of SPIN and IRFT, " + "; ".join(parts) + "."

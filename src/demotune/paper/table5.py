@@ -17,10 +17,8 @@ def measure(making: Making) -> Found:
     judge = judged.names(judged.best_judge)
     rule = (
         f"Gain: the reward of the method's answer less that of SFT's to the same prompt, by {judge}. Of all test "
-        "prompts of the "
-        f"first seed the {SHOWN} with the largest gain and the {SHOWN} with the smallest are shown; of equal gains "
-        "the one that "
-        "comes first in the data. Nobody chose them by hand."
+        f"prompts of the first seed the {SHOWN} with the largest gain and the {SHOWN} with the smallest are shown; "
+        "of equal gains the one that comes first in the data. Nobody chose them by hand."
     )
     return Found(
         answer=_answer(judged, last),

@@ -15,7 +15,7 @@ from demotune.evaluation.tasks.run import PRESETS
 from demotune.paper.plans import plan_of
 from demotune.paper.reported import AVERAGES, LEADERBOARD_TASKS, reported_average
 from demotune.paper.sizes import size_of
-from demotune.paper.stand_ins import write_preferences, write_task
+from demotune.paper.stand_ins import make_model, write_preferences, write_task
 from demotune.records import Demonstration
 
 
@@ -75,7 +75,8 @@ def test_rows_of_the_paper_are_rendered_by_its_template(tmp_path: Path) -> None:
 
 
 def test_an_estimate_by_datasheet_runs_nothing(tmp_path: Path) -> None:
-    model, rows = save_tiny(tmp_path / "model"), write_rows(tmp_path / "rows.jsonl")
+    model, rows = str(tmp_path / "model"), write_rows(tmp_path / "rows.jsonl")
+    make_model(Path(model))
     given = ["--model", model, "--data", rows, "--preferences", rows, "--reward-model", model]
     out = tmp_path / "out"
     asked = ["figure1", "--size", "paper", "--output", str(out), "--estimate", "--device", "h200"]

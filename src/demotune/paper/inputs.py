@@ -9,7 +9,6 @@ from pathlib import Path
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import read_json, write_json
-from demotune.common.json_records import as_json
 from demotune.common.progress import say
 from demotune.config.commands import SelectConfig
 from demotune.config.paper import PaperConfig
@@ -66,7 +65,10 @@ def refuse_missing(config: PaperConfig, needed: Collection[str]) -> None:
 def prepare(config: PaperConfig) -> Inputs:
     """The inputs; at size tiny they are made. Raises DemotuneError where the folder was begun with others."""
     inputs = _tiny(config.output / MADE) if config.size == "tiny" else _given(config)
-    about = {"size": config.size} | {name: as_json(value) for name, value in asdict(inputs).items() if value}
+    given = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in asdict(inputs).items() if value
+    }
+    about = {"size": config.size} | given
     file = config.output / INPUTS
     known = read_json(file) if file.is_file() else {}
     if differing := [name for name, value in about.items() if known.get(name, value) != value]:

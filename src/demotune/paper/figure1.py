@@ -80,7 +80,7 @@ def answer(table: ComparisonTable, names: dict[str, str]) -> str:
             moved = "larger" if one.found.difference.value > 0 else "smaller"
             what = f"a {moved} gap than" if sure else "no gap that differs for certain from that of"
             parts.append(
-                f"{line_title(line, names)} leaves {what} more SFT of equal trained tokens "
+                f"{line_title(line, names)} leaves {what} more SFT "
                 f"({one.found.difference.text()} nats, corrected p = {one.p_text})"
             )
     return "; ".join(parts) + "."

@@ -28,8 +28,7 @@ def measure(making: Making) -> Found:
         limits=(
             "A reward that rises is what was trained for, not quality: the more so by the model that selected the "
             "rows.",
-            "The opponent is SFT that trained on as many tokens as IRFT; against the model before, win rates would "
-            "be others.",
+            "The opponent is SFT of twice the epochs of IRFT; against the model before, win rates would be others.",
         ),
     )
 

@@ -38,6 +38,8 @@ TINY_TASK = (
     "nothing."
 )
 
+CHOICE = "choice of four"
+"""The name of the task that stands for the six."""
 Items = dict[str, list[list[float]]]
 """Task -> (seeds, items), 0 to 1."""
 Scored = dict[str, tuple[list[str], Items]]
@@ -57,7 +59,7 @@ def measure(kinds: Sequence[str], making: Making) -> Found:
         charts=_charts(scored),
         grids=(*((_task_grid(making, settings, scored),) if scored else ()), _stand_in_grid(settings, table, names)),
         rigor=(
-            *((_task_tests(scored, settings),) if scored else ()),
+            *((_task_tests(scored, settings, tiny=tiny),) if scored else ()),
             tests_grid(table, names, {LIKELIHOOD: "log-likelihood of chosen, nats per token"}),
             cost_grid(table, names),
         ),
@@ -121,7 +123,7 @@ def _task_grid(making: Making, settings: Sequence[Sequence[Trial]], scored: Scor
             [text(title), *(_score(items.get(task)) for task, _ in known), plain(_average(items)),
              Cell(NOT_KNOWN) if reported is None else Cell(f"{reported:.2f}", reported)]
         )  # fmt: skip
-    shown = ["choice of four" if tiny else name for _, name in known]
+    shown = [CHOICE if tiny else name for _, name in known]
     what = "Benchmark tasks" if not tiny else "One task in place of six"
     missing = [name for task, name in LEADERBOARD_TASKS.items() if task not in dict(known)]
     note = f"Percent, with 95% intervals. {seeds_note(making.size)} The paper's: six tasks, zephyr-7b-sft-full."
@@ -165,12 +167,15 @@ def _stand_in_grid(settings: Sequence[Sequence[Trial]], table: ComparisonTable, 
     return grid("Held-out likelihood and reward accuracy", headings, rows, note=note)
 
 
-def _task_tests(scored: Scored, settings: Sequence[Sequence[Trial]]) -> Grid:
+def _task_tests(scored: Scored, settings: Sequence[Sequence[Trial]], *, tiny: bool) -> Grid:
     """Each setting against more SFT, else the model before, in each task; paired by item."""
     titled = [title_of(trials[0]) for trials in settings]
     baseline = next((title for title in titled if title.startswith("SFT")), next(iter(scored)))
     compared = [
-        ((title, LEADERBOARD_TASKS.get(task, task)), compare_over_seeds(items[task], scored[baseline][1][task]))
+        (
+            (title, CHOICE if tiny else LEADERBOARD_TASKS[task]),
+            compare_over_seeds(items[task], scored[baseline][1][task]),
+        )
         for title, (_, items) in scored.items()
         for task in items
         if title not in (baseline, "start: SFT")

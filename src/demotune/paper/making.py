@@ -196,9 +196,10 @@ def cost_grid(table: ComparisonTable, names: dict[str, str]) -> Grid:
         "memory",
     ]
     note = (
-        "Means over seeds, of memory the largest, without held-out checks. Time depends on what else the machine did."
+        "Means over seeds, of memory the largest, without held-out checks. Time depends on what else the machine did. "
+        "SFT takes twice the epochs of SPIN and IRFT, whose pairs have two sides: the columns say how near that comes."
     )
-    return grid("Cost at equal trained tokens", headings, rows, note=note)
+    return grid("Cost beside more SFT", headings, rows, note=note)
 
 
 def leaks_of(found: Evaluation) -> tuple[str, ...]:

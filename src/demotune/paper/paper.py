@@ -113,7 +113,7 @@ def estimate(config: PaperConfig) -> None:
     refuse_missing(config, needs_of(artefacts))
     size = size_of(config.size, artefacts[0].family, config.seeds)
     inputs = prepare(config)
-    data = (str(config.output / SELECTED),)
+    data: tuple[str, ...] = (str(config.output / SELECTED),)
     if size.selected is None or not Path(data[0]).is_file():
         size, data = _first_rows(size), inputs.data
     show_estimate(plan_of(config.output, kinds_of(artefacts), size, inputs.model, data), config.device)

@@ -31,14 +31,15 @@ def entries_of(kinds: Iterable[str], size: Size) -> list[Entry]:
 
 def _trials(kind: str, size: Size) -> list[Entry]:
     first = size.stages[0]
-    return {
+    known: dict[str, list[Entry]] = {
         "sft": [{"method": "sft", "num_train_epochs": size.sft_epochs}],
         "spin": [{"method": "spin"}],
         "irft": [{"method": "irft", "stages": first}],
         "rft": [{"method": "rft", "stages": size.rft_stages}],
         "stages": [{"method": "irft", "stages": stages} for stages in size.stages[1:]],
         "steps": [{"method": "irft", "stages": first, "steps_per_stage": steps} for steps in size.steps],
-    }[kind]
+    }
+    return known[kind]
 
 
 def _begin(size: Size) -> Entry:

@@ -40,7 +40,7 @@ def make_model(folder: Path) -> None:
         vocab_size=1000, special_tokens=SPECIALS, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator([said for row in _rows("support_train") for said in _texts(row)], trainer)
-    fast = PreTrainedTokenizerFast(
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<|end|>", chat_template=CHAT
     )
     torch.manual_seed(0)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from demotune.common.operations import flops
-from demotune.paper.making import Artefact, Found, Making, seeds_note, title_of
+from demotune.paper.making import Artefact, Found, Making, title_of
 from demotune.paper.record import Cell, Chart, Grid, Point, Series, grid, text
 from demotune.paper.reported import TABLE2
-from demotune.report.wording import duration, memory
+from demotune.report.wording import duration, memory, plural
 from demotune.runs.costs import MEASURING
 from demotune.runs.run import Run, load_run
 from demotune.sweep.trials import Trial
@@ -38,11 +38,11 @@ def measure(making: Making) -> Found:
                   "2 per parameter and token forward, 4 more backward."),
         ),
         grids=(_table(settings, runs, sft), _phases(runs)),
-        leaks=("nothing is judged on test rows here",),
+        leaks=("Nothing is judged on test rows here.",),
         limits=(
-            seeds_note(making.size),
+            f"{plural(len(making.size.seeds), 'seed')}: bars reach from the least to the most, and are no intervals.",
             "The paper's seconds and gigabytes are not known to us, so only the ratios are beside ours.",
-            "More SFT takes as many epochs as give it the trained tokens of SPIN and IRFT: per epoch SFT is cheaper.",
+            "More SFT takes twice the epochs of SPIN and IRFT, whose pairs have two sides: per epoch SFT is cheaper.",
         ),
     )  # fmt: skip
 
@@ -63,7 +63,7 @@ def _answer(runs: dict[str, list[Run]]) -> str:
         f"{fmean(map(operations, own)) / work:.1f} times the operations"
         for title, own in others
     ]
-    return "Of more SFT with the trained tokens of SPIN and IRFT, " + "; ".join(parts) + "."
+    return "Beside more SFT, of twice the epochs, " + "; ".join(parts) + "."
 
 
 def _relative(runs: dict[str, list[Run]], of: object) -> tuple[Series, ...]:

@@ -81,7 +81,7 @@ def answer(table: ComparisonTable, names: dict[str, str]) -> str:
             what = f"a {moved} gap than" if sure else "no gap that differs for certain from that of"
             parts.append(
                 f"{line_title(line, names)} leaves {what} more SFT "
-                f"({one.found.difference.text()} nats, corrected p = {one.p_text})"
+                f"({measured(one.found.difference, signed=True).text} nats, corrected p = {one.p_text})"
             )
     return "; ".join(parts) + "."
 

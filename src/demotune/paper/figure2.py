@@ -1,9 +1,7 @@
 """Figure 2: reward of answers and win rate over SFT by a reward model, over the stages of training."""
 
-from collections.abc import Sequence
-
-from demotune.common.statistics import Interval, compare_over_seeds, over_seeds
-from demotune.paper.judged import KINDS, OURS, Judged, Key, judge_stages, stage_title
+from demotune.common.statistics import compare_over_seeds, over_seeds
+from demotune.paper.judged import KINDS, OURS, Judged, Key, judge_stages, share_over_seeds, stage_title
 from demotune.paper.making import METHODS, Artefact, Found, Making, named_tests_grid, seeds_note
 from demotune.paper.record import Cell, Chart, Grid, Series, grid, measured, point, text
 from demotune.paper.reported import FIGURE2
@@ -43,7 +41,7 @@ def _charts(judged: Judged, judge: str) -> list[Chart]:
     named = judged.names(judge)
     rewards = [_line(judged, method, lambda key: over_seeds(judged.rewards(key, judge))) for method in OURS]
     sft = over_seeds(judged.rewards(None, judge)).value
-    rates = [_line(judged, method, lambda key: _share(wins(judged, key, judge))) for method in OURS]
+    rates = [_line(judged, method, lambda key: share_over_seeds(wins(judged, key, judge))) for method in OURS]
     return [
         Chart("lines", f"Reward of answers by {named}", "reward", tuple(rewards), sft,
               "Stage 0 is the model before. The thin line is SFT, more of it."),
@@ -56,12 +54,6 @@ def _line(judged: Judged, method: str, number: object) -> Series:
     return Series(METHODS[method], tuple(point(key[1], number(key)) for key in keys))  # type: ignore[operator]
 
 
-def _share(table: Sequence[Sequence[float]]) -> Interval:
-    """A win rate over seeds and prompts, its interval within 0 and 1."""
-    found = over_seeds(table)
-    return Interval(found.value, max(found.low, 0.0), min(found.high, 1.0)) if found.known else found
-
-
 def _grid(judged: Judged, judge: str, making: Making) -> Grid:
     rows = [[text("SFT, more of it"), measured(over_seeds(judged.rewards(None, judge))), Cell("–"), Cell("–")]]
     for key in judged.keys:
@@ -69,7 +61,7 @@ def _grid(judged: Judged, judge: str, making: Making) -> Grid:
         known = "about 80% at the end" if key[0] == "rft" and last else "not known to us"
         rows.append(
             [text(stage_title(key)), measured(over_seeds(judged.rewards(key, judge))),
-             measured(_share(wins(judged, key, judge)), percent=True), text(known)]
+             measured(share_over_seeds(wins(judged, key, judge)), percent=True), text(known)]
         )  # fmt: skip
     prompts = len(judged.rewards(None, judge)[0])
     headings = ["answers of", "reward", "win rate over SFT", "win rate in the paper"]
@@ -96,7 +88,7 @@ def _answer(judged: Judged) -> str:
     for method in OURS:
         keys = [key for key in judged.keys if key[0] == method]
         if keys:
-            rate = _share(wins(judged, keys[-1], judge))
+            rate = share_over_seeds(wins(judged, keys[-1], judge))
             ends = f" [{rate.low:.0%}, {rate.high:.0%}]" if rate.known else ""
             parts.append(f"{METHODS[method]} wins against more SFT in {rate.value:.0%}{ends}")
     return f"By {judged.names(judge)}, after the last stage " + "; ".join(parts) + "."

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from demotune.common.statistics import Interval, over_seeds
 from demotune.evaluation.subjects import short_names
 from demotune.paper.making import METHODS, Making, leaks_of
 from demotune.runs.evaluation import EvaluatedRow, Evaluation
@@ -82,12 +83,10 @@ class Judged:
     def warnings(self) -> tuple[str, ...]:
         partial = f"{self.selecting} selected the training rows: it is no impartial judge of models trained on them."
         noted = (partial,) if self.selecting is not None else ()
-        said = [
-            one
-            for seed in self.seeds
-            for one in seed.evaluation.warnings
-            if "abstained" in one or "no impartial" in one
-        ]
+        said = [one for seed in self.seeds for one in seed.evaluation.warnings]
+        said = [one for one in said if "abstained" in one or "no impartial" in one]
+        own = f"{self.selecting} is no impartial judge"  # which `partial` says in fewer words
+        said = [one for one in said if not one.startswith(own)]
         return (*noted, *dict.fromkeys(said))
 
 
@@ -113,6 +112,12 @@ def _one_seed(making: Making, sft: Trial, others: Sequence[Trial]) -> JudgedSeed
     )  # fmt: skip
     names = short_names(sources)
     return JudgedSeed(evaluation, names[0], dict(zip(models, names[1:], strict=True)))
+
+
+def share_over_seeds(table: Sequence[Sequence[float]]) -> Interval:
+    """A share over seeds and prompts, its interval within 0 and 1."""
+    found = over_seeds(table)
+    return Interval(found.value, max(found.low, 0.0), min(found.high, 1.0)) if found.known else found
 
 
 def stage_title(key: Key) -> str:

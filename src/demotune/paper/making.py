@@ -1,10 +1,10 @@
 """What the artefacts share: trials by kind, evaluation that is done once, tests and costs as tables."""
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from demotune.common.json_records import as_json
 from demotune.common.operations import flops
 from demotune.common.statistics import Comparison, holm
 from demotune.config.evaluation import EvaluationConfig
@@ -19,7 +19,7 @@ from demotune.paper.sizes import Size
 from demotune.report.wording import duration, memory, plural
 from demotune.runs.comparison import ComparisonTable, Line
 from demotune.runs.evaluation import Evaluation, read_evaluation
-from demotune.runs.names import COMPARISON, EVALUATION
+from demotune.runs.names import EVALUATION
 from demotune.sweep.trials import Plan, Trial
 
 EVALUATIONS = "evaluations"
@@ -55,7 +55,7 @@ class Making:
         config = EvaluationConfig(output=str(folder), **asked)  # type: ignore[arg-type]
         if (folder / EVALUATION).is_file():
             found = read_evaluation(folder)
-            if found.about["config"] == as_json(asdict(fill_in(config))):
+            if found.about["config"] == json.loads(json.dumps(asdict(fill_in(config)))):
                 return found
         evaluate(config)
         return read_evaluation(folder)
@@ -72,9 +72,9 @@ class Making:
     def compared(self, settings: Sequence[Sequence[Trial]]) -> ComparisonTable:
         """The settings on the test pairs, as `demotune compare --data` does it."""
         runs = [trial.folder for trials in settings for trial in trials]
-        folder = self.folder("preferences")
-        on = EvaluationConfig(model=str(runs[0]), output=str(folder), **self.on_preferences)  # type: ignore[arg-type]
-        return compare(runs, on=on, file=folder / COMPARISON)
+        folder = str(self.folder("preferences"))
+        on = EvaluationConfig(model=str(runs[0]), output=folder, **self.on_preferences)  # type: ignore[arg-type]
+        return compare(runs, on=on)
 
     def leaks_on_preferences(self, settings: Sequence[Sequence[Trial]]) -> tuple[str, ...]:
         """Test pairs like training rows; log-probabilities that `compared` measured are used again."""

@@ -10,10 +10,12 @@ from markupsafe import Markup
 
 from demotune.common.files import publish_file
 from demotune.paper.record import ArtefactRecord, Chart, Point
-from demotune.report.wording import number
+from demotune.report.wording import number, share
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 360, 220, 46, 12, 10, 34
 """Of a chart with lines, and the margins around its axes."""
+SHARE = "share"
+"""The unit of what lies between 0 and 1."""
 ROOM = 0.06
 """Left free at both ends of a scale."""
 
@@ -75,15 +77,15 @@ def render(record: ArtefactRecord) -> str:
 def draw(chart: Chart) -> Drawn:
     """Where everything is; the scale holds all ends of intervals and the level."""
     points = [point for series in chart.series for point in series.points]
-    low, high = _scale(points, chart.level)
-    share = Scale(low, high, 0.0, 100.0)
+    low, high = (0.0, 1.0) if chart.unit == SHARE else _scale(points, chart.level)
+    along = Scale(low, high, 0.0, 100.0)
     if chart.kind == "intervals":
         rows = tuple(
-            Row(series.name, shown(point, chart.unit), share(point.value), *_ends(point, share))
+            Row(series.name, shown(point, chart.unit), along(point.value), *_ends(point, along))
             for series in chart.series
             for point in series.points
         )
-        return Drawn(chart, rows, None if chart.level is None else share(chart.level), (), (), ())
+        return Drawn(chart, rows, None if chart.level is None else along(chart.level), (), (), ())
     up = Scale(low, high, HEIGHT - BOTTOM, TOP)
     stages = sorted({point.at for point in points})
     across = Scale(stages[0] - 0.2, stages[-1] + 0.2, LEFT, WIDTH - RIGHT)
@@ -92,7 +94,8 @@ def draw(chart: Chart) -> Drawn:
         for rank, series in enumerate(chart.series)
     )
     x_ticks = tuple((across(stage), f"{stage:g}") for stage in stages)
-    y_ticks = tuple((up(value), number(value)) for value in _ticks(low, high))
+    as_text = share if chart.unit == SHARE else number
+    y_ticks = tuple((up(value), as_text(value)) for value in _ticks(low, high))
     return Drawn(chart, (), None if chart.level is None else up(chart.level), lines, x_ticks, y_ticks)
 
 

@@ -2,7 +2,7 @@
 
 from demotune.common.statistics import over_seeds
 from demotune.paper.figure2 import TINY_REWARDS
-from demotune.paper.judged import KINDS, OURS, Judged, Key, judge_stages
+from demotune.paper.judged import KINDS, OURS, Judged, Key, judge_stages, share_over_seeds
 from demotune.paper.making import METHODS, Artefact, Found, Making
 from demotune.paper.record import NOT_KNOWN, Cell, Grid, Sample, grid, measured, text
 from demotune.paper.reported import TABLE5
@@ -45,7 +45,7 @@ def _gains(judged: Judged, last: dict[str, Key], rule: str) -> Grid:
         better = [[float(gain > 0) for gain in seed] for seed in gains]
         rows.append(
             [text(METHODS[method]), measured(over_seeds(gains), signed=True),
-             measured(over_seeds(better), percent=True), Cell(NOT_KNOWN)]
+             measured(share_over_seeds(better), percent=True), Cell(NOT_KNOWN)]
         )  # fmt: skip
     headings = ["method", "mean gain over SFT", "answers with a gain", "in the paper"]
     return grid("How the answers below were chosen", headings, rows, note=rule)
@@ -81,7 +81,10 @@ def _answer_of(model: object) -> str:
 
 
 def _answer(judged: Judged, last: dict[str, Key]) -> str:
-    parts = [f"{METHODS[method]} {over_seeds(_gain(judged, key)).text()}" for method, key in last.items()]
+    parts = [
+        f"{METHODS[method]} {measured(over_seeds(_gain(judged, key)), signed=True).text}"
+        for method, key in last.items()
+    ]
     return f"Mean gain in reward over more SFT, by {judged.names(judged.best_judge)}: {', '.join(parts)}."
 
 

@@ -58,7 +58,7 @@ def _grid(judged: Judged, judge: str, making: Making) -> Grid:
     rows = [[text("SFT, more of it"), measured(over_seeds(judged.rewards(None, judge))), Cell("–"), Cell("–")]]
     for key in judged.keys:
         last = key == max((one for one in judged.keys if one[0] == key[0]), key=lambda one: one[1])
-        known = "about 80% at the end" if key[0] == "rft" and last else "not known to us"
+        known = "reaches about 80%" if key[0] == "rft" and last else "not known to us"
         rows.append(
             [text(stage_title(key)), measured(over_seeds(judged.rewards(key, judge))),
              measured(share_over_seeds(wins(judged, key, judge)), percent=True), text(known)]

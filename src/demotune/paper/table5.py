@@ -24,7 +24,7 @@ def measure(making: Making) -> Found:
         answer=_answer(judged, last),
         warnings=(*((TINY_REWARDS,) if making.config.size == "tiny" else ()), *judged.warnings),
         grids=(_gains(judged, last, rule),),
-        samples=tuple(sample for method, key in last.items() for sample in _samples(judged, method, key)),
+        samples=tuple(sample for method, key in last.items() for sample in samples_of(judged, method, key)),
         leaks=judged.leaks,
         limits=(
             "Single answers show what can happen, not how often; the table above says how often.",
@@ -51,7 +51,7 @@ def _gains(judged: Judged, last: dict[str, Key], rule: str) -> Grid:
     return grid("How the answers below were chosen", headings, rows, note=rule)
 
 
-def _samples(judged: Judged, method: str, key: Key) -> list[Sample]:
+def samples_of(judged: Judged, method: str, key: Key) -> list[Sample]:
     """The best, then the worst, of the first seed."""
     seed, judge = judged.seeds[0], judged.best_judge
     found = []

@@ -44,8 +44,8 @@ def test_prompts_without_a_reward_are_left_out_of_all_models() -> None:
 
 def test_a_judge_that_selected_is_named_and_the_last_one_chooses() -> None:
     found = Judged(judged({"a": 1.0}).seeds, ("first", "second"), "first")
-    assert found.names("first") == "first, which selected the training rows"
-    assert found.names("second") == "second, which selected nothing"
+    assert found.names("first") == "the reward model first, which selected the training rows"
+    assert found.names("second") == "the reward model second, which selected nothing"
     assert found.best_judge == "second"
     assert found.warnings == ("first selected the training rows: it is no impartial judge of models trained on them.",)
 

@@ -74,7 +74,7 @@ def minutes(seconds: float) -> str:
 class Tracker:
     """Counts finished units of one piece of work and shows the count. Made by `track`."""
 
-    def __init__(self, what: str, total: int, unit: str) -> None:
+    def __init__(self, what: str, total: int | None, unit: str) -> None:
         self.what, self.total, self.unit = printable(what), total, unit
         self.done = self.first = 0
         self.started = self.last_line = time.monotonic()
@@ -102,7 +102,7 @@ class Tracker:
     def advance(self, count: int = 1, info: str = "") -> None:
         """Count `count` more units; `info` is a short text such as the current loss."""
         self.done += count
-        self._show(info, force=self.done >= self.total)
+        self._show(info, force=self.total is not None and self.done >= self.total)
 
     def _show(self, info: str, force: bool) -> None:
         info = f"{info}  {peak_memory_gib():.1f} of {total_memory_gib():.0f} GiB".strip()
@@ -112,8 +112,11 @@ class Tracker:
         elif force or now - self.last_line >= SECONDS_BETWEEN_LINES:
             self.last_line = now
             elapsed = now - self.started
-            left = elapsed / max(self.done - self.first, 1) * (self.total - self.done)
-            say(f"{self.what}  {self.done}/{self.total} {self.unit}  {minutes(elapsed)}, {minutes(left)} left  {info}")
+            count, spent = f"{self.done:,}", minutes(elapsed)
+            if self.total is not None:
+                left = elapsed / max(self.done - self.first, 1) * (self.total - self.done)
+                count, spent = f"{self.done}/{self.total}", f"{spent}, {minutes(left)} left"
+            say(f"{self.what}  {count} {self.unit}  {spent}  {info}")
             sys.stdout.flush()
 
     @property
@@ -126,8 +129,8 @@ class Tracker:
 
 
 @contextmanager
-def track(what: str, total: int, unit: str) -> Iterator[Tracker]:
-    """Show progress through `total` units of work, with time elapsed and left, and peak memory."""
+def track(what: str, total: int | None, unit: str) -> Iterator[Tracker]:
+    """Show progress through `total` units of work, with time elapsed and left, and peak memory; None: not known."""
     tracker = Tracker(what, total, unit)
     try:
         yield tracker

@@ -47,7 +47,7 @@ class Judged:
 
     def names(self, judge: str) -> str:
         note = ", which selected the training rows" if judge == self.selecting else ", which selected nothing"
-        return judge + note
+        return f"the reward model {judge}{note}"
 
     @property
     def keys(self) -> list[Key]:

@@ -12,7 +12,7 @@ from demotune.common.files import publish_file
 from demotune.paper.record import ArtefactRecord, Chart, Point
 from demotune.report.wording import number, share
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 360, 220, 46, 12, 10, 34
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 360, 220, 54, 12, 10, 34
 """Of a chart with lines, and the margins around its axes."""
 SHARE = "share"
 """The unit of what lies between 0 and 1."""

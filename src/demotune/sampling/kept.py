@@ -36,16 +36,18 @@ def draw_kept(
 
     def records() -> Iterator[dict[str, Any]]:
         tokens = 0
-        for stream, response in sampler().draw([prompts[row] for row in rows], streams, seed, options):
+        for stream, response in one.draw([prompts[row] for row in rows], streams, seed, options):
             tokens += len(response.ids)
             if tracker:
                 speed = f"{tokens / max(tracker.seconds, 1e-9):.0f} tok/s"
                 tracker.advance(1 + journal.news_of_others(), speed)
             yield {"row": stream - first_stream, **as_json(response if with_logps else replace(response, logps=None))}
 
-    if rows := share_of_this_process(left):
+    if left:
+        one, rows = sampler(), share_of_this_process(left)
         streams = [first_stream + row for row in rows]
-        append_in_turn(records(), journal.append)
+        with one.ready([prompts[row] for row in left], options):
+            append_in_turn(records(), journal.append)
     wait_for_everyone()
     if tracker and (late := journal.news_of_others()):
         tracker.advance(late)

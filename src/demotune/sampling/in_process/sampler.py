@@ -9,6 +9,7 @@ interrupted run stopped, does not change what is drawn beyond rounding.
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -50,6 +51,9 @@ class InProcessSampler:
         if prompts:
             model, listen = self._policy(), self._listen
             yield from sample_responses(model, prompts, streams, seed, options, slots=self._slots, listen=listen)
+
+    def ready(self, prompts: Sequence[Sequence[int]], options: SamplingOptions) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def keeps_logps(self, options: SamplingOptions) -> bool:
         return keeps_logps(options)

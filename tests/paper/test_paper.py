@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers.command import call
 from helpers.in_process import InThisProcess
 
+from demotune.cli.paper import make_paper
 from demotune.common.errors import DemotuneError
 from demotune.config.paper import PaperConfig
 from demotune.paper.page import render
@@ -111,11 +111,14 @@ def test_a_folder_of_other_inputs_is_refused(made: Path) -> None:
         paper(config)
 
 
-def test_print_writes_the_commands_and_runs_nothing(tmp_path: Path) -> None:
-    code, shown = call("paper", "figure1", "--output", str(tmp_path), "--seeds", "1", "--print")
+def test_print_writes_a_script_of_the_commands_and_runs_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_paper(PaperConfig(artefact="figure1", output=tmp_path, seeds=1, print=True))
+    shown = capsys.readouterr().out
+    assert shown.startswith("#!/bin/sh\n")
     lines = [line for line in shown.splitlines() if line.startswith(("[ -e", "demotune"))]
-    assert code == 0
-    assert [line for line in lines if "demotune select --reward" in line and "--top 96" in line] == lines[:1]
+    assert [line for line in lines if "|| demotune select " in line and "--top 96" in line] == lines[:1]
     assert [line.split("; else demotune ")[1].split()[0] for line in lines[1:-1]] == [
         "sft",
         "sft",

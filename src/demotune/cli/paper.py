@@ -1,5 +1,7 @@
 """`demotune paper`: which of its three kinds of command this is."""
 
+import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
 
 import typer
@@ -16,7 +18,9 @@ def make_paper(config: PaperConfig) -> None:
 
         config = replace(config, model=str(fetch_smollm2()))
     if config.print:
-        typer.echo(print_commands(config), nl=False)
+        with redirect_stdout(sys.stderr):  # what is made on the way says so; standard output is a script
+            script = print_commands(config)
+        typer.echo(script, nl=False)
     elif config.estimate:
         estimate(config)
     else:

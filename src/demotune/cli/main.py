@@ -19,6 +19,7 @@ from demotune.config import commands
 from demotune.config.config_files import build_config
 from demotune.config.evaluation import EvaluationConfig
 from demotune.config.methods import CONFIGS, Method
+from demotune.config.paper import PaperConfig
 from demotune.data import as_prompt, read_prompt_file
 from demotune.runs.folder import RunFolder
 
@@ -237,6 +238,13 @@ def _sweep(config: commands.SweepConfig) -> None:
 
         if sweep(plan, config).unfinished:
             raise typer.Exit(USER_ERROR)
+
+
+@command(app, PaperConfig)
+def _paper(config: PaperConfig) -> None:
+    from demotune.cli.paper import make_paper
+
+    make_paper(config)
 
 
 @command(app, commands.ReportConfig)

@@ -26,7 +26,10 @@ ELSEWHERE = "migration.md"
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*[a-z0-9]")
 FSDP = {"--config_file", "--machine_rank", "--main_process_ip"}
-VLLM = {"--enforce-eager", "--gpu-memory-utilization", "--max-model-len", "--enable-lora", "--max-lora-rank"}
+VLLM = {
+    "--enforce-eager", "--no-enable-chunked-prefill", "--gpu-memory-utilization", "--max-model-len", "--enable-lora",
+    "--max-lora-rank",
+}  # fmt: skip
 PIP = {"--constraint", "--no-deps"}
 OTHER_PROGRAMS = {"--num_processes", "--nproc_per_node", "--multi_gpu", "--logdir", *FSDP, *VLLM, *PIP}
 """Flags of accelerate, torchrun, tensorboard, vLLM and pip."""

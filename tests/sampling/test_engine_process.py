@@ -85,7 +85,7 @@ def test_it_is_started_as_the_run_needs_it_and_ends_when_closed(python, tmp_path
     assert found["argv"] == [
         "--model", "start", "--tokenizer", "words", "--served-model-name", "demotune", "--host", "127.0.0.1", "--port",
         str(urlsplit(address).port), "--dtype", "float32", "--max-num-seqs", "8", "--max-model-len", "64",
-        "--enforce-eager",
+        "--enforce-eager", "--no-enable-chunked-prefill",
     ]  # fmt: skip
     assert found["environment"]["VLLM_SERVER_DEV_MODE"] == "1"
     assert "MASTER_PORT" not in found["environment"]

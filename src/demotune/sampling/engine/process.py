@@ -51,8 +51,8 @@ class ServerSettings:
             given["--max-lora-rank"] = str(next((rank for rank in RANKS if rank >= self.lora_rank), self.lora_rank))
         if self.on_gpu:
             given["--gpu-memory-utilization"] = ONE_GPU
-        # On a CPU compiling takes minutes and gains little.
-        switches = ["--enable-sleep-mode" if self.on_gpu else "--enforce-eager"]
+        # On a CPU compiling takes minutes, and prompts in chunks end a server whose requests have seeds (vllm 0.32).
+        switches = ["--enable-sleep-mode"] if self.on_gpu else ["--enforce-eager", "--no-enable-chunked-prefill"]
         switches += ["--enable-lora"] if self.lora_rank else []
         return [*(part for both in given.items() for part in both), *switches]
 

@@ -1,35 +1,19 @@
 """The report in a real browser: what a reader clicks works, hostile text stays text, and nothing asks the network."""
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from helpers.browser import Browser, errors, find_or_skip, open_browser, set_width
 from helpers.report_folders import START_LOGPS, TOKENS, write_evaluation, write_run
 
 from demotune.report import build_report
 
 HOSTILE = "</script><script>window.hurt=1;alert(1)</script><img src=x onerror='window.hurt=2'>{{7*7}}"
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --window-size=1280,1000"
-)
 ROWS = 45
 GAINS = [(row * 7) % ROWS - 10.0 for row in range(ROWS)]
 """What stage 0 adds to each held-out demonstration: -10 to 34, in no order."""
-
-Browser = Any
-
-
-def find_or_skip(*names: str) -> str:
-    """A program of the machine. Without it the test is skipped; where CI is set it fails."""
-    found = next((path for name in names if (path := shutil.which(name))), None)
-    if found is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"none of {', '.join(names)} is installed")
-    return str(found)
 
 
 def test_a_machine_without_a_browser_skips_and_ci_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,18 +27,7 @@ def test_a_machine_without_a_browser_skips_and_ci_fails(monkeypatch: pytest.Monk
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    chromium, chromedriver = find_or_skip("chromium", "chromium-browser", "google-chrome"), find_or_skip("chromedriver")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
-    driver.set_page_load_timeout(60)
-    yield driver
-    driver.quit()
+    yield from open_browser(tmp_path_factory.mktemp("profile"))
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +69,6 @@ def page(opened: Browser) -> Browser:
     return opened
 
 
-def set_width(page: Browser, width: int) -> None:
-    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": True}
-    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-
-
 def choose(page: Browser, control: str, value: str) -> None:
     from selenium.webdriver.support.ui import Select
 
@@ -115,10 +83,6 @@ def shown(page: Browser) -> list[str]:
 
 def worst_first() -> list[str]:
     return [f"key{row}" for row in sorted(range(ROWS), key=lambda row: GAINS[row])]
-
-
-def errors(page: Browser) -> list[str]:
-    return [entry["message"] for entry in page.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
 
 
 def test_charts_are_drawn_and_no_error_is_logged(page: Browser) -> None:

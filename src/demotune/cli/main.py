@@ -15,7 +15,7 @@ from demotune.cli.inputs import refuse_missing_inputs
 from demotune.common.launches import refuse_launch
 from demotune.common.memory import keep_memory
 from demotune.common.messages import DEBUG, USER_ERROR, errors_as_messages
-from demotune.config import commands
+from demotune.config import commands, interactive
 from demotune.config.config_files import build_config
 from demotune.config.evaluation import EvaluationConfig
 from demotune.config.methods import CONFIGS, Method
@@ -195,6 +195,13 @@ def _evaluate(config: EvaluationConfig) -> None:
 
     found = evaluate(config)
     show_evaluation(found.folder, found.record, found.tasks)
+
+
+@command(app, interactive.AnnotateConfig)
+def _annotate(config: interactive.AnnotateConfig) -> None:
+    from demotune.evaluation.annotation.annotate import annotate
+
+    annotate(config)
 
 
 @command(app, commands.CompareConfig)

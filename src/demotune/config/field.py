@@ -11,7 +11,7 @@ from dataclasses import MISSING, dataclass, replace
 from functools import cache
 from typing import Any, Literal, cast
 
-Named = Literal["loggers", "columns", "rows", "prompts", "model", "run"]
+Named = Literal["loggers", "columns", "rows", "prompts", "model", "run", "evaluation"]
 """What a field names: it is looked for before torch is imported."""
 
 INPUTS = "Model, data, output"

@@ -1,7 +1,6 @@
 """A run folder: its paths, its lock, and which phases are done."""
 
 import fcntl
-import os
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from demotune.common.errors import DemotuneError
 from demotune.common.files import UNFINISHED, damaged, read_json, write_record
 from demotune.common.json_records import read_record
+from demotune.common.locks import held
 from demotune.config.config_files import load_config
 from demotune.config.methods import AnyConfig
 from demotune.runs.check import StageCheck
@@ -105,19 +105,8 @@ class RunFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for this process; the lock goes when the process goes, however it ends."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / LOCK).open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                lock.seek(0)
-                raise DemotuneError(
-                    f"run folder {self.root} is in use by process {lock.read().strip() or 'unknown'}; "
-                    "wait for it, stop it, or choose another --output"
-                ) from None
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
+        fix = "wait for it, stop it, or choose another --output"
+        with held(self.root / LOCK, lambda process: f"run folder {self.root} is in use by process {process}; {fix}"):
             yield
 
     def wait_until_free(self) -> None:

@@ -30,7 +30,6 @@ CONTEXT: dict[str, Any] = {
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings=CONTEXT,
@@ -100,7 +99,7 @@ def _resume(config: commands.ResumeConfig) -> None:
 @app.command(context_settings=COLLECT_UNKNOWN)
 def estimate(
     ctx: typer.Context,
-    method: Annotated[Method, typer.Option(help="Whose flags follow: every flag of demotune METHOD --help.")],
+    method: Annotated[Method, typer.Option(help="Whose flags follow: every flag of demotune METHOD --help-all.")],
     device: Annotated[
         str | None,
         typer.Option(help="By datasheet: h200, h100, a100, l40s, rtx4090, ... Not given: this machine is measured."),
@@ -118,6 +117,13 @@ def estimate(
     flags = typer.Typer(context_settings=CONTEXT, add_completion=False)
     add_method(flags, method, act)
     raise typer.Exit(typer.main.get_command(flags).main(ctx.args, standalone_mode=False) or 0)
+
+
+@command(app, interactive.InspectConfig)
+def _inspect(config: interactive.InspectConfig) -> None:
+    from demotune.cli.inspect import inspect
+
+    inspect(config)
 
 
 @command(app, commands.AdviseConfig)

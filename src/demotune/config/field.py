@@ -49,6 +49,8 @@ class Field:
     argument: bool = False
     """Stands on the command line without a flag."""
     names: Named | None = None
+    basic: bool = False
+    """Among the most used of its command, which `--help` shows; a command without any shows all."""
 
 
 def field(default: Any = MISSING, panel: str | None = None, **about: Any) -> Any:

@@ -36,11 +36,13 @@ class Intake:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rendered:
+class Rendered:
     """The rows of some sources."""
 
     loaded: Loaded[Demonstration]
     rows: tuple[RenderedDemonstration, ...]
+    sources: tuple[str, ...]
+    """Where each row stood."""
     bad_rows: tuple[BadRow, ...]
     truncated: int
     looked_at: int
@@ -67,7 +69,7 @@ def prepare(config: AnyConfig, renderer: Renderer, quarantine_path: Path | None 
     Raises DemotuneError when a source cannot be read, when more than `max_bad_share` of the rows are bad, or when no
     row is left to train on.
     """
-    data = _render_all(_load(config, config.data, config.data_weights), config, renderer, config.max_rows)
+    data = render_data(config, renderer)
     held = _render_all(_load(config, config.eval_data), config, renderer) if config.eval_data else None
     parts = [data] if held is None else [data, held]
     bad_rows = tuple(row for part in parts for row in part.bad_rows)
@@ -93,6 +95,11 @@ def prepare(config: AnyConfig, renderer: Renderer, quarantine_path: Path | None 
     return Intake(split.train, split.heldout, bad_rows, notes, hashes)
 
 
+def render_data(config: AnyConfig, renderer: Renderer) -> Rendered:
+    """All data of a run, none of it held out, however many rows are bad. Raises DemotuneError as reading them does."""
+    return _render_all(_load(config, config.data, config.data_weights), config, renderer, config.max_rows)
+
+
 def _load(config: AnyConfig, sources: Sequence[str], weights: Sequence[float] = ()) -> Loaded[Demonstration]:
     return load_demonstrations(
         sources, columns=config.columns, every_turn=config.every_turn, weights=weights, seed=config.seed
@@ -101,8 +108,9 @@ def _load(config: AnyConfig, sources: Sequence[str], weights: Sequence[float] = 
 
 def _render_all(
     loaded: Loaded[Demonstration], config: AnyConfig, renderer: Renderer, max_rows: int | None = None
-) -> _Rendered:
+) -> Rendered:
     rows: dict[str, RenderedDemonstration] = {}
+    sources: list[str] = []
     bad_rows = list(loaded.bad_rows)
     truncated = looked_at = 0
     for demonstration in loaded.rows:
@@ -119,8 +127,9 @@ def _render_all(
             bad_rows.append(BadRow(demonstration.source, refusal.reason, refusal.detail))
         else:
             rows[row.key] = row
+            sources.append(demonstration.source)
             truncated += row is not whole
-    return _Rendered(loaded, tuple(rows.values()), tuple(bad_rows), truncated, looked_at)
+    return Rendered(loaded, tuple(rows.values()), tuple(sources), tuple(bad_rows), truncated, looked_at)
 
 
 def _fit(row: RenderedDemonstration, config: AnyConfig, bos_id: int | None) -> RenderedDemonstration:
@@ -193,7 +202,7 @@ def _without_prompts_of(
 
 
 def _check_bad_share(
-    parts: Sequence[_Rendered], bad_rows: Sequence[BadRow], config: AnyConfig, quarantine_path: Path | None
+    parts: Sequence[Rendered], bad_rows: Sequence[BadRow], config: AnyConfig, quarantine_path: Path | None
 ) -> None:
     share = _bad_share(parts)
     if share <= config.max_bad_share:
@@ -214,7 +223,7 @@ def _check_bad_share(
     )
 
 
-def _bad_share(parts: Sequence[_Rendered]) -> float:
+def _bad_share(parts: Sequence[Rendered]) -> float:
     """Bad rows among rows read. Where max_rows ended the rendering early, the rest is taken to render alike."""
     bad = 0.0
     for part in parts:
@@ -224,12 +233,12 @@ def _bad_share(parts: Sequence[_Rendered]) -> float:
     return bad / max(sum(map(_rows_read, parts)), 1)
 
 
-def _rows_read(part: _Rendered) -> int:
+def _rows_read(part: Rendered) -> int:
     """With every_turn a row holds several demonstrations; each of them can be bad, so each counts as a row."""
     return max(part.loaded.rows_read, len(part.loaded.bad_rows) + len(part.loaded.rows))
 
 
-def _notes_on_losses(parts: Sequence[_Rendered], bad_rows: Sequence[BadRow], config: AnyConfig) -> list[str]:
+def _notes_on_losses(parts: Sequence[Rendered], bad_rows: Sequence[BadRow], config: AnyConfig) -> list[str]:
     notes = [
         f"bad rows: {len(bad_rows)} of {sum(map(_rows_read, parts))} read"
         + (f" ({reasons(bad_rows)})" if bad_rows else "")

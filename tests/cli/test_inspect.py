@@ -78,6 +78,7 @@ def test_data_without_a_good_row_are_shown_too(place: Path) -> None:
 def test_long_texts_are_shortened_in_the_middle(place: Path) -> None:
     (place / "long.jsonl").write_text(json.dumps({"prompt": "a" * 3000 + "END", "completion": "b"}) + "\n")
     shown = looked_at(place, "--max-length", "4000", data="long.jsonl")
+    assert "max_length is 256" in looked_at(place, data="long.jsonl")
     assert "characters ...]" in shown
     assert "END<|im_end|>" in shown
 

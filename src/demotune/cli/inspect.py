@@ -1,17 +1,19 @@
 """`demotune inspect`: rows as the model sees them, what of them is learned, their lengths, and what is refused."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 from rich.text import Text
 
 from demotune.common.progress import console, say, show_table
+from demotune.config.field import fields_of
 from demotune.config.interactive import InspectConfig
 from demotune.config.methods import AnyConfig, SFTConfig
 from demotune.data.intake import Rendered, render_data
 from demotune.data.rendering import Renderer
-from demotune.models.policy import generation_stop_ids, load_tokenizer, resolve_model
+from demotune.models.policy import generation_stop_ids, load_tokenizer, longest_input, resolve_model
 from demotune.records import BadRow, RenderedDemonstration
 from demotune.runs.run import begun_template
 
@@ -31,13 +33,20 @@ def inspect(config: InspectConfig) -> None:
     found, renderer = read_data(
         SFTConfig(
             model=config.model, data=config.data, output="not written", columns=config.columns,
-            template=config.template, every_turn=config.every_turn, max_length=config.max_length,
-            overlong=config.overlong, max_rows=config.max_rows,
+            template=config.template, every_turn=config.every_turn, overlong=config.overlong,
+            max_length=config.max_length or readable_length(resolve_model(config.model)), max_rows=config.max_rows,
         )
     )  # fmt: skip
     show_rows(found, renderer, config.rows)
     _show_lengths(found.rows)
     _show_refused(found)
+
+
+def readable_length(model: Path) -> int:
+    """The max_length of a run, or what the model can read where that is less."""
+    longest = longest_input(model)
+    default: int = fields_of(SFTConfig)["max_length"].default
+    return default if longest is None else min(default, longest)
 
 
 def read_data(config: AnyConfig) -> tuple[Rendered, Renderer]:

@@ -126,6 +126,13 @@ def _inspect(config: interactive.InspectConfig) -> None:
     inspect(config)
 
 
+@command(app, interactive.InitConfig)
+def _init(config: interactive.InitConfig) -> None:
+    from demotune.cli.init import init
+
+    init(config)
+
+
 @command(app, commands.AdviseConfig)
 def _advise(config: commands.AdviseConfig) -> None:
     from demotune.advice.advise import advise

@@ -42,8 +42,8 @@ class InspectConfig(Config):
     """Make one demonstration of each assistant turn in a conversation."""
     template: str | None = field(None)
     """Prompt template with {prompt}. Not given: that of the model's run, else its chat template."""
-    max_length: int = field(1024, minimum=2, maximum=10**7)
-    """Longest prompt plus response, in tokens."""
+    max_length: int | None = field(None, minimum=2, maximum=10**7)
+    """Longest prompt plus response, in tokens. Not given: 1024, or what the model can read."""
     overlong: Literal["quarantine", "truncate-prompt", "truncate-response"] = field("quarantine")
     """Refuse longer rows (quarantine), or cut them."""
     max_rows: int | None = field(None, minimum=1)

@@ -67,9 +67,8 @@ def test_what_cannot_be_used_is_asked_again(place: Path) -> None:
 def test_columns_of_no_known_format_are_asked_for(place: Path) -> None:
     rows = [{"customer_message": f"ask {n}", "agent_reply": f"say {n}"} for n in range(12)]
     (place / "desk.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    shown = begin(
-        "--model", "model", "--data", "desk.jsonl", typed="prompt=customer_message,response=agent_reply\n\n\n"
-    )
+    columns = "prompt=customer_message,response=agent_reply"
+    shown = begin("--model", "model", "--data", "desk.jsonl", typed=f"{columns}\n\n\n")
     assert shown.exit_code == 0, shown.output
     assert f"--columns {columns}" in shown.output
     assert load_config(place / "run.yaml").columns == columns

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from demotune.common.errors import DemotuneError
@@ -234,7 +235,10 @@ def _draw(lazy: _LazyModel, view: Sequence[RenderedRow], config: EvaluationConfi
     )
     sampler = InProcessSampler(lambda: lazy.policy, slots=config.sample_batch_size)
     with track(f"{lazy.name}: answers", len(prompts), "responses") as tracker:
-        drawn = draw_kept(journal_here(), lambda: sampler, prompts, config.seed, options, tracker=tracker)
+        expected = fmean(len(row.demo.demo.ids) for row in view)
+        drawn = draw_kept(
+            journal_here(), lambda: sampler, prompts, config.seed, options, tracker=tracker, expected=expected
+        )
     completions = [Completion(*both) for both in zip(prompts, drawn, strict=True)]
     logps = _logps(lazy, completions, config, "log-probabilities of answers")
     return [

@@ -1,6 +1,7 @@
 """Responses of a stage's policy, kept in a journal while they are drawn: a killed run draws no response twice."""
 
 from collections.abc import Callable, Sequence
+from statistics import fmean
 
 from torch import nn
 
@@ -46,6 +47,7 @@ def draw_with(
         tracker=tracker,
         first_stream=first_stream,
         with_logps=with_logps,
+        expected=fmean(len(row.demo.ids) for row in stage.setup.train),
     )
     marker = stage.setup.answer_marker
     return responses if marker is None else [finished_by_answer(response, marker) for response in responses]

@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
-from helpers.tiny import tiny_model, tiny_tokenizer
+import torch
+from helpers.tiny import save_tiny, tiny_tokenizer
 
 from demotune.common import progress
 from demotune.common.progress import Tracker, track
 from demotune.data.rendering import Renderer
+from demotune.models.policy import load_policy
 from demotune.records import Response
 from demotune.rewards.answers import drawn_in_order
 from demotune.sampling import InProcessSampler, SamplingOptions, pace
@@ -82,13 +85,15 @@ def test_the_screen_shows_tokens_before_a_response_is_finished(
     assert "0:25 left" in shown  # (10 x 32 - 64) tokens at 10 a second, from the first on
 
 
-def test_a_sampler_is_heard_and_draws_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sampler_is_heard_and_draws_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     heard: list[int] = []
     monkeypatch.setattr(Pace, "_hear", lambda self, stream, token: heard.append(token))
     renderer = Renderer(tiny_tokenizer())
     options = SamplingOptions(max_new_tokens=12, stop_ids=renderer.stop_ids, vocabulary=renderer.vocabulary)
     prompts = [renderer.prompt_ids([{"role": "user", "content": f"say {n}"}]) for n in range(5)]
-    model, own = tiny_model(), []
+    save_tiny(tmp_path)
+    model = load_policy(tmp_path, dtype="float32", attn_implementation=None, device=torch.device("cpu"))
+    own: list[int] = []
     sampler = InProcessSampler(lambda: model, slots=2, listen=lambda _, token: own.append(token))
     drawn = drawn_in_order(sampler, prompts, 7, options, what="sample")
     quiet = dict(InProcessSampler(lambda: model, slots=2).draw(prompts, range(5), 7, options))

@@ -50,7 +50,8 @@ class ConfigCommand(TyperCommand):
         for param in self.get_params(ctx):
             field = fields.get(param.name)
             if field is None:
-                panels.setdefault(OTHER, []).append(param.get_help_record(ctx))
+                record: tuple[str, str] = param.get_help_record(ctx)
+                panels.setdefault(OTHER, []).append(record)
             elif field.name in shown:
                 panel = "Arguments" if field.argument else (whole and field.panel) or OTHER
                 panels.setdefault(panel, []).append((_names(field), _text(field, texts[field.name], whole)))

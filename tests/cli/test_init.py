@@ -91,6 +91,11 @@ def test_a_file_that_is_there_is_kept_unless_the_user_says_so(place: Path) -> No
         ((), "", "the input ended before the model was given"),
         (("--yes",), "", "--yes asks nothing, so the model and data must be given"),
         (("--model", "model"), "", "the input ended before the data was given"),
+        (
+            ("--model", "model", "--data", "rows.jsonl", "--yes", "--output", "rows.jsonl"),
+            "",
+            "rows.jsonl is a file; name",
+        ),
         (("--model", "gone/gone/gone"), "", "model 'gone/gone/gone' is no folder"),
     ],
 )

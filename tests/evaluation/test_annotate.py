@@ -13,7 +13,8 @@ from helpers.evaluations import evaluation
 from helpers.report_folders import START_LOGPS, TOKENS, write_run
 
 from demotune.common.errors import DemotuneError
-from demotune.common.files import read_json
+from demotune.common.files import read_json, write_json
+from demotune.common.journals import Journal
 from demotune.common.statistics import compare_wins
 from demotune.evaluation.annotation.items import ItemName
 from demotune.evaluation.annotation.votes import agreement, join_votes, together
@@ -217,6 +218,19 @@ def test_what_cannot_be_annotated_is_one_sentence(tmp_path: Path, given: tuple[s
     assert code in {1, 2}
     assert message in " ".join(shown.split())
     assert "Traceback" not in shown
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    folder = write_contest(tmp_path)
+    record = read_json(folder / "evaluation.json")
+    write_json(folder / "evaluation.json", record | {"models": [{}]})
+    code, shown = call("annotate", str(folder), "--results")
+    assert (code, "its files do not fit together" in " ".join(shown.split())) == (1, True)
+    write_contest(tmp_path)
+    (folder / "annotations").mkdir()
+    Journal(folder / "annotations" / "anna.jsonl").append([{"key": "key0"}])
+    code, shown = call("annotate", str(folder), "--results")
+    assert (code, "anna.jsonl cannot be read (it lacks baseline" in " ".join(shown.split())) == (1, True)
 
 
 def test_results_without_votes_say_so(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def _proposal(rows: Sequence[RawRow], found: Sequence[str]) -> str:
     rendered = texts if len(texts) == 1 else [column for column in texts if column == "text"]
     if mark := next((mark for column in rendered for mark in _REPLY_MARKS if _has_mark(column, rows, mark)), None):
         return (
-            f"{column_list(rendered)} holds whole conversations that a chat template wrote (found {mark.strip()!r}), and "
+            f"{column_list(rendered)} holds whole conversations that a chat template wrote (found {mark.strip()!r}); "
             "demotune writes them itself, with the model's template; cut each text before its last "
             f"{mark.strip()!r} into two columns, prompt and completion, and leave the template's marks out"
         )

@@ -95,7 +95,9 @@ class RunFolder:
         return self.summary.exists()
 
     def finished_model(self) -> Path:
-        """The model that the run made. Raises DemotuneError where the run is not finished."""
+        """The model that the run made. Raises DemotuneError where there is no run, or one that is not finished."""
+        if not self.holds_run and not self.finished:
+            raise DemotuneError(f"{self.root} holds no run; name the folder that a run wrote with --output")
         if not self.finished:
             raise DemotuneError(
                 f"{self.root} is an unfinished run, it has no model yet; finish it with: demotune resume {self.root}"
@@ -117,6 +119,8 @@ class RunFolder:
 
     def refuse_if_taken(self) -> None:
         """A new run needs a folder that is new, empty, or holds only a run that never got to its manifest."""
+        if self.root.is_file():
+            raise DemotuneError(f"output {self.root} is a file; name a new folder for the run with --output")
         if self.manifest.exists():
             fix = "choose another --output" if self.finished else f"continue it with: demotune resume {self.root}"
             raise DemotuneError(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from demotune.records import Message
 from demotune.runs.evaluation import Evaluation
+from demotune.runs.folder import written_by_a_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,12 @@ class Contest:
 
 
 def contest_of(evaluation: Evaluation) -> Contest:
-    """Without items where the evaluation has no answers of two models."""
+    """Without items where the evaluation has no answers of two models. Raises DemotuneError for damaged files."""
+    with written_by_a_run(evaluation.folder):
+        return _contest_of(evaluation)
+
+
+def _contest_of(evaluation: Evaluation) -> Contest:
     model, *baselines = [str(one["name"]) for one in evaluation.about.get("models", ())] or [""]
     items = []
     for row in evaluation.rows:

@@ -116,7 +116,7 @@ def join_votes(folder: Path) -> dict[str, Any] | None:
     raters = by_rater(contest)
     others = [one for one in evaluation.comparisons if one.judge != PEOPLE]
     record["comparisons"] = corrected([*others, *win_rates(PEOPLE, contest, together(raters))])
-    record["judges"] = [judge for judge in record["judges"] if judge["kind"] != PEOPLE]
+    record["judges"] = [judge for judge in record.get("judges", ()) if judge["kind"] != PEOPLE]
     if raters:
         record["judges"].append(_judge(raters))
     joined: dict[str, Any] = as_json(record)

@@ -38,3 +38,11 @@ def runs_write_no_pages() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("demotune.pipeline.conclude", lambda _: None)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def rows_are_cached_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests find no rows that earlier ones left in the user's cache, and leave none there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("demotune.data.intake_cache.cache_folder", lambda: tmp_path_factory.getbasetemp() / "cache")
+        yield

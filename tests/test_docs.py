@@ -17,16 +17,30 @@ from demotune.runs import names
 
 ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").exists())
 PACKAGE = ROOT / "src" / "demotune"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+ELSEWHERE = "migration.md"
+"""The first cells of its tables name the code of others."""
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*[a-z0-9]")
-OTHER_PROGRAMS = {"--num_processes", "--nproc_per_node", "--multi_gpu", "--logdir"}
-"""Flags of accelerate, torchrun and tensorboard."""
+FSDP = {"--config_file", "--machine_rank", "--main_process_ip"}
+VLLM = {"--enforce-eager", "--gpu-memory-utilization", "--max-model-len", "--enable-lora", "--max-lora-rank"}
+PIP = {"--constraint", "--no-deps"}
+OTHER_PROGRAMS = {"--num_processes", "--nproc_per_node", "--multi_gpu", "--logdir", *FSDP, *VLLM, *PIP}
+"""Flags of accelerate, torchrun, tensorboard, vLLM and pip."""
+
+
+def text_of(page: Path) -> str:
+    """What the page says of this repository."""
+    text = page.read_text(encoding="utf-8")
+    return re.sub(r"^\| [^|]* \|", "|", text, flags=re.MULTILINE) if page.name == ELSEWHERE else text
 
 
 def prose(page: Path) -> str:
     """The page without its code blocks."""
-    return re.sub(r"^ *```.*?^ *```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"^ *```.*?^ *```$", "", text_of(page), flags=re.MULTILINE | re.DOTALL)
 
 
 def anchors(page: Path) -> set[str]:
@@ -103,7 +117,7 @@ def test_named_files_exist() -> None:
             where = [ROOT.glob(name), PACKAGE.glob(name), (ROOT / "tests").rglob(name)]
             if Path(name).name != names.MODEL_CARD and not any(found for place in where for found in place):
                 wrong.append(f"{page.name}: {name}")
-        for name in re.findall(r"\b(?:benchmarks|tests|docs|src)/[\w./*-]*\w", page.read_text(encoding="utf-8")):
+        for name in re.findall(r"\b(?:benchmarks|tests|docs|src)/[\w./*-]*\w", text_of(page)):
             if not any(ROOT.glob(f"{name}*")):
                 wrong.append(f"{page.name}: {name}")
     assert wrong == []
@@ -155,7 +169,7 @@ def test_flags_exist() -> None:
     known = OTHER_PROGRAMS | {"--help"} | set().union(*map(flags_of, (root, *root.commands.values())))
     for script in [*(ROOT / "benchmarks").rglob("*.py"), *(ROOT / "tests" / "campaign").glob("*.py")]:
         known.update(re.findall(r'"(--[a-z-]+)"', script.read_text(encoding="utf-8")))
-    found = {page.name: set(FLAG.findall(page.read_text(encoding="utf-8"))) - known for page in PAGES}
+    found = {page.name: set(FLAG.findall(text_of(page))) - known for page in PAGES}
     assert {page: unknown for page, unknown in found.items() if unknown} == {}
 
 
@@ -184,6 +198,25 @@ def test_every_file_of_a_run_folder_has_a_row() -> None:
     assert {name.strip("*/") for row in rows for name in re.findall(r"`([^`]+)`", row)} - known == {"stages/NN"}
     for record in re.findall(r"`([a-z]+\.[A-Z]\w+)`", section):
         resolve(f"runs.{record}")
+
+
+def literals() -> Iterator[str]:
+    """Every text of the source, with … in place of values that are put in."""
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_messages_in_troubleshooting_are_those_of_the_code() -> None:
+    rows = re.findall(
+        r"^\| `([^`]+)` \|", (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    known = "\n".join(literals())
+    assert len(rows) > 50
+    assert [row for row in rows if row.strip("… ") not in known] == []
 
 
 def test_imports_of_the_examples_work() -> None:

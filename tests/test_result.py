@@ -98,7 +98,7 @@ def test_a_result_is_short_to_look_at(runs: Path) -> None:
     result = result_of(runs, "irft-1")
     assert repr(result) == f"RunResult(irft, {runs / 'irft-1'}, 2 stages, {result.verdict})"
     earlier = dataclasses.replace(result, best_stage=0)
-    assert "2 stages, stage 0 is the result" in repr(earlier)
+    assert "2 stages, stage 1 is the result" in repr(earlier)
 
 
 class Cells(html.parser.HTMLParser):

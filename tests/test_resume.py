@@ -326,7 +326,7 @@ def test_a_damaged_carried_optimizer_is_made_again(
     assert (folder / "stages" / "01" / "reference_logps.jsonl.gz").exists()
     _flip(folder / "stages" / "00" / name)
     resume(folder)
-    assert f"{name} is damaged; stage 0 is trained again" in capsys.readouterr().out.replace("\n", "")
+    assert f"{name} is damaged; stage 1 is trained again" in capsys.readouterr().out.replace("\n", "")
     assert_equal_runs(folder, uninterrupted)
     for stage in ("00", "01"):
         _flip(folder / "stages" / stage / name)

@@ -80,7 +80,7 @@ def test_readme_says_what_the_reward_is(plain: RunResult, place: Path) -> None:
     card = (plain.run_folder / "reward" / "README.md").read_text()
     pairs = state_of(plain.run_folder, 1)["reward"]["pairs"]
     for said in (
-        f"stage 1, from {pairs} pairs of a demonstration",
+        f"stage 2, from {pairs} pairs of a demonstration",
         f"Demonstrations: {place / 'rows.jsonl'}",
         f"Start: {place / 'start'}",
         "Reward of a response: the head's number at the end-of-turn token. Link: logistic.",

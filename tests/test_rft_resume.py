@@ -222,7 +222,7 @@ def test_a_damaged_batch_of_unfinished_policy_steps_begins_them_anew(
         content[len(content) // 2] ^= 1
         file.write_bytes(content)
     resume(place / name)
-    assert f"{damaged} is damaged; the policy steps of stage 0 begin anew" in capsys.readouterr().out
+    assert f"{damaged} is damaged; the policy steps of stage 1 begin anew" in capsys.readouterr().out
     assert_equal_runs(place / name, uninterrupted)
 
 

@@ -8,13 +8,13 @@ from demotune.common.files import publish_file, write_json
 from demotune.common.json_records import as_json
 from demotune.common.progress import say
 from demotune.report import build_report
-from demotune.report.answer import answer_sentence
+from demotune.report.answer import answer_sentence, headline
 from demotune.report.comparison_text import comparison_of
 from demotune.report.model_card import model_card
 from demotune.report.rigor.card import rigor_card, write_card
 from demotune.runs.comparison import ComparisonTable, read_comparison
 from demotune.runs.evaluation import read_evaluation
-from demotune.runs.names import CARD, COMPARISON, MODEL, MODEL_CARD, SHORTCUTS
+from demotune.runs.names import CARD, COMPARISON, MODEL, MODEL_CARD, SHORTCUTS, stage_title
 from demotune.runs.run import read_runs
 from demotune.runs.shortcuts import StageShortcuts
 
@@ -29,7 +29,8 @@ def conclude(run: Path) -> None:
     page = build_report([run], rigor=answers)
     for sentence in verdicts:
         say(sentence)
-    say(answer_sentence(read_runs([run])))
+    found = read_runs([run])
+    say(f"{headline(found)}. {answer_sentence(found)}")
     say(f"Report: {page.resolve().as_uri()}")
 
 
@@ -38,7 +39,8 @@ def write_page(
 ) -> Path:
     """`demotune report`: the page, its first sentence and its address on the screen."""
     page = make_page(runs, output, evaluations=evaluations, comparison=comparison)
-    say(answer_sentence(read_runs(list(runs)), [read_evaluation(folder) for folder in evaluations]))
+    found, judged = read_runs(list(runs)), [read_evaluation(folder) for folder in evaluations]
+    say(f"{headline(found, judged)}. {answer_sentence(found, judged)}")
     say(f"Report: {page.resolve().as_uri()}")
     return page
 
@@ -85,4 +87,4 @@ def _audit(run: Path) -> list[str]:
     ]
     if found:
         write_json(run / SHORTCUTS, as_json(found))
-    return [f"stage {one.stage}: {one.reward.sentence}" for one in found if one.reward is not None]
+    return [f"{stage_title(one.stage)}: {one.reward.sentence}" for one in found if one.reward is not None]

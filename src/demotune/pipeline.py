@@ -1,7 +1,7 @@
 """The whole story: demonstrations -> slice -> samples -> reference scores -> steps -> check -> next stage -> model."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.profiling import profiled
 from demotune.common.progress import say, warn
 from demotune.conclusion import conclude
-from demotune.config.config_files import differing_fields
+from demotune.config.config_files import differing_fields, save_config
 from demotune.config.methods import AnyConfig
+from demotune.config.sampler import drawn_elsewhere, engine_of
 from demotune.estimation.forecast import estimate_here, say_forecast
 from demotune.estimation.memory_fit import fit_to_memory
 from demotune.estimation.profile_table import show_profile
@@ -74,18 +75,27 @@ def run(
         return _finish(setup, tracking)
 
 
-def resume(folder: str | Path, *, callbacks: Sequence[TrainerCallback] = ()) -> RunResult:
+def resume(
+    folder: str | Path,
+    *,
+    callbacks: Sequence[TrainerCallback] = (),
+    sampler: str | None = None,
+    vllm_python: str | None = None,
+) -> RunResult:
     """Take up a run where it stopped, in whatever phase; the result equals that of an uninterrupted run.
 
+    A run whose responses an engine draws may go on with another one: `sampler` and `vllm_python` say where, not what.
     Raises DemotuneError when config, data or model are no longer what the run began with, or the folder is in use.
     """
     refuse_launch()
     run_folder = RunFolder(Path(folder))
-    config = run_folder.read_config()
+    config = drawn_elsewhere(run_folder.read_config(), sampler, vllm_python)
     with _held(run_folder), stopping_like_ctrl_c():
         tracking = Tracking(run_folder)
         setup = prepare_run(config, run_folder, (*callbacks, TimeSteps(), tracking))
         check_unchanged(setup)
+        if config != run_folder.read_config() and main_process():
+            save_config(setup.config, run_folder.config)
         return _finish(setup, tracking, resumed=True)
 
 
@@ -102,7 +112,9 @@ def run_or_go_on(config: AnyConfig) -> RunResult:
             f"{folder.root} holds another run than the one that is wanted ({', '.join(differing)} differ); move it "
             "away or delete it"
         )
-    return read_result(folder) if folder.finished else resume(folder.root)
+    if folder.finished:
+        return read_result(folder)
+    return resume(folder.root, sampler=engine_of(config), vllm_python=config.vllm_python)
 
 
 def _held(folder: RunFolder) -> AbstractContextManager[None]:
@@ -115,7 +127,7 @@ def _finish(setup: Setup, tracking: Tracking, *, resumed: bool = False) -> RunRe
     say_processes(setup)
     estimate = say_forecast(setup)
     try:
-        with profiled(setup.config.profile) as profile, tracking.running(setup.config):
+        with closing(setup), profiled(setup.config.profile) as profile, tracking.running(setup.config):
             for number in range(setup.config.stages):
                 if not run_stage(setup, number) or stopped_by_gate(setup, number):
                     break

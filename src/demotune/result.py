@@ -1,6 +1,5 @@
 """The end of a run: the model published, metrics in one file, and a summary that a newcomer understands."""
 
-import html
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from demotune.common.errors import DemotuneError
 from demotune.common.files import link_or_copy, read_json, read_rows, write_record, write_rows
 from demotune.common.json_records import as_json, from_file
+from demotune.common.notebook import facts_table
 from demotune.common.processes import main_process, this_device, wait_for_everyone
 from demotune.common.profiling import Profile
 from demotune.common.progress import minutes, say, show_table
@@ -23,7 +23,7 @@ from demotune.rewards.load import load_reward
 from demotune.rewards.reward import Reward
 from demotune.runs.folder import RunFolder
 from demotune.runs.gate import Verdict
-from demotune.runs.names import MODEL, REWARD
+from demotune.runs.names import MODEL, REWARD, stage_title
 from demotune.runs.run import load_run
 from demotune.training.fit import metrics_of
 from demotune.training.setup import Setup
@@ -98,14 +98,13 @@ class RunResult:
         cells = {"run": str(self.run_folder), "model": str(self.model_folder), "stages": self._stages}
         cells |= {"verdict": self._verdict}
         cells |= {name: f"{value:.4g}" for name, value in self.metrics.items() if name.startswith("eval_")}
-        rows = (f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>" for name, text in cells.items())
-        return f"<table><caption>demotune {html.escape(self.method)}</caption>{''.join(rows)}</table>"
+        return facts_table(f"demotune {self.method}", cells)
 
     @property
     def _stages(self) -> str:
         last = len(self.stages) - 1
         count = f"{last + 1} stage{'s' * (last > 0)}"
-        return count if self.best_stage == last else f"{count}, stage {self.best_stage} is the result"
+        return count if self.best_stage == last else f"{count}, {stage_title(self.best_stage)} is the result"
 
     @property
     def _verdict(self) -> str:
@@ -172,7 +171,7 @@ def show_result(result: RunResult) -> None:
         reward = check.get("reward")
         rows.append(
             [
-                f"stage {number}" if "sample" in stage["phases"] else result.method,
+                stage_title(number) if "sample" in stage["phases"] else result.method,
                 f"{-check['nll_per_token']:.3f}" if check else "no held-out rows",
                 f"{reward['margin']:+.3f}" if reward else "",
                 accuracy_text(reward) if reward else "",
@@ -191,7 +190,7 @@ def show_result(result: RunResult) -> None:
     if result.estimate is not None:
         show_comparison(result.estimate)
     if result.best_stage < len(result.stages) - 1:
-        say(f"stage {result.best_stage} is the result: later ones made held-out demonstrations less likely")
+        say(f"{stage_title(result.best_stage)} is the result: later ones made held-out demonstrations less likely")
     say(f"The model is in {result.model_folder}. Load it with:")
     load = "AutoPeftModelForCausalLM" if is_adapter(result.model_folder) else "AutoModelForCausalLM"
     say(f"  from {'peft' if is_adapter(result.model_folder) else 'transformers'} import {load}")
@@ -201,11 +200,11 @@ def show_result(result: RunResult) -> None:
 def _say_equal(result: RunResult) -> None:
     """How many samples were their demonstration, so that they made no pair."""
     for number, stage in enumerate(result.stages):
-        sampled = stage["phases"].get("sample", {})
+        sampled, title = stage["phases"].get("sample", {}), stage_title(number)
         equal, heldout = (sampled.get(name, 0) for name in ("equal_samples", "equal_heldout_samples"))
         if equal or heldout:
             say(
-                f"stage {number}: {equal} samples, and {heldout} held-out ones, were their demonstration and made no "
+                f"{title}: {equal} samples, and {heldout} held-out ones, were their demonstration and made no "
                 f"pair; {sampled['pairs']} pairs were trained on, {sampled['rows_without_pairs']} rows had none"
             )
 
@@ -223,22 +222,22 @@ def _say_implicit(result: RunResult) -> None:
 def _say_explicit(result: RunResult) -> None:
     """What RFT's reward knows on held-out pairs and what the policy earns by it; where a guard rail ended a stage."""
     for number, stage in enumerate(result.stages):
-        check, steps = stage["check"], stage["phases"]["policy"]
+        check, steps, title = stage["check"], stage["phases"]["policy"], stage_title(number)
         reward, policy = check.get("reward"), check.get("policy")
         if reward and reward["matched_pairs"]:
             matched = Interval(**reward["matched_accuracy"]).text()
-            say(f"stage {number}: accuracy on the {reward['matched_pairs']} held-out pairs of like length {matched}")
+            say(f"{title}: accuracy on the {reward['matched_pairs']} held-out pairs of like length {matched}")
         if policy and not steps["kept"]:
             better = Interval(**policy["better"]).text()
             say(
-                f"stage {number}: on {policy['prompts']} held-out prompts samples earn {policy['reward_before']:+.2f} "
+                f"{title}: on {policy['prompts']} held-out prompts samples earn {policy['reward_before']:+.2f} "
                 f"before, {policy['reward_after']:+.2f} after (demonstrations {policy['demo_reward']:+.2f}); after is "
                 f"better in {better}; KL to the start model {steps['last']['objective/kl']:.1f} nats a response"
             )
         if steps["stopped"]:
-            say(f"stage {number}: policy steps were stopped: {steps['stopped']}", style="yellow")
+            say(f"{title}: policy steps were stopped: {steps['stopped']}", style="yellow")
         if steps["kept"]:
-            say(f"stage {number}: the policy was kept, no policy steps were taken: {steps['kept']}", style="yellow")
+            say(f"{title}: the policy was kept, no policy steps were taken: {steps['kept']}", style="yellow")
     say(f"The reward is in {result.reward_folder}: demotune score --reward {result.reward_folder} --data ROWS")
 
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from demotune.common.errors import DemotuneError
 from demotune.common.files import publish_folder
 from demotune.config.methods import AnyConfig, IRFTConfig, RFTConfig, SFTConfig, SPINConfig
+from demotune.config.sampler import PLACE, engine_of
 from demotune.models.policy import Policy
 from demotune.pipeline import resume, run
 from demotune.result import RunResult
@@ -78,7 +79,12 @@ class MethodTrainer:
         self._model = None
         if resume_from_checkpoint:
             self._refuse_other_args()
-            self._result = resume(self.args.output, callbacks=self._callbacks)
+            self._result = resume(
+                self.args.output,
+                callbacks=self._callbacks,
+                sampler=engine_of(self.args),
+                vllm_python=self.args.vllm_python,
+            )
         else:
             self._result = run(self.args, callbacks=self._callbacks, **self._objects)
         return self._result
@@ -134,7 +140,7 @@ class MethodTrainer:
         for field in dataclasses.fields(self.args):
             given, was = getattr(self.args, field.name), getattr(begun, field.name)
             passed = any(self._objects[name] is not None for name in STANDS_IN_FOR.get(field.name, ()))
-            if field.name == "output" or given is None or passed or given == was:
+            if field.name in ("output", *PLACE) or given is None or passed or given == was:
                 continue
             raise DemotuneError(
                 f"args.{field.name} is {given!r}, and the run in {self.args.output} began with {was!r}; give the same "

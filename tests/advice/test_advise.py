@@ -92,7 +92,7 @@ def test_rows_are_divided_as_a_run_divides_them(place: Path) -> None:
         model=config.model, data=config.data, output=str(place / "run"), max_length=128, eval_share=0.3, bf16=False
     )
     setup = prepare_run(run, RunFolder(place / "run"), ())
-    assert subject.heldout == setup.heldout
+    assert subject.heldout == tuple(setup.heldout)
     assert subject.demonstrations == len(setup.train)
     assert len(subject.train) == 7
     assert set(subject.train) <= set(setup.train)

@@ -147,7 +147,7 @@ def test_yaml_first_then_flags_then_resume_and_sample(place: Path) -> None:
     assert "what was learned" in shown
     code, shown = call("resume", str(place / "flags"))
     assert code == 0
-    assert "stage 1 is done already" in shown
+    assert "stage 2 is done already" in shown
     model = str(place / "flags" / "model")
     (place / "prompts.txt").write_text("say one\nsay two please\n")
     wanted = ["--prompts", str(place / "prompts.txt"), "--max-new-tokens", "5", "--output", str(place / "out.jsonl")]

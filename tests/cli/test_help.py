@@ -46,6 +46,7 @@ def test_help_shows_what_must_be_given_and_the_most_used(method: str) -> None:
         assert f"--{name} " in shown
     assert "--max-grad-norm" not in shown
     assert shown.count("[required]") == 3
+    assert call("inspect", "--help")[1].count("[required]") == 2
 
 
 def test_help_shows_defaults() -> None:

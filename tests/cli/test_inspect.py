@@ -30,7 +30,7 @@ def test_what_is_learned_is_marked_where_there_are_no_colours(place: Path) -> No
     shown = looked_at(place, "--rows", "2")
     assert "prompt and completion; columns used: prompt, completion" in shown
     assert "the model is given the prompt and learns ⟦the response⟧" in shown
-    assert "rows.jsonl:1: 16 prompt + 15 response tokens" in shown
+    assert "good row 1 of 24: 16 prompt + 15 response tokens" in shown
     assert "<|im_start|>user\nsay 0<|im_end|>\n<|im_start|>assistant\n⟦0, of course 0<|im_end|>⟧" in shown
     assert shown.count("⟦") == 3
     assert "no row of 24 is refused" in shown

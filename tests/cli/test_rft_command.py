@@ -55,7 +55,7 @@ def test_the_command_line_runs_the_same(plain: RunResult, place: Path) -> None:
         assert all(torch.equal(value, found[name]) for name, value in expected.items())
     code, shown = call("resume", str(place / "flags"))
     assert code == 0
-    assert "stage 1 is done already" in shown
+    assert "stage 2 is done already" in shown
 
 
 @pytest.mark.parametrize(

@@ -152,17 +152,17 @@ def test_scoring_and_evaluating_are_shared_and_find_what_one_process_finds(
     place: Path, shared: "subprocess.CompletedProcess[str]"
 ) -> None:
     notes = place / "notes"
-    for journal in (
-        "two.jsonl.parts/",
-        "two-best.jsonl.parts/",
-        "parts/killed-logps-",
-        "parts/reward-",
-        "start-answers-",
-    ):
-        own, other = noted_rows(notes, journal)
-        assert own
-        assert other
-        assert len(own + other) % HELDOUT == 0
+    passes = {  # over the rows: an implicit reward takes two, drawn answers are scored, rewards are of three sides
+        "two.jsonl.parts/": 2,
+        "two-best.jsonl.parts/": 1,
+        "parts/killed-logps-": 1,
+        "parts/start-answers-": 2,
+        "parts/reward-": 3,
+    }
+    for journal, count in passes.items():
+        rows = noted_rows(notes, journal)
+        assert all(rows), journal
+        assert sorted(rows[0] + rows[1]) == sorted([*range(HELDOUT)] * count), journal
     for command in commands(place, "one"):
         assert call(*command)[0] == 0
     for one, two in (("one.jsonl", "two.jsonl"), ("one-best.jsonl", "two-best.jsonl")):
@@ -183,7 +183,7 @@ def test_the_screen_is_that_of_one_process_and_counts_all(shared: "subprocess.Co
     finished: dict[str, list[tuple[str, str]]] = {}
     for title, done, total in re.findall(r"^(.+?)  (\d+)/(\d+) (?:rows|pairs|responses|passes)  ", shown, re.MULTILINE):
         finished.setdefault(title, []).append((done, total))
-    assert {"score", "stage 0: held-out", "stage 0: held-out rewards", "stage 0: rewards", "stage 0: sample"} <= set(
+    assert {"score", "stage 1: held-out", "stage 1: held-out rewards", "stage 1: rewards", "stage 1: sample"} <= set(
         finished
     )
     for title, counts in finished.items():

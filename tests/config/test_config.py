@@ -12,6 +12,7 @@ import yaml
 
 from demotune.common.errors import DemotuneError
 from demotune.config.config_files import (
+    accelerate_configs,
     build_config,
     from_dict,
     load_config,
@@ -58,6 +59,17 @@ def test_every_shipped_config_loads_and_keeps_what_it_says(name: str) -> None:
 def test_the_configs_that_the_documentation_names_are_shipped() -> None:
     names = {"quickstart", "quickstart-sft", "spin", "ditto", "ditto-sft", "paper-pythia-1.4b", "paper-zephyr-7b"}
     assert names <= shipped_configs().keys()
+
+
+def test_the_configs_for_accelerate_are_read_by_accelerate() -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    assert {file.stem for file in accelerate_configs()} == {"fsdp2", "fsdp2-two-nodes"}
+    for file in accelerate_configs():
+        read = load_config_from_file(str(file))
+        assert read.distributed_type == "FSDP"
+        assert read.fsdp_config["fsdp_version"] == 2
+        assert read.num_processes == 8 * read.num_machines
 
 
 def test_a_shipped_config_for_another_method_is_refused_by_name() -> None:

@@ -68,7 +68,8 @@ def test_rows_become_ids_and_counts(tmp_path: Path) -> None:
 
     assert prompts(intake.train) == [ids("n1 n2"), ids("n4")]
     assert [row.demo.ids for row in intake.train] == [(*ids("n3"), EOS), (*ids("n5 n6"), EOS)]
-    assert intake.heldout == intake.bad_rows == ()
+    assert not intake.heldout
+    assert not intake.bad_rows
     assert list(intake.data_hashes) == [source]
     assert "train: 2 rows; prompt tokens mean 1.5, longest 2; response tokens mean 2.5, longest 3" in intake.notes
     assert "bad rows: 0 of 2 read" in intake.notes
@@ -224,7 +225,9 @@ def test_eval_data_are_the_held_out_rows_and_their_prompts_leave_training(tmp_pa
     fewer = prepare(config(source, max_eval_rows=2, **options), renderer())
     assert len(fewer.heldout) == 2
     assert set(prompts(fewer.heldout)) < set(prompts(intake.heldout))
-    assert fewer.train == intake.train  # prompts of all eval_data stay out of training, not only of the chosen rows
+    assert [*fewer.train] == [
+        *intake.train
+    ]  # prompts of all eval_data stay out of training, not only of the chosen rows
 
 
 def test_max_rows_leaves_eval_data_alone(tmp_path: Path) -> None:

@@ -8,14 +8,17 @@ import pytest
 import torch
 from helpers.command import call
 from helpers.micro import ARCHITECTURES, tiny_lm
+from helpers.rendered import rendered_rows
 from helpers.tiny import save_tiny, tiny_model, tiny_tokenizer, write_rows
 from helpers.tiny_runs import RFT, SMALL, STAGED, tiny_runs
 from torch.utils.flop_counter import FlopCounterMode
 
 from demotune import DemotuneError, IRFTConfig, RFTConfig
+from demotune.common.processes import process_count
 from demotune.config.methods import AnyConfig
 from demotune.estimation.costs import Costs
-from demotune.estimation.forecast import Estimate, estimate_setup, plan_work
+from demotune.estimation.estimate import estimate_config
+from demotune.estimation.forecast import Estimate, Launch, estimate_setup, plan_work
 from demotune.estimation.machines import DATASHEETS, Machine, machine_named, measure_machine, unknown_machine
 from demotune.estimation.memory_fit import budgets_of, fit_to_memory, memory_of_steps
 from demotune.estimation.model_shape import read_shape
@@ -263,7 +266,7 @@ def test_more_work_costs_more(place: Path, tmp_path: Path) -> None:
         assert bigger.seconds > base.seconds, name
         assert name == "body" or bigger.memory > base.memory, name
     longer = dataclasses.replace(
-        setup, train=tuple(dataclasses.replace(row, prompt_ids=row.prompt_ids * 2) for row in setup.train)
+        setup, train=rendered_rows(dataclasses.replace(row, prompt_ids=row.prompt_ids * 2) for row in setup.train)
     )
     assert all(more > less for more, less in zip(total(estimate_setup(longer, ROUND)), total(base), strict=True))
     slower = dataclasses.replace(ROUND, products=5e8)
@@ -473,3 +476,43 @@ def test_a_shared_beginning_is_counted_once_a_batch(place: Path, tmp_path: Path)
 def test_what_the_user_sets_stays(place: Path, tmp_path: Path) -> None:
     config = fitted(place, tmp_path, 0.0, tokens_per_microbatch=77, activation_checkpointing=False)
     assert (config.tokens_per_microbatch, config.activation_checkpointing) == (77, False)
+
+
+def test_processes_share_work_and_shards_share_memory(place: Path) -> None:
+    config = irft_config(place, max_length=128, per_device_train_batch_size=1)
+    one, _ = estimate_config(config, "h200")
+    eight, _ = estimate_config(config, "h200", Launch(8))
+    sharded, _ = estimate_config(config, "h200", Launch(8, sharded=True))
+    assert (one.costs.processes, eight.costs.processes) == (1, 8)
+    assert eight.seconds < one.seconds
+    training = next(work for work in sharded.work if work.training is not None)
+    spared = eight.costs.memory(training) - sharded.costs.memory(training)
+    slack = eight.costs._efficiency.memory_slack
+    assert spared == pytest.approx(slack * eight.costs.optimizer_bytes * 7 / 8)
+    assert process_count() == 1
+
+
+def test_eight_processes_take_an_eighth_of_the_steps(place: Path) -> None:
+    config = irft_config(place, max_length=128, per_device_train_batch_size=1, epochs_per_stage=8.0)
+    steps = [
+        next(work.training.steps for work in estimate_config(config, "h200", launch)[0].work if work.training)
+        for launch in (None, Launch(4))
+    ]
+    assert steps[0] == pytest.approx(4 * steps[1], abs=4)
+
+
+def test_an_engine_draws_outside_of_this_process(place: Path) -> None:
+    config = irft_config(place, max_length=128)
+    here, _ = estimate_config(config, "h200")
+    there, setup = estimate_config(dataclasses.replace(config, sampler="http://elsewhere:8000"), "h200")
+    assert setup.config.sampler == "http://elsewhere:8000"
+    work = here.work[0]
+    assert there.costs._drawing_memory(work.draws[0]) == 0 < here.costs._drawing_memory(work.draws[0])
+    assert there.costs.seconds(work)["sampling"] < here.costs.seconds(work)["sampling"]
+
+
+def test_several_processes_need_a_device(place: Path) -> None:
+    code, shown = call("estimate", "--method=irft", "--processes=8", *flags(place))
+    assert (code, "add --device, such as --device h200" in shown) == (1, True)
+    code, shown = call("estimate", "--method=irft", "--processes=8", "--sharded", "--device=h200", *flags(place))
+    assert (code, "8 × NVIDIA H200 SXM, gradients and optimizer spread over them" in shown) == (0, True), shown

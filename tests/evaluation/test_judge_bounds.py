@@ -12,8 +12,9 @@ import pytest
 from helpers.judge_server import Waits, completion, contest
 
 from demotune.common.errors import DemotuneError
+from demotune.common.http_client import ATTEMPTS
 from demotune.evaluation.judges.messages import MOST_BYTES
-from demotune.evaluation.judges.server import ATTEMPTS, ServerJudge
+from demotune.evaluation.judges.server import ServerJudge
 
 OK = b"HTTP/1.1 200 OK\r\n"
 GOOD = json.dumps(completion("[[A]]")[2]).encode()

@@ -15,6 +15,7 @@ from helpers.judge_server import Answer, JudgeServer, Waits, completion, contest
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import write_json, write_rows
+from demotune.common.http_client import ATTEMPTS, _retry_after
 from demotune.common.journals import read_journal
 from demotune.evaluation.judges.judges import (
     IDENTICAL,
@@ -26,10 +27,8 @@ from demotune.evaluation.judges.judges import (
 from demotune.evaluation.judges.messages import TEMPLATE, message_of
 from demotune.evaluation.judges.server import (
     AGREED,
-    ATTEMPTS,
     ORDER_DEPENDENT,
     ServerJudge,
-    _retry_after,
     order_dependent_share,
 )
 from demotune.models.policy import content_hash

@@ -84,8 +84,8 @@ class Rater:
 
 
 @contextmanager
-def rating(folder: Path, rater: str = "anna", **fields: Any) -> Iterator[Rater]:
-    """A rater at the page of `demotune annotate`, who finishes at the end of the block."""
+def rating(folder: Path, rater: str = "anna", *, finish: bool = True, **fields: Any) -> Iterator[Rater]:
+    """A rater at the page of `demotune annotate`, which ends with the block; with `finish` the block's end ends it."""
     urls: Queue[str | BaseException] = Queue()
 
     def serve() -> None:
@@ -103,7 +103,8 @@ def rating(folder: Path, rater: str = "anna", **fields: Any) -> Iterator[Rater]:
     try:
         yield person
     finally:
-        person.post("finish", {})
+        if finish:
+            person.post("finish", {})
         thread.join(timeout=60)
         assert not thread.is_alive()
 

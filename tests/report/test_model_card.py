@@ -80,8 +80,10 @@ def test_the_result_stands_with_interval_and_number_of_prompts(tmp_path: Path) -
         r"\+1\.98 nats a response \(95% interval \+1\.\d+ to \+2\.\d+, paired by prompt, 5 prompts\)", card
     )
     assert "**better**. 100% of the demonstrations became likelier." in card
+    assert "That is how well it imitates; how useful its answers are was not judged by it." in card
     assert "in 70% of 3 held-out prompts (95% interval 40% to 90%)." in card
     assert "This is one run with one seed (7)." in card
+    assert "Stages: 1 stage; the result is stage 1." in card
 
 
 def test_what_is_not_known_is_said(tmp_path: Path) -> None:

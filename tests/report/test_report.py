@@ -5,11 +5,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
+from helpers.page_reader import Page
 from helpers.report_folders import FIVE, write_evaluation, write_run
 
 from demotune.common.errors import DemotuneError
@@ -34,36 +33,6 @@ from demotune.runs.heldout import HeldoutRow
 from demotune.runs.run import Run, load_run, read_runs
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}"
-
-
-class Page(HTMLParser):
-    """Text of a page outside scripts and styles, how often each element occurs, and the embedded data."""
-
-    def __init__(self, file: Path) -> None:
-        super().__init__()
-        self.text, self.elements, self.attributes, self.scripts = "", dict[str, int](), list[tuple[str, str]](), [""]
-        self._raw = ""
-        self.feed(file.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements[tag] = self.elements.get(tag, 0) + 1
-        self.attributes += [(name, value or "") for name, value in attrs]
-        if tag in ("script", "style"):
-            self._raw = tag
-            self.scripts.append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._raw = "" if tag == self._raw else self._raw
-
-    def handle_data(self, data: str) -> None:
-        if self._raw == "script":
-            self.scripts[-1] += data
-        elif not self._raw:
-            self.text += data
-
-    @property
-    def data(self) -> Any:
-        return json.loads(next(script for script in self.scripts if script.startswith("{")))
 
 
 RISEN = (-8.0, -19.0, -30.0, -9.0, -9.0)
@@ -114,7 +83,7 @@ def test_the_sentence_says_better_only_when_the_interval_does(tmp_path: Path) ->
     unclear = load_run(write_run(tmp_path / "unclear", **FIVE, stages=[(-6.0, -19.0, -32.0, -9.0, -9.0)]))
     assert answer_sentence([unclear]) == (
         "unclear shows no clear change against its start model: held-out demonstrations moved by +1.00 nats a response "
-        "(95% interval −1.63 to 3.63, 5 prompts), at a cost of 1 min and 1.5 MFLOP."
+        "(95% interval −1.63 to 3.63, 5 prompts), at a cost of 1 min of wall-clock time and 1.5 MFLOP."
     )
     better = load_run(write_run(tmp_path / "better", **FIVE, stages=[RISEN]))
     assert answer_sentence([better]).startswith("better makes held-out demonstrations likelier than its start model")
@@ -125,7 +94,7 @@ def test_the_sentence_says_better_only_when_the_interval_does(tmp_path: Path) ->
 def test_the_sentence_for_runs_that_cannot_know(tmp_path: Path) -> None:
     none = load_run(write_run(tmp_path / "none", start=None))
     assert answer_sentence([none]) == (
-        "Whether none helped is not known: it held out no rows; it took 1 min and 1.5 MFLOP."
+        "Whether none helped is not known: it held out no rows; it took 1 min of wall-clock time and 1.5 MFLOP."
     )
     text = answer_sentence([none, load_run(write_run(tmp_path / "sft", method="sft", start=None))])
     assert text == (
@@ -139,7 +108,7 @@ def test_a_report_of_few_rows_says_that_they_are_too_few(tmp_path: Path) -> None
     run = load_run(write_run(tmp_path / "run"))
     assert answer_sentence([run]) == (
         "run held out too few rows to tell whether it helped: held-out demonstrations moved by +1.00 nats a response "
-        "(3 prompts, fewer than the 5 that an interval needs), at a cost of 1 min and 1.5 MFLOP."
+        "(3 prompts, fewer than the 5 that an interval needs), at a cost of 1 min of wall-clock time and 1.5 MFLOP."
     )
     assert "3 held-out prompts, and an interval needs 5" in limits_of([run])
     control = load_run(write_run(tmp_path / "control", method="sft"))
@@ -202,7 +171,7 @@ def test_limits_speak_of_these_numbers(tmp_path: Path) -> None:
     text = limits_of([run], [read_evaluation(write_evaluation(tmp_path / "eval"))])
     assert "one run with one seed (7)" in text
     assert "With 5 held-out prompts, a change smaller than about 1.25 nats" in text
-    assert "Stage 1 was chosen among 2 by the same held-out rows" in text
+    assert "Stage 2 was chosen among 2 by the same held-out rows" in text
     assert "1 row of the data did not enter the run" in text
     assert "eval: own reward learned from demonstrations" in text
     assert "eval: 2 of 9 rows of the test rows are like training rows of irft" in text
@@ -242,9 +211,9 @@ def test_samples_join_what_belongs_together(tmp_path: Path) -> None:
     browser = collect_samples(runs, [read_evaluation(write_evaluation(tmp_path / "eval"))])
     assert [row.key for row in browser.rows] == ["key0", "key1", "key2"]
     assert list(browser.rows[1].answers) == [
-        "start model", "irft, stage 0", "sft, stage 0", "eval: rejected response", "eval: irft",
+        "start model", "irft, stage 1", "sft, stage 1", "eval: rejected response", "eval: irft",
     ]  # fmt: skip
-    start, trained = (browser.rows[1].answers[name] for name in ("start model", "irft, stage 0"))
+    start, trained = (browser.rows[1].answers[name] for name in ("start model", "irft, stage 1"))
     assert start.numbers == {LENGTH: 2, GAP: 6.0, REWARD: 0.0, MARGIN: 1.5}
     assert trained.numbers == {LENGTH: 2, CHANGE: 1.0}
     assert browser.rows[1].answers["eval: irft"].numbers == {LENGTH: 6, GAP: -2.0, "reward by judge": 0.5}
@@ -256,7 +225,7 @@ def test_samples_join_what_belongs_together(tmp_path: Path) -> None:
 def test_a_second_draw_stands_beside_the_first(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", stages=[(-8, -19, -30), (-7, -19, -30)])
     browser = collect_samples([load_run(folder)], [])
-    assert list(browser.rows[0].answers) == ["start model", "stage 0", "stage 1", "stage 0, draw 2"]
+    assert list(browser.rows[0].answers) == ["start model", "stage 1", "stage 2", "stage 1, draw 2"]
 
 
 def test_without_heldout_rows_the_browser_shows_training_rows_and_says_so(tmp_path: Path) -> None:
@@ -306,11 +275,12 @@ def test_one_page_holds_all_sections_in_order(tmp_path: Path) -> None:
     file = build_report([folder], evaluations=[write_evaluation(tmp_path / "eval", name="run")])
     assert file == folder / "report.html"
     page = Page(file)
-    titles = ["Stage by stage", "Gaps on held-out pairs", "Win rates", "Quality against cost", "Time and memory",
+    titles = ["Stages and runs side by side", "Training, step by step",
+              "Gaps on held-out pairs", "Win rates", "Quality against cost", "Time and memory",
               "Measures and comparisons", "Configuration and provenance", "Rows that were refused", "Samples",
-              "What this does not show"]  # fmt: skip
+              "What this does not show", "Words"]  # fmt: skip
     headings = re.findall(r'<h2 id="\w+">([^<]+)</h2>', file.read_text(encoding="utf-8"))
-    assert headings == ["too few held-out rows to tell", *titles]
+    assert headings == ["Too few held-out rows to tell", *titles]
     assert page.elements["figure"] == len(page.data["charts"])
     assert [one["key"] for one in page.data["samples"]["rows"]] == ["key0", "key1", "key2"]
     assert not list(folder.glob("*.unfinished"))
@@ -380,7 +350,7 @@ def test_a_worse_last_stage_is_not_the_result(tmp_path: Path) -> None:
     gain = gain_of(run)
     assert gain is not None
     assert (run.result_stage, gain.per_response.value) == (0, 1.0)
-    assert "stage 0 is the result; later ones were worse" in Page(build_report([folder])).text
+    assert "stage 1 of 2 is the result; later ones were worse" in Page(build_report([folder])).text
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
@@ -402,6 +372,7 @@ def test_the_rigor_card_and_the_comparison_have_their_places(tmp_path: Path) -> 
     rigor = [
         RigorAnswer("artifacts", "code", "Is the code public?", "yes", "LICENSE", "yes"),
         RigorAnswer("artifacts", "data", "Is the data public?", "no", None, "yes"),
+        RigorAnswer("artifacts", "money", "Who paid?", "no", "nobody says", "no", "people"),
         RigorAnswer("statistics", "raters", "Were raters paid?", "not applicable", None, "not applicable"),
     ]
     compared = PageComparison(
@@ -415,7 +386,9 @@ def test_the_rigor_card_and_the_comparison_have_their_places(tmp_path: Path) -> 
     )
     file = build_report([write_run(tmp_path / "run")], rigor=rigor, comparison=compared)
     page = Page(file)
-    assert "1 of 2 answered; the paper: 2 of 2." in page.text
+    counted = "1 of the 2 questions that these files can answer are answered with evidence; 1 need what was not given"
+    assert f"{counted}: people (1). The paper answers 2 of 3." in page.text
+    assert page.text.index("Is the data public?") < page.text.index("1 about people") < page.text.index("Who paid?")
     assert "Were raters paid?" in page.text
     assert "irft wins in 3 of 3 seeds." in page.text
     points = [chart for chart in page.data["charts"] if chart["layout"]["yaxis"]["title"].get("text") == "quality"]
@@ -442,8 +415,8 @@ def test_rft_has_its_curves_and_shares(tmp_path: Path) -> None:
     shares = {
         trace["name"]: trace["x"] for chart in page.data["charts"] for trace in chart["data"] if "error_x" in trace
     }
-    assert shares["stage 0: answers get a higher reward"] == [0.38]
-    assert shares["stage 0: likelier than start model"] == [pytest.approx(2 / 3)]
+    assert shares["stage 1: answers get a higher reward"] == [0.38]
+    assert shares["stage 1: likelier than start model"] == [pytest.approx(2 / 3)]
 
 
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "sklearn", "statsmodels", "pandas"}

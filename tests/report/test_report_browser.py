@@ -1,19 +1,11 @@
 """The report in a real browser: what a reader clicks works, hostile text stays text, and nothing asks the network."""
 
+import base64
 import json
-from collections.abc import Iterator
-from pathlib import Path
+import re
 
 import pytest
-from helpers.browser import Browser, errors, find_or_skip, open_browser, set_width
-from helpers.report_folders import START_LOGPS, TOKENS, write_evaluation, write_run
-
-from demotune.report import build_report
-
-HOSTILE = "</script><script>window.hurt=1;alert(1)</script><img src=x onerror='window.hurt=2'>{{7*7}}"
-ROWS = 45
-GAINS = [(row * 7) % ROWS - 10.0 for row in range(ROWS)]
-"""What stage 0 adds to each held-out demonstration: -10 to 34, in no order."""
+from helpers.page_browser import GAINS, HOSTILE, ROWS, Browser, choose, errors, find_or_skip, set_width, shown
 
 
 def test_a_machine_without_a_browser_skips_and_ci_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,70 +17,15 @@ def test_a_machine_without_a_browser_skips_and_ci_fails(monkeypatch: pytest.Monk
         find_or_skip("no-such-browser")
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    yield from open_browser(tmp_path_factory.mktemp("profile"))
-
-
-@pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs on 45 held-out rows, with an evaluation; every text that a user can choose is hostile."""
-    root = tmp_path_factory.mktemp("report")
-    start = [-100.0 - row for row in range(ROWS)]
-    after = [logp + gain for logp, gain in zip(start, GAINS, strict=True)]
-    name = HOSTILE.replace("/", "∕")
-    first = write_run(
-        root / name, start=start, stages=[after], tokens=[10] * ROWS, texts=HOSTILE, config={"run_name": HOSTILE},
-        refused=[{"source": HOSTILE, "reason": HOSTILE, "detail": HOSTILE}], manifest={"command": HOSTILE},
-    )  # fmt: skip
-    second = write_run(root / "control", method="sft", start=START_LOGPS, tokens=TOKENS)
-    evaluation = write_evaluation(root / "eval", name=HOSTILE, texts=HOSTILE)
-    return build_report([first, second], root / "report.html", evaluations=[evaluation])
-
-
-@pytest.fixture(scope="module")
-def opened(browser: Browser, report: Path) -> Browser:
-    """The report, opened once: reading plotly.js takes most of a test's time."""
-    browser.get("about:blank")
-    browser.get_log("performance")  # what the browser itself asked for when it started
-    browser.get(report.as_uri())
-    return browser
-
-
-@pytest.fixture
-def page(opened: Browser) -> Browser:
-    """The report as it opens on a desktop in light colours."""
-    scheme = {"features": [{"name": "prefers-color-scheme", "value": "light"}]}
-    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", **scheme})
-    opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    opened.execute_script(
-        "const form = document.querySelector('.controls'); form.reset(); form.dispatchEvent(new Event('change'));"
-        "for (const details of document.querySelectorAll('details')) details.open = false;"
-        "document.activeElement.blur(); scrollTo({top: 0, behavior: 'instant'});"
-    )
-    return opened
-
-
-def choose(page: Browser, control: str, value: str) -> None:
-    from selenium.webdriver.support.ui import Select
-
-    Select(page.find_element("id", control)).select_by_visible_text(value)
-
-
-def shown(page: Browser) -> list[str]:
-    """Keys of the samples on the page."""
-    titles = page.execute_script("return [...document.querySelectorAll('.sample h3')].map((h) => h.textContent)")
-    return [title.split(" · ")[1] for title in titles]
-
-
 def worst_first() -> list[str]:
     return [f"key{row}" for row in sorted(range(ROWS), key=lambda row: GAINS[row])]
 
 
 def test_charts_are_drawn_and_no_error_is_logged(page: Browser) -> None:
     counts = page.execute_script(
-        "return [document.querySelectorAll('.plot').length, document.querySelectorAll('.plot .main-svg').length > 0,"
-        " [...document.querySelectorAll('.plot')].every((plot) => plot.querySelector('.main-svg'))]"
+        "const seen = [...document.querySelectorAll('.plot')].filter((plot) => plot.offsetParent);"
+        "return [seen.length, document.querySelectorAll('.plot .main-svg').length > 0,"
+        " seen.every((plot) => plot.querySelector('.main-svg'))]"
     )
     assert counts[0] > 6
     assert counts[1:] == [True, True]
@@ -168,8 +105,8 @@ def test_the_keyboard_reaches_the_controls(page: Browser) -> None:
     page.execute_script("document.querySelector('.skip').focus()")
     assert page.execute_script("return document.querySelector('.skip').getBoundingClientRect().top") >= 0
     assert [press(Keys.TAB) for _ in range(3)] == ["a", "a", "a"]
-    page.execute_script("document.querySelector('#browser summary').focus()")
-    assert [press(Keys.TAB) for _ in range(5)] == ["metric", "text", "cut", "size", "next"]
+    page.execute_script("document.querySelector('#browser details details summary').focus()")
+    assert [press(Keys.TAB) for _ in range(5)] == ["text", "metric", "cut", "size", "next"]
     assert page.execute_script("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
     press(Keys.ENTER)
     assert shown(page)[0] == "key10"
@@ -177,6 +114,10 @@ def test_the_keyboard_reaches_the_controls(page: Browser) -> None:
     assert shown(page)[0] == "key0"
     press("j")
     assert shown(page)[0] == "key10"
+    assert press("/") == "text"
+    press("prompt 3")
+    assert shown(page) == ["key3", *(f"key{row}" for row in range(30, 39))]
+    assert page.find_element("id", "where").text == "1 to 10 of 11 prompts, page 1 of 2; 45 without the filters"
 
 
 def test_numbers_stand_behind_each_chart(page: Browser) -> None:
@@ -216,25 +157,35 @@ def test_charts_follow_the_theme(page: Browser) -> None:
     assert page.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(17, 20, 24)"
 
 
-def test_print_is_light_open_and_without_controls(page: Browser) -> None:
+def test_print_is_light_short_and_without_controls(page: Browser) -> None:
     page.execute_cdp_cmd(
         "Emulation.setEmulatedMedia",
         {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]},
     )
     page.execute_script("dispatchEvent(new Event('beforeprint'))")
-    assert page.execute_script("return [...document.querySelectorAll('details')].every((one) => one.open)")
+    assert page.execute_script("return [...document.querySelectorAll('details[open] h2')].map((one) => one.id)") == [
+        "stages", "wins", "cost", "evaluations", "samples", "limits",
+    ]  # fmt: skip
+    assert len(shown(page)) == 2
     assert page.execute_script("return getComputedStyle(document.querySelector('.controls')).display") == "none"
     assert page.execute_script("return getComputedStyle(document.body).color") == "rgb(27, 31, 36)"
     assert page.execute_script("return getComputedStyle(document.querySelector('.scroll')).maxHeight") == "none"
-    widths = "return [...document.querySelectorAll('.plot .main-svg')].map((one) => one.clientWidth)"
-    assert set(page.execute_script(widths)) == {680}
-    overlaps = (
-        "return [...document.querySelectorAll('figure.chart')].some((chart) => chart.querySelector('.main-svg')"
-        ".getBoundingClientRect().bottom > chart.querySelector('table').getBoundingClientRect().top)"
+    widths = (
+        "return [...document.querySelectorAll('.plot .main-svg')].filter((one) => one.checkVisibility())"
+        ".map((one) => one.clientWidth)"
     )
-    assert not page.execute_script(overlaps)
+    assert set(page.execute_script(widths)) <= {330, 680}
     page.execute_script("dispatchEvent(new Event('afterprint'))")
-    assert not page.execute_script("return [...document.querySelectorAll('details')].some((one) => one.open)")
+    assert page.execute_script(
+        "return [...document.querySelectorAll('details')].every((one) => one.open === one.classList.contains('fold'))"
+    )
+    assert len(shown(page)) == 10
+
+
+def test_a_printed_page_has_six_sheets_at_most(page: Browser) -> None:
+    paper = {"paperWidth": 8.27, "paperHeight": 11.69, "printBackground": True}
+    pdf = base64.b64decode(page.execute_cdp_cmd("Page.printToPDF", paper)["data"])
+    assert 2 <= len(re.findall(rb"/Type /Page\b(?!s)", pdf)) <= 6
 
 
 def test_the_policy_of_the_page_would_stop_a_request(page: Browser) -> None:
@@ -244,4 +195,5 @@ def test_the_policy_of_the_page_would_stop_a_request(page: Browser) -> None:
         "const image = new Image(); image.src = 'https://example.invalid/x.png'; document.body.append(image)"
     )
     page.execute_async_script("setTimeout(arguments[0], 50)")
+    page.execute_script("document.querySelector('img').remove()")
     assert any("Content Security Policy" in text for text in errors(page))

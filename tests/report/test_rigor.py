@@ -16,7 +16,17 @@ from demotune.common.errors import DemotuneError
 from demotune.common.files import write_json, write_rows
 from demotune.config.evaluation import EvaluationConfig
 from demotune.config.methods import IRFTConfig, as_dict
-from demotune.report.rigor.card import FINDERS, RigorAnswer, checklist, rigor_card, write_card
+from demotune.report.rigor.card import EVALUATION as EVALUATION_LACKS
+from demotune.report.rigor.card import (
+    FINDERS,
+    PEOPLE,
+    RigorAnswer,
+    RigorCount,
+    checklist,
+    count_answers,
+    rigor_card,
+    write_card,
+)
 
 REAL = OUTSIDE / "design/rigor_checklist.json"
 START, RESULT, OTHER, ROWS, TEST = ("".join([digit] * 64) for digit in "abcde")
@@ -376,13 +386,40 @@ def test_the_card_counts_itself_beside_the_paper(rich: Path, tmp_path: Path) -> 
     answers = rigor_card([rich / RUN], [rich / EVALUATION], rich / COMPARISON)
     write_card(tmp_path / "card.json", answers)
     card = json.loads((tmp_path / "card.json").read_text(encoding="utf-8"))
-    assert (card["answered"], card["applicable"]) == (len(FINDERS), 54)
+    assert (card["answered"], card["answerable"], card["applicable"]) == (len(FINDERS), len(FINDERS), 54)
     assert {section: list(questions) for section, questions in card["checklist"].items()} == {
         section: list(questions) for section, questions in checklist()["checklist"].items()
     }
     answer = card["checklist"]["cost_and_practicality"]["inference_cost_reported"]
     assert (answer["answer"], answer["paper"]) == ("yes", "no")
     assert "90 tokens drawn, 80 scored, 1.5 GiB" in answer["evidence"]
+
+
+def test_what_the_given_files_cannot_answer_is_counted_apart(rich: Path) -> None:
+    """A run alone can answer 18 questions; an evaluation adds 12, runs side by side 11, of which 5 are the same."""
+
+    def count(evaluations: list[Path], comparison: Path | None) -> RigorCount:
+        return count_answers(rigor_card([rich / RUN], evaluations, comparison))
+
+    alone = count([], None)
+    assert (alone.answered, alone.answerable) == (18, 18)
+    assert alone.lacking == {EVALUATION_LACKS: 12, "runs of several settings and seeds": 6, PEOPLE: 18}
+    assert alone.sentence == (
+        "18 of the 18 questions that these files can answer are answered with evidence; 36 need what was not given: "
+        f"{PEOPLE} (18), an evaluation (12), runs of several settings and seeds (6)."
+    )
+    assert count([rich / EVALUATION], None).answerable == 30
+    assert count([], rich / COMPARISON).answerable == 29
+    everything = count([rich / EVALUATION], rich / COMPARISON)
+    assert (everything.answerable, everything.lacking) == (36, {PEOPLE: 18})
+
+
+def test_a_question_that_the_files_can_answer_and_do_not_is_a_no(rich: Path) -> None:
+    (rich / RUN / "shortcuts.json").unlink()
+    card = {one.key: one for one in rigor_card([rich / RUN])}
+    assert (card["feature_leakage_addressed"].answer, card["feature_leakage_addressed"].lacks) == ("no", None)
+    assert card["per_category_breakdown"].lacks == "an evaluation"
+    assert card["funding_disclosed"].lacks == PEOPLE
 
 
 def test_the_paper_answers_25_of_54() -> None:

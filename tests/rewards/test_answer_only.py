@@ -193,5 +193,5 @@ def test_rft_rewards_answers_and_updates_whole_responses(kind: str, place: Path)
 
 def test_without_any_answer_the_run_stops_with_the_reason(place: Path) -> None:
     given = fields(place, "none", **STAGED | {"stages": 1, "answer_after": "qqqqqqqqqqqqqqqqq"})
-    with pytest.raises(DemotuneError, match=r"no sample of stage 0 has 'q+' and an answer after it"):
+    with pytest.raises(DemotuneError, match=r"no sample of stage 1 has 'q+' and an answer after it"):
         run(IRFTConfig(**given))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,9 @@ class Scripted:
                 raise Killed
             self.streams.append(stream)
             yield stream, Response((*[40] * (stream + 1), END), True)
+
+    def ready(self, prompts: Sequence[Sequence[int]], options: SamplingOptions) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def keeps_logps(self, options: SamplingOptions) -> bool:
         return False

@@ -66,6 +66,7 @@ def test_too_few_rows_give_no_verdict(count: int) -> None:
 def test_verdict_needs_an_interval_on_one_side_of_zero(sign: int, verdict: str, best: bool) -> None:
     gains = [1.0, 1.5, 0.5, 1.2, 0.8]
     gate = judge_stage(rows(*[-10.0] * 5), rows(*(-10 + sign * gain for gain in gains)), "stage 0")
+    assert gate.baseline == "stage 1"
     assert stats.ttest_1samp(gains, 0).pvalue < 0.05
     assert (gate.verdict, gate.best) == (verdict, best)
 
@@ -75,7 +76,7 @@ def test_a_run_says_when_its_held_out_rows_are_too_few(place: Path, capsys: pyte
     assert [stage["check"]["gate"]["verdict"] for stage in result.stages] == ["too few held-out rows to tell"] * 2
     assert result.best_stage == 1
     shown = " ".join(capsys.readouterr().out.split())
-    assert "gate: too few held-out rows to tell (n = 1) whether stage 1 is better than stage 0: " in shown
+    assert "gate: too few held-out rows to tell (n = 1) whether stage 2 is better than stage 1: " in shown
     conclude(result.run_folder)
     shown = " ".join(capsys.readouterr().out.split())
     assert "held out too few rows to tell whether it helped" in shown

@@ -1,16 +1,20 @@
 """What every sampler must keep, whichever draws the tokens; a new implementation joins SAMPLERS."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
-from helpers.tiny import tiny_model
+from helpers.engine_server import TinyEngine
+from helpers.tiny import save_tiny, tiny_model
 from torch import nn
 
 from demotune.models.attention import ATTENTION, carries_layouts, register_attention
 from demotune.models.logprobs import naive_response_logps
 from demotune.records import Response
-from demotune.sampling import InProcessSampler, Sampler, SamplingOptions
+from demotune.sampling import Engine, EngineSampler, InProcessSampler, Sampler, SamplingOptions
 
 register_attention()
 MAX_LENGTH = 16
@@ -20,22 +24,30 @@ PROMPTS = [(20, 31, 42), (20, 31, 42), (11,), tuple(range(40, 52)), (9, 9)]
 STREAMS = [3, 1, 4, 15, 9]
 
 
-def in_process(attention: str) -> Callable[[], Sampler]:
-    def make() -> Sampler:
+def in_process(attention: str) -> Callable[[Path], AbstractContextManager[Sampler]]:
+    def make(_: Path) -> AbstractContextManager[Sampler]:
         model = tiny_model()
         model.set_attn_implementation(attention)
         assert carries_layouts(model) == (attention == ATTENTION)
-        return InProcessSampler(lambda: model, slots=2)
+        return nullcontext(InProcessSampler(lambda: model, slots=2))
 
     return make
 
 
-SAMPLERS = {"slots": in_process(ATTENTION), "batches": in_process("eager")}
+@contextmanager
+def by_engine(folder: Path) -> Iterator[Sampler]:
+    with closing(TinyEngine(save_tiny(folder / "start"))) as server:
+        engine = Engine([server.url], folder / "handed-over", in_flight=3)
+        yield EngineSampler(cache(tiny_model), engine, "the policy")
+
+
+SAMPLERS = {"slots": in_process(ATTENTION), "batches": in_process("eager"), "engine": by_engine}
 
 
 @pytest.fixture(params=SAMPLERS)
-def sampler(request: pytest.FixtureRequest) -> Sampler:
-    return SAMPLERS[request.param]()
+def sampler(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sampler]:
+    with SAMPLERS[request.param](tmp_path) as made:
+        yield made
 
 
 def options(**more: float) -> SamplingOptions:
@@ -78,7 +90,7 @@ def test_greedy_draws_the_likeliest_token(sampler):
 def test_kept_log_probabilities_are_those_of_the_policy(sampler, more):
     how = options(**more)
     drawn = draw(sampler, how)
-    assert sampler.keeps_logps(how) == (not more)
+    assert sampler.keeps_logps(how) == (not more and isinstance(sampler, InProcessSampler))
     for prompt, stream in zip(PROMPTS, STREAMS, strict=True):
         response = drawn[stream]
         assert (response.logps is not None) == sampler.keeps_logps(how)
@@ -93,6 +105,11 @@ def test_what_is_drawn_depends_on_seed_and_stream_alone(sampler):
     assert rest == {stream: whole[stream] for stream in STREAMS[2:]}
     assert whole[3] != whole[1]  # the same prompt, another stream
     assert dict(sampler.draw(PROMPTS, STREAMS, 6, options())) != whole
+
+
+def test_it_can_be_made_ready_for_several_draws(sampler):
+    with sampler.ready(PROMPTS, options()):
+        assert draw(sampler, options(), slice(2)).items() <= draw(sampler, options()).items()
 
 
 def test_the_policy_is_loaded_only_when_something_is_to_be_drawn():

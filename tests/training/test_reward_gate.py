@@ -130,9 +130,9 @@ def test_screen_and_report_say_why(
     folder = run(closed(place, "said", stages=1)).run_folder
     why = state_of(folder, 0)["policy"]["kept"]
     shown = " ".join(capsys.readouterr().out.split())
-    assert f"stage 0 keeps its policy: {why}; --force takes policy steps all the same" in shown
-    assert f"stage 0: the policy was kept, no policy steps were taken: {why}" in shown
-    assert f"said, stage 0: the policy was kept, no policy steps were taken: {why}" in warnings([load_run(folder)])
+    assert f"stage 1 keeps its policy: {why}; --force takes policy steps all the same" in shown
+    assert f"stage 1: the policy was kept, no policy steps were taken: {why}" in shown
+    assert f"said, stage 1: the policy was kept, no policy steps were taken: {why}" in warnings([load_run(folder)])
 
 
 CLEAR = {"force": False, "stages": 1, "reward_epochs": 20.0, "reward_patience": 20}
@@ -172,7 +172,7 @@ def test_without_heldout_pairs_nothing_is_judged(
     assert record["kept"] is None
     assert record["steps"] == 2
     shown = " ".join(capsys.readouterr().out.split())
-    assert "stage 0: without held-out pairs it is not known whether the reward is better than chance" in shown
+    assert "stage 1: without held-out pairs it is not known whether the reward is better than chance" in shown
 
 
 @pytest.mark.parametrize("published", [False, True])

@@ -1,5 +1,6 @@
 """The model that advice is asked about, and its rows, divided as a run of the same data would divide them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -103,7 +104,7 @@ def prepare_subject(config: AdviseConfig, quarantine: Path | None) -> Subject:
             f"no row of {len(intake.train)} is held out, so nothing can be measured; give --eval-data, or a larger "
             "--eval-share"
         )
-    longest = max(len(row.demo.ids) for row in intake.train)
+    longest = int(intake.train.response_lengths.max())
     return Subject(
         config=replace(
             config,
@@ -115,7 +116,7 @@ def prepare_subject(config: AdviseConfig, quarantine: Path | None) -> Subject:
         renderer=renderer,
         demonstrations=len(intake.train),
         train=spread(intake.train, config.max_train_rows),
-        heldout=intake.heldout,
+        heldout=tuple(intake.heldout),
         prompts=spread(prompts, config.max_prompts),
         data_hashes=intake.data_hashes,
     )
@@ -132,7 +133,7 @@ def shared_fields(config_class: type[Any]) -> tuple[str, ...]:
     return tuple(name for name in fields_of(AdviseConfig) if name in fields_of(config_class) and name != "output")
 
 
-def spread(items: tuple[Item, ...], limit: int) -> tuple[Item, ...]:
+def spread(items: Sequence[Item], limit: int) -> tuple[Item, ...]:
     """At most `limit` of them, evenly spread, in their order."""
     count = min(limit, len(items))
     return tuple(items[place * len(items) // count] for place in range(count))

@@ -2,11 +2,11 @@
 
 from rich.table import Table
 
+from demotune.common.files import cache_folder
 from demotune.common.machine import hardware, has_fast_bf16, package_versions
 from demotune.common.processes import this_device
 from demotune.common.progress import console
-from demotune.config.config_files import shipped_configs
-from demotune.models.policy import cache_folder
+from demotune.config.config_files import accelerate_configs, shipped_configs
 
 
 def examine() -> None:
@@ -17,6 +17,7 @@ def examine() -> None:
         "attention": "our own, without padding; sdpa or eager for architectures that do not carry it",
         "cache": str(cache_folder()),
         "shipped configs": ", ".join(sorted(shipped_configs())),
+        "configs for accelerate": "\n".join(sorted(map(str, accelerate_configs()))),
     }
     for title, rows in (("installed", package_versions()), ("machine", hardware()), ("a run would use", choices)):
         table = Table(title=title, title_justify="left", show_header=False, min_width=60)

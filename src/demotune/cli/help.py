@@ -50,11 +50,11 @@ class ConfigCommand(TyperCommand):
         for param in self.get_params(ctx):
             field = fields.get(param.name)
             if field is None:
-                record: tuple[str, str] = param.get_help_record(ctx)
-                panels.setdefault(OTHER, []).append(record)
+                if (record := param.get_help_record(ctx)) is not None:
+                    panels.setdefault(OTHER, []).append(record)
             elif field.name in shown:
                 panel = "Arguments" if field.argument else (whole and field.panel) or OTHER
-                panels.setdefault(panel, []).append((_names(field), _text(field, texts[field.name], whole)))
+                panels.setdefault(panel, []).append((_names(field), said_of(field, texts[field.name], whole)))
         return panels
 
 
@@ -100,11 +100,12 @@ def _plain_kind(kind: Any) -> Any:
     return kind
 
 
-def _text(field: Field, text: str, whole: bool) -> str:
+def said_of(field: Field, text: str, whole: bool) -> str:
+    """Help of a field whose docstring is `text`, with its default."""
     said = " ".join(text.split()) if whole else brief(text)
-    if field.default is MISSING or field.argument:
+    if field.argument:
         return said
-    if field.required:
+    if field.default is MISSING or field.required:
         return f"{said} [required]"
     if whole:
         return f"{said} [{_default(field.default)}]"

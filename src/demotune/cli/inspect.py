@@ -1,8 +1,6 @@
 """`demotune inspect`: rows as the model sees them, what of them is learned, their lengths, and what is refused."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 
 import numpy as np
 from rich.text import Text
@@ -11,8 +9,10 @@ from demotune.common.progress import console, say, show_table
 from demotune.config.field import fields_of
 from demotune.config.interactive import InspectConfig
 from demotune.config.methods import AnyConfig, SFTConfig
-from demotune.data.intake import Rendered, render_data
+from demotune.data.intake import tokenised_data
+from demotune.data.rendered_rows import RenderedRows
 from demotune.data.rendering import Renderer
+from demotune.data.tokenising import Tokenised
 from demotune.models.policy import generation_stop_ids, load_tokenizer, longest_input, resolve_model
 from demotune.records import BadRow, RenderedDemonstration
 from demotune.runs.run import begun_template
@@ -49,18 +49,18 @@ def readable_length(model: Path) -> int:
     return default if longest is None else min(default, longest)
 
 
-def read_data(config: AnyConfig) -> tuple[Rendered, Renderer]:
+def read_data(config: AnyConfig) -> tuple[Tokenised, Renderer]:
     """All rows of a run's data; says which format, columns and template were found."""
     folder = resolve_model(config.model)
     template = begun_template(folder) if config.template is None else config.template
     renderer = Renderer(load_tokenizer(folder), template, generation_stop_ids(folder))
-    found = render_data(config, renderer)
-    for note in (*found.loaded.notes, renderer.description, *renderer.remarks()):
+    found = tokenised_data(config, renderer)
+    for note in (*found.counts.notes, renderer.description, *renderer.remarks()):
         say(note)
     return found, renderer
 
 
-def show_rows(found: Rendered, renderer: Renderer, count: int) -> None:
+def show_rows(found: Tokenised, renderer: Renderer, count: int) -> None:
     """So many rows, evenly spread over the data, under a legend."""
     rows = len(found.rows)
     if not rows or not count:
@@ -70,7 +70,7 @@ def show_rows(found: Rendered, renderer: Renderer, count: int) -> None:
     for place in sorted({number * rows // count for number in range(count)}):
         row = found.rows[place]
         prompt, response = len(row.prompt_ids), len(row.demo.ids)
-        say(f"\n{found.sources[place]}: {prompt} prompt + {response} response tokens", style="bold")
+        say(f"\ngood row {place + 1:,} of {rows:,}: {prompt} prompt + {response} response tokens", style="bold")
         console.print(_as_text(row, renderer), soft_wrap=True)
 
 
@@ -91,17 +91,17 @@ def _shortened(text: str) -> str:
     return f"{text[:half]} [... {len(text) - 2 * half:,} characters ...] {text[-half:]}"
 
 
-def _show_lengths(rows: Sequence[RenderedDemonstration]) -> None:
+def _show_lengths(rows: RenderedRows) -> None:
     """Quantiles of prompts, responses and both, and how many rows are how long."""
     if not rows:
         return
-    lengths = np.array([(len(row.prompt_ids), len(row.demo.ids)) for row in rows])
-    sides = {"prompt": lengths[:, 0], "response": lengths[:, 1], "both": lengths.sum(axis=1)}
+    prompts, responses = rows.prompt_lengths, rows.response_lengths
+    sides = {"prompt": prompts, "response": responses, "both": prompts + responses}
     table = [
         (
             name,
             *(f"{np.percentile(counts, share):,.0f}" for share in QUANTILES.values()),
-            f"{fmean(counts):,.1f}",
+            f"{counts.mean():,.1f}",
             f"{counts.sum():,}",
         )
         for name, counts in sides.items()
@@ -121,9 +121,9 @@ def _span(first: int, width: int) -> str:
     return f"{first:,}" if width == 1 else f"{first:,} to {first + width - 1:,}"
 
 
-def _show_refused(found: Rendered) -> None:
+def _show_refused(found: Tokenised) -> None:
     """How many rows are refused, by reason, with the first of each."""
-    looked_at = found.loaded.rows_read
+    looked_at = found.counts.rows_read
     if not found.bad_rows:
         say(f"no row of {looked_at:,} is refused")
         return

@@ -93,7 +93,7 @@ def _resume(config: commands.ResumeConfig) -> None:
         RunFolder(config.run_folder).read_config()  # a folder without a run is refused before torch is imported
         from demotune.pipeline import resume
 
-        resume(config.run_folder)
+        resume(config.run_folder, sampler=config.sampler, vllm_python=config.vllm_python)
 
 
 @app.command(context_settings=COLLECT_UNKNOWN)
@@ -104,6 +104,10 @@ def estimate(
         str | None,
         typer.Option(help="By datasheet: h200, h100, a100, l40s, rtx4090, ... Not given: this machine is measured."),
     ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="For so many processes, each with such a device.")] = 1,
+    sharded: Annotated[
+        bool, typer.Option("--sharded", help="Gradients and optimizer are spread over the processes (FSDP2).")
+    ] = False,
 ) -> None:
     """Estimate what a run will cost: memory, tokens, operations and time of each phase, and whether it fits."""
 
@@ -111,8 +115,9 @@ def estimate(
         config = build_config(method, config_file, {"output": "not written"} | given)
         refuse_missing_inputs(config)
         from demotune.estimation.estimate import estimate
+        from demotune.estimation.forecast import Launch
 
-        estimate(config, device)
+        estimate(config, device, Launch(processes, sharded) if processes > 1 else None)
 
     flags = typer.Typer(context_settings=CONTEXT, add_completion=False)
     add_method(flags, method, act)

@@ -19,13 +19,13 @@ from rich.table import Table
 
 from demotune.cli.shop_style import style_of
 from demotune.common.errors import DemotuneError
-from demotune.common.files import publish_file
+from demotune.common.files import cache_folder, publish_file
 from demotune.common.processes import main_process
 from demotune.common.progress import console, minutes, say, show_table
 from demotune.common.statistics import Interval, accuracy_by_prompt, mean_interval
 from demotune.config.commands import GenerationOptions
 from demotune.config.config_files import build_config
-from demotune.models.policy import cache_folder, resolve_model
+from demotune.models.policy import resolve_model
 from demotune.pipeline import run_or_go_on
 from demotune.records import Message
 from demotune.rewards.answers import Answer, answer

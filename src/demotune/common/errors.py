@@ -8,3 +8,8 @@ class DemotuneError(Exception):
 def one_line(error: BaseException, longest: int = 300) -> str:
     """Kind and text of another library's error on one line, for a message."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:longest]
+
+
+def shown_error(error: BaseException) -> str:
+    """Kind of an error and the first line of what it says."""
+    return f"{type(error).__name__}: {error}".partition("\n")[0][:200]

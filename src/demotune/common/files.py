@@ -22,6 +22,12 @@ CHECKSUM = "checksum"
 """The last field of a record that can be checked."""
 
 
+def cache_folder() -> Path:
+    """Where converted models and tokenised rows are kept: $DEMOTUNE_CACHE, else demotune/ in the user's cache."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("DEMOTUNE_CACHE") or Path(root) / "demotune")
+
+
 @contextmanager
 def publish_folder(folder: Path) -> Iterator[Path]:
     """A folder to write into; it takes the name `folder` when the block ends well. Replaces an older one."""
@@ -84,19 +90,27 @@ def damaged(file: Path, why: str) -> DemotuneError:
 
 def write_rows(file: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """One JSON object a line; gzipped when the name ends in .gz (the same rows give the same bytes)."""
-    data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-    with publish_file(file) as unfinished:
-        unfinished.write_bytes(gzip.compress(data, mtime=0) if file.suffix == ".gz" else data)
+    packer = zlib.compressobj(9, wbits=31) if file.suffix == ".gz" else None  # 31: with gzip's header, without a date
+    with publish_file(file) as unfinished, unfinished.open("wb") as opened:
+        for row in rows:
+            line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
+            opened.write(packer.compress(line) if packer else line)
+        if packer:
+            opened.write(packer.flush())
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
     """Rows written by `write_rows`. Raises DemotuneError where the file is missing or damaged."""
+    return list(iter_rows(file))
+
+
+def iter_rows(file: Path) -> Iterator[dict[str, Any]]:
+    """The same, one by one: the error, too, comes where the damage is."""
     try:
-        data = file.read_bytes()
-        if file.suffix == ".gz" and not data:
+        if file.suffix == ".gz" and not file.stat().st_size:
             raise EOFError("it is empty")
-        text = (gzip.decompress(data) if file.suffix == ".gz" else data).decode()
-        return [json.loads(line) for line in text.split("\n") if line]  # text may hold other line separators
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
+            yield from (json.loads(line.decode()) for line in lines if line != b"\n")
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise damaged(file, str(error)) from None
 

@@ -7,12 +7,12 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from demotune.common.files import damaged, read_json, read_rows, write_rows
+from demotune.common.files import damaged, iter_rows, read_json, write_rows
 
 Record = TypeVar("Record")
 
@@ -44,7 +44,12 @@ def read_record(kind: type[Record], file: Path) -> Record:
 
 def read_records(kind: type[Record], file: Path) -> tuple[Record, ...]:
     """The records in a file of JSON lines. Raises DemotuneError where it is not what was written."""
-    return tuple(from_file(kind, row, file) for row in read_rows(file))
+    return tuple(iter_records(kind, file))
+
+
+def iter_records(kind: type[Record], file: Path) -> Iterator[Record]:
+    """The same, one by one."""
+    return (from_file(kind, row, file) for row in iter_rows(file))
 
 
 def write_records(file: Path, records: Iterable[object]) -> None:

@@ -2,7 +2,9 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
@@ -39,8 +41,35 @@ def launched_as_main() -> bool:
     return "LOCAL_RANK" not in os.environ or os.environ.get("RANK", "0") == "0"
 
 
+_PLANNED: ContextVar[int | None] = ContextVar("planned", default=None)
+
+
 def process_count() -> int:
-    return int(process_state().num_processes)
+    """How many processes share the work; within `planned_for` how many are planned."""
+    return _PLANNED.get() or int(process_state().num_processes)
+
+
+@contextmanager
+def planned_for(processes: int) -> Iterator[None]:
+    """In here work is planned for so many processes, as an estimate needs it; nothing may be exchanged."""
+    before = _PLANNED.set(processes)
+    try:
+        yield
+    finally:
+        _PLANNED.reset(before)
+
+
+def shards_models() -> bool:
+    """Whether accelerate was launched to spread what is trained over the processes (FSDP)."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true") and bool(process_state().use_distributed)
+
+
+def load_in_every_process() -> None:
+    """Whole models in each process, as phases that draw or score need them; FSDP can be set to load in the first alone.
+
+    Before the first model is loaded.
+    """
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
 
 
 def any_process(flag: bool) -> bool:

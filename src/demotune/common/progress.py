@@ -74,7 +74,7 @@ def minutes(seconds: float) -> str:
 class Tracker:
     """Counts finished units of one piece of work and shows the count. Made by `track`."""
 
-    def __init__(self, what: str, total: int, unit: str) -> None:
+    def __init__(self, what: str, total: int | None, unit: str) -> None:
         self.what, self.total, self.unit = printable(what), total, unit
         self.done = self.first = 0
         self.left: float | None = None
@@ -102,19 +102,23 @@ class Tracker:
     def advance(self, count: int = 1, info: str = "") -> None:
         """Count `count` more units, perhaps none; `info` is a short text such as the current loss."""
         self.done += count
-        self._show(info, force=count > 0 and self.done >= self.total)
+        self._show(info, force=count > 0 and self.total is not None and self.done >= self.total)
 
     def _show(self, info: str, force: bool) -> None:
         info = f"{info}  {peak_memory_gib():.1f} of {total_memory_gib():.0f} GiB".strip()
         now = time.monotonic()
         elapsed = now - self.started
-        by_units = elapsed / max(self.done - self.first, 1) * (self.total - self.done)
-        left = minutes(by_units if self.left is None else self.left)
+        rest = 0 if self.total is None else self.total - self.done
+        by_units = elapsed / max(self.done - self.first, 1) * rest
+        left = minutes(by_units if self.left is None else self.left) if self.total is not None else "-"
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, left=left, info=info)
         elif force or now - self.last_line >= SECONDS_BETWEEN_LINES:
             self.last_line = now
-            say(f"{self.what}  {self.done}/{self.total} {self.unit}  {minutes(elapsed)}, {left} left  {info}")
+            count, spent = f"{self.done:,}", minutes(elapsed)
+            if self.total is not None:
+                count, spent = f"{self.done}/{self.total}", f"{spent}, {left} left"
+            say(f"{self.what}  {count} {self.unit}  {spent}  {info}")
             sys.stdout.flush()
 
     @property
@@ -127,8 +131,8 @@ class Tracker:
 
 
 @contextmanager
-def track(what: str, total: int, unit: str) -> Iterator[Tracker]:
-    """Show progress through `total` units of work, with time elapsed and left, and peak memory."""
+def track(what: str, total: int | None, unit: str) -> Iterator[Tracker]:
+    """Show progress through `total` units of work, with time elapsed and left, and peak memory; None: not known."""
     tracker = Tracker(what, total, unit)
     try:
         yield tracker

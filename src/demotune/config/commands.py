@@ -7,6 +7,7 @@ from typing import Literal
 from demotune.common.errors import DemotuneError
 from demotune.config.field import field
 from demotune.config.methods import SFTConfig
+from demotune.config.sampler import SamplerFields
 from demotune.config.values import Config
 
 
@@ -84,7 +85,7 @@ class ExplainConfig(RewardReading):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerationOptions(Config):
+class DrawingOptions(Config):
     """How responses to prompts are drawn, outside of a run."""
 
     max_new_tokens: int = field(256, minimum=1, maximum=10**7)
@@ -103,6 +104,11 @@ class GenerationOptions(Config):
     """Sample this many responses together."""
     dtype: Literal["float32", "bfloat16"] = field("float32")
     """Type in which weights are held."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationOptions(SamplerFields, DrawingOptions):
+    """How and where responses to prompts are drawn, outside of a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +131,7 @@ class SampleConfig(GenerationOptions):
     """Prompt template with {prompt} for the reward. Not given: its own."""
 
     def _check(self) -> None:
+        super()._check()
         if (self.best_of is None) != (self.reward is None):
             given, missing = ("--best-of", "--reward R") if self.reward is None else ("--reward", "--best-of N")
             raise DemotuneError(f"{given} needs {missing}: N responses are drawn, the reward chooses one")
@@ -138,7 +145,7 @@ class SampleConfig(GenerationOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatConfig(GenerationOptions):
+class ChatConfig(DrawingOptions):
     """Talk with a model, or with two side by side; each answer with its reward, each exchange saved as a row."""
 
     model: str = field(argument=True, names="model")
@@ -301,6 +308,10 @@ class ResumeConfig(Config):
 
     run_folder: Path = field(argument=True)
     """Folder of an interrupted run."""
+    sampler: str | None = field(None)
+    """Other addresses of the servers that draw, or vllm. Not given: as the run began."""
+    vllm_python: str | None = field(None)
+    """For --sampler vllm: the Python of the environment that has vllm. Not given: as the run began."""
 
 
 @dataclass(frozen=True, kw_only=True)

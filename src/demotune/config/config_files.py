@@ -12,6 +12,7 @@ from demotune.common.files import publish_file
 from demotune.common.suggestions import did_you_mean
 from demotune.config.field import fields_of
 from demotune.config.methods import CONFIGS, AnyConfig, Method, as_dict
+from demotune.config.sampler import without_place
 from demotune.config.values import shown
 from demotune.config.yaml_fields import parse_fields, read_yaml_file
 
@@ -20,6 +21,11 @@ def shipped_configs() -> dict[str, str]:
     """Name -> text of the configs that come with the package."""
     folder = resources.files("demotune.config") / "shipped"
     return {f.name.removesuffix(".yaml"): f.read_text() for f in folder.iterdir() if f.name.endswith(".yaml")}
+
+
+def accelerate_configs() -> list[Path]:
+    """The files for `accelerate launch --config_file` that come with the package."""
+    return [*(Path(__file__).parent / "shipped" / "accelerate").glob("*.yaml")]
 
 
 def build_config(method: Method, file: str | None, overrides: Mapping[str, object]) -> AnyConfig:
@@ -82,8 +88,9 @@ def save_config(config: AnyConfig, file: Path) -> None:
 
 def differing_fields(begun: AnyConfig, wanted: AnyConfig) -> list[str]:
     """Fields of a run that was begun which are not as wanted; one that is wanted as None was filled in there."""
-    there = as_dict(begun)
-    return [name for name, value in as_dict(wanted).items() if value is not None and there.get(name) != value]
+    there = without_place(as_dict(begun))
+    asked = without_place(as_dict(wanted))
+    return [name for name, value in asked.items() if value is not None and there.get(name) != value]
 
 
 def unknown_field(name: str, method: Method) -> str:

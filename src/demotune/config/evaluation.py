@@ -5,11 +5,11 @@ from typing import Literal
 
 from demotune.common.errors import DemotuneError
 from demotune.config.field import BOOKKEEPING, INPUTS, JUDGES, OPTIMISATION, READING, SAMPLING, TASKS, field
-from demotune.config.values import Config
+from demotune.config.sampler import SamplerFields
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationConfig(Config):
+class EvaluationConfig(SamplerFields):
     """Measure a model, and how it differs from others, on rows that it was not trained on.
 
     Held-out likelihood, answers and who wins, preferences, benchmark tasks; every number with its 95% interval.
@@ -72,6 +72,7 @@ class EvaluationConfig(Config):
     """Examples in the prompt, for all tasks. Not given: the preset's number, else the task's own."""
 
     def _check(self) -> None:
+        super()._check()
         if not self.model:
             raise DemotuneError("model is missing; name it with --model")
         if not self.output:

@@ -25,6 +25,8 @@ class Absent(Config):
     max_new_tokens: int | None = None
     answer_after: str | None = None
     sample_batch_size: int = 64
+    sampler: str = "in_process"
+    vllm_python: str | None = None
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
@@ -98,6 +100,9 @@ class RunConfig(Absent):
     attn_implementation: str | None = field(None, OPTIMISATION)
     """Attention of transformers: eager, sdpa, flash_attention_2, ... Not given: our own, which needs no padding."""
 
+    use_liger_kernel: bool = field(False, OPTIMISATION)
+    """Use Liger's kernels for the layers of models that have them (CUDA; pip install liger-kernel). The losses stay."""
+
     gate: Literal["off", "warn", "stop"] = field("warn", INPUTS)
     """Compare the policy after each stage with the best one so far, on held-out rows; the best is exported. stop: end
     the run after a stage that is worse. off: export the last stage."""
@@ -110,6 +115,8 @@ class RunConfig(Absent):
     """LoRA scale; the update is multiplied by alpha / rank."""
     lora_target_modules: tuple[str, ...] = field(("all-linear",), LORA)
     """Modules that get an adapter, by name; all-linear means every linear layer but the head."""
+    load_in_4bit: bool = field(False, LORA)
+    """Hold the frozen weights under the adapter in 4 bits (QLoRA; CUDA; pip install bitsandbytes)."""
     merge_adapter: bool = field(False, LORA)
     """Also write model-merged/, the adapter folded into the base model."""
 
@@ -148,6 +155,16 @@ class RunConfig(Absent):
             self.use_peft or not self.merge_adapter,
             "merge_adapter needs use_peft",
             "add --use-peft or drop --merge-adapter",
+        )
+        require(
+            self.use_peft or not self.load_in_4bit,
+            "load_in_4bit needs use_peft: weights of 4 bits cannot be trained",
+            "add --use-peft or drop --load-in-4bit",
+        )
+        require(
+            not (self.load_in_4bit and self.merge_adapter),
+            "merge_adapter would fold the adapter into weights of 4 bits and lose most of it",
+            "drop --merge-adapter, and merge into the model itself with peft",
         )
 
 

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 from demotune.config.field import SAMPLING, STAGES, field
 from demotune.config.run import RunConfig, require
+from demotune.config.sampler import SamplerFields
 
 Link = Literal["logistic", "linear", "nce"]
 """How the rewards of a pair become a loss: see `losses.implicit_reward_loss`, which has a case for each."""
@@ -21,8 +22,8 @@ class Staged(RunConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampled:
-    """How many samples are drawn, how long they get, and how many are drawn together."""
+class Sampled(SamplerFields):
+    """How many samples are drawn, how long they get, how many are drawn together, and where."""
 
     samples_per_prompt: int | None = field(None, SAMPLING, above=0, maximum=10**4, basic=True)
     """M, samples for each demonstration: each makes a pair of its own, and they share the work on prompt and
@@ -33,7 +34,7 @@ class Sampled:
     """Rewards and pair losses see only what follows the last of these texts in a response, </think> for instance:
     thoughts before it are free. Demonstrations without it are answers."""
     sample_batch_size: int = field(64, SAMPLING, above=0, maximum=10**6)
-    """Draw at most this many responses at a time on one device; fewer where memory is short."""
+    """Draw at most this many responses at a time on one device, or one server; fewer where memory is short."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,9 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Generic
+from typing import Generic, TypeVar
 
 from demotune.common.errors import DemotuneError
 from demotune.data.column_names import parse_columns
@@ -20,22 +20,21 @@ from demotune.data.formats import (
     holds_pairs,
     joined_names,
 )
-from demotune.data.mixture import Row, mixture
+from demotune.data.mixture import mixture
 from demotune.data.raw_rows import RawRow, RowError, Rows, column_list
 from demotune.data.source_notes import SourceNotes
 from demotune.data.sources import Table, open_source
 from demotune.data.turns import Exchange, Remarks
 from demotune.records import BadRow, Demonstration, Preference
 
+Row = TypeVar("Row")
 _ROWS_TO_DETECT_FROM = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded(Generic[Row]):
-    """Demonstrations or preferences of all sources in their order, and an account of what was not used."""
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """What was read of all sources, and what was not used."""
 
-    rows: tuple[Row, ...]
-    """May be empty when every row was bad."""
     bad_rows: tuple[BadRow, ...]
     formats: dict[str, str]
     """For each source the detected format, in words."""
@@ -45,6 +44,14 @@ class Loaded(Generic[Row]):
     """Good and bad rows, before the mixture by weights."""
     notes: tuple[str, ...]
     """Lines for the screen: of each source the format, the columns used and not used, and how they were understood."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded(Account, Generic[Row]):
+    """Demonstrations or preferences of all sources in their order, and an account of what was not used."""
+
+    rows: tuple[Row, ...]
+    """May be empty when every row was bad."""
 
 
 Convert = Callable[[Format, RawRow, Remarks], Iterable[tuple[Row, tuple[Exchange, ...]]]]
@@ -76,7 +83,18 @@ def load_demonstrations(
 
     Raises DemotuneError when a source does not exist, cannot be read, has no rows, or has columns of no known format.
     """
-    return _Loader(_demonstrations, columns, every_turn=every_turn).load(sources, weights, seed)
+    return stream_demonstrations(columns, every_turn=every_turn).load(sources, weights, seed)
+
+
+def stream_demonstrations(columns: str | None, *, every_turn: bool) -> "Stream[Demonstration]":
+    """What `load_demonstrations` gives, row by row: for more rows than memory holds."""
+    return Stream(_demonstrations, columns, every_turn=every_turn)
+
+
+def source_hashes(sources: Sequence[str], columns: str | None, weights: Sequence[float] = ()) -> dict[str, str]:
+    """For each source a hash of its content; no row is read. Raises DemotuneError for what cannot be opened."""
+    _check_arguments(sources, weights)
+    return {source: open_source(source, column_reader(columns)).content_hash for source in sources}
 
 
 def load_preferences(sources: Sequence[str], *, columns: str | None = None) -> Loaded[Preference]:
@@ -86,7 +104,7 @@ def load_preferences(sources: Sequence[str], *, columns: str | None = None) -> L
     "prompt=question,response=good,rejected=bad". Each side is read as a demonstration is. A row whose sides answer
     different prompts, are the same, or cannot both be used, is bad. Raises DemotuneError as `load_demonstrations` does.
     """
-    return _Loader(_preferences, columns, reads_worse=True).load(sources)
+    return Stream(_preferences, columns, reads_worse=True).load(sources)
 
 
 def are_preferences(sources: Sequence[str], *, columns: str | None = None) -> bool:
@@ -121,8 +139,8 @@ def _check_arguments(sources: Sequence[str], weights: Sequence[float]) -> None:
 
 
 @dataclass(slots=True)
-class _Loader(Generic[Row]):
-    """How rows are read, and what has been read so far, over all sources."""
+class Stream(Generic[Row]):
+    """How rows are read, and what has been read so far, over all sources. Reads once."""
 
     convert: Convert[Row]
     columns: str | None
@@ -139,13 +157,32 @@ class _Loader(Generic[Row]):
 
     def load(self, sources: Sequence[str], weights: Sequence[float] = (), seed: int = 0) -> Loaded[Row]:
         """The records of all sources, mixed by weights where there are any."""
+        rows = tuple(self.rows(sources, weights, seed))
+        return Loaded(rows=rows, **vars(self.account()))
+
+    def rows(self, sources: Sequence[str], weights: Sequence[float] = (), seed: int = 0) -> Iterator[Row]:
+        """The same, one by one. With weights the sources are read twice: sizes must be known first."""
         _check_arguments(sources, weights)
-        parts = [self._read_source(source) for source in sources]
-        if weights:
-            parts = mixture(sources, parts, weights, seed)
-        self._check_named_columns()
-        return Loaded(
-            rows=tuple(chain(*parts)),
+        if not weights:
+            yield from (row for _, row in self._records_of(sources))
+            return
+        first = replace(self, bad_rows=[], first_seen={}, formats={}, hashes={}, notes={})
+        good = [0] * len(sources)
+        for number, _ in first._records_of(sources):
+            good[number] += 1
+        chosen = [iter(places) for places in mixture(sources, good, weights, seed)]
+        wanted, seen = [next(places, None) for places in chosen], [0] * len(sources)
+        for number, row in self._records_of(sources):
+            if seen[number] == wanted[number]:
+                wanted[number] = next(chosen[number], None)
+                yield row
+            seen[number] += 1
+        if changed := [source for source in sources if self.hashes[source] != first.hashes[source]]:
+            raise DemotuneError(f"{changed[0]} has changed while it was read; start again when it is written")
+
+    def account(self) -> Account:
+        """What `rows` did not give; it must have come to its end."""
+        return Account(
             bad_rows=tuple(self.bad_rows),
             formats=self.formats,
             hashes=self.hashes,
@@ -153,25 +190,29 @@ class _Loader(Generic[Row]):
             notes=tuple(chain(*(notes.lines(name, self.formats[name]) for name, notes in self.notes.items()))),
         )
 
-    def _read_source(self, source: str) -> list[Row]:
-        """All records of a source."""
-        opened = open_source(source, column_reader(self.columns))
-        notes = self.notes[source] = SourceNotes(passed_over=opened.passed_over)
-        rows_before = self.rows_read
-        part: list[Row] = []
-        used = [self._read_table(table, notes, part) for table in opened.tables]
-        if self.rows_read == rows_before:
-            raise DemotuneError(f"{source} has no rows; check that it was written completely, or leave it out")
-        self.formats[source] = joined_names(format for format in used if format is not None)
-        self.hashes[source] = opened.content_hash
-        return part
+    def _records_of(self, sources: Sequence[str]) -> Iterator[tuple[int, Row]]:
+        """Each record with the number of its source."""
+        for number, source in enumerate(sources):
+            opened = open_source(source, column_reader(self.columns))
+            notes = self.notes[source] = SourceNotes(passed_over=opened.passed_over)
+            rows_before = self.rows_read
+            used: list[Format] = []
+            for table in opened.tables:
+                for row in self._records_of_table(table, notes, used):
+                    yield number, row
+            if self.rows_read == rows_before:
+                raise DemotuneError(f"{source} has no rows; check that it was written completely, or leave it out")
+            self.formats[source] = joined_names(used)
+            self.hashes[source] = opened.content_hash
+        self._check_named_columns()
 
-    def _read_table(self, table: Table, notes: SourceNotes, part: list[Row]) -> Format | None:
-        """Append the records of a table to `part`. Returns its format, None when no row could be read."""
+    def _records_of_table(self, table: Table, notes: SourceNotes, used: list[Format]) -> Iterator[Row]:
+        """The records of a table; its format goes to `used`, unless no row could be read."""
         head = _head(table.rows)
         readable = [row for row in head if isinstance(row, RawRow)]
         format = choose_format(table.name, readable, self.columns, self.every_turn) if readable else None
         if format is not None:
+            used.append(format)
             notes.looked_at.update(format.reads)
         for row in chain(head, table.rows):
             self.rows_read += 1
@@ -179,8 +220,7 @@ class _Loader(Generic[Row]):
                 self.bad_rows.append(row)
             elif format is not None:
                 notes.found.update(dict.fromkeys((*row.columns, *row.unread)))
-                part.extend(self._records(row, format, notes))
-        return format
+                yield from self._records(row, format, notes)
 
     def _records(self, row: RawRow, format: Format, notes: SourceNotes) -> Iterator[Row]:
         remarks = Remarks()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from demotune.common.memory import GIB
 from demotune.common.profiling import Kind
 from demotune.config.methods import AnyConfig
+from demotune.config.sampler import engine_of
 from demotune.estimation.machines import Machine, MachineKind
 from demotune.estimation.model_shape import ModelShape
 from demotune.training.work import Draw, PhaseWork, Tokens, Training
@@ -85,6 +86,8 @@ TOKEN_CHOICE_BYTES = 30
 """Memory traffic of choosing a token, per word of the vocabulary: softmax and cumulative sum."""
 LOGIT_BYTES = 16
 """Kept for the backward pass per word of the vocabulary and response token: logits, log-softmax, gradients."""
+ENGINE_SLOTS = 256
+"""Rows that an engine draws at a time: vLLM's usual --max-num-seqs."""
 SCORED_TOGETHER = 1000
 """Tokens of one forward pass of scoring, for counting how often layers are called."""
 
@@ -97,6 +100,8 @@ class Costs:
     shape: ModelShape
     machine: Machine
     processes: int = 1
+    sharded: bool = False
+    """Whether gradients and optimizer are spread over the processes."""
 
     # Operations
 
@@ -132,13 +137,14 @@ class Costs:
         efficiency, share, training = self._efficiency, 1 / self.processes, work.training
         weights = self.shape.parameters * self._weight_bytes / GIB
         saved = self.shape.adapter * 4 / GIB if self.shape.adapter else weights
+        loads = work.loads + (0 if engine_of(self.config) is None else len(work.draws))  # an engine loads, too
         return {
             "sampling": share * sum(map(self._drawing, work.draws)),
             "scoring": share * self._forward(work.scored, work.scored.computed / SCORED_TOGETHER),
             "forward": share * self._forward(training.tokens, training.microbatches) if training else 0.0,
             "backward": share * self._backward(training) if training else 0.0,
             "optimizer": training.steps * self.update_bytes / self.machine.bandwidth if training else 0.0,
-            "files": work.loads * weights * efficiency.load_seconds + work.saves * saved * efficiency.save_seconds,
+            "files": loads * weights * efficiency.load_seconds + work.saves * saved * efficiency.save_seconds,
         }
 
     @property
@@ -156,7 +162,9 @@ class Costs:
         return 2 if self.machine.precision == "bfloat16" else 4
 
     @property
-    def _weight_bytes(self) -> int:
+    def _weight_bytes(self) -> float:
+        if self.config.load_in_4bit:
+            return 0.5
         return 2 if self.config.dtype == "bfloat16" else 4
 
     @property
@@ -189,27 +197,30 @@ class Costs:
         )
 
     def _drawing(self, draw: Draw) -> float:
-        efficiency, shape = self._efficiency, self.shape
-        steps = draw.rows * draw.response / draw.slots
-        read = (shape.body + shape.head) * self._product_bytes + draw.slots * self._cache_bytes * (
+        """An engine draws more rows at a time, and replays recorded steps instead of calling layer by layer."""
+        efficiency, shape, slots, calls = self._efficiency, self.shape, float(draw.slots), 1
+        if engine_of(self.config) is not None:
+            slots, calls = min(max(draw.rows, 1.0), ENGINE_SLOTS), 0
+        steps = draw.rows * draw.response / slots
+        read = (shape.body + shape.head) * self._product_bytes + slots * self._cache_bytes * (
             draw.prompt + draw.response / 2
         )
         reading = steps * read / (self.machine.bandwidth * efficiency.reading)
         multiplying = self.forward_flops(draw.decoding) / (self.machine.products * efficiency.decoding)
         choosing = draw.decoding.positions * shape.vocabulary * TOKEN_CHOICE_BYTES / self.machine.bandwidth
         prefill = self._forward(draw.prefill, draw.prefill.computed / SCORED_TOGETHER)
-        return prefill + reading + multiplying + choosing + steps * shape.layers * efficiency.decoding_seconds
+        return prefill + reading + multiplying + choosing + calls * steps * shape.layers * efficiency.decoding_seconds
 
     # Memory
 
     def memory(self, work: PhaseWork) -> float:
         """Bytes at the phase's highest point: models, and the greatest of what its parts need beside them."""
-        shape, efficiency = self.shape, self._efficiency
+        shape, efficiency, shards = self.shape, self._efficiency, self.processes if self.sharded else 1
         models = work.models * shape.parameters * self._weight_bytes + 4 * shape.adapter
         parts = [0.0, *map(self._drawing_memory, work.draws)]
         if work.training:
             parts.append(self._training_memory(work.training.largest))
-        optimizer = self.optimizer_bytes if work.training else 0.0
+        optimizer = self.optimizer_bytes / shards if work.training else 0.0
         cast = shape.parameters * self._cast_bytes
         return efficiency.memory_base + efficiency.memory_slack * (models + cast + optimizer + max(parts))
 
@@ -227,7 +238,12 @@ class Costs:
         return 2 * self.shape.layers * self.shape.keys * self._product_bytes
 
     def _drawing_memory(self, draw: Draw) -> float:
-        """Cache, choosing tokens; in float32 also weights once more, for LoRA merged, on CPU laid out for decoding."""
+        """Cache, choosing tokens; in float32 also weights once more, for LoRA merged, on CPU laid out for decoding.
+
+        Where an engine draws, none of this is in this process.
+        """
+        if engine_of(self.config) is not None:
+            return 0.0
         tokens, shape = draw.slots * (draw.prompt + draw.response), self.shape
         copies = 0
         if self._product_bytes == self._weight_bytes == 4:

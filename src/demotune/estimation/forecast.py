@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from demotune.common.memory import GIB
-from demotune.common.processes import main_process, process_count
+from demotune.common.processes import main_process, planned_for, process_count, shards_models
 from demotune.common.progress import minutes, say, show_table
 from demotune.estimation.costs import Costs
 from demotune.estimation.machines import Machine, measure_machine, precision_of, unknown_machine
@@ -21,6 +21,14 @@ TINY = 1e12
 
 States = Sequence[Mapping[str, Mapping[str, Any]]]
 """Of each stage the record of each finished phase, as in its state.json."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How many processes share a run, and whether they share what is trained (FSDP2)."""
+
+    processes: int
+    sharded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +68,17 @@ def plan_work(setup: Setup) -> list[PhaseWork]:
     return [work for number in range(setup.config.stages) for work in method.work_of(setup, number)]
 
 
-def estimate_setup(setup: Setup, machine: Machine) -> Estimate:
-    """What the run that was prepared will cost on `machine`; no weights are read."""
-    costs = Costs(setup.config, read_shape(setup.start_model, setup.adapter), machine, process_count())
-    return Estimate(costs, tuple(plan_work(setup)))
+def estimate_setup(setup: Setup, machine: Machine, launch: Launch | None = None) -> Estimate:
+    """What the run that was prepared will cost on `machine`, each process with one such; no weights are read.
+
+    `launch`: not given, as this process was launched.
+    """
+    launch = launch or Launch(process_count(), shards_models())
+    costs = Costs(
+        setup.config, read_shape(setup.start_model, setup.adapter), machine, launch.processes, sharded=launch.sharded
+    )
+    with planned_for(launch.processes):
+        return Estimate(costs, tuple(plan_work(setup)))
 
 
 def estimate_here(setup: Setup) -> Estimate:
@@ -132,7 +147,7 @@ def show_comparison(compared: Mapping[str, Any]) -> None:
     show_table("estimated before the run, and measured", ("", "estimated", "measured", "measured / estimated"), rows)
 
 
-def lighter(setup: Setup, machine: Machine) -> dict[str, Estimate]:
+def lighter(setup: Setup, machine: Machine, launch: Launch | None = None) -> dict[str, Estimate]:
     """What a run would cost with less memory: flags -> estimate, each change alone, then all together."""
     config = setup.config
     changes: dict[str, dict[str, Any]] = {}
@@ -149,7 +164,7 @@ def lighter(setup: Setup, machine: Machine) -> dict[str, Estimate]:
         }
     if len(changes) > 1:
         changes[" ".join(changes)] = {name: value for change in changes.values() for name, value in change.items()}
-    return {flags: estimate_setup(_changed(setup, change), machine) for flags, change in changes.items()}
+    return {flags: estimate_setup(_changed(setup, change), machine, launch) for flags, change in changes.items()}
 
 
 def _changed(setup: Setup, change: Mapping[str, Any]) -> Setup:

@@ -3,10 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
-from accelerate.utils import broadcast_object_list
-
 from demotune.common.memory import free_bytes
-from demotune.common.processes import process_count, this_device
+from demotune.common.processes import from_main_process, process_count, this_device
 from demotune.common.progress import say
 from demotune.config.methods import AnyConfig
 from demotune.estimation.forecast import Estimate, estimate_setup
@@ -26,10 +24,7 @@ def fit_to_memory(setup: Setup, available: float | None = None) -> Setup:
     """
     if available is None:
         available = SHARE * free_bytes(this_device()) / (process_count() if this_device().type == "cpu" else 1)
-    found = [_fitting(setup, available)]
-    if process_count() > 1:
-        broadcast_object_list(found)
-    config = found[0]
+    config = from_main_process(lambda: _fitting(setup, available))
     if config.tokens_per_microbatch != setup.config.tokens_per_microbatch:
         say(f"  forward passes with gradients are cut to {config.tokens_per_microbatch} tokens to fit into memory")
     if config.activation_checkpointing and not setup.config.activation_checkpointing:
@@ -44,7 +39,7 @@ def _fitting(setup: Setup, available: float) -> AnyConfig:
     for recompute in [given.activation_checkpointing] if given.activation_checkpointing is not None else [False, True]:
         tried = dataclasses.replace(given, activation_checkpointing=recompute)
         estimate = estimate_setup(dataclasses.replace(setup, config=tried), unknown_machine(tried))
-        budgets = budgets_of(estimate, given, max(len(row.prompt_ids) + len(row.demo.ids) for row in setup.train))
+        budgets = budgets_of(estimate, given, int(setup.train.lengths.max()))
         for budget in budgets:
             tried = dataclasses.replace(tried, tokens_per_microbatch=budget)
             if memory_of_steps(estimate, budget) <= available:

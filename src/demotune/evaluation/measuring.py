@@ -7,7 +7,8 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,9 +22,11 @@ from demotune.common.memory import give_back_memory, peak_memory_gib
 from demotune.common.processes import any_process, main_process, this_device, wait_for_everyone
 from demotune.common.progress import say, track
 from demotune.config.evaluation import EvaluationConfig
+from demotune.config.sampler import IN_PROCESS
 from demotune.data.rendering import RenderError
 from demotune.evaluation.eval_set import EvalSet, RenderedRow
 from demotune.evaluation.subjects import Subject
+from demotune.models.adapters import adapter_rank
 from demotune.models.policy import Policy, load_policy
 from demotune.models.reference_logps import completion_logps
 from demotune.records import Completion, Demonstration, RenderedDemonstration, Response
@@ -31,7 +34,7 @@ from demotune.rewards.completions import Asked, completions_for, rewards_of_read
 from demotune.rewards.reward import Reward, as_completion
 from demotune.runs.names import PARTIAL
 from demotune.runs.shared_work import journal_here, shared
-from demotune.sampling import InProcessSampler, SamplingOptions
+from demotune.sampling import EngineSampler, InProcessSampler, Sampler, SamplingOptions, engine_for
 from demotune.sampling.kept import draw_kept
 
 
@@ -83,6 +86,7 @@ class PartCache:
             started = time.monotonic()
             with shared(part, self._folder):
                 rows = make()
+            wait_for_everyone()  # all have read the journals that go now
             if main_process():
                 took = {"seconds": round(time.monotonic() - started, 1), "peak_memory_gib": round(peak_memory_gib(), 2)}
                 write_json(file, {"rows": rows} | took)
@@ -117,7 +121,14 @@ def measure(inputs: EvalInputs, subject: Subject) -> Measured:
     logps = parts.get(f"{subject.name}-logps", [*basis, config.batch_size], lambda: _score_rows(lazy, view, config))
     answers: dict[str, Any] = {"rows": [], "seconds": 0.0, "peak_memory_gib": 0.0}
     if config.answers:
-        drawing = [config.max_new_tokens, config.temperature, config.seed, config.sample_batch_size, config.batch_size]
+        drawing: list[object] = [
+            config.max_new_tokens,
+            config.temperature,
+            config.seed,
+            config.sample_batch_size,
+            config.batch_size,
+        ]
+        drawing += [] if config.sampler == IN_PROCESS else ["an engine"]
         answers = parts.get(f"{subject.name}-answers", [*basis, *drawing], lambda: _draw(lazy, view, config))
     lazy.free()
     return Measured(
@@ -233,8 +244,11 @@ def _draw(lazy: _LazyModel, view: Sequence[RenderedRow], config: EvaluationConfi
         temperature=config.temperature,
         bf16=lazy.bf16,
     )
-    sampler = InProcessSampler(lambda: lazy.policy, slots=config.sample_batch_size)
-    with track(f"{lazy.name}: answers", len(prompts), "responses") as tracker:
+    longest = max(len(prompt) + options.limit(len(prompt)) for prompt in prompts)
+    with (
+        _sampler(lazy, config, longest) as sampler,
+        track(f"{lazy.name}: answers", len(prompts), "responses") as tracker,
+    ):
         expected = fmean(len(row.demo.demo.ids) for row in view)
         drawn = draw_kept(
             journal_here(), lambda: sampler, prompts, config.seed, options, tracker=tracker, expected=expected
@@ -245,6 +259,25 @@ def _draw(lazy: _LazyModel, view: Sequence[RenderedRow], config: EvaluationConfi
         (completion.response.ids, completion.response.finished, logp)
         for completion, logp in zip(completions, logps, strict=True)
     ]
+
+
+@contextmanager
+def _sampler(lazy: _LazyModel, config: EvaluationConfig, longest: int) -> Iterator[Sampler]:
+    """What draws the answers; `longest` are tokens of a prompt with its answer."""
+    engine = engine_for(
+        config,
+        Path(config.output),
+        model=lazy.subject.folder,
+        lora_rank=adapter_rank(lazy.subject.folder),
+        longest=longest,
+        rows=config.sample_batch_size,
+        bf16=lazy.bf16 or config.dtype != "float32",
+    )
+    if engine is None:
+        yield InProcessSampler(lambda: lazy.policy, slots=config.sample_batch_size)
+    else:
+        with closing(engine):
+            yield EngineSampler(lambda: lazy.policy, engine, lazy.name)
 
 
 def _rewards_of_texts(

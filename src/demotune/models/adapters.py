@@ -14,6 +14,7 @@ from demotune.common.errors import DemotuneError
 from demotune.models.model_folder import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
+    is_adapter,
     read_object,
     reading,
     refuse_other_weights,
@@ -54,6 +55,14 @@ def adapter_rows(folder: Path) -> int | None:
     if len(rows) > 1:
         raise DemotuneError(f"the adapter in {folder} holds embeddings of {min(rows)} and of {max(rows)} rows; {FIX}")
     return max(rows, default=None)
+
+
+def adapter_rank(folder: Path) -> int | None:
+    """The rank of the adapter in a folder; None where it holds a whole model."""
+    if not is_adapter(folder):
+        return None
+    rank = read_object(folder / ADAPTER_CONFIG).get("r")
+    return rank if isinstance(rank, int) else None
 
 
 def _check_rank(folder: Path, largest: int) -> None:

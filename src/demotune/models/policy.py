@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import math
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -12,16 +11,17 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from demotune.common.errors import DemotuneError
-from demotune.common.files import file_hash, publish_folder
+from demotune.common.files import cache_folder, file_hash, publish_folder
 from demotune.common.profiling import timed
 from demotune.models.adapters import adapter_rows, load_adapter_on
 from demotune.models.attention import ATTENTION, carries_layouts, register_attention
 from demotune.models.gguf import convert_gguf
+from demotune.models.kernels import placement
 from demotune.models.model_folder import (
     ADAPTER_CONFIG,
     check_files,
@@ -40,12 +40,6 @@ Policy = PreTrainedModel | PeftModel
 HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "tekken.json")
 LANGUAGE_MODEL = "a causal language model"
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: $DEMOTUNE_CACHE, else demotune/ in the user's cache."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("DEMOTUNE_CACHE") or Path(root) / "demotune")
 
 
 def resolve_model(source: str) -> Path:
@@ -112,7 +106,9 @@ def refuse_broken_policy(folder: Path) -> None:
             load_adapter_on(base, folder)
 
 
-def load_policy(folder: Path, *, dtype: str, attn_implementation: str | None, device: torch.device) -> Policy:
+def load_policy(
+    folder: Path, *, dtype: str, attn_implementation: str | None, device: torch.device, load_in_4bit: bool = False
+) -> Policy:
     """A causal language model ready to train, on `device`, without dropout.
 
     Attention None is our own (see `attention`) where the architecture carries it, else transformers' "sdpa" or "eager".
@@ -123,17 +119,31 @@ def load_policy(folder: Path, *, dtype: str, attn_implementation: str | None, de
     hide_library_bars()
     model: Policy
     if is_adapter(folder):
-        base = load_policy(resolve_base(folder), dtype=dtype, attn_implementation=attn_implementation, device=device)
+        base = load_policy(
+            resolve_base(folder),
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            device=device,
+            load_in_4bit=load_in_4bit,
+        )
         model = load_adapter_on(cast(PreTrainedModel, base), folder, trainable=True)
     else:
-        model = with_attention(AutoModelForCausalLM, folder, dtype, attn_implementation, what=LANGUAGE_MODEL)
+        placed = placement(device, load_in_4bit=load_in_4bit)
+        model = with_attention(AutoModelForCausalLM, folder, dtype, attn_implementation, placed, what=LANGUAGE_MODEL)
         train_every_embedding(model)
     switch_off_dropout(model)
     return cast(Policy, on_device(cast(nn.Module, model), folder, device))
 
 
 def with_attention(
-    auto_class: Any, folder: Path, dtype: str, attn_implementation: str | None, *, what: str, **settings: Any
+    auto_class: Any,
+    folder: Path,
+    dtype: str,
+    attn_implementation: str | None,
+    placed: dict[str, Any],
+    *,
+    what: str,
+    **settings: Any,
 ) -> PreTrainedModel:
     """What `auto_class` loads from safetensors, every weight of it, with the attention that is asked for.
 
@@ -141,7 +151,7 @@ def with_attention(
     """
     check_weights(auto_class, folder, what, **settings)
     register_attention()
-    settings["dtype"] = getattr(torch, dtype)
+    settings |= {"dtype": getattr(torch, dtype), **placed}
     with reading(folder, what, "copy or save the folder again; it may also need another --attn-implementation"):
         if attn_implementation is None:
             with suppress(ValueError, KeyError):  # some architectures refuse any attention but a few
@@ -198,21 +208,23 @@ def weight_sharing_base(policy: PeftModel) -> PreTrainedModel:
 
 
 @timed("files")
-def save_policy(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write model and tokenizer to `folder`, which appears whole or not at all."""
+def save_policy(
+    policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path, weights: dict[str, Tensor] | None = None
+) -> None:
+    """Write model and tokenizer to `folder`, which appears whole or not at all; of a sharded model its full weights."""
     with publish_folder(folder) as unfinished:
-        save_weights(policy, unfinished)
+        save_weights(policy, unfinished, weights)
         tokenizer.save_pretrained(unfinished)
 
 
-def save_weights(model: Policy, folder: Path) -> None:
+def save_weights(model: Policy, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
     """Weights and configs as safetensors and JSON; the same model gives the same bytes."""
     if isinstance(model, PeftModel):
         for config in model.peft_config.values():
             targets = getattr(config, "target_modules", None)
             if isinstance(targets, set):  # written in its order, which changes from process to process
                 vars(config)["target_modules"] = sorted(targets)
-    model.save_pretrained(str(folder))
+    model.save_pretrained(str(folder), state_dict=weights)
 
 
 @timed("files")

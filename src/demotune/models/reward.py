@@ -23,6 +23,7 @@ from demotune.common.errors import DemotuneError
 from demotune.common.files import publish_folder, write_json
 from demotune.common.json_records import as_json, from_json
 from demotune.models.adapters import load_adapter_on
+from demotune.models.kernels import placement
 from demotune.models.model_folder import (
     ADAPTER_CONFIG,
     check_weights,
@@ -133,7 +134,13 @@ def load_reward_model(
     else:
         check_labels(folder)
         plain = with_attention(
-            AutoModelForSequenceClassification, folder, dtype, attn_implementation, what=CLASSIFIER, num_labels=1
+            AutoModelForSequenceClassification,
+            folder,
+            dtype,
+            attn_implementation,
+            placement(device),
+            what=CLASSIFIER,
+            num_labels=1,
         )
         train_every_embedding(plain)
         if isinstance(getattr(plain, "score", None), nn.Linear):
@@ -237,11 +244,20 @@ def freeze_lower_layers(model: RewardModel, count: int) -> None:
 
 
 def save_reward_model(
-    model: RewardModel, tokenizer: PreTrainedTokenizerBase, facts: RewardFacts, folder: Path, card: str
+    model: RewardModel,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: RewardFacts,
+    folder: Path,
+    card: str,
+    *,
+    weights: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write model, tokenizer, facts and model card to `folder`, which appears whole or not at all."""
+    """Write model, tokenizer, facts and model card to `folder`, which appears whole or not at all.
+
+    `weights` are the full ones of a sharded model.
+    """
     with publish_folder(folder) as unfinished:
-        save_weights(model, unfinished)
+        save_weights(model, unfinished, weights)
         tokenizer_for(model, tokenizer).save_pretrained(unfinished)
         write_json(unfinished / FACTS, as_json(facts))
         (unfinished / "README.md").write_text(card, encoding="utf-8")

@@ -9,6 +9,15 @@ from demotune.report.wording import bounds, duration, number, plural, share
 from demotune.runs.evaluation import Comparison, Evaluation
 from demotune.runs.run import Run
 
+MEANINGS = {
+    "better": "Imitates better than the start model",
+    "worse": "Imitates worse than the start model",
+    "no clear change": "No clear change in how well it imitates",
+    "too few held-out rows to tell": "Too few held-out rows to tell",
+    "not known": "Not known whether it helped",
+    "side by side": "Side by side: how well each run imitates",
+}
+"""What a verdict on the likelihood of held-out demonstrations says."""
 NAMED_RUNS = 3
 """So many runs are named in the sentence; the table under it has all."""
 
@@ -31,6 +40,12 @@ def verdict(runs: Sequence[Run]) -> str:
     return gain.verdict if gain else "not known"
 
 
+def headline(runs: Sequence[Run], evaluations: Sequence[Evaluation] = ()) -> str:
+    """The verdict with what it means. Only tasks, and judges that learned nothing, say whether answers are useful."""
+    judged = any(one.tasks or _judged_from_outside(one) for one in evaluations)
+    return MEANINGS[verdict(runs)] + ("" if judged else "; usefulness was not judged")
+
+
 def headline_comparison(evaluation: Evaluation) -> Comparison | None:
     """A win rate by a judge that is no learned reward; else any win rate; else the first comparison with a number."""
     known = [one for one in evaluation.comparisons if one.difference is not None]
@@ -40,7 +55,7 @@ def headline_comparison(evaluation: Evaluation) -> Comparison | None:
 
 
 def _alone(run: Run) -> str:
-    cost = f"{duration(run.result_cost.seconds)} and {flops(run.result_cost.flops)}"
+    cost = f"{duration(run.result_cost.seconds)} of wall-clock time and {flops(run.result_cost.flops)}"
     gain = gain_of(run)
     if gain is None:
         return f"Whether {run.name} helped is not known: it held out no rows; it took {cost}"
@@ -77,7 +92,7 @@ def _side_by_side(runs: Sequence[Run]) -> str:
     if not counts:
         return text
     prompts = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else counts[0]
-    return f"{text}; nats a response, 95% intervals, {prompts} prompts"
+    return f"{text}; nats a response, 95% intervals, {prompts} prompts, wall-clock times"
 
 
 def _short(run: Run) -> str:
@@ -91,6 +106,12 @@ def _found(gain: Gain) -> str:
     """better (+2.40, 1.08 to 3.72)."""
     ends = f", {bounds(gain.per_response)}" if gain.per_response.known else ""
     return f"{gain.verdict} ({number(gain.per_response.value, signed=True)}{ends})"
+
+
+def _judged_from_outside(evaluation: Evaluation) -> bool:
+    """Whether the headline is a win rate by a judge that is no learned reward."""
+    one = headline_comparison(evaluation)
+    return one is not None and one.is_win_rate and evaluation.judges.get(one.judge or "") != "reward"
 
 
 def _judged(evaluation: Evaluation) -> str | None:

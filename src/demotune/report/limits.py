@@ -8,6 +8,7 @@ from demotune.report.facts import Fact
 from demotune.report.gains import baseline_of, gain_of
 from demotune.report.wording import duration, number, plural
 from demotune.runs.evaluation import Evaluation
+from demotune.runs.names import stage_title
 from demotune.runs.run import Run
 from demotune.runs.settings import setting_keys
 
@@ -74,8 +75,8 @@ def _of_run(run: Run, who: str) -> Iterator[Fact]:
     if gain is not None and len(run.stages) > 1 and run.config.get("gate") != "off":
         yield Fact(
             "bias",
-            f"{who}Stage {run.result_stage} was chosen among {len(run.stages)} by the same held-out rows that judge "
-            "it, which makes it look a little better than it is.",
+            f"{who}{stage_title(run.result_stage).capitalize()} was chosen among {len(run.stages)} by the same "
+            "held-out rows that judge it, which makes it look a little better than it is.",
         )
     if run.method == "rft" and gain is not None:
         stopped = " Held-out pairs decided when the training of the reward stopped."

@@ -24,6 +24,7 @@ from demotune.report.settings import own_fields
 from demotune.report.tables import comparisons_table, measures_table, task_table
 from demotune.report.wording import NOTHING, bounds, likelihood, number, plural, share
 from demotune.runs.evaluation import Evaluation, read_evaluation
+from demotune.runs.names import stage_title
 from demotune.runs.run import Run, load_run
 
 SHARED = (
@@ -103,7 +104,7 @@ def _training(run: Run) -> Iterator[str]:
     yield f"Method: {method.removesuffix('.')}."
     yield f"Demonstrations: {', '.join(code(public_name(source)) for source in run.config['data'])}{refused}."
     if run.method != "sft":
-        yield f"Stages: {plural(len(run.stages), 'stage')}; the result is stage {run.result_stage}, counted from 0."
+        yield f"Stages: {plural(len(run.stages), 'stage')}; the result is {stage_title(run.result_stage)}."
 
 
 def _settings(run: Run) -> str:
@@ -124,7 +125,7 @@ def _result(run: Run) -> str:
         f"Log-likelihood of held-out demonstrations, nats a token: {before} before, {after} after.",
         f"Change since the start model: {number(change.value, signed=True)} nats a response ({ends}paired by prompt, "
         f"{plural(gain.prompts, 'prompt')}): **{gain.verdict}**. {share(gain.wins)} of the demonstrations became "
-        "likelier.",
+        "likelier. That is how well it imitates; how useful its answers are was not judged by it.",
     ]
     if reward := check.whole_reward:
         facts.append(

@@ -5,7 +5,6 @@ import math
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,23 @@ from markupsafe import Markup
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import publish_file
-from demotune.report.answer import answer_sentence, verdict
+from demotune.report.answer import answer_sentence, headline, verdict
 from demotune.report.charts.figures import GRID, INK, MUTED, PALETTE
 from demotune.report.comparison_text import PageComparison
+from demotune.report.glossary import WORDS, anchor, with_meanings
 from demotune.report.limits import limits
 from demotune.report.overview import cards, overview, warnings
-from demotune.report.rigor.card import RigorAnswer, count_yes
+from demotune.report.rigor.card import NOT_APPLICABLE, RigorAnswer, count_answers, count_yes
 from demotune.report.samples import Browser, collect_samples
 from demotune.report.sections import sections_of
+from demotune.report.tables import Table, table
+from demotune.report.wording import NOTHING
 from demotune.runs.evaluation import Evaluation, read_evaluation
 from demotune.runs.names import REPORT
 from demotune.runs.run import Run, read_runs
 
+SCRIPTS = ("page.js", "tables.js", "samples.js", "links.js")
+"""One script on the page, in this order."""
 DASH_ARRAYS = ("", "7 4", "2 3", "7 3 2 3")
 """The dashes of figures.DASHES, as SVG writes them."""
 
@@ -77,6 +81,7 @@ def render_page(
         title=f"Run {names[0]}" if len(runs) == 1 else f"{len(runs)} runs: {', '.join(names)}",
         methods=list(dict.fromkeys(run.method for run in runs)),
         verdict=verdict(runs),
+        headline=headline(runs, evaluations),
         sentence=answer_sentence(runs, evaluations),
         warnings=warnings(runs),
         cards=cards(runs[0]) if len(runs) == 1 else (),
@@ -85,11 +90,12 @@ def render_page(
         sections=sections,
         browser=browser,
         limits=limits(runs, evaluations),
+        words={anchor(word): (word, meaning) for word, meaning in WORDS.items()},
         rigor=_rigor(rigor),
         colours=len(PALETTE),
         dashes=DASH_ARRAYS,
         style=Markup(_shipped("demotune.report", "page.css")),
-        script=Markup(_shipped("demotune.report", "page.js")),
+        script=Markup("\n".join(_shipped("demotune.report", name) for name in SCRIPTS)),
         plotly=Markup(_shipped("plotly", "package_data/plotly.min.js")),
         data=Markup(script_json(data)),
     )  # fmt: skip
@@ -114,11 +120,20 @@ def _finite(value: Any) -> Any:
 def _rigor(answers: Sequence[RigorAnswer]) -> dict[str, Any] | None:
     if not answers:
         return None
+    own = [one for one in answers if one.lacks is None and one.answer != NOT_APPLICABLE]
+    apart = {what: [one for one in answers if one.lacks == what] for what in count_answers(answers).lacking}
+    apart["agents or participants, of which there are none"] = [one for one in answers if one.answer == NOT_APPLICABLE]
     return {
-        "here": count_yes(one.answer for one in answers),
+        "sentence": count_answers(answers).sentence,
         "paper": count_yes(one.paper for one in answers),
-        "sections": [(name.replace("_", " "), list(own)) for name, own in groupby(answers, lambda one: one.section)],
+        "own": _rigor_table(own),
+        "apart": [(what, _rigor_table(lacking)) for what, lacking in apart.items() if lacking],
     }
+
+
+def _rigor_table(answers: Sequence[RigorAnswer]) -> Table:
+    rows = [(one.question, one.answer, one.evidence or NOTHING, one.paper) for one in answers]
+    return table(["question", "here", "evidence", "the paper"], rows, texts=4)
 
 
 def _browser_data(browser: Browser) -> dict[str, Any]:
@@ -129,7 +144,7 @@ def _browser_data(browser: Browser) -> dict[str, Any]:
         "rows": [
             {
                 "key": row.key,
-                "prompt": row.prompt,
+                "messages": row.messages,
                 "demonstration": row.demonstration,
                 "numbers": row.numbers,
                 "answers": [
@@ -150,7 +165,9 @@ def _colours() -> dict[str, str]:
 
 @cache
 def _environment() -> Environment:
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    found = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    found.filters["words"] = with_meanings
+    return found
 
 
 @cache

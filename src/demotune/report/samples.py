@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from demotune.report.messages import Message, messages_of
 from demotune.report.wording import stage_name
 from demotune.runs.evaluation import Evaluation
 from demotune.runs.heldout import HeldoutRow
@@ -26,9 +27,12 @@ METRICS = {
     CHANGE: Metric(
         "likelier by", "log-probability of the demonstration under this policy minus under the start model, nats"
     ),
-    REWARD: Metric("reward", "of this answer, by the reward that its stage learned"),
-    MARGIN: Metric("margin", "that reward of the demonstration minus that of this answer"),
-    GAP: Metric("gap", "log-probability of the demonstration minus that of this answer, nats; long texts have less"),
+    REWARD: Metric("own reward", "of this answer, by the reward that its stage learned"),
+    MARGIN: Metric("own margin", "that reward of the demonstration minus that of this answer"),
+    GAP: Metric(
+        "log-probability gap",
+        "log-probability of the demonstration minus that of this answer, nats; long texts have less",
+    ),
     LENGTH: Metric("tokens", "length of this answer; longest counts as worst"),
 }
 
@@ -47,7 +51,7 @@ class Prompt:
     """A row of the browser; `answers` are by who wrote them, `numbers` are the demonstration's."""
 
     key: str
-    prompt: str
+    messages: tuple[Message, ...]
     demonstration: str
     numbers: dict[str, float] = field(default_factory=dict)
     answers: dict[str, Answer] = field(default_factory=dict)
@@ -78,7 +82,7 @@ def collect_samples(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> B
             who = stage_name(run.name, stage.number - 1, several=several) if stage.number else start
             for row in stage.samples:
                 if row.heldout or not run.start:
-                    _add_sample(rows, row, who)
+                    _add_sample(rows, row, who, run.config.get("template"))
     metrics = dict(METRICS)
     for evaluation in evaluations:
         _add_evaluation(rows, evaluation, metrics)
@@ -109,12 +113,13 @@ def _add_heldout(rows: dict[str, Prompt], run: Run, start: str, *, several: bool
         answer = Answer(row.sample, row.finished, {LENGTH: len(row.sample_ids)})
         if name != start and row.key in before:
             answer.numbers[CHANGE] = row.demo_logp - before[row.key]
-        _prompt(rows, row.key, row.prompt, row.demonstration).answers.setdefault(name, answer)
+        prompt = _prompt(rows, row.key, row.prompt, row.demonstration, run.config.get("template"))
+        prompt.answers.setdefault(name, answer)
 
 
-def _add_sample(rows: dict[str, Prompt], row: SampledRow, who: str) -> None:
+def _add_sample(rows: dict[str, Prompt], row: SampledRow, who: str, template: str | None) -> None:
     """A stage's sample: an answer that is there already, or one more draw of the same policy."""
-    answers = _prompt(rows, row.key, row.prompt, row.demonstration).answers
+    answers = _prompt(rows, row.key, row.prompt, row.demonstration, template).answers
     name, draw = who, 1
     while name in answers and answers[name].text != row.sample:
         draw += 1
@@ -156,5 +161,7 @@ def _add_evaluation(rows: dict[str, Prompt], evaluation: Evaluation, metrics: di
                 add_reward(judge, answer.numbers, reward)
 
 
-def _prompt(rows: dict[str, Prompt], key: str, prompt: str, demonstration: str) -> Prompt:
-    return rows.setdefault(key, Prompt(key, prompt, demonstration))
+def _prompt(rows: dict[str, Prompt], key: str, prompt: str, demonstration: str, template: str | None = None) -> Prompt:
+    if key not in rows:
+        rows[key] = Prompt(key, messages_of(prompt, template), demonstration)
+    return rows[key]

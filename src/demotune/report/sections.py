@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from demotune.report.charts.figures import Chart
 from demotune.report.charts.heldout import cost_chart, heldout_chart, points_chart
 from demotune.report.charts.judging import gap_charts, win_charts
+from demotune.report.charts.stages import quantity_charts
 from demotune.report.charts.training import curve_charts, timeline_charts
 from demotune.report.comparison_text import PageComparison
 from demotune.report.settings import all_settings, changed_settings, provenance
@@ -36,6 +37,8 @@ class Part:
     table: Table | None = None
     title: str = ""
     folded: bool = False
+    one_at_a_time: bool = False
+    """Whether a reader chooses which of the charts is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,10 @@ class Section:
     short: str
     title: str
     parts: tuple[Part, ...]
+    open: bool
+    """Whether a wide screen shows it unfolded."""
+    paper: bool
+    """Whether it is printed: paper has the main parts only."""
 
 
 def sections_of(
@@ -53,18 +60,21 @@ def sections_of(
 ) -> list[Section]:
     """All of them, in the order of the page."""
 
-    def section(key: str, short: str, title: str, parts: Iterator[Part]) -> Section:
-        return Section(key, short, title, tuple(parts))
+    def section(
+        key: str, short: str, title: str, parts: Iterator[Part], *, open: bool = True, paper: bool = True
+    ) -> Section:
+        return Section(key, short, title, tuple(parts), open, open and paper)
 
     return [
-        section("curves", "Stages", "Stage by stage", _curves(runs)),
-        section("gaps", "Gaps", "Gaps on held-out pairs", _gaps(runs, evaluations)),
+        section("stages", "Stages", "Stages and runs side by side", _side_by_side(runs)),
+        section("curves", "Training", "Training, step by step", _curves(runs), paper=False),
+        section("gaps", "Gaps", "Gaps on held-out pairs", _gaps(runs, evaluations), paper=False),
         section("wins", "Wins", "Win rates", _wins(runs, evaluations)),
         section("cost", "Cost", "Quality against cost", _cost(runs, comparison)),
-        section("time", "Time", "Time and memory", iter([Part(charts=_grid(timeline_charts(runs)))])),
+        section("time", "Time", "Time and memory", iter([Part(charts=_grid(timeline_charts(runs)))]), open=False),
         section("evaluations", "Measures", "Measures and comparisons", _evaluations(evaluations)),
-        section("config", "Config", "Configuration and provenance", _configuration(runs)),
-        section("data", "Data", "Rows that were refused", _refused(runs)),
+        section("config", "Config", "Configuration and provenance", _configuration(runs), open=False),
+        section("data", "Data", "Rows that were refused", _refused(runs), open=False),
     ]
 
 
@@ -76,11 +86,16 @@ def _grid(charts: Sequence[Chart]) -> tuple[Chart, ...]:
     return tuple(charts)
 
 
-def _curves(runs: Sequence[Run]) -> Iterator[Part]:
+def _side_by_side(runs: Sequence[Run]) -> Iterator[Part]:
     heldout = heldout_chart(runs)
-    yield Part(charts=_grid(([heldout] if heldout else []) + curve_charts(runs)))
+    yield Part(charts=(*([heldout] if heldout else []), *quantity_charts(runs)), one_at_a_time=True)
     if without := [run.name for run in runs if not run.start]:
         yield Part(f"{', '.join(without)}: no rows were held out. Set eval_share or eval_data next time.")
+
+
+def _curves(runs: Sequence[Run]) -> Iterator[Part]:
+    charts = curve_charts(runs)
+    yield Part(charts=_grid(charts)) if charts else Part("No training step was recorded.")
 
 
 def _gaps(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> Iterator[Part]:

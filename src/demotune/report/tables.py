@@ -89,7 +89,7 @@ def models_table(evaluation: Evaluation) -> Table:
         )
         for one in evaluation.about.get("models", ())
     ]
-    headings = ["model", "role", "time", "peak memory", "hash", "folder"]
+    headings = ["model", "role", "wall-clock time", "peak memory", "hash", "folder"]
     return table(headings, rows, texts=2, words=("hash", "folder"))
 
 

@@ -3,6 +3,7 @@
 import math
 
 from demotune.common.statistics import TOO_FEW, Interval
+from demotune.runs.names import stage_title
 
 NOTHING = "–"
 
@@ -65,5 +66,5 @@ def plural(count: int, noun: str) -> str:
 
 
 def stage_name(run: str, number: int, *, several: bool) -> str:
-    """stage 0; where there are several runs, with the run's name."""
-    return f"{run}, stage {number}" if several else f"stage {number}"
+    """stage 1 of folder 00; where there are several runs, with the run's name."""
+    return f"{run}, {stage_title(number)}" if several else stage_title(number)

@@ -5,17 +5,22 @@ import json
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import write_rows
 from demotune.common.machine import has_fast_bf16
 from demotune.common.processes import this_device
 from demotune.common.progress import say, track
-from demotune.config.commands import GenerationOptions
+from demotune.config.commands import DrawingOptions, GenerationOptions
+from demotune.config.sampler import IN_PROCESS
 from demotune.data.rendering import Renderer, RenderError
+from demotune.models.adapters import adapter_rank
 from demotune.models.policy import (
     content_hash,
     generation_stop_ids,
@@ -29,7 +34,7 @@ from demotune.rewards.answer_journal import AnswerJournal, journal_beside
 from demotune.rewards.completions import Asked, completions_for, rewards_of_readable
 from demotune.rewards.reward import Reward
 from demotune.runs.run import begun_template
-from demotune.sampling import InProcessSampler, Sampler, SamplingOptions
+from demotune.sampling import EngineSampler, InProcessSampler, Sampler, SamplingOptions, engine_for
 from demotune.sampling.pace import Pace
 
 
@@ -102,27 +107,50 @@ def answer(
     rendered = [_render(renderer, number, prompt, longest) for number, prompt in enumerate(prompts, start=1)]
     for remark in renderer.remarks():
         say(remark)
-    drawn = drawn_in_order(
-        sampler or _sampler(folder, options),
-        rendered * (1 if best_of is None else best_of.count),
-        options.seed,
-        sampling_options(options, renderer, longest),
-        what="sample",
-        journal=None if journal is None else AnswerJournal(journal, _settings(folder, rendered, options)),
-    )
+    settings = sampling_options(options, renderer, longest)
+    with nullcontext(sampler) if sampler else _sampler(folder, options, rendered, settings) as drawing:
+        drawn = drawn_in_order(
+            drawing,
+            rendered * (1 if best_of is None else best_of.count),
+            options.seed,
+            settings,
+            what="sample",
+            journal=None if journal is None else AnswerJournal(journal, _settings(folder, rendered, options)),
+        )
     if best_of is None:
         return [Answer(renderer.decode(response.ids), response.finished) for response in drawn]
     asked = [Asked(prompt, ids) for prompt, ids in zip(prompts, rendered, strict=True)]
     return best_of.choose(renderer, asked, drawn, options.batch_size)
 
 
-def _sampler(folder: Path, options: GenerationOptions) -> Sampler:
-    """This process; the policy is loaded when it first draws, and freed with the sampler."""
+@contextmanager
+def _sampler(
+    folder: Path, options: GenerationOptions, prompts: Sequence[Sequence[int]], settings: SamplingOptions
+) -> Iterator[Sampler]:
+    """What draws; the policy is loaded when it first does, and freed with the sampler.
+
+    The log of a server that was started is kept where something fails.
+    """
     load = partial(load_policy, folder, dtype=options.dtype, attn_implementation=None, device=this_device())
-    return InProcessSampler(load, slots=options.batch_size)
+    place = Path(mkdtemp(prefix="demotune-"))
+    engine = engine_for(
+        options,
+        place,
+        model=folder,
+        lora_rank=adapter_rank(folder),
+        longest=max((len(prompt) + settings.limit(len(prompt)) for prompt in prompts), default=None),
+        rows=options.batch_size,
+        bf16=settings.bf16 or options.dtype != "float32",
+    )
+    if engine is None:
+        yield InProcessSampler(load, slots=options.batch_size)
+    else:
+        with closing(engine):
+            yield EngineSampler(load, engine, str(folder))
+    rmtree(place)
 
 
-def sampling_options(options: GenerationOptions, renderer: Renderer, longest: int | None) -> SamplingOptions:
+def sampling_options(options: DrawingOptions, renderer: Renderer, longest: int | None) -> SamplingOptions:
     return SamplingOptions(
         max_new_tokens=options.max_new_tokens,
         stop_ids=renderer.stop_ids,
@@ -148,6 +176,7 @@ def _settings(
         "top_k": options.top_k,
         "seed": options.seed,
         "dtype": options.dtype,
+        **({} if options.sampler == IN_PROCESS else {"sampler": "an engine"}),
     }
 
 

@@ -2,6 +2,7 @@
 
 from demotune.config.methods import RFTConfig
 from demotune.models.reward import RewardFacts
+from demotune.runs.names import stage_title
 
 
 def reward_card(config: RFTConfig, stage: int, pairs: int, *, adapter: bool) -> str:
@@ -19,8 +20,8 @@ tags: [reward-model, inverse-reinforcement-learning, demotune]
 
 # A reward learned from demonstrations
 
-Learned by demotune's RFT (Algorithm 1 of arXiv 2405.17888), stage {stage}, from {pairs} pairs of a demonstration and a
-sample of the policy; no preference label was used.
+Learned by demotune's RFT (Algorithm 1 of arXiv 2405.17888), {stage_title(stage)}, from {pairs} pairs of a demonstration
+and a sample of the policy; no preference label was used.
 
 * Demonstrations: {", ".join(config.data)}
 * Start: {config.reward_model or config.model}

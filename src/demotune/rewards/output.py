@@ -108,6 +108,7 @@ def scored_together(reward: Reward, reading: RowReading, output: Path | None) ->
     parts = output.with_name(f"{output.name}.parts")
     with shared(hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12], parts):
         yield
+    wait_for_everyone()  # all have read what goes now
     if main_process():
         shutil.rmtree(parts)
     wait_for_everyone()

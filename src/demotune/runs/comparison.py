@@ -7,6 +7,7 @@ from typing import Any
 
 from demotune.common.errors import DemotuneError
 from demotune.common.json_records import read_record
+from demotune.common.notebook import html_table
 from demotune.common.statistics import Comparison, Interval
 from demotune.runs.costs import Cost
 from demotune.runs.names import COMPARISON
@@ -65,6 +66,15 @@ class ComparisonTable:
     lines: tuple[Line, ...]
     differences: tuple[Difference, ...]
     notes: tuple[str, ...]
+
+    def _repr_html_(self) -> str:
+        """A small table, for notebooks: each setting with its quantities, and their differences from the baseline."""
+        measured = [
+            head for name, unit in self.units.items() for head in (f"{name}, {unit}", f"less {self.baseline}", "p")
+        ]
+        heads = ("", "runs", *measured, "mean rank")
+        rows = [self.quality_cells(line) for line in self.lines]
+        return html_table(f"compared on {self.rows}, 95% intervals, p corrected (Holm)", heads, rows)
 
     def quality_cells(self, line: Line) -> list[str]:
         """Name and runs of a setting; each quantity, its difference from the baseline, corrected p; the mean rank."""

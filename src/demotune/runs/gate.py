@@ -12,6 +12,7 @@ from typing import Literal
 from demotune.common.diversity import distinct, repetition
 from demotune.common.statistics import Interval, mean_interval
 from demotune.runs.heldout import HeldoutRow, share_of_wins
+from demotune.runs.names import stage_title
 
 Verdict = Literal["better", "no clear change", "worse", "too few held-out rows to tell"]
 COLLAPSE = 0.7
@@ -34,6 +35,7 @@ class Gate:
     best: bool
     """Whether this stage is now the best so far: it is unless it is worse, so of equals the later one is kept."""
     compared_with: str
+    """start model; stage 0, as folders count."""
     prompts: int
     gain: Interval
     wins: Interval
@@ -45,6 +47,12 @@ class Gate:
     distinct_2_before: float
     repetition: float
     repetition_before: float
+
+    @property
+    def baseline(self) -> str:
+        """`compared_with` for readers, who count stages from 1."""
+        kind, _, number = self.compared_with.partition(" ")
+        return stage_title(int(number)) if kind == "stage" else self.compared_with
 
 
 def judge_stage(before: Sequence[HeldoutRow], after: Sequence[HeldoutRow], compared_with: str) -> Gate:

@@ -27,6 +27,8 @@ TENSORBOARD = "tensorboard"
 SHORTCUTS = "shortcuts.json"
 CARD = "card.json"
 REPORT = "report.html"
+ENGINE, ENGINE_LOG = "engine", "vllm.log"
+"""With --sampler: weights on their way to the servers that draw; what a server that was started printed."""
 MODEL_CARD = "README.md"
 
 # A stage's folder
@@ -72,3 +74,8 @@ SWEEP, SWEEP_PAGE = "sweep.json", "sweep.html"
 
 # An advice folder
 ADVICE = "advice.json"
+
+
+def stage_title(number: int) -> str:
+    """What readers call a stage: they count from 1, folders from 00."""
+    return f"stage {number + 1}"

@@ -9,13 +9,14 @@ from typing import Any
 from demotune.common.errors import DemotuneError
 from demotune.common.files import read_json
 from demotune.common.json_records import read_records
+from demotune.common.notebook import html_table
 from demotune.records import BadRow
 from demotune.runs.costs import Cost, cost_of
 from demotune.runs.folder import RunFolder, run_of, written_by_a_run
 from demotune.runs.gate import best_stage
 from demotune.runs.heldout import HeldoutRow
 from demotune.runs.manifest import Manifest, read_manifest
-from demotune.runs.names import START
+from demotune.runs.names import START, stage_title
 from demotune.runs.rows import RowName
 from demotune.runs.stage_reader import RunStage, heldout_rows, records_of
 
@@ -31,6 +32,18 @@ class Run:
     def __repr__(self) -> str:
         end = "finished" if self.finished else "unfinished"
         return f"Run({self.method}, {self.folder}, {len(self.stages)} stages, {end})"
+
+    def _repr_html_(self) -> str:
+        """A small table, for notebooks: a line for each finished stage, with what was measured on held-out rows."""
+        end = "finished" if self.finished else "unfinished"
+        rows = [_stage_cells("start model", self.start_nll_per_token)]
+        for stage in self.stages:
+            name = stage_title(stage.number) + (", the result" if stage.number == self.result_stage else "")
+            reward, gate = stage.check.whole_reward, stage.check.gate
+            accuracy = "" if reward is None else reward.accuracy.text()
+            rows.append(_stage_cells(name, stage.check.nll_per_token, accuracy, gate.verdict if gate else ""))
+        heads = ("", "nats per held-out token", "reward accuracy", "gate")
+        return html_table(f"{self.method} run {self.folder}, {end}", heads, rows)
 
     @property
     def files(self) -> RunFolder:
@@ -121,6 +134,10 @@ class Run:
     def result_cost(self) -> Cost:
         """Of the stages up to and with the one whose model is the result."""
         return self.cost_until(self.result_stage)
+
+
+def _stage_cells(name: str, nll_per_token: float | None, accuracy: str = "", verdict: str = "") -> tuple[str, ...]:
+    return name, "" if nll_per_token is None else f"{nll_per_token:.3f}", accuracy, verdict
 
 
 def load_run(folder: str | Path, name: str | None = None) -> Run:

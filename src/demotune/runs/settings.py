@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from demotune.common.errors import DemotuneError
+from demotune.config.sampler import PLACE
 from demotune.runs.folder import RunFolder, run_of
 from demotune.runs.manifest import Manifest, read_manifest
 from demotune.runs.names import MODEL
@@ -28,6 +29,7 @@ NOT_A_SETTING = (
     "logging_steps",
     "save_steps",
     "profile",
+    *PLACE,
 )
 """Fields that two runs of one setting may differ in."""
 

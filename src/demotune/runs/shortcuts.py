@@ -41,6 +41,16 @@ class RewardVerdict:
     """Two-sided sign test on these two counts; McNemar's exact test where there are no ties."""
     sentence: str
 
+    @property
+    def better(self) -> bool:
+        return self.verdict == "better than its shortcuts"
+
+    @property
+    def short(self) -> str:
+        """No better than length."""
+        rival = "its shortcuts together" if self.shortcut == "all together" else self.shortcut
+        return f"{'better' if self.better else 'no better'} than {rival}"
+
 
 @dataclass(frozen=True, slots=True)
 class StageShortcuts:

@@ -39,15 +39,17 @@ def draw_kept(
 
     def records() -> Iterator[dict[str, Any]]:
         pace = Pace(tracker, len(rows), expected, options.max_new_tokens) if tracker else None
-        drawing = pace.listened(sampler()) if pace else sampler()
+        drawing = pace.listened(one) if pace else one
         for stream, response in drawing.draw([prompts[row] for row in rows], streams, seed, options):
             if pace:
                 pace.finish(response, journal.news_of_others())
             yield {"row": stream - first_stream, **as_json(response if with_logps else replace(response, logps=None))}
 
-    if rows := share_of_this_process(left):
+    if left:
+        one, rows = sampler(), share_of_this_process(left)
         streams = [first_stream + row for row in rows]
-        append_in_turn(records(), journal.append)
+        with one.ready([prompts[row] for row in left], options):
+            append_in_turn(records(), journal.append)
     wait_for_everyone()
     if tracker and (late := journal.news_of_others()):
         tracker.advance(late)

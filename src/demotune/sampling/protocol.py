@@ -1,6 +1,7 @@
 """What a sampler is, whatever draws the tokens: this process, or an engine beside it."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from demotune.records import Response
@@ -33,6 +34,12 @@ class Sampler(Protocol):
         `streams[i]`, all of them different, names the random stream of `prompts[i]`. A caller that stops early keeps
         the responses that it has seen, and asks for the others later, with the same streams and seed. Raises
         DemotuneError where a single response cannot be drawn.
+        """
+
+    def ready(self, prompts: Sequence[Sequence[int]], options: SamplingOptions) -> AbstractContextManager[None]:
+        """Around `draw`, where several processes draw: all of them enter and leave together, with the prompts of all.
+
+        Inside, an engine holds the policy's weights, which must not change. `draw` alone enters it by itself.
         """
 
     def keeps_logps(self, options: SamplingOptions) -> bool:

@@ -5,13 +5,14 @@ from pathlib import Path
 from transformers import TrainingArguments
 
 from demotune.common.errors import DemotuneError
-from demotune.common.processes import this_device
+from demotune.common.processes import shards_models, this_device
 from demotune.config.methods import AnyConfig
 from demotune.training.schedule import THAT_WORK
 
 
 def training_arguments(config: AnyConfig, checkpoints: Path, steps: int, seed: int) -> TrainingArguments:
     """A config's fields in the Trainer's words. Checkpoints and progress are ours, so the Trainer's own are off."""
+    sharded = shards_models()
     try:
         arguments = TrainingArguments(
             output_dir=str(checkpoints),
@@ -37,9 +38,13 @@ def training_arguments(config: AnyConfig, checkpoints: Path, steps: int, seed: i
             disable_tqdm=True,
             use_cpu=this_device().type == "cpu",
             ddp_find_unused_parameters=False,
+            # After each pass, so that gradients, too, are kept in shards only.
+            accelerator_config={"gradient_accumulation_kwargs": {"sync_each_batch": True}} if sharded else None,
         )
     except ValueError as error:
         fix = f"; take {THAT_WORK}" if "lr_scheduler_type" in str(error) else ""
         raise DemotuneError(f"transformers refuses a training setting: {error}{fix}") from error
+    if sharded:  # the trainer computes under autocast, as scoring does; FSDP would cast the weights themselves
+        arguments.mixed_precision = "no"
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for several processes, never for DataParallel
     return arguments

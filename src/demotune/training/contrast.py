@@ -26,7 +26,7 @@ def sources_of(config: AnyConfig) -> list[Source]:
     return [source for source in ("start", "base") if source in named]
 
 
-def rows_to_draw(setup: Setup, number: int, source: Source) -> tuple[RenderedDemonstration, ...]:
+def rows_to_draw(setup: Setup, number: int, source: Source) -> Sequence[RenderedDemonstration]:
     """The rows of stage `number` that this model has not answered in an earlier stage, nor as its policy."""
     if number == 0:
         return () if source == "start" else (*stage_slice(setup, 0), *setup.heldout)

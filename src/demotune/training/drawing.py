@@ -1,12 +1,10 @@
 """Responses of a stage's policy, kept in a journal while they are drawn: a killed run draws no response twice."""
 
 from collections.abc import Callable, Sequence
-from statistics import fmean
-
-from torch import nn
 
 from demotune.common.profiling import timed
 from demotune.common.progress import Tracker
+from demotune.models.policy import Policy
 from demotune.records import Response
 from demotune.rewards.answer_only import finished_by_answer
 from demotune.runs.phase_journal import PhaseJournal
@@ -19,7 +17,7 @@ from demotune.training.stage import Stage
 @timed("sampling")
 def draw_with(
     stage: Stage,
-    policy: Callable[[], nn.Module],
+    policy: Callable[[], Policy],
     prompts: Sequence[Sequence[int]],
     *,
     purpose: str,
@@ -40,14 +38,14 @@ def draw_with(
         journal.start_over()
     responses = draw_kept(
         journal,
-        lambda: stage.setup.sampler(policy),
+        lambda: stage.setup.sampler(policy, f"{stage.title} ({purpose})"),
         prompts,
         seed,
         sampling_options(stage.setup),
         tracker=tracker,
         first_stream=first_stream,
         with_logps=with_logps,
-        expected=fmean(len(row.demo.ids) for row in stage.setup.train),
+        expected=float(stage.setup.train.response_lengths.mean()),
     )
     marker = stage.setup.answer_marker
     return responses if marker is None else [finished_by_answer(response, marker) for response in responses]
@@ -57,7 +55,7 @@ def sampling_options(setup: Setup) -> SamplingOptions:
     """How this run samples: as its config says, or as long as the longest demonstration."""
     config = setup.config
     return SamplingOptions(
-        max_new_tokens=config.max_new_tokens or max(len(row.demo.ids) for row in setup.train),
+        max_new_tokens=config.max_new_tokens or int(setup.train.response_lengths.max()),
         max_length=config.max_length,
         stop_ids=setup.renderer.stop_ids,
         vocabulary=setup.renderer.vocabulary,

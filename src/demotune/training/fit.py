@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from demotune.common.processes import main_process, wait_for_everyone
+from demotune.common.processes import wait_for_everyone
 from demotune.common.progress import track
 from demotune.runs.names import CHECKPOINTS, METRICS
 from demotune.training.arguments import training_arguments
@@ -106,7 +106,7 @@ def _fit(stage: Stage, phase: str, given: Fit, budget: int | None) -> Fitted:
     if given.finish is not None:
         given.finish()
     wait_for_everyone()
-    if given.carry is not None and main_process():
+    if given.carry is not None:
         trainer.save_carried(stage.folder)
     return Fitted(
         history=[dict(record) for record in trainer.state.log_history],

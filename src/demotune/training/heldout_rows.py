@@ -25,7 +25,7 @@ def start_rows(stage: Stage) -> list[HeldoutRow]:
 
 def trained_rows(stage: Stage) -> list[HeldoutRow]:
     """Held-out rows under the policy that the stage trained, with fresh answers."""
-    name = f"stage {stage.number}: held-out"
+    name = f"{stage.title}: held-out"
     answers = _answers(stage, lambda: stage.trained_policy, "check", f"{name} answers")
     return _rows(stage, stage.trained_policy, answers, "check", name)
 

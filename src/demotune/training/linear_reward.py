@@ -57,7 +57,7 @@ def fit_and_publish(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]
     del backbone
     give_back_memory()
     on = f"{reward.heldout_prompts} held-out prompts" if reward.heldout_prompts else "prompts left out of the fit"
-    say(f"stage {stage.number}: reward of {len(reward.weights)} weights, accuracy on {on} {reward.accuracy.text()}")
+    say(f"{stage.title}: reward of {len(reward.weights)} weights, accuracy on {on} {reward.accuracy.text()}")
     return {
         "steps": 0,
         "pairs": reward.pairs,
@@ -110,7 +110,7 @@ def _columns_of(
     stage: Stage, backbone: PreTrainedModel, pairs: Sequence[Pair], columns: Columns, what: str
 ) -> PairColumns:
     sides: list[Completion] = distinct_sides(select_pairs(pairs).pairs)
-    with track(f"stage {stage.number}: {what}", len(sides), "responses") as tracker, shared("states", None):
+    with track(f"{stage.title}: {what}", len(sides), "responses") as tracker, shared("states", None):
         return pair_columns(
             backbone,
             pairs,
@@ -128,7 +128,7 @@ def _publish(stage: Stage, reward: LinearReward, backbone: PreTrainedModel) -> N
         facts = replace(reward.facts(config.template), answer_after=config.answer_after)
         card = linear_reward_card(
             config.reward_model or config.model,
-            f"demotune's RFT in stage {stage.number}",
+            f"demotune's RFT in {stage.title}",
             ", ".join(config.data),
             reward.pairs,
             facts,

@@ -16,11 +16,12 @@ from demotune.common.processes import main_process, process_count, wait_for_ever
 from demotune.common.progress import warn
 from demotune.config.config_files import save_config
 from demotune.config.methods import as_dict
+from demotune.config.sampler import without_place
 from demotune.data.rendering import content_key
 from demotune.models.policy import parameter_count
 from demotune.runs.manifest import VERSION, Manifest, read_manifest
 from demotune.runs.manifest import write_manifest as write_file
-from demotune.runs.names import CARRIED, PARTIAL, SAMPLES, START, STATE
+from demotune.runs.names import CARRIED, PARTIAL, SAMPLES, START, STATE, stage_title
 from demotune.runs.rows import RowName
 from demotune.training.setup import Setup
 from demotune.training.stage import output_hash
@@ -52,7 +53,7 @@ def identity(setup: Setup) -> dict[str, Any]:
         "model": setup.start_hash,
         "data": setup.data_hashes,
         "processes": process_count(),
-        "rows": hashlib.sha256(" ".join(row.key for row in (*setup.train, *setup.heldout)).encode()).hexdigest(),
+        "rows": hashlib.sha256(" ".join((*setup.train.keys, *setup.heldout.keys)).encode()).hexdigest(),
     }
 
 
@@ -68,7 +69,7 @@ def check_unchanged(setup: Setup) -> None:
     begun = read_manifest(setup.folder.manifest)
     now = json.loads(json.dumps(identity(setup)))
     changes = [
-        *_differences("config", begun.config, now["config"]),
+        *_differences("config", without_place(begun.config), without_place(now["config"])),
         *_differences("data", begun.data, now["data"]),
         *_differences("number of", {"processes": begun.processes}, {"processes": now["processes"]}),
         *([f"model: the files of {setup.config.model} have changed"] if begun.model != now["model"] else []),
@@ -142,7 +143,7 @@ def _carried_is_needed(setup: Setup, number: int) -> bool:
 
 def _train_again(setup: Setup, number: int) -> None:
     """Undo a stage's training, and what came after: an optimizer cannot be had without the steps that made it."""
-    warn(f"{setup.folder.stage(number) / CARRIED} is damaged; stage {number} is trained again")
+    warn(f"{setup.folder.stage(number) / CARRIED} is damaged; {stage_title(number)} is trained again")
     wait_for_everyone()  # all have read the state before it changes
     if main_process():
         shutil.rmtree(setup.folder.stage(number + 1), ignore_errors=True)

@@ -2,9 +2,12 @@
 
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from demotune.common.processes import process_count
 from demotune.config.run import RunConfig
@@ -22,7 +25,7 @@ class MicrobatchPlan:
 
 
 def plan_microbatches(
-    lengths: Sequence[int],
+    lengths: Sequence[int] | NDArray[np.int64],
     *,
     batch_size: int,
     accumulation: int,
@@ -38,33 +41,63 @@ def plan_microbatches(
     micro-batch keeps its members in every pass, so that it can be scored exactly as it will be trained; its place in
     each pass is random. `steps` (optimizer steps) overrides `epochs`.
     """
-    if not lengths:
+    if not len(lengths):
         raise ValueError("there are no records to plan micro-batches for")
     rng = random.Random(seed)
-    members: dict[int, list[int]] = {}
-    for record, name in enumerate(range(len(lengths)) if groups is None else groups):
-        members.setdefault(name, []).append(record)
-    shuffled = rng.sample([*members.values()], len(members))
-    windows: list[list[list[int]]] = []
-    left = 0
-    for group in shuffled:
-        if left <= 0:
-            windows.append([])
-            left = 8 * batch_size
-        windows[-1].append(group)
-        left -= len(group)
-    ordered = [
-        record
-        for window in windows
-        for group in sorted(window, key=lambda group: max(lengths[record] for record in group))
-        for record in group
-    ]
-    group_of = {record: number for number, group in enumerate(shuffled) for record in group}
-    cut = whole_groups([group_of[record] for record in ordered], batch_size)
-    units = tuple(tuple(ordered[place] for place in unit) for unit in cut)
+    # Records sorted by group, and where each group begins; groups are in the order in which they first come.
+    _, first, group_of = np.unique(
+        range(len(lengths)) if groups is None else groups, return_index=True, return_inverse=True
+    )
+    group_of = np.argsort(np.argsort(first))[group_of]
+    records = np.argsort(group_of, kind="stable")
+    borders = np.flatnonzero(np.diff(group_of[records], prepend=-1, append=-1))
+    longest = np.maximum.reduceat(np.asarray(lengths)[records], borders[:-1])
+    sizes = np.diff(borders)
+    shuffled = np.array(rng.sample(range(len(sizes)), len(sizes)))
+    ordered: list[NDArray[np.int64]] = []
+    for window in _windows(sizes[shuffled], 8 * batch_size):
+        own = shuffled[window]
+        ordered += [
+            records[borders[group] : borders[group + 1]] for group in own[np.argsort(longest[own], kind="stable")]
+        ]
+    order_of_records = np.concatenate(ordered)
+    cut = whole_groups(group_of[order_of_records].tolist(), batch_size)
+    units = tuple(tuple(order_of_records[unit].tolist()) for unit in cut)
     wanted = steps * accumulation if steps is not None else max(round(len(units) * epochs), 1)
     order = in_passes(range(len(units)), wanted, rng)
     return MicrobatchPlan(units=units, order=tuple(order), steps=-(-wanted // accumulation))
+
+
+def _windows(sizes: NDArray[np.int64], least: int) -> Iterator[slice]:
+    """Consecutive groups that have so many records together, the last ones fewer."""
+    start = left = 0
+    for place, size in enumerate(sizes.tolist()):
+        if place > start and left <= 0:
+            yield slice(start, place)
+            start = place
+        if place == start:
+            left = least
+        left -= size
+    yield slice(start, len(sizes))
+
+
+class Microbatches(Sequence[list[Row]]):
+    """The micro-batches of a plan in the order in which they are trained; one is put together when it is asked for."""
+
+    def __init__(self, plan: MicrobatchPlan, records: Sequence[Row]) -> None:
+        self._plan, self._records = plan, records
+
+    def __len__(self) -> int:
+        return len(self._plan.order)
+
+    @overload
+    def __getitem__(self, place: int) -> list[Row]: ...
+    @overload
+    def __getitem__(self, place: slice) -> "list[list[Row]]": ...
+    def __getitem__(self, place: int | slice) -> list[Row] | list[list[Row]]:
+        if isinstance(place, slice):
+            return [self[one] for one in range(len(self))[place]]
+        return [self._records[number] for number in self._plan.units[self._plan.order[place]]]
 
 
 def whole_groups(groups: Sequence[int], size: int) -> list[list[int]]:
@@ -98,7 +131,7 @@ def in_passes(rows: Sequence[Row], count: int, rng: random.Random) -> list[Row]:
 
 def config_microbatches(
     config: RunConfig,
-    lengths: Sequence[int],
+    lengths: Sequence[int] | NDArray[np.int64],
     *,
     epochs: float,
     steps: int | None,

@@ -2,12 +2,12 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 from demotune.common.errors import DemotuneError
-from demotune.common.json_records import read_records
+from demotune.common.json_records import iter_records
 from demotune.records import Pair, Response, ScoredPair, Side, Triplet
 from demotune.rewards.answer_only import with_thoughts
 from demotune.runs.heldout import HeldoutRow
@@ -46,7 +46,7 @@ def training_pairs(stage: Stage) -> list[Pair]:
     answered = [pair for pair in pairs if pair.sample_thought]
     if not answered:
         raise DemotuneError(
-            f"no sample of stage {stage.number} has {stage.setup.config.answer_after!r} and an answer after it; begin "
+            f"no sample of {stage.title} has {stage.setup.config.answer_after!r} and an answer after it; begin "
             "with a model that writes it, or raise --max-new-tokens"
         )
     return answered
@@ -138,9 +138,9 @@ def sampled_pairs(setup: Setup, number: int, heldout: bool = False) -> list[Pair
 
     With their thoughts marked where the policy compares.
     """
-    pairs = [row.pair for row in _sample_rows(setup, number, heldout) if not row.equal]
+    pairs = (row.pair for row in _sample_rows(setup, number, heldout) if not row.equal)
     marker = setup.answer_marker if setup.config.learned_reward == "implicit" else None
-    return pairs if marker is None else [with_thoughts(pair, marker) for pair in pairs]
+    return [pair if marker is None else with_thoughts(pair, marker) for pair in pairs]
 
 
 def equal_samples(setup: Setup, number: int) -> int:
@@ -156,9 +156,9 @@ def first_heldout_samples(setup: Setup, number: int) -> list[Response]:
     return [found[row.key] for row in setup.heldout]
 
 
-def _sample_rows(setup: Setup, number: int, heldout: bool) -> list[SampleRow]:
-    rows = read_records(SampleRow, setup.folder.stage(number) / SAMPLES)
-    return [row for row in rows if row.heldout == heldout]
+def _sample_rows(setup: Setup, number: int, heldout: bool) -> Iterator[SampleRow]:
+    rows = iter_records(SampleRow, setup.folder.stage(number) / SAMPLES)
+    return (row for row in rows if row.heldout == heldout)
 
 
 def known_logps(stage: Stage, rows: Sequence[HeldoutRow]) -> Mapping[Side, float]:
@@ -181,7 +181,7 @@ def scored_pairs(stage: Stage, number: int) -> tuple[list[ScoredPair], list[Scor
     """
     earlier = stage if number == stage.number else Stage(stage.setup, number)
     pairs, heldout = referenced_pairs(earlier), sampled_pairs(stage.setup, number, heldout=True)
-    logps = read_records(ReferenceRow, earlier.folder / REFERENCE_LOGPS)
+    logps = iter_records(ReferenceRow, earlier.folder / REFERENCE_LOGPS)
     both = [
         ScoredPair(pair, row.demo_ref_logp, row.sample_ref_logp)
         for pair, row in zip([*pairs, *heldout], logps, strict=True)

@@ -5,6 +5,7 @@ import time
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.progress import say, warn
 from demotune.runs.gate import Gate
+from demotune.runs.names import stage_title
 from demotune.training.methods import Phase, method_of
 from demotune.training.phases.sample import NothingToLearn
 from demotune.training.setup import Setup
@@ -20,7 +21,7 @@ def run_stage(setup: Setup, number: int) -> bool:
     """
     stage, method = Stage(setup, number), method_of(setup.config)
     if stage.done("check"):
-        say(f"stage {number} is done already")
+        say(f"{stage_title(number)} is done already")
     else:
         try:
             for phase in method.phases_of(setup, number):
@@ -28,7 +29,7 @@ def run_stage(setup: Setup, number: int) -> bool:
         except NothingToLearn as reason:
             if number == 0:
                 raise
-            warn(f"the run ends before stage {number}: {reason}")
+            warn(f"the run ends before {stage_title(number)}: {reason}")
             stage.free_policy()
             return False
         method.warn(stage)
@@ -77,14 +78,16 @@ def _say_gate(stage: Stage) -> None:
         style="yellow" if gate.verdict == "worse" else None,
     )
     for warning in gate.warnings:
-        warn(f"stage {stage.number}: {warning}")
+        warn(f"{stage.title}: {warning}")
 
 
 def _verdict_text(gate: Gate, number: int) -> str:
     """The verdict with the gain that it rests on."""
-    verdict, before, gain = gate.verdict, gate.compared_with, gate.gain.text()
+    verdict, before, gain = gate.verdict, gate.baseline, gate.gain.text()
     if verdict in ("better", "worse"):
-        return f"stage {number} is {verdict} than {before}: {gain}"
+        return f"{stage_title(number)} is {verdict} than {before}: {gain}"
     if verdict == "no clear change":
-        return f"no clear change from {before} to stage {number}: {gain}"
-    return f"{verdict} (n = {gate.prompts}) whether stage {number} is better than {before}: {gate.gain.value:.2f}"
+        return f"no clear change from {before} to {stage_title(number)}: {gain}"
+    return (
+        f"{verdict} (n = {gate.prompts}) whether {stage_title(number)} is better than {before}: {gate.gain.value:.2f}"
+    )

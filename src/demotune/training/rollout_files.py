@@ -73,7 +73,7 @@ def drop_damaged(stage: Stage, checkpoints: Path, steps_per_batch: int) -> None:
         taken = {BatchFiles(folder, number).seal for number in range(-(-steps // steps_per_batch))}
         damaged = (first_damaged(mark) for mark in sorted(taken | {*folder.glob(f"*{SEAL}")}))
         if found := next(filter(None, damaged), None):
-            warn(f"{found} is damaged; the policy steps of stage {stage.number} begin anew")
+            warn(f"{found} is damaged; the policy steps of {stage.title} begin anew")
             shutil.rmtree(checkpoints, ignore_errors=True)  # first: steps without their batches would go wrong
             for journal in stage.folder.glob(f"policy-*{PARTIAL}"):
                 journal.unlink()

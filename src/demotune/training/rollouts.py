@@ -10,11 +10,11 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import gather_object
-from torch import Tensor
+from torch import Tensor, nn
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import publish_file, read_rows, seal
@@ -25,6 +25,7 @@ from demotune.models.batches import to_device
 from demotune.models.logprobs import autocast, response_logps, response_states
 from demotune.models.packing import cut_to_budget, pack
 from demotune.models.policy import Policy
+from demotune.models.sharding import copy_trained
 from demotune.records import Completion, Rollout
 from demotune.runs.names import ROLLOUTS
 from demotune.runs.phase_journal import share_of_this_process
@@ -101,6 +102,7 @@ class Rollouts(Sequence[list[Rollout]]):
         stage: Stage,
         *,
         policy: Policy,
+        trained: Policy,
         reference: Policy,
         reward_of: Callable[[Sequence[Completion]], list[float]],
         prompts: Sequence[tuple[int, ...]],
@@ -108,12 +110,15 @@ class Rollouts(Sequence[list[Rollout]]):
         budget: int | None,
         co_training: CoTraining | None = None,
     ) -> None:
-        """`check` sees the facts of each batch before its first update, and may raise to end the policy steps.
+        """`policy` is drawn from. Where it is not the `trained` one itself, it becomes equal to it before each batch.
+
+        `check` sees the facts of each batch before its first update, and may raise to end the policy steps.
 
         `budget` is the most tokens that are scored together. With `co_training`, `reward_of` learns between batches.
         """
         self._stage, self._config = stage, with_reward(stage.setup)
-        self._policy, self._reference, self._reward_of, self._check = policy, reference, reward_of, check
+        self._policy, self._trained, self._reference = policy, trained, reference
+        self._reward_of, self._check = reward_of, check
         self._budget, self._co_training = budget, co_training
         self.plan = RolloutPlan.of(self._config, len(prompts))
         count = self.plan.batches * self._config.prompts_per_batch
@@ -152,6 +157,7 @@ class Rollouts(Sequence[list[Rollout]]):
 
     def _make(self, number: int, files: BatchFiles) -> None:
         config = self._config
+        copy_trained(cast(nn.Module, self._trained), cast(nn.Module, self._policy))
         if self._co_training is not None:
             self._co_training.begin(number)
         start = number * config.prompts_per_batch

@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,15 +19,26 @@ from transformers.training_args import OptimizerNames
 from demotune.common.errors import DemotuneError
 from demotune.common.files import file_hash
 from demotune.common.machine import has_fast_bf16
-from demotune.common.processes import main_process, process_state, this_device, wait_for_everyone
+from demotune.common.processes import (
+    load_in_every_process,
+    main_process,
+    process_state,
+    shards_models,
+    this_device,
+    wait_for_everyone,
+)
 from demotune.common.profiling import timed
 from demotune.common.progress import say
 from demotune.common.suggestions import did_you_mean
 from demotune.config.loggers import refuse_unknown_loggers
 from demotune.config.methods import AnyConfig
+from demotune.config.sampler import STARTED
 from demotune.data import read_prompt_file
 from demotune.data.intake import Intake, prepare
-from demotune.data.rendering import Renderer, RenderError
+from demotune.data.rendered_rows import RenderedRows
+from demotune.data.rendering import Renderer, RenderError, prompt_hash
+from demotune.models.adapters import adapter_rank
+from demotune.models.kernels import PACKAGES, refuse_missing_kernels, use_liger_layers
 from demotune.models.model_folder import first_line, is_adapter, is_quantized
 from demotune.models.policy import (
     Policy,
@@ -43,11 +55,11 @@ from demotune.models.policy import (
 )
 from demotune.models.question import as_question
 from demotune.models.reward import RewardModel, check_reward_start, load_reward_model, resolve_reward
-from demotune.records import RenderedDemonstration
 from demotune.rewards.answer_only import AnswerMarker, find_marker
 from demotune.runs.folder import RunFolder
 from demotune.runs.run import run_behind
-from demotune.sampling import InProcessSampler, Sampler
+from demotune.sampling import Engine, EngineSampler, InProcessSampler, Sampler, engine_for
+from demotune.sampling.engine.process import refuse_missing_vllm
 from demotune.training.arguments import training_arguments
 from demotune.training.schedule import THAT_WORK, learning_rates
 
@@ -64,8 +76,8 @@ class Setup:
     start_model: Path
     tokenizer: PreTrainedTokenizerBase
     renderer: Renderer
-    train: tuple[RenderedDemonstration, ...]
-    heldout: tuple[RenderedDemonstration, ...]
+    train: RenderedRows
+    heldout: RenderedRows
     prompts: tuple[tuple[int, ...], ...]
     """Token ids of further prompts, without demonstrations (RFT)."""
     data_hashes: dict[str, str]
@@ -109,30 +121,58 @@ class Setup:
             return merged(policy)
         return policy if is_adapter(folder) else attach_adapter(policy, self.adapter, self.seed(0, "adapter"))
 
-    def sampler(self, policy: Callable[[], nn.Module]) -> Sampler:
-        """What draws from a policy, which is loaded when something is to be drawn."""
+    def sampler(self, policy: Callable[[], Policy], name: str = "the policy") -> Sampler:
+        """What draws from a policy, which is loaded when something is to be drawn; `name` is for messages."""
+        if self.engine is not None:
+            return EngineSampler(policy, self.engine, name)
         return InProcessSampler(policy, slots=self.config.sample_batch_size)
+
+    @cached_property
+    def engine(self) -> Engine | None:
+        """The servers that draw; None where this process does."""
+        return engine_for(
+            self.config,
+            self.folder.root,
+            model=self.start_model,
+            lora_rank=None if self.adapter is None else adapter_rank(self.start_model) or self.config.lora_r,
+            longest=self.config.max_length,
+            rows=self.config.sample_batch_size,
+            bf16=not self.float32,
+        )
+
+    def close(self) -> None:
+        """End the server that the run started, if any."""
+        if self.engine is not None:
+            self.engine.close()
 
     @timed("files")
     def load_policy_unmerged(self, folder: Path) -> Policy:
         """A policy in the run's precision and attention, on its device; one with an adapter keeps it apart."""
-        return load_policy(
+        policy = load_policy(
             folder,
             dtype=self.config.dtype,
             attn_implementation=self.config.attn_implementation,
             device=this_device(),
+            load_in_4bit=self.config.load_in_4bit,
         )
+        return self._with_kernels(policy)
 
     @timed("files")
     def load_reward(self, folder: Path, share: Policy | None) -> RewardModel:
         """A reward model likewise; with `share` an adapter's base weights are those of that policy."""
-        return load_reward_model(
+        reward = load_reward_model(
             folder,
             dtype=self.config.dtype,
             attn_implementation=self.config.attn_implementation,
             device=this_device(),
             share=share,
         )
+        return self._with_kernels(reward)
+
+    def _with_kernels(self, model: Policy) -> Policy:
+        if self.config.use_liger_kernel:
+            use_liger_layers(cast(nn.Module, model))
+        return model
 
     def seed(self, stage: int, purpose: str) -> int:
         """A seed of its own for each use of randomness, from the run's seed."""
@@ -149,6 +189,7 @@ def prepare_run(config: AnyConfig, folder: RunFolder, callbacks: Sequence[Traine
     for field, flag in (("model", "--model"), ("data", "--data")):
         if not getattr(config, field):
             raise DemotuneError(f"{field} is missing; name it with {flag}, in the YAML file, or pass it to run()")
+    load_in_every_process()
     _check_early(config)
     say(f"demotune {config.method}: {config.model} on {', '.join(config.data)} -> {folder.root}")
     with process_state().main_process_first():  # one process downloads or converts
@@ -227,7 +268,9 @@ def check_positions(config: AnyConfig, tokenizer: PreTrainedTokenizerBase, limit
 
 def further_prompts(config: AnyConfig, renderer: Renderer, intake: Intake) -> tuple[tuple[int, ...], ...]:
     """Prompts without demonstrations, each once; none that is held out, has a demonstration or is too long."""
-    known = {row.question for row in (*intake.train, *intake.heldout)}
+    if not config.prompts:
+        return ()
+    known = {*intake.train.questions.tolist(), *intake.heldout.questions.tolist()}
     found: dict[tuple[int, ...], None] = {}
     for name in config.prompts:
         for where, prompt in read_prompt_file(Path(name)):
@@ -235,7 +278,7 @@ def further_prompts(config: AnyConfig, renderer: Renderer, intake: Intake) -> tu
                 forms = renderer.prompt_forms(prompt)
             except RenderError as error:
                 raise DemotuneError(f"prompt {where} cannot be rendered: {error}") from error
-            if known.isdisjoint(forms) and len(forms[0]) < config.max_length:
+            if known.isdisjoint(map(prompt_hash, forms)) and len(forms[0]) < config.max_length:
                 found[forms[0]] = None
     return tuple(found)
 
@@ -243,10 +286,25 @@ def further_prompts(config: AnyConfig, renderer: Renderer, intake: Intake) -> tu
 def _check_early(config: AnyConfig) -> None:
     """What would otherwise fail only after samples were drawn: names that transformers and the loggers must know."""
     refuse_unknown_loggers(config.report_to)
+    refuse_missing_kernels(
+        [name for name in PACKAGES if getattr(config, name, config.attn_implementation == name)], this_device()
+    )
+    if config.load_in_4bit and shards_models():
+        raise DemotuneError(
+            "weights of 4 bits cannot be sharded; launch without FSDP, so that each process holds them whole, or leave "
+            "load_in_4bit out"
+        )
+    if shards_models() and os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "").lower() in ("1", "true"):
+        raise DemotuneError(
+            "fsdp_activation_checkpointing would wrap the layers that demotune reads; set it to false in accelerate's "
+            "config, and give --activation-checkpointing"
+        )
     _check_name("optim", config.optim, OptimizerNames, "adamw_torch_fused, rmsprop, adafactor, sgd")
     _check_name("lr_scheduler_type", config.lr_scheduler_type, SchedulerType, THAT_WORK)
     arguments = training_arguments(config, Path(config.output), steps=1, seed=config.seed)
     learning_rates(arguments, steps=1)
+    if config.sampler == STARTED and main_process():
+        refuse_missing_vllm(config.vllm_python)
     try:
         Trainer.get_optimizer_cls_and_kwargs(arguments)
     except Exception as error:  # a library that is missing, or modules and models that only other trainers can name
@@ -266,7 +324,7 @@ def _filled_in(config: AnyConfig, intake: Intake) -> AnyConfig:
     """The config with its automatic values: precision by device, length and number of samples by demonstrations."""
     automatic: dict[str, Any] = {
         "bf16": has_fast_bf16(this_device()),
-        "max_new_tokens": max(len(row.demo.ids) for row in intake.train),
+        "max_new_tokens": int(intake.train.response_lengths.max()),
         "samples_per_prompt": FEW_SAMPLES if len(intake.train) < FEW_ROWS and config.temperature else 1,
     }
     fields = {field.name for field in dataclasses.fields(config)}

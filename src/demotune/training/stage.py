@@ -15,9 +15,11 @@ from demotune.common.memory import give_back_memory, peak_memory_gib
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.config.methods import RFTConfig, SFTConfig
 from demotune.config.stages import Pairwise
+from demotune.data.rendered_rows import RenderedRows
 from demotune.models.policy import Policy, content_hash, save_policy
-from demotune.records import Pair, RenderedDemonstration, Response, Side
-from demotune.runs.names import CHECKPOINTS, MODEL, PARTIAL
+from demotune.models.sharding import full_weights
+from demotune.records import Pair, Response, Side
+from demotune.runs.names import CHECKPOINTS, MODEL, PARTIAL, stage_title
 from demotune.training.setup import Setup
 
 Write = Callable[[Path], object]
@@ -46,6 +48,11 @@ class Stage:
         self.model_folder = self.folder / MODEL
         self._loaded: tuple[Path, Policy] | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def title(self) -> str:
+        """What readers call it."""
+        return stage_title(self.number)
 
     def done(self, phase: str) -> bool:
         return phase in self.state
@@ -92,8 +99,9 @@ class Stage:
 
     def publish_policy(self) -> None:
         """Write the policy, which was trained in place, as pi_{t+1}, and drop it from memory."""
+        weights = full_weights(self.start_policy)
         if main_process():
-            save_policy(self.start_policy, self.setup.tokenizer, self.model_folder)
+            save_policy(self.start_policy, self.setup.tokenizer, self.model_folder, weights)
         self.free_policy()
         wait_for_everyone()
 
@@ -117,7 +125,7 @@ class Stage:
         return self.setup.seed(self.number, purpose)
 
 
-def stage_slice(setup: Setup, number: int) -> tuple[RenderedDemonstration, ...]:
+def stage_slice(setup: Setup, number: int) -> RenderedRows:
     """The demonstrations of a stage: its own random part (disjoint), or all of them."""
     config, rows = setup.config, setup.train
     if config.slices == "all":
@@ -126,7 +134,7 @@ def stage_slice(setup: Setup, number: int) -> tuple[RenderedDemonstration, ...]:
         raise DemotuneError(f"{len(rows)} demonstrations cannot be cut into {config.stages} slices; use --slices all")
     shuffled = random.Random(setup.seed(0, "slices")).sample(range(len(rows)), len(rows))
     # In the order of the data, so that one slice is the same as all data: T = 1 is SPIN, to the bit.
-    return tuple(rows[row] for row in sorted(shuffled[number :: config.stages]))
+    return rows.take(sorted(shuffled[number :: config.stages]))
 
 
 def supervised(setup: Setup) -> SFTConfig:

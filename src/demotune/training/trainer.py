@@ -10,8 +10,8 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,13 +23,17 @@ from transformers import PreTrainedTokenizerBase, ProgressCallback, Trainer, Tra
 from transformers.trainer_callback import PrinterCallback
 
 from demotune.common.errors import DemotuneError
-from demotune.common.files import publish_file, write_json
+from demotune.common.files import write_json
 from demotune.common.memory import peak_memory_gib
+from demotune.common.processes import from_main_process
 from demotune.common.profiling import span
+from demotune.models.attention import carries_layouts
 from demotune.models.packing import Batch, cut_to_budget
 from demotune.models.policy import Policy
-from demotune.runs.names import BAD_BATCH, CARRIED
+from demotune.models.sharding import load_optimizer_state
+from demotune.runs.names import BAD_BATCH
 from demotune.training.callbacks import KeepBest
+from demotune.training.carry import Carry, leave_carried
 from demotune.training.objectives import Objective, StepLoss
 from demotune.training.schedule import learning_rates
 from demotune.training.smaller_passes import one_pass
@@ -42,14 +46,6 @@ class ExpectedFirstValue:
     what: str
     expected: float
     tolerance: float
-
-
-@dataclass(frozen=True, slots=True)
-class Carry:
-    """Optimizer and schedule that go on across stages: what was left by the last one, and the steps of all stages."""
-
-    previous: Path | None
-    total_steps: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,6 +119,7 @@ class PhaseTrainer(Trainer):
         self._values: defaultdict[str, list[Tensor]] = defaultdict(list)
         self._last_log: tuple[float, int] | None = None
         self._started = time.monotonic()
+        carries_layouts(given.model)  # tried before its weights are sharded
         super().__init__(
             model=given.model,
             args=args,
@@ -149,6 +146,8 @@ class PhaseTrainer(Trainer):
         """
         numbers = [int(number) for number in itertools.islice(epoch_iterator, num_batches)]
         batches = [self._passes(self.given.microbatches[number]) for number in numbers]
+        if self.accelerator.is_fsdp2:
+            batches = [[*parts, *self._empty_passes(parts)] for parts in batches]
         return batches, self._get_num_items_in_batch(batches, device)
 
     def _passes(self, records: Sequence[Any]) -> list[Pass]:
@@ -157,14 +156,21 @@ class PhaseTrainer(Trainer):
         parts = cut_to_budget(records, objective.tokens, self._budget)
         return [Pass(objective.collate(part), sum(map(objective.tokens, part)), len(part)) for part in parts]
 
+    def _empty_passes(self, parts: list[Pass]) -> list[Pass]:
+        """Passes without items, which train nothing, up to the most that a process has: all gather weights together."""
+        counts = cast(Tensor, self.accelerator.gather(torch.tensor([len(parts)], device=self.args.device)))
+        shortest, nothing = min(parts, key=lambda part: part.tokens), torch.tensor(0)
+        empty = replace(shortest, batch=shortest.batch | {"items": nothing, "tokens": nothing})
+        return [empty] * (int(counts.max()) - len(parts))
+
     def training_step(  # type: ignore[override]
         self, model: nn.Module, inputs: list[Pass], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         """Forward and backward of a micro-batch, part by part; gradients add up to those of the whole."""
         loss = torch.zeros((), device=self.args.device)
         for part in inputs:
-            synchronised = nullcontext() if part is inputs[-1] else self.accelerator.no_sync(model)
-            with synchronised, one_pass(part.tokens, part.records):
+            last = part is inputs[-1] or self.accelerator.is_fsdp2
+            with nullcontext() if last else self.accelerator.no_sync(model), one_pass(part.tokens, part.records):
                 loss += super().training_step(model, part.batch, num_items_in_batch)
         return loss
 
@@ -196,6 +202,8 @@ class PhaseTrainer(Trainer):
             raise ValueError("num_items_in_batch is missing: the loss of a step cannot be scaled")
         if not torch.isfinite(step_loss.total):
             self._stop_for_bad_loss(step_loss, inputs)
+        if not inputs["items"]:
+            return 0.0 * step_loss.total
         if self.state.global_step == 0 and self._expected_first is not None and step_loss.at_start is not None:
             check_first_value(float(step_loss.at_start.mean()), self._expected_first)
             self._expected_first = None
@@ -204,6 +212,15 @@ class PhaseTrainer(Trainer):
         # Processes average their gradients; each must hold its share of a sum over all of them.
         scaled: Tensor = step_loss.total * self.accelerator.num_processes / num_items_in_batch
         return scaled
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = False) -> AbstractContextManager[Any]:
+        """What losses are computed under: under FSDP2 accelerate makes no bfloat16 products.
+
+        No cast is kept for later products, as it would be a whole weight.
+        """
+        if not (self.args.bf16 and self.accelerator.is_fsdp2):
+            return nullcontext()
+        return torch.autocast(self.args.device.type, dtype=torch.bfloat16, cache_enabled=bool(cache_enabled))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the objective's metrics, averaged over the items since the last record, under TRL's names."""
@@ -238,16 +255,17 @@ class PhaseTrainer(Trainer):
             rate = next((rate for part, rate in self.given.rates.items() if part in name.split(".")), None)
             if rate is not None and weight.requires_grad:
                 _give_own_rate(optimizer, weight, rate)
-        if self.given.carry is not None and self.given.carry.previous is not None:
-            state = torch.load(self.given.carry.previous, weights_only=True)
-            optimizer.load_state_dict(state["optimizer"])
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
-        steps = self.given.carry.total_steps if self.given.carry else num_training_steps
-        scheduler = LambdaLR(cast(Any, optimizer or self.optimizer), learning_rates(self.args, steps))
-        if self.given.carry is not None and self.given.carry.previous is not None:
-            scheduler.load_state_dict(torch.load(self.given.carry.previous, weights_only=True)["scheduler"])
+        carry, taken = self.given.carry, optimizer or self.optimizer
+        carried = carry.load() if carry else None
+        if carried:  # only now: before, the optimizer's weights were not sharded
+            load_optimizer_state(cast(nn.Module, self.model), cast(torch.optim.Optimizer, taken), carried["optimizer"])
+        steps = carry.total_steps if carry else num_training_steps
+        scheduler = LambdaLR(cast(Any, taken), learning_rates(self.args, steps))
+        if carried:
+            scheduler.load_state_dict(carried["scheduler"])
             # Making a scheduler set the optimizer to the rate of its first step; loading one does not undo that.
             for group, rate in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
                 group["lr"] = rate
@@ -258,18 +276,17 @@ class PhaseTrainer(Trainer):
         """Record what `judge` finds on held-out records, at a callback's request."""
         if self.given.judge is None:
             raise ValueError("there is no judge to evaluate with")
-        found = {f"eval_{name}": value for name, value in self.given.judge().items()}
+        judged = self.given.judge()  # by all processes, which then decide by the same numbers
+        found = {f"eval_{name}": value for name, value in from_main_process(lambda: judged).items()}
         self.log(dict(found))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
         return found
 
     def save_carried(self, folder: Path) -> None:
-        """Leave optimizer and schedule for the next stage."""
+        """Leave optimizer and schedule for the next stage; all processes call this."""
         if self.optimizer is None or self.lr_scheduler is None:
             raise RuntimeError("there is no optimizer to carry before training")
-        state = {"optimizer": self.optimizer.state_dict(), "scheduler": self.lr_scheduler.state_dict()}
-        with publish_file(folder / CARRIED) as unfinished:
-            torch.save(state, unfinished)
+        leave_carried(folder, cast(nn.Module, self.model), self.optimizer, self.lr_scheduler)
 
     def _stop_for_bad_loss(self, step_loss: StepLoss, inputs: Batch) -> None:
         file = Path(cast(str, self.args.output_dir)).parent / BAD_BATCH

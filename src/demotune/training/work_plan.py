@@ -33,7 +33,7 @@ class StagePlan:
     def __init__(self, setup: Setup, number: int, phases: Container[str]) -> None:
         """`phases` are the names of the stage's phases."""
         self.setup, self.number, self._phases = setup, number, phases
-        expected = fmean(len(row.demo.ids) for row in setup.train)
+        expected = float(setup.train.response_lengths.mean())
         self._longest = min(expected, sampling_options(setup).max_new_tokens)
         self.heldout = [self.sizes(row) for row in setup.heldout]
         self.own = [self.sizes(row) for row in stage_slice(setup, number)]

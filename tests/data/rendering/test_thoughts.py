@@ -99,12 +99,28 @@ def test_earlier_turn_that_the_template_cuts_at_the_tag_is_refused(name: str) ->
     assert refusal(with_plain_tags(name), row) == "message lost"
 
 
-def test_row_costs_as_few_encodings_as_it_has_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_cost_as_few_encodings_as_they_have_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = with_plain_tags("qwen3")
-    renderer, encoded = Renderer(tokenizer), []
-    encode_text = tokenizer.encode
-    monkeypatch.setattr(tokenizer, "encode", lambda text, **given: encoded.append(text) or encode_text(text, **given))
-    renderer.render(ask("Q1", "A1"))
-    # Question and response alone; the prompt; the response behind it and, as that changes the prompt's last token,
-    # behind a line break; the prompt of serving.
-    assert [text[:2] for text in encoded] == ["Q1", "A1", "<|", "<|", "\nA", "<|"]
+    renderer, calls = Renderer(tokenizer), []
+    encode_all = type(tokenizer).__call__
+    monkeypatch.setattr(
+        type(tokenizer),
+        "__call__",
+        lambda self, texts, **given: calls.append(texts) or encode_all(self, texts, **given),
+    )
+    renderer.render_all([ask("Q1", "A1"), ask("Q2", "A2")])
+    # First each piece between two special tokens, once; then, as responses change the last token of their prompts, the
+    # responses behind a line break.
+    asked = "assistant\n<think>\n\n</think>\n\n"
+    texts = [
+        "<|im_start|>",
+        "user\nQ1",
+        "<|im_end|>",
+        "\n",
+        asked,
+        f"{asked}A1",
+        "assistant\n",
+        "user\nQ2",
+        f"{asked}A2",
+    ]
+    assert calls == [texts, ["\nA1", "<|im_end|>", "\nA2"]]

@@ -268,7 +268,7 @@ def test_finished_only_keeps_cut_off_responses_from_the_reward(
 def test_no_finished_sample_is_an_error_that_names_the_ways_out(tmp_path: Path) -> None:
     save_tiny(tmp_path / "start")  # its samples of six tokens never end by themselves
     fields = {"template": None, "max_length": 64, "data": (write_rows(tmp_path / "rows.jsonl"),)}
-    with pytest.raises(DemotuneError, match=r"no sample of stage 0 ends by itself.*--max-new-.*--no-finished-only"):
+    with pytest.raises(DemotuneError, match=r"no sample of stage 1 ends by itself.*--max-new-.*--no-finished-only"):
         run(config(tmp_path, "unfinished", **fields))
     assert "reward" not in state_of(tmp_path / "unfinished", 0)
 
@@ -282,7 +282,7 @@ def test_held_out_samples_that_never_end_cannot_stop_the_steps(place: Path, caps
     heldout = [row for row in read(result.run_folder, 0, "samples.jsonl.gz") if row["heldout"]]
     assert [row["finished"] for row in heldout] == [False] * 3
     record = state_of(result.run_folder, 0)["reward"]
-    assert "no held-out sample of stage 0 ends by itself: nothing can stop the" in " ".join(
+    assert "no held-out sample of stage 1 ends by itself: nothing can stop the" in " ".join(
         capsys.readouterr().out.split()
     )
     assert (record["on_heldout"], record["kept_step"], record["check"]) == (False, record["steps"], {})

@@ -180,7 +180,7 @@ def test_a_later_stage_without_pairs_ends_the_run_with_the_stages_before(
     result = run(irft(place, "learnt", "two.jsonl", **fields, **learnt))
     assert len(result.stages) == 1
     assert RunFolder(result.run_folder).finished_stages == [0]
-    assert "the run ends before stage 1: all 2 samples of stage 1 are their demonstrations" in capsys.readouterr().out
+    assert "the run ends before stage 2: all 2 samples of stage 2 are their demonstrations" in capsys.readouterr().out
 
 
 def test_rft_learns_from_several_samples_too(place: Path, known: Path) -> None:

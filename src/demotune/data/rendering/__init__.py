@@ -4,7 +4,7 @@ Prompt text and response text come from one template; their ids are joined, neve
 policy is trained on exactly the ids that it is conditioned on when it samples.
 """
 
-from demotune.data.rendering.renderer import Renderer, content_key
+from demotune.data.rendering.renderer import Renderer, content_key, prompt_hash
 from demotune.data.rendering.writer import RenderError
 
-__all__ = ["RenderError", "Renderer", "content_key"]
+__all__ = ["RenderError", "Renderer", "content_key", "prompt_hash"]

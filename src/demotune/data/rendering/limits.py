@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import FrameType
 
@@ -18,6 +19,9 @@ LONGEST = 64 * 2**20
 """Characters of one rendered conversation."""
 
 
+_inside: ContextVar[bool] = ContextVar("inside", default=False)
+
+
 class TooSlow(BaseException):
     """Out of time. Not an Exception: Jinja swallows some of those where a template looks up a name."""
 
@@ -26,10 +30,18 @@ class TooSlow(BaseException):
 def bounded() -> Iterator[None]:
     """Raises TooSlow after SECONDS, and MemoryError where the block asks for more than MEMORY bytes.
 
-    Signals reach the main thread only, so elsewhere there is no time limit; memory is bounded on Linux only.
+    A block inside of another is bounded by the outer one. Signals reach the main thread only, so elsewhere there is no
+    time limit; memory is bounded on Linux only.
     """
-    with _bounded_memory(MEMORY), _bounded_time(SECONDS):
+    if _inside.get():
         yield
+        return
+    token = _inside.set(True)
+    try:
+        with _bounded_memory(MEMORY), _bounded_time(SECONDS):
+            yield
+    finally:
+        _inside.reset(token)
 
 
 @contextmanager

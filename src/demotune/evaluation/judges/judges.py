@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol, SupportsFloat
 
-from demotune.common.errors import DemotuneError
+from demotune.common.errors import DemotuneError, shown_error
 from demotune.data.raw_rows import RawRow
 from demotune.data.readers.by_suffix import file_rows
 from demotune.evaluation.lineage import runs_behind
@@ -248,11 +248,6 @@ def _imported(name: str) -> ModuleType:
         ) from error
     except (Exception, SystemExit) as error:  # whatever the user's module raises
         raise DemotuneError(f"judge module {name} cannot be imported: {shown_error(error)}; fix it") from error
-
-
-def shown_error(error: BaseException) -> str:
-    """Kind of an error and the first line of what it says."""
-    return f"{type(error).__name__}: {error}".partition("\n")[0][:200]
 
 
 def _row_files(source: str) -> list[Path]:

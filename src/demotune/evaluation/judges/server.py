@@ -4,25 +4,17 @@ Each contest is asked in both orders, because judge models favour a place (arXiv
 they arrive, so that the same command, given again, asks only what is missing.
 """
 
-import email.utils
-import json
-import os
 import re
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from email.message import Message
-from http.client import HTTPException, IncompleteRead
 from pathlib import Path
 from threading import Event, Lock
-from urllib.error import HTTPError
-from urllib.request import Request
 
-from demotune.common.errors import DemotuneError
+from demotune.common.errors import DemotuneError, shown_error
+from demotune.common.http_client import EndedError, HttpClient, PassingError, Pause, RefusedError, patiently
 from demotune.common.journals import Journal, read_journal
-from demotune.evaluation.judges.bounded_http import Deadline
-from demotune.evaluation.judges.judges import Advance, Contest, Verdict, identical, refuse_silence, shown_error
+from demotune.evaluation.judges.judges import Advance, Contest, Verdict, identical, refuse_silence
 from demotune.evaluation.judges.messages import (
     MOST_BYTES,
     RESULTS,
@@ -38,9 +30,6 @@ from demotune.evaluation.judges.messages import (
 
 AGREED = "the same in both orders"
 ORDER_DEPENDENT = "the answer changes with the order"
-ATTEMPTS = 5
-LONGEST_PAUSE = 120.0
-"""Seconds; a server that asks for more is left alone, and the command ends."""
 
 _ADDRESS = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
 
@@ -72,7 +61,7 @@ class ServerJudge:
     """Seconds until the whole reply must be there."""
     concurrency: int = 8
     """Contests that are asked at the same time."""
-    pause: Callable[[Event, float], object] = Event.wait
+    pause: Pause = Event.wait
     """Waits some seconds before a request is repeated, or until the event says that the work has ended."""
 
     def __post_init__(self) -> None:
@@ -97,7 +86,7 @@ class ServerJudge:
         Raises DemotuneError where the server refuses the key or the address, cannot be reached in several attempts, or
         gave no usable reply to any contest. Replies that had arrived are kept.
         """
-        session = _Session(self, _headers(self.key_variable))
+        session = _Session(self)
         pool = ThreadPoolExecutor(self.concurrency)
         futures = [pool.submit(session.verdict, contest) for contest in contests]
         try:
@@ -123,11 +112,11 @@ def order_dependent_share(verdicts: Sequence[Verdict]) -> float | None:
 
 
 class _Session:
-    """One call of `ServerJudge.judge`: the connection, what is known already, and the key, which is kept only here."""
+    """One call of `ServerJudge.judge`: the connection, and what is known already."""
 
-    def __init__(self, judge: ServerJudge, headers: dict[str, str]) -> None:
+    def __init__(self, judge: ServerJudge) -> None:
         self.ended = Event()
-        self._judge, self._headers = judge, headers
+        self._judge, self._http = judge, HttpClient(judge.key_variable, MOST_BYTES)
         self._address = f"{judge.url.rstrip('/')}/chat/completions"
         judge.journal.parent.mkdir(parents=True, exist_ok=True)
         self._journal, self._writing = Journal(judge.journal), Lock()
@@ -165,103 +154,44 @@ class _Session:
 
     def _ask(self, message: str) -> Reply:
         """Send a message, again and again where that may help."""
-        why = ""
-        for attempt in range(ATTEMPTS):
-            if self.ended.is_set():
-                raise UnusableError("not asked")  # seen by nobody: another contest's failure ended the work
-            try:
-                return self._post(message)
-            except _PassingError as failure:
-                why = str(failure)
-                if failure.after > LONGEST_PAUSE:
-                    break
-                if attempt < ATTEMPTS - 1:
-                    self._judge.pause(self.ended, max(2.0**attempt, failure.after))
-        raise DemotuneError(
-            f"the judge at {self._address} gives no answer ({why}); see that the server runs, then give the same "
-            f"command again: replies so far are kept in {self._judge.journal} and only the rest is asked"
-        )
+        try:
+            return patiently(lambda: self._post(message), self._judge.pause, self.ended)
+        except EndedError:
+            raise UnusableError("not asked") from None  # seen by nobody: another contest's failure ended the work
+        except PassingError as failure:
+            raise DemotuneError(
+                f"the judge at {self._address} gives no answer ({failure}); see that the server runs, then give the "
+                f"same command again: replies so far are kept in {self._judge.journal} and only the rest is asked"
+            ) from failure
 
     def _post(self, message: str) -> Reply:
-        """One request. Raises _PassingError, UnusableError, or DemotuneError where no request will ever succeed."""
+        """One request. Raises PassingError, UnusableError, or DemotuneError where no request will ever succeed."""
         body = {
             "model": self._judge.model,
             "messages": [{"role": "user", "content": message}],
             "temperature": 0,
             "max_tokens": self._judge.max_tokens,
         }
-        request = Request(self._address, json.dumps(body).encode(), self._headers)
-        late = f"no whole answer within {self._judge.timeout:g} s"
-        with Deadline(self._judge.timeout) as deadline:
-            try:
-                with deadline.opener.open(request, timeout=self._judge.timeout) as answer:
-                    received = answer.read(MOST_BYTES + 1)
-                    if answer.length and len(received) <= MOST_BYTES:  # a read of so many bytes does not see to it
-                        raise IncompleteRead(received, answer.length)
-            except HTTPError as error:
-                with error:
-                    raise self._failure(error) from error
-            except (OSError, HTTPException) as error:
-                raise _PassingError(late if deadline.passed else shown_error(error)) from error
-        if deadline.passed:  # a body without a length ends where the connection ends
-            raise _PassingError(late)
         try:
-            return parsed_reply(received)
+            return parsed_reply(self._http.ask(self._address, body, self._judge.timeout, self.ended))
+        except RefusedError as refusal:
+            raise self._failure(refusal) from refusal
         except (ValueError, RecursionError) as error:
             raise DemotuneError(
                 f"{self._address} answers, but not as an OpenAI-compatible server does ({shown_error(error)}); "
                 "check the address, which usually ends in /v1"
             ) from error
 
-    def _failure(self, error: HTTPError) -> Exception:
-        """What an answer other than 200 means."""
-        if error.code in {401, 403}:
+    def _failure(self, refusal: RefusedError) -> Exception:
+        """What a refusal means."""
+        if refusal.code in {401, 403}:
             return DemotuneError(
-                f"{self._address} refuses the key ({error.code}); put the right one into the environment variable "
+                f"{self._address} refuses the key ({refusal.code}); put the right one into the environment variable "
                 f"{self._judge.key_variable}"
             )
-        said = f"{error.code}: {self._said(error)}"
-        if error.code in {408, 429} or error.code >= 500:
-            return _PassingError(said, _retry_after(error.headers))
-        if error.code in {400, 413, 422}:  # this message, one too long for instance; others may pass
-            return UnusableError(f"the server refused the message ({said})")
+        if refusal.code in {400, 413, 422}:  # this message, one too long for instance; others may pass
+            return UnusableError(f"the server refused the message ({refusal})")
         return DemotuneError(
-            f"{self._address} answers {said}; check the address, which usually ends in /v1, and the name of the model, "
-            f"{self._judge.model}"
+            f"{self._address} answers {refusal}; check the address, which usually ends in /v1, and the name of the "
+            f"model, {self._judge.model}"
         )
-
-    def _said(self, error: HTTPError) -> str:
-        """The beginning of what the server says, without the key, which some servers repeat."""
-        try:
-            text = " ".join(error.read(2000).decode("utf-8", "replace").split())
-        except (OSError, HTTPException):
-            return str(error.reason)
-        key = self._headers.get("Authorization", "").removeprefix("Bearer ")
-        return (text.replace(key, "***") if key else text)[:200]
-
-
-class _PassingError(Exception):
-    """A failure that may pass; `after` are the seconds that the server asks for."""
-
-    def __init__(self, why: str, after: float = 0.0) -> None:
-        super().__init__(f"{why}; it asks to wait {after:.0f} s" if after else why)
-        self.after = after
-
-
-def _headers(key_variable: str) -> dict[str, str]:
-    headers = {"Content-Type": "application/json"}
-    key = os.environ.get(key_variable, "").strip()
-    if not (key.isascii() and key.isprintable()):
-        raise DemotuneError(f"the key in {key_variable} holds characters that cannot be sent; copy it again")
-    return headers | {"Authorization": f"Bearer {key}"} if key else headers
-
-
-def _retry_after(headers: Message) -> float:
-    """Seconds that the server asks to wait, given as such or as a date; 0 where it does not."""
-    value = headers.get("Retry-After", "").strip()
-    try:
-        if value.isdecimal():
-            return float(value)
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):  # a date that is none, or beyond the calendar
-        return 0.0

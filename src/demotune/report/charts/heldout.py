@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 from demotune.common.operations import flops
 from demotune.report.charts.figures import Chart, Line, label, legend_of, lines
+from demotune.report.charts.stages import places_of, shift_of
 from demotune.report.comparison_text import CostPoint
 from demotune.report.gains import Gain, gain_of
 from demotune.report.tables import table
 from demotune.report.wording import NOTHING, bounds, duration, likelihood, number
+from demotune.runs.names import stage_title
 from demotune.runs.run import Run
 
 OPERATIONS = "operations (FLOP)"
@@ -16,7 +18,7 @@ OPERATIONS = "operations (FLOP)"
 
 @dataclass(frozen=True, slots=True)
 class _Point:
-    """A policy of a run on the held-out rows. `place` is 0 for the start model, 1 after stage 0, ..."""
+    """A policy of a run on the held-out rows. `place` is 0 for the start model, 1 after the first stage, ..."""
 
     place: int
     name: str
@@ -31,9 +33,8 @@ def heldout_chart(runs: Sequence[Run]) -> Chart | None:
     measured = _measured(runs)
     if not measured:
         return None
-    middle = (len(runs) - 1) / 2
-    series = [  # shifted, so that the intervals of several runs do not overlap
-        _line(run, rank, points, [one.place + 0.06 * (rank - middle) for one in points], errors=True)
+    series = [
+        _line(run, rank, points, [one.place + shift_of(rank, runs) for one in points], errors=True)
         for rank, run, points in measured
     ]
     rows = [
@@ -50,7 +51,7 @@ def heldout_chart(runs: Sequence[Run]) -> Chart | None:
             series,
             x_title="",
             y_title="nats a token",
-            ticks=["start", *(f"stage {number}" for number in range(max(len(run.stages) for run in runs)))],
+            ticks=places_of(runs),
             level=-starts.pop() if len(starts) == 1 else None,
         ),
         legend=legend_of(series),
@@ -76,7 +77,7 @@ def cost_chart(runs: Sequence[Run]) -> Chart | None:
         "what the start model cost.",
         figure=lines(series, x_title=OPERATIONS, y_title="nats a token"),
         legend=legend_of(series),
-        table=table(["run", "policy", "nats a token", "time", "operations"], rows, texts=2),
+        table=table(["run", "policy", "nats a token", "wall-clock time", "operations"], rows, texts=2),
     )
 
 
@@ -104,7 +105,7 @@ def points_chart(points: Sequence[CostPoint]) -> Chart:
         note="Bars are 95% intervals.",
         figure=lines(series, x_title=OPERATIONS, y_title="quality", log_x=wide_range),
         legend=legend_of(series),
-        table=table(["run", "quality", "95% interval", "time", "operations"], rows),
+        table=table(["run", "quality", "95% interval", "wall-clock time", "operations"], rows),
     )
 
 
@@ -120,7 +121,7 @@ def _points(run: Run) -> list[_Point]:
     return found + [
         _Point(
             place=stage.number + 1,
-            name=f"stage {stage.number}",
+            name=stage_title(stage.number),
             nll_per_token=stage.check.nll_per_token,
             gain=gain_of(run, stage.number),
             seconds=run.cost_until(stage.number).seconds,

@@ -27,7 +27,7 @@ def gap_charts(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> list[C
         ),
         _histogram(
             [(name, _margins(stage)) for name, run, stage in found if run.method != "rft"],
-            title="Reward margin on held-out pairs",
+            title="Reward margin on held-out pairs, implicit reward",
             note="Implicit reward β·log π/π_ref: demonstration minus the sample that the stage began with. Right of "
             "zero the reward prefers the demonstration.",
             unit="margin",
@@ -139,7 +139,7 @@ def _stage_shares(run: Run, rank: int, *, several: bool) -> list[Share]:
         name = stage_name(run.name, stage.number, several=several)
         gate, reward, policy = stage.check.gate, stage.check.reward, stage.check.policy
         if gate:
-            found.append(Share(f"{name}: likelier than {gate.compared_with}", gate.wins, gate.prompts, rank))
+            found.append(Share(f"{name}: likelier than {gate.baseline}", gate.wins, gate.prompts, rank))
         if reward:
             text = f"{name}: reward prefers demonstration"
             found.append(Share(text, reward.accuracy, reward.prompts, rank if several else 2))

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from demotune.report.charts.figures import Bar, Chart, Line, label, legend_of, lines, thin, timeline
 from demotune.report.tables import table
 from demotune.report.wording import duration, memory, number, stage_name, time_unit
+from demotune.runs.names import stage_title
 from demotune.runs.run import Run
 from demotune.runs.stage_reader import RunStage
 
@@ -29,7 +30,7 @@ class _Curve:
 
 CURVES = (
     _Curve(
-        title="Training margin",
+        title="Training margin, implicit reward",
         note="Reward of the demonstration minus reward of the sample, mean over a step's pairs; the reward is "
         "β·log π/π_ref. It is easy to raise by making samples unlikely, so it says nothing about quality.",
         unit="margin",
@@ -42,7 +43,7 @@ CURVES = (
         metrics={"logps/chosen": "demonstrations", "logps/rejected": "samples"},
     ),
     _Curve(
-        title="Margin of the reward model",
+        title="Margin of the reward model in training",
         note="Reward of the demonstration minus reward of the sample while the reward was trained.",
         unit="margin",
         metrics={"rewards/margins": ""},
@@ -102,18 +103,20 @@ def timeline_charts(runs: Sequence[Run]) -> list[Chart]:
                 rows.append((name, phase.name, *cells, f"{phase.forward_tokens:,}", f"{phase.trained_tokens:,}"))
         x, y, hover = zip(*ends, strict=True)
         memories.append(Line(run.name, x, y, hover, rank, rank))
-    numbers = table(["stage", "phase", "time", "peak memory", "tokens forward", "tokens trained"], rows, texts=2)
+    numbers = table(
+        ["stage", "phase", "wall-clock time", "peak memory", "tokens forward", "tokens trained"], rows, texts=2
+    )
     figure, legend = timeline(bars, x_title=unit_name)
     return [
         Chart(
-            title="Time",
-            note="Each run's phases one after the other; pauses between them are left out.",
+            title="Wall-clock time by phase",
+            note="Each run's phases one after the other, measuring too; pauses between them are left out.",
             figure=figure,
             legend=legend,
             table=numbers,
         ),
         Chart(
-            title="Peak memory",
+            title="Peak memory so far",
             note="Highest use of the process so far, at the end of each phase: it can only rise.",
             figure=lines(memories, x_title=unit_name, y_title="GiB"),
             legend=legend_of(memories),
@@ -141,14 +144,16 @@ def _curve_chart(runs: Sequence[Run], curve: _Curve) -> Chart | None:
                 continue
             name = f"{run.name}: {meaning}" if meaning and several else meaning or run.name
             look = (rank, rank + 2 * style) if several else (style, style)
-            where = [f"{label(run.name)}, stage {one.stage}, step {one.step}" for one in steps]
+            where = [f"{label(run.name)}, {stage_title(one.stage)}, step {one.step}" for one in steps]
             hover = [f"{at}<br>{number(one.value)} {curve.unit}" for at, one in zip(where, steps, strict=True)]
             series.append(Line(name, [one.place for one in steps], [one.value for one in steps], hover, *look))
             breaks |= {one.place for one in steps if one.value is None}
             measured = [one for one in steps if one.value is not None]
             kept = [measured[at] for at in thin(len(measured), MOST_ROWS)]
             thinned = thinned or len(kept) < len(measured)
-            rows += [(run.name, meaning or metric, str(one.stage), str(one.step), number(one.value)) for one in kept]
+            rows += [
+                (run.name, meaning or metric, str(one.stage + 1), str(one.step), number(one.value)) for one in kept
+            ]
     if not series:
         return None
     left_out = "Some steps are left out; metrics.jsonl in the run folder has them all."

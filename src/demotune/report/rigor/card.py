@@ -1,10 +1,12 @@
 """The rigor card: questions that a report of results should answer, answered from the files of the runs alone.
 
-A question is answered yes only where these files hold the evidence; the card says where. What no file of a run can
-hold, who paid for it for example, is answered no. The paper's answers are given beside ours.
+A question is answered yes only where these files hold the evidence; the card says where. What the given files cannot
+answer, because it takes an evaluation, several runs, or people, is answered no too, but says what it lacks and is
+counted apart. The paper's answers are given beside ours.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,10 +17,13 @@ from typing import Any, Literal
 from demotune.common.files import write_json
 from demotune.report.public_names import without_paths
 from demotune.report.rigor import comparisons, leaks, page, records, results, surfaces
-from demotune.report.rigor.evidence import Evidence, Finding, no, read_evidence
+from demotune.report.rigor.evidence import Evidence, Finding, read_evidence
 
 Answer = Literal["yes", "no", "not applicable"]
 NOT_APPLICABLE: Answer = "not applicable"
+EVALUATION, COMPARISON = "an evaluation", "runs of several settings and seeds"
+PEOPLE = "people, or knowledge that no file holds"
+"""What a question can lack; the first two as rigor.json names what it needs."""
 
 FINDERS: Mapping[str, Callable[[Evidence], Finding]] = {
     "environment_specified": records.environment,
@@ -71,6 +76,28 @@ class RigorAnswer:
     answer: Answer
     evidence: str | None
     paper: Answer
+    lacks: str | None = None
+    """What it takes to answer this and was not given; None where the given files can."""
+
+
+@dataclass(frozen=True, slots=True)
+class RigorCount:
+    """How many questions are answered, of how many that the given files can answer; the others by what they lack."""
+
+    answered: int
+    answerable: int
+    lacking: Mapping[str, int]
+
+    @property
+    def sentence(self) -> str:
+        """Answers 12 of the 18 questions that it can; 36 more need an evaluation (12), people (18), ..."""
+        text = (
+            f"{self.answered} of the {self.answerable} questions that these files can answer are answered with evidence"
+        )
+        if not self.lacking:
+            return f"{text}."
+        others = ", ".join(f"{what} ({count})" for what, count in self.lacking.items())
+        return f"{text}; {sum(self.lacking.values())} need what was not given: {others}."
 
 
 def rigor_card(
@@ -81,8 +108,9 @@ def rigor_card(
     Raises DemotuneError for a folder that holds no run or no evaluation, and for a broken file.
     """
     evidence = read_evidence(runs, evaluations, comparison)
+    given = {EVALUATION: bool(evaluations), COMPARISON: comparison is not None}
     return [
-        _answer(section, key, asked, evidence)
+        _answer(section, key, asked, evidence, given)
         for section, questions in checklist()["checklist"].items()
         for key, asked in questions.items()
     ]
@@ -96,6 +124,7 @@ def write_card(file: Path, answers: Sequence[RigorAnswer]) -> None:
             "question": one.question,
             "answer": one.answer,
             "evidence": one.evidence,
+            "lacks": one.lacks,
             "paper": one.paper,
         }
     answered, applicable = count_yes(one.answer for one in answers)
@@ -103,6 +132,7 @@ def write_card(file: Path, answers: Sequence[RigorAnswer]) -> None:
         "about": checklist()["about"],
         "source": checklist()["source"],
         "answered": answered,
+        "answerable": count_answers(answers).answerable,
         "applicable": applicable,
         "checklist": sections,
     }
@@ -115,6 +145,13 @@ def count_yes(answers: Iterable[Answer]) -> tuple[int, int]:
     return applicable.count("yes"), len(applicable)
 
 
+def count_answers(answers: Sequence[RigorAnswer]) -> RigorCount:
+    """Count them, those that the given files cannot answer apart."""
+    own = [one for one in answers if one.lacks is None and one.answer != NOT_APPLICABLE]
+    lacking = Counter(one.lacks for one in answers if one.lacks is not None)
+    return RigorCount(sum(one.answer == "yes" for one in own), len(own), lacking)
+
+
 @cache
 def checklist() -> dict[str, Any]:
     """The questions and the paper's answers, as shipped."""
@@ -123,9 +160,15 @@ def checklist() -> dict[str, Any]:
     return found
 
 
-def _answer(section: str, key: str, asked: Mapping[str, Any], evidence: Evidence) -> RigorAnswer:
+def _answer(
+    section: str, key: str, asked: Mapping[str, Any], evidence: Evidence, given: Mapping[str, bool]
+) -> RigorAnswer:
     question, paper = asked["question"], asked["paper"]
     if paper == NOT_APPLICABLE:  # questions about agents and participants: there are none here either
         return RigorAnswer(section, key, question, NOT_APPLICABLE, None, paper)
-    finding = no(asked["unanswerable"]) if "unanswerable" in asked else FINDERS[key](evidence)
-    return RigorAnswer(section, key, question, "yes" if finding.found else "no", without_paths(finding.text), paper)
+    if "unanswerable" in asked:
+        return RigorAnswer(section, key, question, "no", asked["unanswerable"], paper, PEOPLE)
+    finding, needs = FINDERS[key](evidence), asked.get("needs", ())
+    lacks = None if finding.found or not needs or any(given[what] for what in needs) else needs[0]
+    answer: Answer = "yes" if finding.found else "no"
+    return RigorAnswer(section, key, question, answer, without_paths(finding.text), paper, lacks)

@@ -1,7 +1,7 @@
 """The rigor question about surfaces: how well length, end token, first and last tokens predict the demonstration."""
 
 from demotune.report.rigor.evidence import Evidence, Finding, every, no, yes
-from demotune.runs.names import SHORTCUTS
+from demotune.runs.names import SHORTCUTS, stage_title
 from demotune.runs.run import Run
 from demotune.runs.shortcuts import read_shortcuts
 
@@ -22,6 +22,6 @@ def _audited(run: Run) -> Finding:
         if stage.shortcuts:
             best = max(stage.shortcuts, key=lambda shortcut: shortcut.accuracy.value)
             of_reward = f"; the reward is {stage.reward.verdict}" if stage.reward else ""
-            text = f"{run.name} stage {stage.stage}: best shortcut {best.name} {best.accuracy.text()}{of_reward}"
+            text = f"{run.name} {stage_title(stage.stage)}: best shortcut {best.name} {best.accuracy.text()}{of_reward}"
             texts.append(text)
     return yes("; ".join(texts)) if texts else no(f"{run.name}: too few prompts to audit")

@@ -9,6 +9,7 @@ interrupted run stopped, does not change what is drawn beyond rounding.
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -61,6 +62,9 @@ class InProcessSampler:
             listen(stream, token)
 
         return InProcessSampler(self._policy, slots=self._slots, listen=listen if before is None else both)
+
+    def ready(self, prompts: Sequence[Sequence[int]], options: SamplingOptions) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def keeps_logps(self, options: SamplingOptions) -> bool:
         return keeps_logps(options)

@@ -40,18 +40,18 @@ def warn_about_pairs(stage: Stage) -> None:
     margin, finished = end.get("rewards/margins", 0.0), sampled["completions/finished_share"]
     if config.link == "logistic" and config.beta < 0.5 and margin > NEARLY_SOLVED:
         warn(
-            f"stage {stage.number} ended at a margin of {margin:.1f}: its pairwise problem is nearly solved. With beta "
+            f"{stage.title} ended at a margin of {margin:.1f}: its pairwise problem is nearly solved. With beta "
             f"{config.beta:g} < 0.5 the exact solution overshoots the demonstrations and stages diverge; take fewer "
             "steps (--steps-per-stage), a lower --learning-rate, or a larger --beta"
         )
     if finished < 0.5:
         warn(
-            f"only {finished:.0%} of the samples of stage {stage.number} end by themselves; the reward may see little "
+            f"only {finished:.0%} of the samples of {stage.title} end by themselves; the reward may see little "
             "but length. Start from an SFT model, or raise --max-new-tokens"
         )
     if config.link != "tspin" and end.get("rewards/chosen", 0.0) < 0:
         warn(
-            f"stage {stage.number} lowered the log-probability of its own demonstrations (rewards/chosen "
+            f"{stage.title} lowered the log-probability of its own demonstrations (rewards/chosen "
             f"{end['rewards/chosen']:+.2f}); a lower --learning-rate or an --sft-weight above 0 holds it up"
         )
 

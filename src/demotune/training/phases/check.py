@@ -25,7 +25,7 @@ from demotune.runs.heldout import (
     nll_per_token,
 )
 from demotune.runs.heldout_files import best_before, rows_before
-from demotune.runs.names import CHECK, HELDOUT, IMPLICIT
+from demotune.runs.names import CHECK, HELDOUT, IMPLICIT, stage_title
 from demotune.runs.rows import ImplicitRow
 from demotune.runs.shared_work import compute_rows, shared
 from demotune.training.heldout_rows import heldout_tokens, trained_rows
@@ -120,11 +120,14 @@ def _implicit(stage: Stage, known: Mapping[Side, float]) -> tuple[dict[str, Rewa
     checks = {"reward": stage.number} | ({"reward_since_start": 0} if stage.number else {})
     heldout = {name: scored_pairs(stage, number)[1] for name, number in checks.items()}
     total = sum(map(len, heldout.values()))
-    with track(f"stage {stage.number}: held-out rewards", total, "pairs") as tracker:
+    with track(f"{stage.title}: held-out rewards", total, "pairs") as tracker:
         for name, number in checks.items():
             pairs = [scored.pair for scored in heldout[name]]
             if not pairs:
-                warn(f"all held-out samples of stage {number} are their demonstrations: its reward cannot be judged")
+                warn(
+                    f"all held-out samples of {stage_title(number)} are their demonstrations: its reward cannot be "
+                    "judged"
+                )
                 continue
             units = heldout_units(stage.setup, pairs)
             tokens += sum(pair_tokens((pairs[place] for place in unit), known) for unit in units)

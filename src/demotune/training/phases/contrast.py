@@ -2,13 +2,11 @@
 
 from functools import partial
 
-from torch import nn
-
 from demotune.common.json_records import write_records
 from demotune.common.memory import give_back_memory
 from demotune.common.progress import track
 from demotune.config.methods import AnyConfig
-from demotune.models.policy import merged
+from demotune.models.policy import Policy, merged
 from demotune.runs.names import CONTRAST
 from demotune.runs.rows import ContrastRow
 from demotune.training.contrast import Source, rows_to_draw, sources_of
@@ -31,7 +29,7 @@ def run(stage: Stage) -> Outcome:
     for source in sources_of(stage.setup.config):
         rows = rows_to_draw(stage.setup, stage.number, source)
         prompts = [row.prompt_ids for row in rows]
-        with track(f"stage {stage.number}: samples of the {source} model", len(rows), "responses") as tracker:
+        with track(f"{stage.title}: samples of the {source} model", len(rows), "responses") as tracker:
             drawn = draw_with(
                 stage, partial(_load, stage, source), prompts, purpose=f"contrast-{source}", tracker=tracker
             )
@@ -62,7 +60,7 @@ def work(plan: StagePlan) -> PhaseWork:
     return PhaseWork(draws=tuple(draw for some in draws for draw in some), loads=len(draws))
 
 
-def _load(stage: Stage, source: Source) -> nn.Module:
+def _load(stage: Stage, source: Source) -> Policy:
     setup = stage.setup
     stage.free_policy()  # one model in memory
     folder = setup.start_model if source == "start" else setup.base_model

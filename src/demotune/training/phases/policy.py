@@ -6,13 +6,15 @@ from statistics import fmean
 from typing import cast
 
 from peft import PeftModel
+from torch import nn
 
 from demotune.common.files import write_rows
-from demotune.common.processes import process_count
+from demotune.common.processes import process_count, shards_models
 from demotune.common.progress import warn
 from demotune.models.adapters import load_adapter_on
 from demotune.models.model_folder import is_adapter
 from demotune.models.policy import Policy, weight_sharing_base
+from demotune.models.sharding import copy_trained
 from demotune.runs.names import METRICS, ROLLOUTS
 from demotune.training import co_training
 from demotune.training.co_training import CoTrainedReward, CoTraining, TaughtPairs
@@ -54,7 +56,7 @@ def run(stage: Stage) -> Outcome:
     stage.publish_policy()
     batches = read_batches(stage)
     if fitted.stopped:
-        warn(f"stage {stage.number}: policy steps ended at batch {len(batches)}: {fitted.stopped}")
+        warn(f"{stage.title}: policy steps ended at batch {len(batches)}: {fitted.stopped}")
     return Outcome(
         outputs=dict.fromkeys((stage.model_folder.name, METRICS, ROLLOUTS, *co_training.outputs(stage))),
         forward_tokens=forward_tokens(stage) + co_training.forward_tokens(stage, len(batches)),
@@ -77,20 +79,20 @@ def _why_kept(stage: Stage) -> str | None:
     """Why the stage takes no policy steps; None where it takes them."""
     if not stage.state["reward"]["check"]:
         warn(
-            f"stage {stage.number}: without held-out pairs it is not known whether the reward is better than chance; "
+            f"{stage.title}: without held-out pairs it is not known whether the reward is better than chance; "
             "policy steps follow it all the same"
         )
         return None
     reason = closed_for(stage)
     if reason is not None and with_reward(stage.setup).force:
-        warn(f"stage {stage.number}: {reason}; policy steps follow it all the same (--force)")
+        warn(f"{stage.title}: {reason}; policy steps follow it all the same (--force)")
         return None
     return reason
 
 
 def _keep(stage: Stage, reason: str) -> Outcome:
     """Publish pi_{t+1} = pi_t."""
-    warn(f"stage {stage.number} keeps its policy: {reason}; --force takes policy steps all the same")
+    warn(f"{stage.title} keeps its policy: {reason}; --force takes policy steps all the same")
     stage.publish_policy()
     return Outcome(
         outputs={stage.model_folder.name: None, METRICS: lambda file: write_rows(file, [])},
@@ -215,13 +217,24 @@ def _co_training(stage: Stage, budget: int | None) -> CoTraining | None:
     return CoTraining(reward, taught, config.reward_every)
 
 
+def _finish(stage: Stage, trained: Policy, learning: CoTraining | None) -> None:
+    copy_trained(cast(nn.Module, trained), cast(nn.Module, stage.start_policy))
+    if learning:
+        learning.finish(stage)
+
+
 def _prepare(stage: Stage, budget: int | None) -> Fit:
-    """The policy with its on-policy batches, which `guard` looks at before their first update."""
+    """The policy with its on-policy batches, which `guard` looks at before their first update.
+
+    Where the policy is sharded, each process draws from a plain one that follows it: responses end at different times.
+    """
     setup, config, limits = stage.setup, with_reward(stage.setup), _limits(stage)
-    learning = _co_training(stage, budget)
+    learning, drawn_from = _co_training(stage, budget), stage.start_policy
+    trained = setup.load(setup.policy_folder(stage.number)) if shards_models() else drawn_from
     rollouts = Rollouts(
         stage,
-        policy=stage.start_policy,
+        policy=drawn_from,
+        trained=trained,
         reference=_reference(stage),
         reward_of=learning.reward if learning else reward_of_drawn(stage),
         prompts=[*(row.prompt_ids for row in stage_slice(setup, stage.number)), *setup.prompts],
@@ -232,13 +245,13 @@ def _prepare(stage: Stage, budget: int | None) -> Fit:
     plan = rollouts.plan
     drop_damaged(stage, stage.folder / checkpoints_of("policy"), plan.iterations * plan.mini_batches)
     return Fit(
-        model=stage.start_policy,
+        model=trained,
         objective=PolicyObjective(config.epsilon, "sequence" if config.advantage == "rloo" else "token"),
         microbatches=rollouts,
         steps=plan.steps,
-        title=f"stage {stage.number}: policy",
+        title=f"{stage.title}: policy",
         settings={"gradient_accumulation_steps": plan.microbatches // process_count()},
         expected_first=ExpectedFirstValue("|log| of the probability ratio", 0.0, 1e-2),
         facts=lambda: rollouts.facts,
-        finish=partial(learning.finish, stage) if learning else None,
+        finish=partial(_finish, stage, trained, learning),
     )

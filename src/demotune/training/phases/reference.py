@@ -50,7 +50,7 @@ def run(stage: Stage) -> Outcome:
         policy = stage.setup.load(stage.setup.start_model)
     journal = PhaseJournal(stage.folder, "reference")
     missing = [unit for unit in units if not set(unit) <= journal.done.keys()]
-    title = f"stage {stage.number}: reference log-probabilities"
+    title = f"{stage.title}: reference log-probabilities"
     with track(title, len(everything), "pairs") as tracker, span("scoring"):
         tracker.start_at(len(journal.done))
         mine = share_of_this_process(missing)

@@ -23,6 +23,7 @@ from demotune.models.reward import (
     save_reward_model,
     tokenizer_for,
 )
+from demotune.models.sharding import full_weights
 from demotune.records import Pair
 from demotune.rewards.answer_only import without_thoughts
 from demotune.rewards.card import reward_card
@@ -168,13 +169,13 @@ def usable_pairs(stage: Stage) -> tuple[list[Pair], list[Pair]]:
     pairs, heldout = ([pair for pair in side if _usable(pair, with_reward(stage.setup))] for side in both)
     if not pairs:
         raise DemotuneError(
-            f"no sample of stage {stage.number} ends by itself, so no pair is left to train the reward on; start from "
+            f"no sample of {stage.title} ends by itself, so no pair is left to train the reward on; start from "
             "an SFT model, raise --max-new-tokens, or give --no-finished-only (the reward may then see only length)"
         )
     if len(pairs) < len(both[0]):
-        say(f"stage {stage.number}: {len(pairs)} of {len(both[0])} pairs train the reward; the others were cut off")
+        say(f"{stage.title}: {len(pairs)} of {len(both[0])} pairs train the reward; the others were cut off")
     if both[1] and not heldout and with_reward(stage.setup).reward_kind == "full":
-        warn(f"no held-out sample of stage {stage.number} ends by itself: nothing can stop the reward's steps early")
+        warn(f"no held-out sample of {stage.title} ends by itself: nothing can stop the reward's steps early")
     return pairs, heldout
 
 
@@ -221,7 +222,7 @@ def _prepare(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) -> Fi
         objective=objective,
         microbatches=[[pairs[number] for number in plan.units[unit]] for unit in plan.order],
         steps=plan.steps,
-        title=f"stage {stage.number}: reward",
+        title=f"{stage.title}: reward",
         settings={"learning_rate": config.reward_learning_rate},
         tokenizer=tokenizer_for(reward, setup.tokenizer),
         expected_first=None if named or stage.number else at_zero,  # under a head of zeros every reward is 0
@@ -245,11 +246,11 @@ def _judge(reward_of: RewardFunction, objective: RewardObjective, heldout: Seque
 
 @timed("files")
 def _publish(stage: Stage, reward: RewardModel, pairs: int) -> None:
-    config = with_reward(stage.setup)
+    config, weights = with_reward(stage.setup), full_weights(reward)
     if main_process():
         facts = full_facts(config)
         card = reward_card(config, stage.number, pairs, adapter=isinstance(reward, PeftModel))
-        save_reward_model(reward, stage.setup.tokenizer, facts, stage.folder / REWARD, card)
+        save_reward_model(reward, stage.setup.tokenizer, facts, stage.folder / REWARD, card, weights=weights)
 
 
 @timed("scoring")
@@ -267,7 +268,7 @@ def _rewards_of_all(stage: Stage, heldout: Sequence[Pair]) -> tuple[list[RewardR
     reward_of = reward_function(stage)
     batches = chunks(range(len(sides)), config.per_device_train_batch_size)
     name = f"rewards-{folder_hash(stage.folder / REWARD)[:12]}"  # a phase that goes on may publish another reward
-    with track(f"stage {stage.number}: rewards", len(sides), "pairs") as tracker, shared(name, stage.folder):
+    with track(f"{stage.title}: rewards", len(sides), "pairs") as tracker, shared(name, stage.folder):
         found = compute_rows(batches, partial(_both_rewards, reward_of, [pair for _, pair in sides]), tracker.advance)
         rows = [
             RewardRow(

@@ -63,6 +63,7 @@ def run(stage: Stage) -> Outcome:
         forward_tokens=forward_tokens,
         facts={
             "seed": stage.seed("sample"),
+            "sampler": stage.setup.config.sampler,
             "samples_per_prompt": stage.setup.samples_per_prompt,
             **facts,
             "completions/mean_length": fmean(len(row.sample_ids) for row in records),
@@ -88,7 +89,7 @@ def _draw_all(stage: Stage, rows: Sequence[RenderedDemonstration], samples: dict
     wanted = [row for row in rows if not samples[row.key]] + [*rows] * (count - 1)
     rounds = ROUNDS if stage.setup.config.temperature else 0  # greedy samples would be the same again
     for number in range(1 + rounds):
-        title = f"stage {stage.number}: sample" + (f" again ({number} of {rounds})" if number else "")
+        title = f"{stage.title}: sample" + (f" again ({number} of {rounds})" if number else "")
         prompts = [row.prompt_ids for row in wanted]
         with track(title, len(prompts), "responses") as tracker:
             drawn = draw_with(
@@ -131,12 +132,12 @@ def _say_equal(stage: Stage, facts: dict[str, int]) -> None:
     equal, pairs, without = (facts[name] for name in ("equal_samples", "pairs", "rows_without_pairs"))
     if not pairs:
         raise NothingToLearn(
-            f"all {equal} samples of stage {stage.number} are their demonstrations, token by token, so there is no "
+            f"all {equal} samples of {stage.title} are their demonstrations, token by token, so there is no "
             "pair to learn from: the policy knows its rows by heart. Start from a model with fewer passes of SFT "
             "(--num-train-epochs), take more demonstrations, or sample at a higher --temperature"
         )
     if equal:
         say(
-            f"stage {stage.number}: {equal} of {equal + pairs} samples are their demonstration, token by token: they "
+            f"{stage.title}: {equal} of {equal + pairs} samples are their demonstration, token by token: they "
             f"make no pair; {pairs} pairs are left" + (f", and {without} rows have none" if without else "")
         )

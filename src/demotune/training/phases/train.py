@@ -9,8 +9,9 @@ from demotune.config.methods import SFTConfig
 from demotune.records import ScoredPair, Triplet
 from demotune.runs.names import CARRIED, METRICS
 from demotune.training.anchor import ANCHORED, scored_demonstrations
+from demotune.training.carry import Carry
 from demotune.training.fit import fit
-from demotune.training.microbatches import MicrobatchPlan, config_microbatches
+from demotune.training.microbatches import Microbatches, MicrobatchPlan, config_microbatches
 from demotune.training.objectives import Objective, PairwiseObjective
 from demotune.training.pairs import (
     expected_pairs,
@@ -25,7 +26,7 @@ from demotune.training.pairs import (
     triplets,
 )
 from demotune.training.stage import Outcome, Stage, pairwise, stage_slice, supervised, tokens_of
-from demotune.training.trainer import Carry, ExpectedFirstValue, Fit
+from demotune.training.trainer import ExpectedFirstValue, Fit
 from demotune.training.work import PhaseWork, Tokens
 from demotune.training.work_plan import StagePlan, tokens_of_another, tokens_of_responses
 
@@ -33,8 +34,7 @@ from demotune.training.work_plan import StagePlan, tokens_of_another, tokens_of_
 def on_demonstrations(stage: Stage, objective: Callable[[Any], Objective[Any]]) -> Outcome:
     """Passes over the stage's demonstrations; publishes the policy. An anchored loss scores them by pi_0 first."""
     config, rows = supervised(stage.setup), stage_slice(stage.setup, stage.number)
-    lengths = [len(row.prompt_ids) + len(row.demo.ids) for row in rows]
-    plan = _plan(config, lengths, stage.seed("microbatches"))
+    plan = _plan(config, rows.lengths.tolist(), stage.seed("microbatches"))
     if config.loss not in ANCHORED:
         return _train(stage, "train", plan, rows, objective(config), stop_loss=config.stop_loss)
     scored = scored_demonstrations(stage, rows, plan)
@@ -62,7 +62,7 @@ def on_pairs(stage: Stage, objective: Callable[[Any], PairwiseObjective]) -> Out
     records: Sequence[ScoredPair | Triplet]
     records = triplets(stage) if config.link == "tspin" else scored_pairs(stage, stage.number)[0]
     if setup.answer_marker:
-        say(f"stage {stage.number}: {len(records)} pairs have an answer after {config.answer_after!r}: they train")
+        say(f"{stage.title}: {len(records)} pairs have an answer after {config.answer_after!r}: they train")
     plain = [record.pair for record in records]
     plan = plan_pairs(setup, pair_lengths(plain), pair_groups(plain), stage.seed("microbatches"))
     chosen = objective(config)
@@ -75,7 +75,7 @@ def on_pairs(stage: Stage, objective: Callable[[Any], PairwiseObjective]) -> Out
         carry = Carry(previous=previous, total_steps=steps_of_all_stages(setup))
     return _train(
         stage,
-        f"stage {stage.number}: train",
+        f"{stage.title}: train",
         plan,
         records,
         chosen,
@@ -118,7 +118,7 @@ def _train(
         lambda _: Fit(
             model=stage.start_policy,
             objective=objective,
-            microbatches=[[records[number] for number in plan.units[unit]] for unit in plan.order],
+            microbatches=Microbatches(plan, records),
             steps=plan.steps,
             title=title,
             expected_first=expected_first,

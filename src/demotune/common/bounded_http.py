@@ -7,19 +7,31 @@ from http.client import HTTPConnection, HTTPMessage, HTTPResponse, HTTPSConnecti
 from socket import SHUT_RDWR, socket
 from threading import Lock, Timer
 from typing import IO, Any
-from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, OpenerDirector, Request, build_opener
+from urllib.request import (
+    HTTPHandler,
+    HTTPRedirectHandler,
+    HTTPSHandler,
+    OpenerDirector,
+    ProxyHandler,
+    Request,
+    build_opener,
+)
 
 
 class Deadline:
-    """Shuts the connections of `opener` when the seconds are over; then `passed` is set, and reading ends."""
+    """Shuts the connections of `opener` when the seconds are over; then `passed` is set, and reading ends.
 
-    def __init__(self, seconds: float) -> None:
+    `direct` asks no proxy.
+    """
+
+    def __init__(self, seconds: float, *, direct: bool = False) -> None:
         self.passed = False
         self._connections: list[socket] = []
         self._lock = Lock()
-        self._timer = Timer(seconds, self._pass)
+        self._timer = Timer(seconds, self.cut)
         self._timer.daemon = True
-        self.opener: OpenerDirector = build_opener(_NoRedirect, _Watched(self.watch))
+        proxies = [ProxyHandler({})] if direct else []
+        self.opener: OpenerDirector = build_opener(_NoRedirect, _Watched(self.watch), *proxies)
 
     def __enter__(self) -> "Deadline":
         self._timer.start()
@@ -34,7 +46,8 @@ class Deadline:
             if self.passed:
                 _shut(connection)
 
-    def _pass(self) -> None:
+    def cut(self) -> None:
+        """End reading now."""
         with self._lock:
             self.passed = True
             for connection in self._connections:

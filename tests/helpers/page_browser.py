@@ -1,4 +1,4 @@
-"""A real browser, for pages."""
+"""A report page in a browser: what tests do with it."""
 
 import os
 import shutil
@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 
+HOSTILE = "</script><script>window.hurt=1;alert(1)</script><img src=x onerror='window.hurt=2'>{{7*7}}"
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --window-size=1280,1000"
 )
+ROWS = 45
+GAINS = [(row * 7) % ROWS - 10.0 for row in range(ROWS)]
+"""What stage 0 adds to each held-out demonstration: -10 to 34, in no order."""
 
 Browser = Any
 
@@ -43,6 +47,18 @@ def open_browser(profile: Path) -> Iterator[Browser]:
 def set_width(page: Browser, width: int) -> None:
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
+def choose(page: Browser, control: str, value: str) -> None:
+    from selenium.webdriver.support.ui import Select
+
+    Select(page.find_element("id", control)).select_by_visible_text(value)
+
+
+def shown(page: Browser) -> list[str]:
+    """Keys of the samples on the page."""
+    titles = page.execute_script("return [...document.querySelectorAll('.sample h3')].map((h) => h.textContent)")
+    return [title.split(" · ")[1] for title in titles]
 
 
 def errors(page: Browser) -> list[str]:

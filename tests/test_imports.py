@@ -19,7 +19,7 @@ FLOORS = [
     {"report"},
     {"conclusion", "push", "result"},
     {"pipeline", "sweep"},
-    {"api", "trainer"},
+    {"api", "paper", "trainer"},
     {"cli"},
     {"__main__"},
 ]

@@ -96,3 +96,12 @@ def test_what_is_bound_to_fail_is_refused_before_the_run(
     assert not (tmp_path / "run").exists()
     code, shown = call("push", str(tmp_path / "nowhere"), "me/kettles")
     assert (code, "nowhere" in shown) == (1, True)
+
+
+@pytest.mark.parametrize("folder", ["gone", "empty", "file"])
+def test_what_holds_no_run_is_not_pushed(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    code, shown = call("push", str(tmp_path / folder), "me/model")
+    assert code == 1
+    assert f"{folder} holds no run; name the folder that a run wrote" in " ".join(shown.split())

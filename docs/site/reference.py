@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 import demotune
+from demotune.cli.help import said_of
 from demotune.cli.main import app
 from demotune.config.config_files import shipped_configs
 from demotune.config.field import Field, field_help, fields_of
@@ -35,12 +36,16 @@ def _command(name: str, command: Any) -> str:
     else:
         flags = command.params
     if flags:
-        text.append(_table(("flag", "what it does"), [(_flag(one), _cell(_help(one))) for one in flags]))
+        text.append(_table(("flag", "what it does"), [(_flag(one), _cell(_help(command, one))) for one in flags]))
     return "\n\n".join(text)
 
 
-def _help(parameter: Any) -> str:
-    text = str(parameter.help or "").replace("\\[", "[")
+def _help(command: Any, parameter: Any) -> str:
+    config_class = getattr(command, "config_class", None)
+    fields = {} if config_class is None else fields_of(config_class)
+    if parameter.name in fields:
+        return said_of(fields[parameter.name], field_help(config_class)[parameter.name], whole=True)
+    text = str(parameter.help or "")
     return f"{text} [required]" if parameter.required and "[required]" not in text else text
 
 

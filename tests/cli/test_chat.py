@@ -45,6 +45,18 @@ def test_an_answer_is_what_sample_gives_and_is_saved_with_its_reward(runs: Path,
     assert demonstration.response == said(row)
 
 
+@pytest.mark.parametrize(("output", "message"), [("folder", "is a folder; name a file"), ("file/x.jsonl", "file: ")])
+def test_a_file_that_cannot_be_written_is_refused_before_the_first_question(
+    runs: Path, tmp_path: Path, output: str, message: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("x")
+    shown = talk("tell 3\n", runs / "sft", "--output", tmp_path / output)
+    assert shown.exit_code == 1
+    assert message in shown.output
+    assert "> " not in shown.output
+
+
 def test_a_conversation_has_turns_and_can_begin_anew(runs: Path, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     typed = "tell 3\nand 4?\n/undo\nand 5?\n/new\n\ntell 6\n/what\n/quit\ntell 7\n"

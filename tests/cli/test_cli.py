@@ -34,7 +34,7 @@ def staged_flags(place: Path, output: str) -> list[str]:
 
 @pytest.mark.parametrize("method", CONFIGS)
 def test_help_names_every_field_with_its_default(method: str) -> None:
-    code, shown = call(method, "--help")
+    code, shown = call(method, "--help-all")
     assert code == 0
     for name in field_types(CONFIGS[method]):
         assert f"--{name.replace('_', '-')}" in shown

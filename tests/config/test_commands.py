@@ -39,11 +39,11 @@ UNBOUNDED = {"threshold"}
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_names_every_field(name: str) -> None:
-    code, shown = call(name, "--help")
+    code, shown = call(name, "--help-all")
     assert code == 0
     texts = field_help(COMMANDS[name])
     for field in fields_of(COMMANDS[name]).values():
-        flag = field.name if field.argument else f"--{field.name.replace('_', '-')}"
+        flag = field.name.upper() if field.argument else f"--{field.name.replace('_', '-')}"
         assert flag in shown
         assert texts[field.name].split()[0] in shown
 

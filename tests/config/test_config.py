@@ -129,7 +129,7 @@ def test_a_missing_file_names_the_shipped_ones() -> None:
         ("spin", "link", ["link is a field of irft", "spin does not use"]),
         ("sft", "beta", ["beta is a field of spin, irft and rft", "sft does not use"]),
         ("irft", "num_train_epochs", ["num_train_epochs is a field of sft", "irft does not use"]),
-        ("irft", "zzzzzz", ["irft has no field zzzzzz", "see demotune irft --help"]),
+        ("irft", "zzzzzz", ["irft has no field zzzzzz", "see demotune irft --help-all"]),
     ],
 )
 def test_an_unknown_field_names_its_owner_and_the_nearest(method: Method, field: str, words: list[str]) -> None:

@@ -275,6 +275,23 @@ def test_no_flag_is_shown_where_no_two_columns_hold_text(tmp_path, row):
     assert "--columns" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "mark"),
+    [
+        ("<|user|>\n2+2?\n<|assistant|>\n4", "<|assistant|>"),
+        ("<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n4<|im_end|>", "<|im_start|>assistant"),
+        ("### Instruction:\n2+2?\n\n### Response:\n4", "### Response:"),
+        ("<s>[INST] 2+2? [/INST] 4 </s>", "[/INST]"),
+        ("User: 2+2?\nAssistant: 4", "Assistant:"),
+    ],
+)
+@pytest.mark.parametrize("more", [{}, {"source": "a file with a long name"}])
+def test_a_column_of_rendered_conversations_is_named_with_what_to_do(tmp_path, text, mark, more):
+    with pytest.raises(DemotuneError, match="text holds whole conversations that a chat template wrote") as caught:
+        load(tmp_path, {"text": text, **more})
+    assert f"cut each text before its last {mark!r} into two columns, prompt and completion" in str(caught.value)
+
+
 @pytest.mark.parametrize("columns", ["prompt=text,response=text", "messages=text,rejected=text", "system=a,tools=a"])
 def test_one_column_cannot_be_two_parts(tmp_path, columns):
     with pytest.raises(DemotuneError, match=r"columns name (text|a) as \w+ and as \w+"):

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +26,22 @@ def find_or_skip(*names: str) -> str:
     if found is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"none of {', '.join(names)} is installed")
     return str(found)
+
+
+def open_browser(profile: Path) -> Iterator[Browser]:
+    """Chromium with what it logs; for a fixture."""
+    chromium, chromedriver = find_or_skip("chromium", "chromium-browser", "google-chrome"), find_or_skip("chromedriver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in [*FLAGS.split(), f"--user-data-dir={profile}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
+    driver.set_page_load_timeout(60)
+    yield driver
+    driver.quit()
 
 
 def set_width(page: Browser, width: int) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.page_browser import FLAGS, GAINS, HOSTILE, ROWS, Browser, find_or_skip
+from helpers.page_browser import GAINS, HOSTILE, ROWS, Browser, open_browser
 from helpers.report_folders import START_LOGPS, TOKENS, write_evaluation, write_run
 
 from demotune.report import build_report
@@ -12,18 +12,7 @@ from demotune.report import build_report
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    chromium, chromedriver = find_or_skip("chromium", "chromium-browser", "google-chrome"), find_or_skip("chromedriver")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
-    driver.set_page_load_timeout(60)
-    yield driver
-    driver.quit()
+    yield from open_browser(tmp_path_factory.mktemp("profile"))
 
 
 @pytest.fixture(scope="session")

@@ -85,6 +85,10 @@ class Said:
 
 def chat(config: ChatConfig) -> None:
     """Ask, answer, save, until the user leaves. Raises DemotuneError for models that cannot be loaded."""
+    if config.output is not None:
+        if config.output.is_dir():
+            raise DemotuneError(f"--output {config.output} is a folder; name a file for the rows, as .jsonl")
+        config.output.parent.mkdir(parents=True, exist_ok=True)  # here, before a model is loaded
     speakers = [_load(name, config) for name in (config.model, config.beside) if name is not None]
     reward = None if config.reward is None else load_reward(config.reward, dtype=config.dtype)
     about = f"temperature {config.temperature:g}, seed {config.seed}" + (f"; reward: {reward.name}" if reward else "")
@@ -232,6 +236,5 @@ def _save(file: Path, asked: Sequence[Message], said: Sequence[Said]) -> None:
     row: dict[str, object] = {"prompt": list(asked), **dict(zip(names, completions, strict=True))}
     if said[0].reward is not None:
         row["score"] = said[0].reward
-    file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a", encoding="utf-8") as opened:
         opened.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -5,33 +5,24 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
+from demotune.cli.help import ALL, ConfigCommand, brief, show_all
 from demotune.cli.inputs import refuse_missing_inputs
 from demotune.common.errors import DemotuneError
 from demotune.common.launches import refuse_several_processes
 from demotune.common.messages import errors_as_messages
 from demotune.config.config_files import refuse_missing_fields, shipped_configs, unknown_field
-from demotune.config.field import INPUTS, Field, field_help, fields_of
+from demotune.config.field import Field, field_help, fields_of
 from demotune.config.methods import CONFIGS, Method
 from demotune.config.values import Config
 
+ONLY = inspect.Parameter.KEYWORD_ONLY
 COLLECT_UNKNOWN = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Unknown flags are collected, so that the error can name the nearest field and the methods that have it."""
-
-
-class NamesAllMissing(TyperCommand):
-    """A command that names each required option that is not given; typer names the first one."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        given, _, _ = self.make_parser(ctx).parse_args(list(args))
-        missing = [option.opts[0] for option in self.params if option.required and option.name not in given]
-        if len(missing) > 1 and not given.get("help"):
-            ctx.fail(f"Missing options {', '.join(missing)}")
-        return super().parse_args(ctx, args)
 
 
 def command(
@@ -59,7 +50,7 @@ def command(
 
         fields = sorted(fields_of(config_class).values(), key=place)
         _take(run, config_class, _flags(config_class, fields))
-        app.command(act.__name__.strip("_"), cls=NamesAllMissing)(run)
+        app.command(act.__name__.strip("_"), cls=_command_class(config_class))(run)
 
     return add
 
@@ -75,15 +66,28 @@ def add_method(app: typer.Typer, method: Method, act: Callable[[str | None, dict
             act(given.pop("config"), _given(given))
 
     context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
-    text = f"YAML file with fields, or a shipped config: {', '.join(sorted(shipped_configs()))}. Flags override it."
-    file = _parameter(Field(name="config", kind=str, default=None, panel=INPUTS), text)
+    text = "YAML file or shipped config; flags override it"
+    option = typer.Option("--config", help=text, metavar="FILE", autocompletion=_configs)
+    file = inspect.Parameter("config", ONLY, default=None, annotation=Annotated[str | None, option])
     _take(run, CONFIGS[method], [context, file, *_flags(CONFIGS[method], fields_of(CONFIGS[method]).values())])
-    app.command(method, context_settings=COLLECT_UNKNOWN)(run)
+    app.command(method, cls=_command_class(CONFIGS[method]), context_settings=COLLECT_UNKNOWN)(run)
+
+
+def _command_class(config_class: type[Config]) -> type[ConfigCommand]:
+    return type("Command", (ConfigCommand,), {"config_class": config_class})
+
+
+def _configs(incomplete: str) -> list[str]:
+    """What may follow --config, for the shell: shipped configs, and YAML files of the working folder."""
+    names = [*shipped_configs(), *(str(file) for file in Path().glob("*.yaml"))]
+    return [name for name in sorted(names) if name.startswith(incomplete)]
 
 
 def _take(run: Callable[..., None], config_class: type[Config], parameters: Sequence[inspect.Parameter]) -> None:
     """Show typer the parameters of a command, and its help."""
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    option = typer.Option(ALL, help="Show every flag, and say more.", is_eager=True, callback=show_all)
+    every = inspect.Parameter("help_all", ONLY, default=False, annotation=Annotated[bool, option])
+    run.__signature__ = inspect.Signature([*parameters, every])  # type: ignore[attr-defined]
     run.__doc__ = config_class.__doc__
 
 
@@ -94,7 +98,7 @@ def _flags(config_class: type[Config], fields: Iterable[Field]) -> list[inspect.
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that were on the command line."""
-    return {name: value for name, value in options.items() if value is not None and value != []}
+    return {name: value for name, value in options.items() if value not in (None, []) and name != "help_all"}
 
 
 def _parameter(field: Field, text: str) -> inspect.Parameter:
@@ -105,29 +109,16 @@ def _parameter(field: Field, text: str) -> inspect.Parameter:
         option = typer.Argument(help=text)
     else:
         flag = "--" + field.name.replace("_", "-")
-        shown = "" if needed else f" \\[{'required' if field.required else _default(field.default)}]"
         option = typer.Option(
             f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
-            help=text + shown,
-            show_default=False,
-            rich_help_panel=field.panel,
+            help=brief(text),
         )
     return inspect.Parameter(
         field.name,
-        inspect.Parameter.KEYWORD_ONLY,
+        ONLY,
         default=inspect.Parameter.empty if needed else None,
         annotation=Annotated[kind if needed else kind | None, option],
     )
-
-
-def _default(default: Any) -> str:
-    if default is None or default == ():
-        return "default: not given"
-    if isinstance(default, tuple):
-        return f"default: {' '.join(map(str, default))}"
-    if isinstance(default, bool):
-        return f"default: {'yes' if default else 'no'}"
-    return f"default: {default}"
 
 
 def _flag_type(kind: Any) -> Any:

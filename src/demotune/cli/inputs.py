@@ -8,6 +8,7 @@ from demotune.common.errors import DemotuneError
 from demotune.config.field import Named, fields_of
 from demotune.config.loggers import refuse_unknown_loggers
 from demotune.data import parse_columns, read_prompt_file, refuse_missing_source
+from demotune.runs.names import EVALUATION, TASKS
 
 
 def refuse_missing_inputs(config: Any) -> None:
@@ -22,6 +23,11 @@ def refuse_missing_inputs(config: Any) -> None:
 def _refuse_missing_run(folder: Path) -> None:
     if not folder.is_dir():
         raise DemotuneError(f"{folder} holds no run; name the folder that a run wrote with --output")
+
+
+def _refuse_missing_evaluation(folder: Path) -> None:
+    if not any((folder / name).is_file() for name in (EVALUATION, TASKS)):
+        raise DemotuneError(f"{folder} holds no evaluation; name the folder that demotune evaluate wrote with --output")
 
 
 def _refuse_missing_model(source: str) -> None:
@@ -51,6 +57,7 @@ _CHECKS: dict[Named, Callable[[Sequence[Any]], object]] = {
     "loggers": refuse_unknown_loggers,
     "columns": _each(parse_columns),
     "run": _each(_refuse_missing_run),
+    "evaluation": _each(_refuse_missing_evaluation),
     "rows": _each(refuse_missing_source),
     "prompts": _each(lambda file: read_prompt_file(Path(file))),
     "model": _each(_refuse_missing_model),

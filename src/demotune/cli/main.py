@@ -15,10 +15,11 @@ from demotune.cli.inputs import refuse_missing_inputs
 from demotune.common.launches import refuse_launch
 from demotune.common.memory import keep_memory
 from demotune.common.messages import DEBUG, USER_ERROR, errors_as_messages
-from demotune.config import commands
+from demotune.config import commands, interactive
 from demotune.config.config_files import build_config
 from demotune.config.evaluation import EvaluationConfig
 from demotune.config.methods import CONFIGS, Method
+from demotune.config.paper import PaperConfig
 from demotune.data import as_prompt, read_prompt_file
 from demotune.runs.folder import RunFolder
 
@@ -30,7 +31,6 @@ CONTEXT: dict[str, Any] = {
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings=CONTEXT,
@@ -100,7 +100,7 @@ def _resume(config: commands.ResumeConfig) -> None:
 @app.command(context_settings=COLLECT_UNKNOWN)
 def estimate(
     ctx: typer.Context,
-    method: Annotated[Method, typer.Option(help="Whose flags follow: every flag of demotune METHOD --help.")],
+    method: Annotated[Method, typer.Option(help="Whose flags follow: every flag of demotune METHOD --help-all.")],
     device: Annotated[
         str | None,
         typer.Option(help="By datasheet: h200, h100, a100, l40s, rtx4090, ... Not given: this machine is measured."),
@@ -123,6 +123,20 @@ def estimate(
     flags = typer.Typer(context_settings=CONTEXT, add_completion=False)
     add_method(flags, method, act)
     raise typer.Exit(typer.main.get_command(flags).main(ctx.args, standalone_mode=False) or 0)
+
+
+@command(app, interactive.InspectConfig)
+def _inspect(config: interactive.InspectConfig) -> None:
+    from demotune.cli.inspect import inspect
+
+    inspect(config)
+
+
+@command(app, interactive.InitConfig)
+def _init(config: interactive.InitConfig) -> None:
+    from demotune.cli.init import init
+
+    init(config)
 
 
 @command(app, commands.AdviseConfig)
@@ -202,6 +216,13 @@ def _evaluate(config: EvaluationConfig) -> None:
     show_evaluation(found.folder, found.record, found.tasks)
 
 
+@command(app, interactive.AnnotateConfig)
+def _annotate(config: interactive.AnnotateConfig) -> None:
+    from demotune.evaluation.annotation.annotate import annotate
+
+    annotate(config)
+
+
 @command(app, commands.CompareConfig)
 def _compare(config: commands.CompareConfig) -> None:
     from demotune.cli.control import train_controls
@@ -237,6 +258,13 @@ def _sweep(config: commands.SweepConfig) -> None:
 
         if sweep(plan, config).unfinished:
             raise typer.Exit(USER_ERROR)
+
+
+@command(app, PaperConfig)
+def _paper(config: PaperConfig) -> None:
+    from demotune.cli.paper import make_paper
+
+    make_paper(config)
 
 
 @command(app, commands.ReportConfig)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from itertools import chain
 
 from rich import box
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from demotune.common.memory import peak_memory_gib, total_memory_gib
@@ -77,6 +77,8 @@ class Tracker:
     def __init__(self, what: str, total: int | None, unit: str) -> None:
         self.what, self.total, self.unit = printable(what), total, unit
         self.done = self.first = 0
+        self.left: float | None = None
+        """Seconds, where whoever works knows better than by finished units."""
         self.started = self.last_line = time.monotonic()
         self._bar: Progress | None = None
         if main_process() and console.is_terminal:
@@ -86,12 +88,10 @@ class Tracker:
                 MofNCompleteColumn(),
                 TextColumn(unit),
                 TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[info]}"),
+                TextColumn("{task.fields[left]} left  {task.fields[info]}"),
                 console=console,
             )
-            self._task = self._bar.add_task(self.what, total=total, info="")
+            self._task = self._bar.add_task(self.what, total=total, left="-", info="")
             self._bar.start()
 
     def start_at(self, done: int) -> None:
@@ -100,22 +100,24 @@ class Tracker:
         self._show("", force=False)
 
     def advance(self, count: int = 1, info: str = "") -> None:
-        """Count `count` more units; `info` is a short text such as the current loss."""
+        """Count `count` more units, perhaps none; `info` is a short text such as the current loss."""
         self.done += count
-        self._show(info, force=self.total is not None and self.done >= self.total)
+        self._show(info, force=count > 0 and self.total is not None and self.done >= self.total)
 
     def _show(self, info: str, force: bool) -> None:
         info = f"{info}  {peak_memory_gib():.1f} of {total_memory_gib():.0f} GiB".strip()
         now = time.monotonic()
+        elapsed = now - self.started
+        rest = 0 if self.total is None else self.total - self.done
+        by_units = elapsed / max(self.done - self.first, 1) * rest
+        left = minutes(by_units if self.left is None else self.left) if self.total is not None else "-"
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, info=info)
+            self._bar.update(self._task, completed=self.done, left=left, info=info)
         elif force or now - self.last_line >= SECONDS_BETWEEN_LINES:
             self.last_line = now
-            elapsed = now - self.started
             count, spent = f"{self.done:,}", minutes(elapsed)
             if self.total is not None:
-                left = elapsed / max(self.done - self.first, 1) * (self.total - self.done)
-                count, spent = f"{self.done}/{self.total}", f"{spent}, {minutes(left)} left"
+                count, spent = f"{self.done}/{self.total}", f"{spent}, {left} left"
             say(f"{self.what}  {count} {self.unit}  {spent}  {info}")
             sys.stdout.flush()
 

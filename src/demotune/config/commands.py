@@ -171,11 +171,11 @@ class AdviseConfig(Config):
     """The model to start from: a run folder, a model or adapter folder, a hub id, or a GGUF file."""
     data: tuple[str, ...] = field(names="rows")
     """Demonstrations, in any format that training reads; repeat for several. They are divided as a run divides them."""
-    prompts: tuple[str, ...] = field((), names="prompts")
+    prompts: tuple[str, ...] = field((), names="prompts", basic=True)
     """Files of further prompts without demonstrations (.txt: one a line; else data: prompt or messages); repeatable."""
-    output: Path | None = field(None)
+    output: Path | None = field(None, basic=True)
     """Folder for advice.json and the samples; what an interrupted command drew there is used again."""
-    samples_per_prompt: int = field(4, minimum=2, maximum=1000)
+    samples_per_prompt: int = field(4, minimum=2, maximum=1000, basic=True)
     """Samples at temperature 1 for each prompt; the n of best of n."""
     max_train_rows: int = field(256, minimum=1)
     """Measure at most this many training rows, evenly spread over the data."""
@@ -189,13 +189,13 @@ class AdviseConfig(Config):
     """Hold out and measure at most this many rows."""
     max_rows: int | None = field(None, minimum=1)
     """Use only the first N good rows of the data (all when not given)."""
-    columns: str | None = field(None, names="columns")
+    columns: str | None = field(None, names="columns", basic=True)
     """Read these columns: prompt=question,response=answer, and system, history, tools, ... Detected when not given."""
     every_turn: bool = field(False)
     """Make one demonstration of each assistant turn in a conversation. Otherwise only the last turn is one."""
     template: str | None = field(None)
     """Prompt template with {prompt}, used instead of the tokenizer's chat template."""
-    max_length: int = field(1024, minimum=2, maximum=10**7)
+    max_length: int = field(1024, minimum=2, maximum=10**7, basic=True)
     """Longest prompt plus response, in tokens."""
     overlong: Literal["quarantine", "truncate-prompt", "truncate-response"] = field("quarantine")
     """Leave longer rows out (quarantine), or cut them."""
@@ -211,7 +211,7 @@ class AdviseConfig(Config):
     """Type in which weights are held."""
     bf16: bool | None = field(None)
     """Compute in bfloat16 autocast. Not given: where the hardware has it."""
-    seed: int = field(42, minimum=0, maximum=2**32 - 1)
+    seed: int = field(42, minimum=0, maximum=2**32 - 1, basic=True)
     """Seed; same seed, same advice."""
 
 
@@ -219,17 +219,17 @@ class AdviseConfig(Config):
 class DistillConfig(SFTConfig):
     """Draw N responses to each prompt, keep the best by a reward, and fine-tune the model on them (SFT)."""
 
-    reward: str = field(names="model")
+    reward: str = field(names="model", basic=True)
     """A run folder of rft, irft, spin or sft, or a reward model with one label (folder or hub id)."""
-    best_of: int = field(minimum=2, maximum=10**6)
+    best_of: int = field(minimum=2, maximum=10**6, basic=True)
     """Draw N responses to each prompt, keep the one that --reward likes best."""
-    prompts: tuple[str, ...] = field((), names="prompts")
+    prompts: tuple[str, ...] = field((), names="prompts", basic=True)
     """File of prompts: .txt with one a line, or data with prompt or messages; repeat for several."""
-    data: tuple[str, ...] = field((), names="rows")
+    data: tuple[str, ...] = field((), names="rows", basic=True)
     """Rows whose prompts are answered: file, folder or hub id; their own responses are not read. Repeat for several."""
-    max_new_tokens: int = field(256, minimum=1, maximum=10**7)
+    max_new_tokens: int = field(256, minimum=1, maximum=10**7, basic=True)
     """Longest response, in tokens."""
-    temperature: float = field(1.0, above=0, maximum=10**3)
+    temperature: float = field(1.0, above=0, maximum=10**3, basic=True)
     """Sampling temperature: 1 samples from the model's own distribution."""
     top_p: float = field(1.0, above=0, maximum=1)
     """Sample from the smallest set of tokens with this probability; 1 is off."""

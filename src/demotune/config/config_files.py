@@ -99,7 +99,7 @@ def unknown_field(name: str, method: Method) -> str:
     near = did_you_mean(name, fields_of(CONFIGS[method]))
     if owners:
         return "; ".join(filter(None, (f"{name} is a field of {_listed(owners)}, which {method} does not use", near)))
-    return f"{method} has no field {name}; {near or f'see demotune {method} --help'}"
+    return f"{method} has no field {name}; {near or f'see demotune {method} --help-all'}"
 
 
 def _listed(names: Sequence[str]) -> str:

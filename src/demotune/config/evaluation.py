@@ -17,15 +17,15 @@ class EvaluationConfig(SamplerFields):
 
     model: str = field("", INPUTS, required=True, names="model")
     """The model: a run folder, a model or adapter folder, a hub id, or a GGUF file."""
-    baseline: tuple[str, ...] = field((), INPUTS, names="model")
+    baseline: tuple[str, ...] = field((), INPUTS, names="model", basic=True)
     """A model to compare it with, on the same prompts; repeat for several."""
-    data: tuple[str, ...] = field((), INPUTS, names="rows")
+    data: tuple[str, ...] = field((), INPUTS, names="rows", basic=True)
     """Test rows: demonstrations or preference rows, in any format that training reads; repeat for several."""
     output: str = field("", INPUTS, required=True)
     """Folder for the results. What an earlier, interrupted command measured there is used again."""
 
-    columns: str | None = field(None, READING, names="columns")
-    """Read these columns, for example prompt=question,response=answer or messages=dialogue; besides the text also
+    columns: str | None = field(None, READING, names="columns", basic=True)
+    """Read these columns: prompt=question,response=answer or messages=dialogue, for example; besides the text also
     system, history, tools, documents and reasoning. Detected when not given."""
     max_rows: int | None = field(None, READING, minimum=1)
     """Use only the first N usable rows."""
@@ -36,22 +36,22 @@ class EvaluationConfig(SamplerFields):
     trained_on: Literal["leave-out", "keep"] = field("leave-out", READING)
     """Leave out rows whose prompt a model was trained on, or keep them; they are counted and named either way."""
 
-    reward: tuple[str, ...] = field((), JUDGES, names="model")
-    """A judge: a run of rft, irft, spin or sft, or a reward model with one label (folder or hub id); repeatable."""
-    judge: tuple[str, ...] = field((), JUDGES)
+    reward: tuple[str, ...] = field((), JUDGES, names="model", basic=True)
+    """A reward as judge: a run of rft, irft, spin or sft, or a model with one label (folder or hub id); repeatable."""
+    judge: tuple[str, ...] = field((), JUDGES, basic=True)
     """A judge of your own, MODULE:FUNCTION: score(prompt, response) or better(prompt, first, second); repeatable."""
-    judge_url: str | None = field(None, JUDGES)
+    judge_url: str | None = field(None, JUDGES, basic=True)
     """Address up to /v1 of an OpenAI-compatible server whose model judges; both orders are asked."""
-    judge_model: str | None = field(None, JUDGES)
+    judge_model: str | None = field(None, JUDGES, basic=True)
     """Name of the judge model on that server. The key is read from OPENAI_API_KEY."""
 
     answers: bool = field(True, SAMPLING)
     """Let the models answer the prompts: length, variety, and win rates where there is a judge and a baseline."""
-    max_new_tokens: int = field(256, SAMPLING, minimum=1, maximum=10**7)
+    max_new_tokens: int = field(256, SAMPLING, minimum=1, maximum=10**7, basic=True)
     """Longest answer, in tokens."""
-    temperature: float = field(1.0, SAMPLING, minimum=0, maximum=10**3)
+    temperature: float = field(1.0, SAMPLING, minimum=0, maximum=10**3, basic=True)
     """Sampling temperature of the answers; 0 is greedy."""
-    seed: int = field(42, BOOKKEEPING, minimum=0, maximum=2**32 - 1)
+    seed: int = field(42, BOOKKEEPING, minimum=0, maximum=2**32 - 1, basic=True)
     """Seed of the answers."""
     batch_size: int = field(16, OPTIMISATION, minimum=1, maximum=10**6)
     """Compute log-probabilities of this many rows together on one device."""
@@ -62,7 +62,7 @@ class EvaluationConfig(SamplerFields):
     bf16: bool | None = field(None, OPTIMISATION)
     """Compute in bfloat16 autocast. Not given: where the hardware has it."""
 
-    tasks: tuple[str, ...] = field((), TASKS)
+    tasks: tuple[str, ...] = field((), TASKS, basic=True)
     """Benchmark tasks by the names of lm-eval, or open-llm-leaderboard-v1; repeat for several."""
     task_data: tuple[str, ...] = field((), TASKS)
     """Folder with a subfolder of rows per task, where the hub cannot be reached; repeat for several."""

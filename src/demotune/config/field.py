@@ -11,7 +11,7 @@ from dataclasses import MISSING, dataclass, replace
 from functools import cache
 from typing import Any, Literal, cast
 
-Named = Literal["loggers", "columns", "rows", "prompts", "model", "run"]
+Named = Literal["loggers", "columns", "rows", "prompts", "model", "run", "evaluation"]
 """What a field names: it is looked for before torch is imported."""
 
 INPUTS = "Model, data, output"
@@ -49,6 +49,8 @@ class Field:
     argument: bool = False
     """Stands on the command line without a flag."""
     names: Named | None = None
+    basic: bool = False
+    """Among the most used of its command, which `--help` shows; a command without any shows all."""
 
 
 def field(default: Any = MISSING, panel: str | None = None, **about: Any) -> Any:

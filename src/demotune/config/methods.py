@@ -23,7 +23,7 @@ class SFTConfig(RunConfig):
 
     learning_rate: float = 2e-5
     """Peak learning rate."""
-    num_train_epochs: float = field(2.0, OPTIMISATION, above=0, maximum=10**6)
+    num_train_epochs: float = field(2.0, OPTIMISATION, above=0, maximum=10**6, basic=True)
     """Passes over the demonstrations. Take fewer when IRFT follows: from rows known by heart it learns little."""
     max_steps: int | None = field(None, OPTIMISATION, above=0)
     """Number of optimizer steps; overrides num_train_epochs."""

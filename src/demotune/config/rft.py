@@ -38,9 +38,9 @@ class RFTConfig(Sampled, Prompted):
     learning_rate: float = 5e-6
     """Peak learning rate of the policy in each stage."""
 
-    reward_kind: Literal["full", "linear"] = field("full", REWARD)
-    """full: a model trained by gradient steps. linear: logistic regression on the frozen hidden state at the end of the
-    response, fitted in seconds."""
+    reward_kind: Literal["full", "linear"] = field("full", REWARD, basic=True)
+    """What the reward is: full, a model trained by gradient steps; linear, logistic regression on the frozen hidden
+    state at the end of the response, fitted in seconds."""
     reward_model: str | None = field(None, REWARD, names="model")
     """Where the reward starts: a model of the same vocabulary, or a run of rft. Not given: the policy's weights. Of a
     linear reward the frozen model. Not given: the start model."""
@@ -83,14 +83,14 @@ class RFTConfig(Sampled, Prompted):
     reward_replay: float = field(0.5, REWARD, minimum=0, maximum=0.99)
     """Co-training: share of earlier pairs, the stage's own and those of earlier batches, in what the reward learns."""
 
-    beta: float = field(0.05, POLICY, above=0, maximum=10**6)
-    """GRPO's beta: weight of the KL penalty to the start model, in reward units per nat. The beta of SPIN and IRFT is
+    beta: float = field(0.05, POLICY, above=0, maximum=10**6, basic=True)
+    """Weight of the KL penalty to the start model (GRPO's beta), in reward units per nat. The beta of SPIN and IRFT is
     another: DPO's."""
     advantage: Literal["rloo", "group", "gae"] = field("rloo", POLICY)
     """rloo: leave-one-out baseline. group: normalised within the prompt (GRPO). gae: a value head (PPO)."""
     prompts_per_batch: int = field(16, POLICY, above=0, maximum=10**6)
     """Prompts of one on-policy batch."""
-    num_generations: int = field(4, POLICY, above=0, maximum=10**6)
+    num_generations: int = field(4, POLICY, above=0, maximum=10**6, basic=True)
     """Responses per prompt."""
     policy_epochs: float = field(1.0, POLICY, above=0, maximum=10**6)
     """Passes over the stage's prompts."""

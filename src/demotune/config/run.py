@@ -40,11 +40,11 @@ class RunConfig(Absent):
     """The command, and what run.yaml begins with."""
     learned_reward: ClassVar[LearnedReward] = "none"
 
-    model: str = field("", INPUTS, required=True, names="model")
+    model: str = field("", INPUTS, required=True, names="model", basic=True)
     """Start model: a hub id, a folder with safetensors (a model or a LoRA adapter), a finished run, or a GGUF file."""
-    data: tuple[str, ...] = field((), INPUTS, required=True, names="rows")
+    data: tuple[str, ...] = field((), INPUTS, required=True, names="rows", basic=True)
     """Demonstrations: file (JSONL, JSON, CSV, Parquet, any of them gzipped), folder, or hub id; repeat for several."""
-    output: str = field("", INPUTS, required=True)
+    output: str = field("", INPUTS, required=True, basic=True)
     """Run folder. The run creates it; it must not hold another run."""
 
     eval_data: tuple[str, ...] = field((), INPUTS, names="rows")
@@ -57,25 +57,25 @@ class RunConfig(Absent):
     """Use only the first N good rows of the data (all when not given)."""
     data_weights: tuple[float, ...] = field((), READING, above=0)
     """Mix several data sources in these shares, one number for each; no row is repeated, so some rows are left out."""
-    columns: str | None = field(None, READING, names="columns")
-    """Read these columns, for example prompt=question,response=answer or messages=dialogue; besides the text also
+    columns: str | None = field(None, READING, names="columns", basic=True)
+    """Read these columns: prompt=question,response=answer or messages=dialogue, for example; besides the text also
     system, history, tools, documents and reasoning. Detected when not given."""
     every_turn: bool = field(False, READING)
     """Make one demonstration of each assistant turn in a conversation. Otherwise only the last turn is one."""
     template: str | None = field(None, READING)
     """Prompt template with {prompt}, used instead of the tokenizer's chat template."""
-    max_length: int = field(1024, READING, minimum=2, maximum=10**7)
+    max_length: int = field(1024, READING, minimum=2, maximum=10**7, basic=True)
     """Longest prompt plus response, in tokens."""
     overlong: Literal["quarantine", "truncate-prompt", "truncate-response"] = field("quarantine", READING)
     """Leave longer rows out (quarantine), or cut them; each is counted. truncate-prompt cuts the oldest tokens."""
     max_bad_share: float = field(0.05, READING, minimum=0, maximum=1)
     """Stop before training when more than this share of rows is bad (0 to 1)."""
 
-    learning_rate: float = field(panel=OPTIMISATION, above=0, maximum=10**3)
+    learning_rate: float = field(panel=OPTIMISATION, above=0, maximum=10**3, basic=True)
     """Peak learning rate."""
-    per_device_train_batch_size: int = field(8, OPTIMISATION, above=0, maximum=10**6)
-    """Rows (SFT; RFT's policy) or pairs (SPIN, IRFT; RFT's reward) in one forward pass on one device. Pairs of one
-    demonstration stay together, so fewer where the next ones do not fit, and best a multiple of samples_per_prompt."""
+    per_device_train_batch_size: int = field(8, OPTIMISATION, above=0, maximum=10**6, basic=True)
+    """Rows or pairs in one forward pass on one device (rows: SFT, RFT's policy; pairs: SPIN, IRFT, RFT's reward). Pairs
+    of one demonstration stay together: fewer where the next do not fit, and best a multiple of samples_per_prompt."""
     tokens_per_microbatch: int | None = field(None, OPTIMISATION, above=0)
     """Split a forward pass with gradients into parts of this many tokens; gradients stay exact. Not given: what fits
     into memory."""
@@ -107,7 +107,7 @@ class RunConfig(Absent):
     """Compare the policy after each stage with the best one so far, on held-out rows; the best is exported. stop: end
     the run after a stage that is worse. off: export the last stage."""
 
-    use_peft: bool = field(False, LORA)
+    use_peft: bool = field(False, LORA, basic=True)
     """Train a LoRA adapter instead of all weights."""
     lora_r: int = field(16, LORA, above=0, maximum=10**5)
     """LoRA rank."""
@@ -120,7 +120,7 @@ class RunConfig(Absent):
     merge_adapter: bool = field(False, LORA)
     """Also write model-merged/, the adapter folded into the base model."""
 
-    seed: int = field(42, BOOKKEEPING, minimum=0, maximum=2**32 - 1)
+    seed: int = field(42, BOOKKEEPING, minimum=0, maximum=2**32 - 1, basic=True)
     """Seed of everything random; same seed, same machine, same result."""
     logging_steps: int = field(1, BOOKKEEPING, above=0)
     """Record metrics every N optimizer steps."""

@@ -15,8 +15,8 @@ Link = Literal["logistic", "linear", "nce"]
 class Staged(RunConfig):
     """SPIN, IRFT and RFT: sample, train, and again from the policy that came out."""
 
-    stages: int = field(2, STAGES, minimum=1, maximum=10**4)
-    """T, how often new samples are drawn from the policy."""
+    stages: int = field(2, STAGES, minimum=1, maximum=10**4, basic=True)
+    """T, rounds of new samples and training on them."""
     slices: Literal["disjoint", "all"] = field("disjoint", STAGES)
     """disjoint: each stage has its own part of the data (the paper). all: every stage uses all data."""
 
@@ -25,10 +25,10 @@ class Staged(RunConfig):
 class Sampled(SamplerFields):
     """How many samples are drawn, how long they get, how many are drawn together, and where."""
 
-    samples_per_prompt: int | None = field(None, SAMPLING, above=0, maximum=10**4)
+    samples_per_prompt: int | None = field(None, SAMPLING, above=0, maximum=10**4, basic=True)
     """M, samples for each demonstration: each makes a pair of its own, and they share the work on prompt and
     demonstration. Not given: 4 below 500 demonstrations, else 1."""
-    max_new_tokens: int | None = field(None, SAMPLING, above=0, maximum=10**7)
+    max_new_tokens: int | None = field(None, SAMPLING, above=0, maximum=10**7, basic=True)
     """Longest sample, in tokens. Not given: as long as the longest demonstration."""
     answer_after: str | None = field(None, SAMPLING)
     """Rewards and pair losses see only what follows the last of these texts in a response, </think> for instance:
@@ -43,14 +43,14 @@ class Pairwise(Staged):
 
     learned_reward: ClassVar[Literal["implicit"]] = "implicit"
 
-    epochs_per_stage: float = field(2.0, STAGES, above=0, maximum=10**6)
+    epochs_per_stage: float = field(2.0, STAGES, above=0, maximum=10**6, basic=True)
     """Passes over the stage's pairs: all M of each demonstration."""
     steps_per_stage: int | None = field(None, STAGES, above=0)
     """K, optimizer steps per stage; overrides epochs_per_stage."""
-    beta: float = field(0.1, STAGES, above=0, maximum=10**6)
-    """DPO's beta: strength of the pull to the reference; the implicit reward is beta * log pi/pi_ref, per nat. RFT's
+    beta: float = field(0.1, STAGES, above=0, maximum=10**6, basic=True)
+    """Strength of the pull to the reference (DPO's beta); the implicit reward is beta * log pi/pi_ref, per nat. RFT's
     beta is another: the weight of a KL penalty."""
-    link: Literal[Link, "tspin"] = field("logistic", STAGES)
+    link: Literal[Link, "tspin"] = field("logistic", STAGES, basic=True)
     """How rewards become a loss: logistic (the paper's code), linear (the paper's formula), nce (no beta), tspin (no
     reference: demonstration above sample, and sample above the start model's sample)."""
     tspin_weight: float = field(1.0, STAGES, minimum=0, maximum=10**6)

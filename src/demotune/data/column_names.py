@@ -16,6 +16,11 @@ _PROMPT_LIKE = (
 _RESPONSE_LIKE = (
     "response", "answer", "output", "completion", "solution", "target", "reply", "assistant", "agent", "bot", "support",
 )  # fmt: skip
+_REPLY_MARKS = (
+    "<|im_start|>assistant", "<|start_header_id|>assistant", "<|assistant|>", "<start_of_turn>model", "[/INST]",
+    "### Response:", "### Assistant:", "ASSISTANT:", "\nAssistant:",
+)  # fmt: skip
+"""With which templates begin a response in a text that holds a whole conversation."""
 _EXAMPLE = (
     "write for example --columns prompt=question,response=answer or --columns messages=dialogue, "
     "and add rejected=COLUMN for preference rows"
@@ -61,6 +66,13 @@ def _proposal(rows: Sequence[RawRow], found: Sequence[str]) -> str:
     if dialogues:
         return f"say which holds the conversation, for example --columns messages={column_list(dialogues[:1])}"
     texts = [column for column in found if column and "," not in column and _length(column, rows) > 0]
+    rendered = texts if len(texts) == 1 else [column for column in texts if column == "text"]
+    if mark := next((mark for column in rendered for mark in _REPLY_MARKS if _has_mark(column, rows, mark)), None):
+        return (
+            f"{column_list(rendered)} holds whole conversations that a chat template wrote (found {mark.strip()!r}); "
+            "demotune writes them itself, with the model's template; cut each text before its last "
+            f"{mark.strip()!r} into two columns, prompt and completion, and leave the template's marks out"
+        )
     if len(texts) < 2:
         have = f"only {column_list(texts)} holds text" if texts else "no column holds text"
         return f"demonstrations need a prompt and a response, and {have}; write each to a column of its own"
@@ -93,6 +105,12 @@ def _length(column: str, rows: Sequence[RawRow]) -> float:
     values = [row.columns.get(column) for row in rows]
     texts = [value for value in values if isinstance(value, str) and value.strip()]
     return fmean(map(len, texts)) if 2 * len(texts) > len(values) else 0.0
+
+
+def _has_mark(column: str, rows: Sequence[RawRow], mark: str) -> bool:
+    """Whether most texts of a column hold the mark."""
+    texts = [str(row.columns.get(column)) for row in rows]
+    return 2 * sum(mark in text for text in texts) > len(texts)
 
 
 def _is_dialogue(value: object) -> bool:

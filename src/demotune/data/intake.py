@@ -45,7 +45,7 @@ def prepare(config: AnyConfig, renderer: Renderer, quarantine_path: Path | None 
     Raises DemotuneError when a source cannot be read, when more than `max_bad_share` of the rows are bad, or when no
     row is left to train on.
     """
-    data = _tokenised(config, renderer, config.data, config.data_weights, config.max_rows)
+    data = tokenised_data(config, renderer)
     held = _tokenised(config, renderer, config.eval_data) if config.eval_data else None
     parts = [data] if held is None else [data, held]
     bad_rows = tuple(row for part in parts for row in part.bad_rows)
@@ -69,6 +69,11 @@ def prepare(config: AnyConfig, renderer: Renderer, quarantine_path: Path | None 
     )
     hashes = {source: digest for part in parts for source, digest in part.counts.hashes.items()}
     return Intake(split.train, split.heldout, bad_rows, notes, hashes)
+
+
+def tokenised_data(config: AnyConfig, renderer: Renderer) -> Tokenised:
+    """All data of a run, none of it held out, however many rows are bad. Raises DemotuneError as reading them does."""
+    return _tokenised(config, renderer, config.data, config.data_weights, config.max_rows)
 
 
 def _tokenised(

@@ -12,11 +12,12 @@ from demotune.common.errors import DemotuneError
 from demotune.common.files import write_json
 from demotune.common.json_records import as_json, write_records
 from demotune.common.machine import command_line, hardware, package_versions
-from demotune.common.processes import from_main_process, main_process, wait_for_everyone
+from demotune.common.processes import from_main_process, main_process
 from demotune.common.progress import say
-from demotune.common.statistics import FEWEST, compare_wins, holm
-from demotune.common.statistics import Comparison as Found
+from demotune.common.statistics import FEWEST
 from demotune.config.evaluation import EvaluationConfig
+from demotune.evaluation.annotation.votes import join_votes
+from demotune.evaluation.comparisons import Compared, comparison, corrected, win_rate
 from demotune.evaluation.eval_set import EvalRow, EvalSet, read_eval_set
 from demotune.evaluation.judges.judging import Judged, Panel, ask_judge, ask_rewards, find_judges
 from demotune.evaluation.leaks import find_leaks
@@ -32,7 +33,7 @@ from demotune.evaluation.tasks.run import (
     refuse_several_processes,
     write_task_scores,
 )
-from demotune.runs.evaluation import WIN_RATE, Comparison, EvaluatedRow, Measure
+from demotune.runs.evaluation import Comparison, EvaluatedRow, Measure
 from demotune.runs.names import EVALUATED_ROWS, EVALUATION, LEFT_OUT, PARTS
 
 COSTS = ("seconds", "peak_memory_gib", "scored_tokens", "sampled_tokens")
@@ -76,11 +77,14 @@ def evaluate(config: EvaluationConfig) -> Evaluation:
     if scores:
         record["tasks"] = {name: {"average": found.average, "missing": found.missing} for name, found in scores.items()}
     record["leaks"] = from_main_process(lambda: find_leaks(config, subjects, rows))
-    record = as_json(record)
-    if main_process():
-        write_json(folder / EVALUATION, record)
-    wait_for_everyone()
+    record = from_main_process(partial(_publish, folder, as_json(record)))
     return Evaluation(folder, record, scores)
+
+
+def _publish(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Write evaluation.json; people's votes on these answers, from before, join it."""
+    write_json(folder / EVALUATION, record)
+    return join_votes(folder) or record
 
 
 def _about(config: EvaluationConfig, subjects: Sequence[Subject]) -> dict[str, Any]:
@@ -181,35 +185,17 @@ def _measure(model: str | None, quantity: Quantity) -> Measure:
 def _comparisons(measured: dict[str, list[Quantity]], judged: Sequence[Judged]) -> list[Comparison]:
     """The model against each baseline; p-values are corrected together by Holm's method."""
     (model, ours), *baselines = measured.items()
-    found: list[tuple[str, str, str | None, str, Found]] = []
+    found: list[Comparison] = []
     for baseline, theirs in baselines:
         for quantity, other in zip(ours, theirs, strict=True):
             if (difference := quantity.minus(other)) is not None:
-                found.append((quantity.name, quantity.kind, quantity.judge, baseline, difference))
+                about = Compared(quantity.name, quantity.kind, quantity.judge, model, baseline)
+                found.append(comparison(about, difference))
         for judge in judged:
             verdicts = [verdict for verdict in judge.verdicts.get(baseline, ()) if verdict is not None]
             if verdicts:
-                found.append((WIN_RATE, WIN_RATE, judge.name, baseline, compare_wins(verdicts)))
-    corrected = holm([difference.p for *_, difference in found])
-    return [
-        Comparison(
-            measure=name,
-            kind=kind,
-            judge=judge_name,
-            model=model,
-            baseline=baseline,
-            difference=difference.difference.value,
-            low=difference.difference.low,
-            high=difference.difference.high,
-            p=difference.p,
-            effect_size=difference.effect_size,
-            smallest_difference=difference.smallest,
-            items=difference.items,
-            test=difference.test,
-            p_corrected=p,
-        )
-        for (name, kind, judge_name, baseline, difference), p in zip(found, corrected, strict=True)
-    ]
+                found.append(win_rate(judge.name, model, baseline, verdicts))
+    return corrected(found)
 
 
 def _warnings(rows: EvalSet, judged: Sequence[Judged], models: int) -> list[str]:
@@ -246,6 +232,7 @@ def _raw_rows(rows: Sequence[EvalRow], measured: dict[str, Measured], judged: Se
                 judge.name: {f"{model} over {baseline}": of[number] for baseline, of in judge.verdicts.items()}
                 for judge in judged
             },
+            messages=row.demo.prompt,
         )
         for number, row in enumerate(rows)
     ]

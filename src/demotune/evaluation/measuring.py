@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from demotune.common.errors import DemotuneError
@@ -248,7 +249,10 @@ def _draw(lazy: _LazyModel, view: Sequence[RenderedRow], config: EvaluationConfi
         _sampler(lazy, config, longest) as sampler,
         track(f"{lazy.name}: answers", len(prompts), "responses") as tracker,
     ):
-        drawn = draw_kept(journal_here(), lambda: sampler, prompts, config.seed, options, tracker=tracker)
+        expected = fmean(len(row.demo.demo.ids) for row in view)
+        drawn = draw_kept(
+            journal_here(), lambda: sampler, prompts, config.seed, options, tracker=tracker, expected=expected
+        )
     completions = [Completion(*both) for both in zip(prompts, drawn, strict=True)]
     logps = _logps(lazy, completions, config, "log-probabilities of answers")
     return [

@@ -35,6 +35,7 @@ from demotune.rewards.completions import Asked, completions_for, rewards_of_read
 from demotune.rewards.reward import Reward
 from demotune.runs.run import begun_template
 from demotune.sampling import EngineSampler, InProcessSampler, Sampler, SamplingOptions, engine_for
+from demotune.sampling.pace import Pace
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,9 +235,11 @@ def drawn_in_order(
         tracker.start_at(len(prompts) - len(left))
 
         def drawn() -> Iterator[tuple[int, Response]]:
-            for row, response in sampler.draw([prompts[row] for row in left], left, seed, options) if left else ():
+            pace = Pace(tracker, len(left), None, options.max_new_tokens)
+            drawing = pace.listened(sampler)
+            for row, response in drawing.draw([prompts[row] for row in left], left, seed, options) if left else ():
                 found[row] = response
-                tracker.advance()
+                pace.finish(response)
                 yield row, response
 
         if journal is None:

@@ -9,6 +9,7 @@ from demotune.common.errors import DemotuneError
 from demotune.common.files import read_json
 from demotune.common.json_records import from_file, read_records
 from demotune.common.statistics import Interval
+from demotune.records import Message
 from demotune.runs.names import EVALUATED_ROWS, EVALUATION, TASKS
 
 WIN_RATE = "win rate"
@@ -79,6 +80,8 @@ class EvaluatedRow:
     """By judge: of the demonstration and of the rejected response."""
     verdicts: Mapping[str, Mapping[str, Any]]
     """By judge and pair of models: 1 where the first is better, 0.5 tie, 0; None abstained."""
+    messages: tuple[Message, ...] = ()
+    """The prompt, turn by turn; empty in a file of an older evaluation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,7 @@ class Evaluation:
 
     @property
     def judges(self) -> Mapping[str, str]:
-        """Name -> kind: reward, function or model."""
+        """Name -> kind: reward, function, model or people."""
         return {judge["name"]: judge["kind"] for judge in self.about.get("judges", ())}
 
     @property

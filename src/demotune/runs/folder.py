@@ -1,7 +1,6 @@
 """A run folder: its paths, its lock, and which phases are done."""
 
 import fcntl
-import os
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from demotune.common.errors import DemotuneError
 from demotune.common.files import UNFINISHED, damaged, read_json, write_record
 from demotune.common.json_records import read_record
+from demotune.common.locks import held
 from demotune.config.config_files import load_config
 from demotune.config.methods import AnyConfig
 from demotune.runs.check import StageCheck
@@ -95,7 +95,9 @@ class RunFolder:
         return self.summary.exists()
 
     def finished_model(self) -> Path:
-        """The model that the run made. Raises DemotuneError where the run is not finished."""
+        """The model that the run made. Raises DemotuneError where there is no run, or one that is not finished."""
+        if not self.holds_run and not self.finished:
+            raise DemotuneError(f"{self.root} holds no run; name the folder that a run wrote with --output")
         if not self.finished:
             raise DemotuneError(
                 f"{self.root} is an unfinished run, it has no model yet; finish it with: demotune resume {self.root}"
@@ -105,19 +107,8 @@ class RunFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for this process; the lock goes when the process goes, however it ends."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / LOCK).open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                lock.seek(0)
-                raise DemotuneError(
-                    f"run folder {self.root} is in use by process {lock.read().strip() or 'unknown'}; "
-                    "wait for it, stop it, or choose another --output"
-                ) from None
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
+        fix = "wait for it, stop it, or choose another --output"
+        with held(self.root / LOCK, lambda process: f"run folder {self.root} is in use by process {process}; {fix}"):
             yield
 
     def wait_until_free(self) -> None:
@@ -128,6 +119,8 @@ class RunFolder:
 
     def refuse_if_taken(self) -> None:
         """A new run needs a folder that is new, empty, or holds only a run that never got to its manifest."""
+        if self.root.is_file():
+            raise DemotuneError(f"output {self.root} is a file; name a new folder for the run with --output")
         if self.manifest.exists():
             fix = "choose another --output" if self.finished else f"continue it with: demotune resume {self.root}"
             raise DemotuneError(

@@ -61,6 +61,8 @@ PARTS = "parts"
 """What was measured, part by part, so that an interrupted evaluation goes on."""
 TASKS, TASK_ROWS = "tasks.json", "task-rows.jsonl.gz"
 JUDGE_REPLIES = "judge-replies.jsonl"
+ANNOTATIONS = "annotations"
+"""The votes of people: a journal for each rater."""
 COMPARISON = "comparison.json"
 
 # A sweep's folder

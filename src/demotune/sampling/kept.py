@@ -11,6 +11,7 @@ from demotune.common.progress import Tracker
 from demotune.records import Response
 from demotune.runs.phase_journal import PhaseJournal, share_of_this_process
 from demotune.sampling.options import SamplingOptions
+from demotune.sampling.pace import Pace
 from demotune.sampling.protocol import Sampler
 
 
@@ -24,10 +25,12 @@ def draw_kept(
     tracker: Tracker | None = None,
     first_stream: int = 0,
     with_logps: bool = False,
+    expected: float | None = None,
 ) -> list[Response]:
     """Responses to all prompts, in their order; the processes share those that the journal lacks.
 
-    Prompt i has the random stream `first_stream` + i. `sampler` is asked for only when something is left to draw.
+    Prompt i has the random stream `first_stream` + i. `sampler` is asked for only when something is left to draw. The
+    `tracker` first estimates the time left by `expected` tokens a response; None: as many as there may be.
     """
     left = [row for row in range(len(prompts)) if row not in journal.done]
     left.sort(key=lambda row: -len(prompts[row]))  # so that processes get prompts of like lengths
@@ -35,12 +38,11 @@ def draw_kept(
         tracker.start_at(len(journal.done))
 
     def records() -> Iterator[dict[str, Any]]:
-        tokens = 0
-        for stream, response in one.draw([prompts[row] for row in rows], streams, seed, options):
-            tokens += len(response.ids)
-            if tracker:
-                speed = f"{tokens / max(tracker.seconds, 1e-9):.0f} tok/s"
-                tracker.advance(1 + journal.news_of_others(), speed)
+        pace = Pace(tracker, len(rows), expected, options.max_new_tokens) if tracker else None
+        drawing = pace.listened(one) if pace else one
+        for stream, response in drawing.draw([prompts[row] for row in rows], streams, seed, options):
+            if pace:
+                pace.finish(response, journal.news_of_others())
             yield {"row": stream - first_stream, **as_json(response if with_logps else replace(response, logps=None))}
 
     if left:

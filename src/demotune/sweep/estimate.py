@@ -8,20 +8,21 @@ from demotune.estimation.estimate import estimate_config
 from demotune.sweep.trials import Plan
 
 
-def show_estimate(plan: Plan) -> float:
+def show_estimate(plan: Plan, device: str | None = None) -> float:
     """A table with a line for each setting, on the screen; the seconds that all trials left would take in turn.
 
+    By the datasheet of `device`; None: this machine is measured.
     A trial that starts from another one's result is estimated with that one's start model, which is of one shape.
     """
     rows, total = [], 0.0
     for name, trials in plan.settings.items():
         left = sum(trial.state != "finished" for trial in trials)
-        found, _ = estimate_config(trials[0].at_first_model, None)
+        found, _ = estimate_config(trials[0].at_first_model, device)
         total += left * found.seconds
         flops = f"{found.flops / 1e15:.3g}"
         words = re.sub("-(?=[a-z])", " ", name)  # which a narrow terminal can break
         rows.append((words, str(len(trials)), str(left), minutes(found.seconds), flops, f"{found.memory / GIB:.1f} G"))
     headings = ("setting", "trials", "not finished", "time of one", "PFLOP of one", "memory")
-    show_table("estimate for this machine", headings, rows)
+    show_table(f"estimate for {device or 'this machine'}", headings, rows)
     say(f"{minutes(total)} for the trials that are not finished, one after the other; start-up comes on top")
     return total

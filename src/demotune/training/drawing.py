@@ -45,6 +45,7 @@ def draw_with(
         tracker=tracker,
         first_stream=first_stream,
         with_logps=with_logps,
+        expected=float(stage.setup.train.response_lengths.mean()),
     )
     marker = stage.setup.answer_marker
     return responses if marker is None else [finished_by_answer(response, marker) for response in responses]

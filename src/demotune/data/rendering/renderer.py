@@ -187,6 +187,10 @@ class Renderer:
             return self._unmarker.text(self._text(ids, skip_special_tokens=False))
         return self._text(ids, skip_special_tokens=True)
 
+    def as_written(self, ids: Sequence[int]) -> str:
+        """Text to read, special tokens included."""
+        return self._text(ids, skip_special_tokens=False)
+
     def decode_for_another(self, prompt_ids: Sequence[int], ids: Sequence[int]) -> str:
         """The text for another renderer: a thought has its opening tag, even where that is in the prompt here."""
         text = self.decode(ids)

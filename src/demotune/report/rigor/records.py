@@ -41,7 +41,8 @@ def models_by_hash(evidence: Evidence) -> Finding:
     """SHA-256 of the start model of each run, of each evaluated model, and of each judge that is a model."""
     parts = [_hashed(f"{run.name}/manifest.json: model", run.manifest.model) for run in evidence.runs]
     for one in evidence.evaluations:
-        models = [*one.about.get("models", ()), *(j for j in one.about.get("judges", ()) if j["kind"] != "function")]
+        judges = [judge for judge in one.about.get("judges", ()) if judge["kind"] in ("reward", "model")]
+        models = [*one.about.get("models", ()), *judges]
         parts += [_hashed(f"{file_of(one)}: {model['name']}", model.get("hash")) for model in models]
     return every(parts, NO_FILES)
 

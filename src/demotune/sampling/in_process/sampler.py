@@ -52,6 +52,17 @@ class InProcessSampler:
             model, listen = self._policy(), self._listen
             yield from sample_responses(model, prompts, streams, seed, options, slots=self._slots, listen=listen)
 
+    def heard_by(self, listen: Listener) -> "InProcessSampler":
+        """The same sampler; `listen` hears each token, too."""
+        before = self._listen
+
+        def both(stream: int, token: int) -> None:
+            if before is not None:
+                before(stream, token)
+            listen(stream, token)
+
+        return InProcessSampler(self._policy, slots=self._slots, listen=listen if before is None else both)
+
     def ready(self, prompts: Sequence[Sequence[int]], options: SamplingOptions) -> AbstractContextManager[None]:
         return nullcontext()
 

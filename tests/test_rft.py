@@ -436,8 +436,8 @@ def test_a_guard_ends_a_stage_and_the_run_goes_on(
         assert (
             len(list((result.run_folder / "stages" / f"{number:02d}" / "rollouts").glob("*.gz"))) == policy["batches"]
         )
-        assert f"stage {number}: policy steps ended at batch {policy['batches']}: the KL" in shown
-        assert f"stage {number}: policy steps were stopped: the KL" in shown
+        assert f"stage {number + 1}: policy steps ended at batch {policy['batches']}: the KL" in shown
+        assert f"stage {number + 1}: policy steps were stopped: the KL" in shown
         assert f"KL to the start model {policy['last']['objective/kl']:.1f} nats a response" in shown
         assert stage["check"]["policy"]["prompts"] == 9
     assert result.stages[0]["phases"]["policy"]["steps"] > 0

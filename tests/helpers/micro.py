@@ -29,7 +29,7 @@ from demotune.models.packing import Batch, aligned, pack
 from demotune.models.reference_logps import pair_logps
 from demotune.records import Pair, RenderedDemonstration, Response, ScoredPair
 from demotune.training.arguments import training_arguments
-from demotune.training.carry import Carry
+from demotune.training.carried_optimizer import Carry
 from demotune.training.fit import take_steps
 from demotune.training.objectives import Objective
 from demotune.training.trainer import ExpectedFirstValue, Fit, PhaseTrainer

@@ -28,14 +28,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, TrainerCallback
 from demotune import IRFTConfig, run
 from demotune.common.errors import DemotuneError
 from demotune.common.files import read_rows, seal
-from demotune.config.stages import Link
+from demotune.config.shared_fields import Link
 from demotune.models.attention import ATTENTION, register_attention
 from demotune.models.logprobs import naive_response_logps
 from demotune.models.policy import load_policy
 from demotune.records import Pair, RenderedDemonstration, Response, ScoredPair
 from demotune.runs.names import CARRIED
 from demotune.training.callbacks import WHOLE, Checkpoints, WriteMetrics, latest_checkpoint
-from demotune.training.carry import Carry
+from demotune.training.carried_optimizer import Carry
 from demotune.training.losses import loss_at_reference
 from demotune.training.microbatches import plan_microbatches
 from demotune.training.objectives import Objective, PairObjective, SFTObjective

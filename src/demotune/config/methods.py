@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from demotune.config.field import OPTIMISATION, field, fields_of
 from demotune.config.rft import RFTConfig
 from demotune.config.run import RunConfig
-from demotune.config.stages import Pairwise, Sampled
+from demotune.config.shared_fields import Pairwise, Sampled
 
 __all__ = [
     "CONFIGS", "AnyConfig", "IRFTConfig", "Method", "RFTConfig", "RunConfig", "SFTConfig",

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from demotune.config.field import GUARDS, INPUTS, POLICY, REWARD, field, fields_of
 from demotune.config.run import require
-from demotune.config.stages import Sampled, Staged
+from demotune.config.shared_fields import Sampled, Staged
 
 FeatureName = Literal["finished", "repetition", "distinct_bigrams", "prompt_overlap", "log_length"]
 """Numbers of a response that a program counts (`rewards.features`)."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from demotune.common.errors import DemotuneError
-from demotune.data.column_names import no_format_fits, parse_columns
+from demotune.data.columns_flag import no_format_fits, parse_columns
 from demotune.data.extra_columns import PARTS, Columns, ExtraColumns, with_extra_columns
 from demotune.data.raw_rows import RawRow, RowError, column_list
 from demotune.data.turns import (

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Generic, TypeVar
 
 from demotune.common.errors import DemotuneError
-from demotune.data.column_names import parse_columns
+from demotune.data.columns_flag import parse_columns
 from demotune.data.extra_columns import PARTS
 from demotune.data.formats import (
     Format,

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from demotune.runs.manifest import Manifest
-from demotune.runs.phases import Phase
+from demotune.runs.phase_records import Phase
 
 MEASURING = ("start", "check")
 """Phases that only measure, on held-out rows: they are no cost of a method."""

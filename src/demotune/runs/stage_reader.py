@@ -23,7 +23,7 @@ from demotune.runs.names import (
     SAMPLES,
     STAGES,
 )
-from demotune.runs.phases import Phase, phase_of
+from demotune.runs.phase_records import Phase, phase_of
 from demotune.runs.rows import ImplicitRow, ReferenceRow, RewardRow, SampleRow
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from demotune.config.stages import Link
+from demotune.config.shared_fields import Link
 
 RewardLink = Literal["logistic", "linear"]
 KLEstimator = Literal["k1", "k3"]

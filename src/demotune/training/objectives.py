@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from demotune.config.stages import Link
+from demotune.config.shared_fields import Link
 from demotune.models.batches import pack_sides, packed_tokens, pair_batch
 from demotune.models.logprobs import ResponseLogps, response_logps
 from demotune.models.packing import Batch, pack

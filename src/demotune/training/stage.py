@@ -14,7 +14,7 @@ from demotune.common.files import file_hash, folder_hash
 from demotune.common.memory import give_back_memory, peak_memory_gib
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.config.methods import RFTConfig, SFTConfig
-from demotune.config.stages import Pairwise
+from demotune.config.shared_fields import Pairwise
 from demotune.data.rendered_rows import RenderedRows
 from demotune.models.policy import Policy, content_hash, save_policy
 from demotune.models.sharding import full_weights

@@ -33,7 +33,7 @@ from demotune.models.policy import Policy
 from demotune.models.sharding import load_optimizer_state
 from demotune.runs.names import BAD_BATCH
 from demotune.training.callbacks import KeepBest
-from demotune.training.carry import Carry, leave_carried
+from demotune.training.carried_optimizer import Carry, leave_carried
 from demotune.training.objectives import Objective, StepLoss
 from demotune.training.schedule import learning_rates
 from demotune.training.smaller_passes import one_pass

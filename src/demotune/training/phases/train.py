@@ -9,7 +9,7 @@ from demotune.config.methods import SFTConfig
 from demotune.records import ScoredPair, Triplet
 from demotune.runs.names import CARRIED, METRICS
 from demotune.training.anchor import ANCHORED, scored_demonstrations
-from demotune.training.carry import Carry
+from demotune.training.carried_optimizer import Carry
 from demotune.training.fit import fit
 from demotune.training.microbatches import Microbatches, MicrobatchPlan, config_microbatches
 from demotune.training.objectives import Objective, PairwiseObjective

@@ -30,7 +30,7 @@ def test_the_command(runs: Path, place: Path, tmp_path: Path) -> None:
 
 
 def test_help_names_every_field() -> None:
-    code, shown = call("evaluate", "--help")
+    code, shown = call("evaluate", "--help-all")
     assert code == 0
     for name in field_types(EvaluationConfig):
         assert f"--{name.replace('_', '-')}" in shown

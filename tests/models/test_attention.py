@@ -45,7 +45,7 @@ def test_a_model_loaded_first_of_all_carries_layouts(
     """In a new process, where nothing has made the attention known yet: a resumed reward phase loads a reward first."""
     auto_class.from_config(tiny_lm("llama").config).save_pretrained(tmp_path)
     monkeypatch.delitem(AttentionInterface._global_mapping, ATTENTION)
-    assert carries_layouts(with_attention(auto_class, tmp_path, "float32", None, what="a model"))
+    assert carries_layouts(with_attention(auto_class, tmp_path, "float32", None, {}, what="a model"))
 
 
 def test_a_model_that_is_not_of_transformers_does_not() -> None:

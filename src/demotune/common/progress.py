@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
+from textwrap import wrap
 
 from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -36,16 +37,27 @@ def show_table(title: str | None, headings: Sequence[str], rows: Iterable[Sequen
     if not main_process():
         return
     cells = [(*row, *[""] * (len(headings) - len(row))) for row in rows]
+    widths = [
+        _least_width(heading, [row[place] for row in cells], place < texts) for place, heading in enumerate(headings)
+    ]
+    if sum(widths) + 3 * len(widths) + 1 > console.width:  # a space on both sides of a cell, a line between two
+        console.print(_rows_as_lists(title, headings, cells, texts))
+        return
     table = _new_table(title)
-    for place, heading in enumerate(headings):
-        words = [*heading.split(), *chain(*(row[place].split() if place < texts else [row[place]] for row in cells))]
-        width = max(map(len, words), default=0)
-        table.add_column(heading, justify="left" if place < texts else "right", min_width=width)
+    for place, (heading, width) in enumerate(zip(headings, widths, strict=True)):
+        if place < texts:
+            table.add_column(heading, min_width=width)
+        else:  # rich would take width from any column that may be wrapped
+            table.add_column("\n".join(wrap(heading, width)), justify="right", width=width, no_wrap=True)
     for row in cells:
         table.add_row(*row)
-    if table.__rich_measure__(console, console.options).minimum > console.width:
-        table = _rows_as_lists(title, headings, cells, texts)
     console.print(table)
+
+
+def _least_width(heading: str, cells: Sequence[str], may_wrap: bool) -> int:
+    """Of a column: its longest cell, or the longest word where cells may be wrapped, as headings always may."""
+    words = [*heading.split(), *(chain(*map(str.split, cells)) if may_wrap else cells)]
+    return max(map(len, words), default=0)
 
 
 def _new_table(title: str | None, *, show_header: bool = True) -> Table:

@@ -49,7 +49,9 @@ _BY_ERRNO = {
     errno.ENOMEM: ("memory is used up", "close other programs"),
 }
 _SYSTEM_ERROR = re.compile(r"os error (\d+)")  # as libraries written in Rust say it: safetensors, tokenizers
-_TORCH_WRITES = re.compile(r"PytorchStreamWriter|file write failed|inline_container\.cc:\d+\] \. unexpected pos")
+_TORCH_WRITES = re.compile(
+    r"PytorchStreamWriter|iostream error|file write failed|inline_container\.cc:\d+\] \. unexpected pos"
+)
 _NO_MEMORY = re.compile(r"out of memory|allocate memory|not enough memory|bad_alloc", re.IGNORECASE)
 _TORN = (EOFError, gzip.BadGzipFile, json.JSONDecodeError, pickle.UnpicklingError, UnicodeDecodeError, zlib.error)
 _NETWORK = {"httpx", "requests", "urllib3", "huggingface_hub"}

@@ -18,7 +18,7 @@ from demotune.runs.evaluation import interval_of
 from demotune.runs.heldout import PairCheck, RewardCheck
 from demotune.runs.names import HELDOUT, REFERENCE_LOGPS, SAMPLES
 from demotune.runs.run import load_run, read_runs
-from demotune.runs.settings import setting_key
+from demotune.runs.settings import setting_keys
 
 TWO_STAGES = [(-8.0, -18.5, -29.0, -9.0, -9.0), (-7.0, -18.0, -28.0, -9.0, -9.0)]
 
@@ -99,7 +99,8 @@ def test_runs_that_log_differently_are_runs_of_one_setting(tmp_path: Path) -> No
     quiet = load_run(write_run(tmp_path / "quiet", config={"seed": 1, "logging_steps": 10, "beta": 0.1}))
     loud = load_run(write_run(tmp_path / "loud", config={"seed": 2, "logging_steps": 1, "beta": 0.1}))
     other = load_run(write_run(tmp_path / "other", config={"seed": 2, "logging_steps": 1, "beta": 0.5}))
-    assert setting_key(quiet) == setting_key(loud) != setting_key(other)
+    first, second, third = setting_keys([quiet, loud, other])
+    assert first == second != third
 
 
 def test_reading_needs_no_torch() -> None:

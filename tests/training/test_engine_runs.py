@@ -21,12 +21,14 @@ from helpers.tiny import save_tiny, write_rows
 import demotune
 from demotune import IRFTConfig, RFTConfig, resume, run
 from demotune.common.errors import DemotuneError
+from demotune.common.journals import read_journal
 from demotune.config.commands import GenerationOptions
 from demotune.config.config_files import save_config
 from demotune.data import as_prompt
 from demotune.rewards.answers import answer
 from demotune.runs.folder import RunFolder
 from demotune.runs.manifest import read_manifest
+from demotune.runs.names import PARTIAL
 
 PACKAGES = Path(demotune.__file__).parents[1]
 FIELDS: dict[str, Any] = {
@@ -124,11 +126,14 @@ def test_a_server_that_is_gone_ends_the_run_and_its_return_goes_on(place, serve,
     with pytest.raises(DemotuneError, match="no server that draws gives an answer any more"):
         run(irft(place, tmp_path / "run", sampler=server.url))
     assert len(server.asked) == 3
+    kept = {record["row"] for file in (tmp_path / "run").rglob(f"sample-*{PARTIAL}") for record in read_journal(file)}
     server.fault = lambda *_: None
     server.begin_anew()
     resume(tmp_path / "run")
     assert_same_run(tmp_path / "run", place / "in-process")
-    assert len(server.asked) == len(set(server.asked))  # nothing is drawn twice
+    first, again = server.asked[0][0], server.asked[3:]
+    assert kept.isdisjoint(stream for seed, stream in again if seed == first)  # what was kept is not drawn twice
+    assert len(again) == len(set(again))
 
 
 def test_a_server_that_the_run_starts_draws_and_ends_with_it(place, tmp_path, capsys):

@@ -16,7 +16,6 @@ import pytest
 from helpers.command import call
 from helpers.tiny import save_tiny, write_rows
 
-import demotune
 from demotune.common.files import folder_hash
 from demotune.config.commands import SweepConfig
 from demotune.runs.comparison import read_comparison
@@ -46,11 +45,11 @@ def write_sweep(file: Path, common: dict[str, Any], **sections: Any) -> str:
 
 @pytest.fixture(scope="module")
 def uninterrupted(inputs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Trial -> hash of the model that LONG gives, trained in this process."""
+    """Trial -> hash of the model that LONG gives, trained by children: with as many threads as they have."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    plan = read_plan(Path(write_sweep(folder / "sweep.yaml", inputs, grid=LONG)), folder)
-    for trial in plan.trials:
-        demotune.run(trial.config)
+    file = Path(write_sweep(folder / "sweep.yaml", inputs, grid=LONG))
+    plan = read_plan(file, folder / "out")
+    sweep(plan, SweepConfig(sweep_file=file, output=folder / "out"))
     return models(plan)
 
 

@@ -7,7 +7,7 @@ from demotune.config.as_flags import as_flags
 from demotune.config.field import fields_of
 from demotune.config.paper import PaperConfig
 from demotune.paper.inputs import SELECTED, Inputs, selection
-from demotune.paper.making import Artefact
+from demotune.paper.making import Artefact, kinds_of
 from demotune.paper.plans import plan_of
 from demotune.paper.sizes import Size
 from demotune.sweep.printed import command_of
@@ -23,8 +23,7 @@ def commands(config: PaperConfig, artefacts: Sequence[Artefact], size: Size, inp
         data = (str(file),)
         select = shlex.join(["demotune", "select", *as_flags(_changed(asked))])
         lines.append(f"[ -e {shlex.quote(str(file))} ] || {select}")
-    kinds = [kind for artefact in artefacts for kind in artefact.kinds]
-    plan = plan_of(config.output, kinds, size, inputs.model, data)
+    plan = plan_of(config.output, kinds_of(artefacts), size, inputs.model, data)
     lines.append(f"# The same trials on a cluster: demotune sweep {plan.file} --output {plan.folder} --ray auto")
     lines += [command_of(trial) for trial in plan.trials]
     asked_for = {name: value for name, value in _changed(config).items() if name not in ("artefact", "print")}

@@ -72,8 +72,8 @@ def measure(kinds: Sequence[str], making: Making) -> Found:
 
 
 def _scores(making: Making, settings: Sequence[Sequence[Trial]]) -> Scored:
-    """Title -> leaks, and the scores of all items; the start model first. Each model is scored once, in its own "
-    "folder."""
+    """Title -> leaks, and the scores of all items; the start model first. Each model is scored once, in its own
+    folder."""
     if not making.inputs.tasks:
         return {}
     found = {"start: SFT": _of_models(making, {"start": making.start_model})}

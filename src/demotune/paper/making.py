@@ -218,3 +218,7 @@ def seeds_note(size: Size) -> str:
     if len(size.seeds) == 1:
         return "Single runs: intervals are over prompts, and say nothing about other seeds."
     return f"{len(size.seeds)} seeds: intervals are for new seeds and new prompts; two or three seeds give wide ones."
+
+
+def kinds_of(artefacts: Sequence[Artefact]) -> list[str]:
+    return [kind for artefact in artefacts for kind in artefact.kinds]

@@ -16,7 +16,7 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 360, 220, 54, 12, 10, 34
 """Of a chart with lines, and the margins around its axes."""
 SHARE = "share"
 """The unit of what lies between 0 and 1."""
-ROOM = 0.06
+MARGIN = 0.06
 """Left free at both ends of a scale."""
 
 
@@ -122,8 +122,8 @@ def _scale(points: Sequence[Point], level: float | None) -> tuple[float, float]:
     ends = [end for point in points for end in (point.value, point.low, point.high) if end is not None]
     ends += [] if level is None else [level]
     low, high = min(ends), max(ends)
-    room = ROOM * (high - low) or 0.5
-    return low - room, high + room
+    margin = MARGIN * (high - low) or 0.5
+    return low - margin, high + margin
 
 
 def _ends(point: Point, place: Scale) -> tuple[float | None, float | None]:

@@ -11,9 +11,9 @@ from demotune.common.progress import say
 from demotune.config.paper import PaperConfig
 from demotune.paper.figure1 import FIGURE as FIGURE1
 from demotune.paper.figure2 import FIGURE as FIGURE2
-from demotune.paper.inputs import SELECTED, Inputs, prepare, refuse_missing, select_rows
+from demotune.paper.inputs import SELECTED, prepare, refuse_missing, select_rows
 from demotune.paper.leaderboard import TABLES
-from demotune.paper.making import Artefact, Making
+from demotune.paper.making import Artefact, Making, kinds_of
 from demotune.paper.page import write_page
 from demotune.paper.plans import plan_of
 from demotune.paper.record import ArtefactRecord, TrialUsed, write_artefact
@@ -35,10 +35,6 @@ def needs_of(artefacts: Sequence[Artefact]) -> set[str]:
     return {need for artefact in artefacts for need in artefact.needs}
 
 
-def kinds_of(artefacts: Sequence[Artefact]) -> list[str]:
-    return [kind for artefact in artefacts for kind in artefact.kinds]
-
-
 def paper(config: PaperConfig, pool_of: Callable[[Plan], Pool] = OneByOne) -> list[Path]:
     """Make the artefacts, their trials in a pool of the plan; their pages.
 
@@ -58,13 +54,6 @@ def paper(config: PaperConfig, pool_of: Callable[[Plan], Pool] = OneByOne) -> li
         say(f"{artefact.name}: {artefact.title}")
         pages.append(_make(artefact, Making(config, size, inputs, plan)))
     return pages
-
-
-def _plan(
-    config: PaperConfig, artefacts: Sequence[Artefact], size: Size, inputs: Inputs, data: tuple[str, ...]
-) -> Plan:
-    kinds = [kind for artefact in artefacts for kind in artefact.kinds]
-    return plan_of(config.output, kinds, size, inputs.model, data)
 
 
 def _make(artefact: Artefact, making: Making) -> Path:

@@ -67,8 +67,8 @@ def _taken(common: Mapping[str, Any], kinds: list[str]) -> dict[str, Any]:
 
 
 def trials_of(plan: Plan, kind: str, size: Size) -> list[list[Trial]]:
-    """The trials of a kind, a list for each setting, in the order of the seeds. Raises DemotuneError for one that "
-    "failed."""
+    """The trials of a kind, a list for each setting, in the order of the seeds. Raises DemotuneError for one that
+    failed."""
     wanted = [_trial_fields(entry) for entry in _trials(kind, size)]
     found = []
     for fields in wanted:

@@ -1,5 +1,5 @@
-"""What the paper reports (arXiv 2405.17888): facts, as far as they are known to us. Nothing here is a result of "
-"ours."""
+"""What the paper reports (arXiv 2405.17888): facts, as far as they are known to us. Nothing here is a result of
+ours."""
 
 from dataclasses import dataclass
 

@@ -16,7 +16,7 @@ TOKENS_BETWEEN_LOOKS, SECONDS_BETWEEN_SHOWS = 64, 0.5
 
 
 class Pace:
-    """Counts the tokens of one process's share of the rows, and tells its tracker how long the rest will take.
+    """Counts the tokens of one process's share of the rows, and sets its tracker's time left for the rest.
 
     A response is taken to have `expected` tokens (None: `most`), and with each that is finished more as those have.
     """

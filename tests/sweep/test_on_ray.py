@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import pytest
 from helpers.command import call
-from sweep.test_sweep import LONG, child_of, inputs, models, uninterrupted, wait_for_checkpoint, write_sweep
+from sweep.test_sweep import LONG, child_of, inputs, models, one_thread, uninterrupted, wait_for_checkpoint, write_sweep
 
 from demotune import DemotuneError
 from demotune.config.commands import SweepConfig
@@ -16,7 +16,7 @@ from demotune.sweep.on_ray import ray_pool
 from demotune.sweep.plan import read_plan
 from demotune.sweep.sweep import sweep
 
-__all__ = ["inputs", "uninterrupted"]
+__all__ = ["inputs", "one_thread", "uninterrupted"]
 
 
 def test_a_worker_that_is_killed_costs_a_retry_and_changes_no_result(

@@ -30,7 +30,7 @@ class SharedWork(Generic[Job, Found]):
         in_flight: int,
     ) -> None:
         self._servers, self._act, self._ended = servers, act, False
-        self._left, self._unfinished = deque(jobs), len(jobs)
+        self._left, self._count, self._unfinished = deque(jobs), len(jobs), len(jobs)
         self._changed = Condition()
         self._found: SimpleQueue[Found | BaseException] = SimpleQueue()
         count = min(in_flight, len(jobs))
@@ -43,7 +43,7 @@ class SharedWork(Generic[Job, Found]):
         for thread in self._threads:
             thread.start()
         try:
-            for _ in range(self._unfinished):
+            for _ in range(self._count):  # threads have begun to lower what is unfinished
                 found = self._found.get()
                 if isinstance(found, BaseException):
                     raise found

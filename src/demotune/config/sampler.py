@@ -54,12 +54,14 @@ def addresses_of(sampler: str) -> tuple[str, ...]:
 
 
 class HasSampler(Protocol):
-    """Settings that name a sampler."""
+    """Settings that name a sampler, and the number format of the weights that it draws from."""
 
     @property
     def sampler(self) -> str: ...
     @property
     def vllm_python(self) -> str | None: ...
+    @property
+    def dtype(self) -> str: ...
 
 
 def engine_of(config: HasSampler) -> str | None:

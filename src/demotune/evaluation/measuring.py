@@ -7,8 +7,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,6 @@ from demotune.config.sampler import IN_PROCESS
 from demotune.data.rendering import RenderError
 from demotune.evaluation.eval_set import EvalSet, RenderedRow
 from demotune.evaluation.subjects import Subject
-from demotune.models.adapters import adapter_rank
 from demotune.models.policy import Policy, load_policy
 from demotune.models.reference_logps import completion_logps
 from demotune.records import Completion, Demonstration, RenderedDemonstration, Response
@@ -34,7 +32,7 @@ from demotune.rewards.completions import Asked, completions_for, rewards_of_read
 from demotune.rewards.reward import Reward, as_completion
 from demotune.runs.names import PARTIAL
 from demotune.runs.shared_work import journal_here, shared
-from demotune.sampling import EngineSampler, InProcessSampler, Sampler, SamplingOptions, engine_for
+from demotune.sampling import SamplingOptions, sampler_for
 from demotune.sampling.kept import draw_kept
 
 
@@ -244,9 +242,11 @@ def _draw(lazy: _LazyModel, view: Sequence[RenderedRow], config: EvaluationConfi
         temperature=config.temperature,
         bf16=lazy.bf16,
     )
-    longest = max(len(prompt) + options.limit(len(prompt)) for prompt in prompts)
+    place, model, slots = Path(config.output), lazy.subject.folder, config.sample_batch_size
     with (
-        _sampler(lazy, config, longest) as sampler,
+        sampler_for(
+            lambda: lazy.policy, lazy.name, prompts, options, chosen=config, folder=place, model=model, slots=slots
+        ) as sampler,
         track(f"{lazy.name}: answers", len(prompts), "responses") as tracker,
     ):
         expected = fmean(len(row.demo.demo.ids) for row in view)
@@ -259,25 +259,6 @@ def _draw(lazy: _LazyModel, view: Sequence[RenderedRow], config: EvaluationConfi
         (completion.response.ids, completion.response.finished, logp)
         for completion, logp in zip(completions, logps, strict=True)
     ]
-
-
-@contextmanager
-def _sampler(lazy: _LazyModel, config: EvaluationConfig, longest: int) -> Iterator[Sampler]:
-    """What draws the answers; `longest` are tokens of a prompt with its answer."""
-    engine = engine_for(
-        config,
-        Path(config.output),
-        model=lazy.subject.folder,
-        lora_rank=adapter_rank(lazy.subject.folder),
-        longest=longest,
-        rows=config.sample_batch_size,
-        bf16=lazy.bf16 or config.dtype != "float32",
-    )
-    if engine is None:
-        yield InProcessSampler(lambda: lazy.policy, slots=config.sample_batch_size)
-    else:
-        with closing(engine):
-            yield EngineSampler(lambda: lazy.policy, engine, lazy.name)
 
 
 def _rewards_of_texts(

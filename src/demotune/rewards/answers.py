@@ -5,7 +5,7 @@ import json
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,6 @@ from demotune.common.progress import say, track
 from demotune.config.commands import DrawingOptions, GenerationOptions
 from demotune.config.sampler import IN_PROCESS
 from demotune.data.rendering import Renderer, RenderError
-from demotune.models.adapters import adapter_rank
 from demotune.models.policy import (
     content_hash,
     generation_stop_ids,
@@ -34,7 +33,7 @@ from demotune.rewards.answer_journal import AnswerJournal, journal_beside
 from demotune.rewards.completions import Asked, completions_for, rewards_of_readable
 from demotune.rewards.reward import Reward
 from demotune.runs.run import begun_template
-from demotune.sampling import EngineSampler, InProcessSampler, Sampler, SamplingOptions, engine_for
+from demotune.sampling import Sampler, SamplingOptions, sampler_for
 from demotune.sampling.pace import Pace
 
 
@@ -133,20 +132,10 @@ def _sampler(
     """
     load = partial(load_policy, folder, dtype=options.dtype, attn_implementation=None, device=this_device())
     place = Path(mkdtemp(prefix="demotune-"))
-    engine = engine_for(
-        options,
-        place,
-        model=folder,
-        lora_rank=adapter_rank(folder),
-        longest=max((len(prompt) + settings.limit(len(prompt)) for prompt in prompts), default=None),
-        rows=options.batch_size,
-        bf16=settings.bf16 or options.dtype != "float32",
-    )
-    if engine is None:
-        yield InProcessSampler(load, slots=options.batch_size)
-    else:
-        with closing(engine):
-            yield EngineSampler(load, engine, str(folder))
+    with sampler_for(
+        load, str(folder), prompts, settings, chosen=options, folder=place, model=folder, slots=options.batch_size
+    ) as sampler:
+        yield sampler
     rmtree(place)
 
 

@@ -58,7 +58,7 @@ from demotune.models.reward import RewardModel, check_reward_start, load_reward_
 from demotune.rewards.answer_only import AnswerMarker, find_marker
 from demotune.runs.folder import RunFolder
 from demotune.runs.run import run_behind
-from demotune.sampling import Engine, EngineSampler, InProcessSampler, Sampler, engine_for
+from demotune.sampling import Engine, Sampler, choose_sampler, engine_for
 from demotune.sampling.engine.process import refuse_missing_vllm
 from demotune.training.arguments import training_arguments
 from demotune.training.schedule import THAT_WORK, learning_rates
@@ -123,9 +123,7 @@ class Setup:
 
     def sampler(self, policy: Callable[[], Policy], name: str = "the policy") -> Sampler:
         """What draws from a policy, which is loaded when something is to be drawn; `name` is for messages."""
-        if self.engine is not None:
-            return EngineSampler(policy, self.engine, name)
-        return InProcessSampler(policy, slots=self.config.sample_batch_size)
+        return choose_sampler(self.engine, policy, name, slots=self.config.sample_batch_size)
 
     @cached_property
     def engine(self) -> Engine | None:

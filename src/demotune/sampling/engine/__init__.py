@@ -1,7 +1,6 @@
 """A sampler that is an engine beside this process: vLLM's server, over HTTP."""
 
 from demotune.sampling.engine.engine import Engine
-from demotune.sampling.engine.from_config import engine_for
 from demotune.sampling.engine.sampler import EngineSampler
 
-__all__ = ["Engine", "EngineSampler", "engine_for"]
+__all__ = ["Engine", "EngineSampler"]

@@ -24,7 +24,8 @@ from demotune.common.files import read_rows, write_json
 from demotune.common.machine import package_versions
 from demotune.common.processes import this_device
 from demotune.data.rendering import Renderer
-from demotune.models.policy import generation_stop_ids, load_policy, load_tokenizer, resolve_model
+from demotune.models.policy import load_policy, resolve_model
+from demotune.models.tokenizers import generation_stop_ids, load_tokenizer
 from demotune.sampling import Engine, EngineSampler, InProcessSampler, Sampler, SamplingOptions
 from demotune.sampling.engine.process import ServerSettings, StartedServer
 

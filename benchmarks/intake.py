@@ -29,7 +29,8 @@ import psutil
 from demotune.config.methods import SFTConfig
 from demotune.data.intake import prepare
 from demotune.data.rendering import Renderer
-from demotune.models.policy import load_tokenizer, resolve_model
+from demotune.models.policy import resolve_model
+from demotune.models.tokenizers import load_tokenizer
 from demotune.training.microbatches import config_microbatches
 
 ROOT = Path(__file__).parents[1]

@@ -17,7 +17,8 @@ from demotune.cli.quickstart import fetch_smollm2
 from demotune.common.files import read_rows
 from demotune.common.machine import has_fast_bf16
 from demotune.config.commands import GenerationOptions
-from demotune.models.policy import load_tokenizer, resolve_model
+from demotune.models.policy import resolve_model
+from demotune.models.tokenizers import load_tokenizer
 from demotune.rewards.answers import answer
 
 SHIPPED = Path(__file__).parents[1] / "src" / "demotune" / "cli" / "shipped"

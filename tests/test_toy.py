@@ -10,7 +10,8 @@ import torch
 from benchmarks.studies import letters, toy
 from demotune.data.rendering import Renderer
 from demotune.models.attention import carries_layouts
-from demotune.models.policy import load_policy, load_tokenizer, longest_input, resolve_model
+from demotune.models.policy import load_policy, longest_input, resolve_model
+from demotune.models.tokenizers import load_tokenizer
 from demotune.records import Demonstration
 
 

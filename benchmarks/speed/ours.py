@@ -17,8 +17,9 @@ import demotune
 from demotune import SPINConfig
 from demotune.common.memory import keep_memory
 from demotune.common.processes import this_device
-from demotune.models.policy import Policy, attach_adapter, load_policy, load_tokenizer, lora_config
+from demotune.models.policy import Policy, attach_adapter, load_policy, lora_config
 from demotune.models.reference_logps import pair_logps
+from demotune.models.tokenizers import load_tokenizer
 from demotune.records import Pair, Response, ScoredPair
 from demotune.sampling import SamplingOptions, sample_responses
 from demotune.training import drawing

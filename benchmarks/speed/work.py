@@ -27,7 +27,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from demotune.data import load_demonstrations
 from demotune.data.rendering import Renderer, RenderError
-from demotune.models.policy import generation_stop_ids, load_tokenizer, resolve_model
+from demotune.models.policy import resolve_model
+from demotune.models.tokenizers import generation_stop_ids, load_tokenizer
 from demotune.records import Demonstration, RenderedDemonstration
 
 GSM8K_COLUMNS = "prompt=question,response=answer"

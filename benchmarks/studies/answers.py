@@ -43,7 +43,8 @@ from benchmarks.studies.training import Trained, kept
 from benchmarks.studies.world import DEMONSTRATIONS, World, read_examples
 from demotune.models.batches import pack_sides
 from demotune.models.logprobs import response_logps
-from demotune.models.policy import load_tokenizer, save_policy
+from demotune.models.policy import save_policy
+from demotune.models.tokenizers import load_tokenizer
 from demotune.records import Response
 from demotune.sampling import SamplingOptions, sample_responses
 

@@ -14,7 +14,8 @@ from benchmarks.studies.world import Example, World
 from demotune.data.rendering import Renderer
 from demotune.models.batches import pack_sides
 from demotune.models.logprobs import autocast, response_logps
-from demotune.models.policy import Policy, generation_stop_ids, load_policy, load_tokenizer
+from demotune.models.policy import Policy, load_policy
+from demotune.models.tokenizers import generation_stop_ids, load_tokenizer
 from demotune.records import Completion, Demonstration, Response
 from demotune.sampling import SamplingOptions, sample_responses
 

@@ -15,9 +15,9 @@ from benchmarks.studies.training import BATCH, Trained, run_method
 from benchmarks.studies.world import DEMONSTRATIONS, HELDOUT, PROMPTS, read_examples, write_examples
 from demotune.common.files import publish_file
 from demotune.config.methods import SFTConfig
-from demotune.models.policy import load_tokenizer
 from demotune.models.reference_logps import completion_logps
 from demotune.models.reward import padding_id
+from demotune.models.tokenizers import load_tokenizer
 from demotune.records import Completion, Pair, Response
 from demotune.rewards.implicit import ImplicitReward
 from demotune.rewards.linear import Columns, LinearReward, fit_linear_reward, pair_columns

@@ -22,7 +22,8 @@ from demotune.config.methods import AnyConfig, IRFTConfig, RFTConfig, SFTConfig
 from demotune.models.batches import pack_sides
 from demotune.models.logprobs import packed_arguments
 from demotune.models.packing import predictors
-from demotune.models.policy import load_tokenizer, save_policy
+from demotune.models.policy import save_policy
+from demotune.models.tokenizers import load_tokenizer
 
 
 @dataclass(frozen=True, slots=True)

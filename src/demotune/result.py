@@ -17,7 +17,8 @@ from demotune.common.progress import minutes, say, show_table
 from demotune.common.statistics import Interval
 from demotune.estimation.forecast import Estimate, compare_with_facts, show_comparison
 from demotune.models.model_folder import is_adapter
-from demotune.models.policy import Policy, load_policy, load_tokenizer, merged, save_policy
+from demotune.models.policy import Policy, load_policy, merged, save_policy
+from demotune.models.tokenizers import load_tokenizer
 from demotune.report.gains import gain_of
 from demotune.rewards.load import load_reward
 from demotune.rewards.reward import Reward

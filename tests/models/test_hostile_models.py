@@ -20,8 +20,9 @@ from demotune.common.memory import is_lack_of_memory
 from demotune.config.commands import GenerationOptions
 from demotune.data import as_prompt
 from demotune.models.model_folder import reading
-from demotune.models.policy import load_policy, load_tokenizer, refuse_broken_policy, resolve_model
+from demotune.models.policy import load_policy, refuse_broken_policy, resolve_model
 from demotune.models.reference_logps import completion_logps
+from demotune.models.tokenizers import load_tokenizer
 from demotune.records import Completion, Response
 from demotune.rewards.answers import answer
 

@@ -17,17 +17,9 @@ from demotune.config.field import fields_of
 from demotune.config.methods import RFTConfig
 from demotune.data.intake import prepare
 from demotune.data.rendering import Renderer
-from demotune.models.policy import (
-    content_hash,
-    generation_stop_ids,
-    load_policy,
-    load_tokenizer,
-    longest_input,
-    merged,
-    refuse_broken_policy,
-    resolve_model,
-)
+from demotune.models.policy import content_hash, load_policy, longest_input, merged, refuse_broken_policy, resolve_model
 from demotune.models.reward import padding_id
+from demotune.models.tokenizers import generation_stop_ids, load_tokenizer
 from demotune.records import RenderedDemonstration
 from demotune.sampling import SamplingOptions
 from demotune.training.setup import check_positions, further_prompts

@@ -18,20 +18,13 @@ from demotune.common.progress import console, say
 from demotune.common.screen import printable
 from demotune.config.commands import ChatConfig
 from demotune.data.rendering import Renderer, RenderError
-from demotune.models.policy import (
-    Policy,
-    generation_stop_ids,
-    load_policy,
-    load_tokenizer,
-    longest_input,
-    resolve_model,
-)
+from demotune.models.policy import Policy, load_policy, longest_input, resolve_model
+from demotune.models.tokenizers import renderer_of
 from demotune.records import Message, Response
 from demotune.rewards.answers import sampling_options
 from demotune.rewards.completions import Asked, completions_for
 from demotune.rewards.load import load_reward
 from demotune.rewards.reward import Reward
-from demotune.runs.run import begun_template
 from demotune.sampling import InProcessSampler
 
 HELP = "/new: new conversation   /undo: take back the last exchange   /quit or Ctrl-D: leave; Ctrl-C stops an answer"
@@ -109,8 +102,7 @@ def chat(config: ChatConfig) -> None:
 
 def _load(name: str, config: ChatConfig) -> Speaker:
     folder = resolve_model(name)
-    template = begun_template(folder) if config.template is None else config.template
-    renderer = Renderer(load_tokenizer(folder), template, generation_stop_ids(folder))
+    renderer = renderer_of(folder, config.template)
     policy = load_policy(folder, dtype=config.dtype, attn_implementation=None, device=this_device())
     return Speaker(name, renderer, policy, longest_input(folder), config)
 

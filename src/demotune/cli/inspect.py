@@ -13,9 +13,9 @@ from demotune.data.intake import tokenised_data
 from demotune.data.rendered_rows import RenderedRows
 from demotune.data.rendering import Renderer
 from demotune.data.tokenising import Tokenised
-from demotune.models.policy import generation_stop_ids, load_tokenizer, longest_input, resolve_model
+from demotune.models.policy import longest_input, resolve_model
+from demotune.models.tokenizers import renderer_of
 from demotune.records import BadRow, RenderedDemonstration
-from demotune.runs.run import begun_template
 
 GIVEN, LEARNED = "dim", "green"
 OPEN, CLOSE = "⟦", "⟧"
@@ -52,8 +52,7 @@ def readable_length(model: Path) -> int:
 def read_data(config: AnyConfig) -> tuple[Tokenised, Renderer]:
     """All rows of a run's data; says which format, columns and template were found."""
     folder = resolve_model(config.model)
-    template = begun_template(folder) if config.template is None else config.template
-    renderer = Renderer(load_tokenizer(folder), template, generation_stop_ids(folder))
+    renderer = renderer_of(folder, config.template)
     found = tokenised_data(config, renderer)
     for note in (*found.counts.notes, renderer.description, *renderer.remarks()):
         say(note)

@@ -11,10 +11,10 @@ from demotune.common.errors import DemotuneError
 from demotune.config.evaluation import EvaluationConfig
 from demotune.data.rendering import Renderer, RenderError, content_key
 from demotune.evaluation.lineage import runs_behind, trained_prompts
-from demotune.models.policy import content_hash, generation_stop_ids, load_tokenizer, longest_input, resolve_model
+from demotune.models.policy import content_hash, longest_input, resolve_model
+from demotune.models.tokenizers import load_tokenizer, renderer_of
 from demotune.records import NO_CONTEXT, Context, Message
 from demotune.runs.names import MODEL, REWARD
-from demotune.runs.run import begun_template
 
 Role = Literal["model", "baseline"]
 
@@ -70,8 +70,7 @@ def short_names(sources: Sequence[str]) -> list[str]:
 
 def _subject(source: str, name: str, role: Role, config: EvaluationConfig) -> Subject:
     folder = resolve_model(source)
-    template = begun_template(folder) if config.template is None else config.template
-    return Subject(name, role, folder, Renderer(load_tokenizer(folder), template, generation_stop_ids(folder)))
+    return Subject(name, role, folder, renderer_of(folder, config.template))
 
 
 def _keys(renderer: Renderer, prompt: Sequence[Message], context: Context) -> set[str]:

@@ -12,13 +12,13 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import cache_folder, file_hash, publish_folder
 from demotune.common.profiling import timed
-from demotune.models.adapters import adapter_rows, load_adapter_on
+from demotune.models.adapters import load_adapter_on
 from demotune.models.attention import ATTENTION, carries_layouts, register_attention
 from demotune.models.gguf import convert_gguf
 from demotune.models.kernels import placement
@@ -38,7 +38,6 @@ from demotune.runs.folder import RunFolder
 
 Policy = PreTrainedModel | PeftModel
 HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
-TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "tekken.json")
 LANGUAGE_MODEL = "a causal language model"
 
 
@@ -57,44 +56,6 @@ def resolve_model(source: str) -> Path:
     folder = run.finished_model() if run.holds_run else path if path.is_dir() else _download(source)
     check_files(folder, source)
     return folder.resolve()
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model: the one beside it, for an adapter without one its base's.
-
-    Raises DemotuneError where there is none, and where it has tokens for which the model has no embedding.
-    """
-    holder, rows = tokenizer_folder(folder), embedding_rows(folder)
-    fix = "save the model's tokenizer into that folder with tokenizer.save_pretrained(FOLDER)"
-    with reading(holder, "a tokenizer", fix):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(holder, trust_remote_code=False)
-    _check_vocabulary(tokenizer, rows, holder, folder)
-    return tokenizer
-
-
-def tokenizer_folder(folder: Path) -> Path:
-    """The folder with a model's tokenizer: its own, or that of its base for an adapter that has none."""
-    own = not is_adapter(folder) or any(file for pattern in TOKENIZER_FILES for file in folder.glob(pattern))
-    return folder if own else resolve_base(folder)
-
-
-def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int | None, holder: Path, folder: Path) -> None:
-    images = {getattr(tokenizer, f"{kind}_token_id", None) for kind in ("image", "audio", "video")}
-    ids = set(tokenizer.get_vocab().values()) - images  # which stand for what a language model is never given
-    if rows is not None and max(ids, default=0) >= rows:
-        raise DemotuneError(
-            f"the tokenizer in {holder} has {max(ids) + 1} tokens and the embedding of {folder} has {rows} rows; "
-            "give the tokenizer that the model was trained with, or enlarge the model once: "
-            f"model.resize_token_embeddings({max(ids) + 1}), then model.save_pretrained(FOLDER)"
-        )
-
-
-def embedding_rows(folder: Path) -> int | None:
-    """Tokens for which a model has an embedding; None where its config names no number."""
-    if is_adapter(folder):
-        return adapter_rows(folder) or embedding_rows(resolve_base(folder))
-    rows = getattr(read_config(folder).get_text_config(), "vocab_size", None)
-    return rows if isinstance(rows, int) else None
 
 
 def refuse_broken_policy(folder: Path) -> None:
@@ -244,18 +205,6 @@ def parameter_count(folder: Path) -> int:
     shapes = [shape for file in folder.glob("*.safetensors") for shape in tensor_shapes(file).values()]
     count = sum(map(math.prod, shapes))
     return count + parameter_count(resolve_base(folder)) if is_adapter(folder) else count
-
-
-def generation_stop_ids(folder: Path) -> tuple[int, ...]:
-    """End tokens that the model's generation config names, beside the tokenizer's own."""
-    if is_adapter(folder):
-        return generation_stop_ids(resolve_base(folder))
-    file = folder / "generation_config.json"
-    named = read_object(file).get("eos_token_id") if file.is_file() else None
-    ids = named if isinstance(named, list) else [] if named is None else [named]
-    if not all(isinstance(token, int) for token in ids):
-        raise DemotuneError(f"{file} says eos_token_id {named!r}; write a token id there, or a list of them")
-    return tuple(ids)
 
 
 def resolve_base(adapter_folder: Path) -> Path:

@@ -38,7 +38,6 @@ from demotune.models.policy import (
     attach_adapter,
     hide_library_bars,
     load_policy,
-    load_tokenizer,
     merged,
     on_device,
     refuse_broken_policy,
@@ -51,6 +50,7 @@ from demotune.models.policy import (
     with_attention,
 )
 from demotune.models.question import Question
+from demotune.models.tokenizers import load_tokenizer
 from demotune.runs.folder import RunFolder
 
 RewardModel = PreTrainedModel | PeftModel

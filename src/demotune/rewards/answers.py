@@ -20,19 +20,12 @@ from demotune.common.progress import say, track
 from demotune.config.commands import DrawingOptions, GenerationOptions
 from demotune.config.sampler import IN_PROCESS
 from demotune.data.rendering import Renderer, RenderError
-from demotune.models.policy import (
-    content_hash,
-    generation_stop_ids,
-    load_policy,
-    load_tokenizer,
-    longest_input,
-    resolve_model,
-)
+from demotune.models.policy import content_hash, load_policy, longest_input, resolve_model
+from demotune.models.tokenizers import renderer_of
 from demotune.records import Message, Response
 from demotune.rewards.answer_journal import AnswerJournal, journal_beside
 from demotune.rewards.completions import Asked, completions_for, rewards_of_readable
 from demotune.rewards.reward import Reward
-from demotune.runs.run import begun_template
 from demotune.sampling import Sampler, SamplingOptions, sampler_for
 from demotune.sampling.pace import Pace
 
@@ -100,8 +93,7 @@ def answer(
     if best_of is not None:
         best_of.refuse_greedy(options)
     folder = resolve_model(model)
-    template = begun_template(folder) if options.template is None else options.template
-    renderer = Renderer(load_tokenizer(folder), template, generation_stop_ids(folder))
+    renderer = renderer_of(folder, options.template)
     longest = longest_input(folder)
     rendered = [_render(renderer, number, prompt, longest) for number, prompt in enumerate(prompts, start=1)]
     for remark in renderer.remarks():

@@ -12,15 +12,9 @@ from demotune.common.machine import has_fast_bf16
 from demotune.common.processes import this_device
 from demotune.data.rendering import Renderer
 from demotune.models.batches import Advance
-from demotune.models.policy import (
-    content_hash,
-    generation_stop_ids,
-    load_policy,
-    load_tokenizer,
-    longest_input,
-    resolve_model,
-)
+from demotune.models.policy import content_hash, load_policy, longest_input, resolve_model
 from demotune.models.reference_logps import completion_logps
+from demotune.models.tokenizers import generation_stop_ids, load_tokenizer
 from demotune.records import Completion
 from demotune.rewards.answer_only import find_marker, with_thought_given
 from demotune.rewards.reward import Reward, all_finite

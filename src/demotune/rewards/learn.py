@@ -10,9 +10,10 @@ from demotune.common.progress import track
 from demotune.config.rft import FeatureName
 from demotune.data import checked_prompt
 from demotune.data.rendering import Renderer, RenderError
-from demotune.models.policy import generation_stop_ids, load_policy, load_tokenizer, merged, resolve_model
+from demotune.models.policy import load_policy, merged, resolve_model
 from demotune.models.question import as_question
 from demotune.models.reward import padding_id, save_reward_model
+from demotune.models.tokenizers import generation_stop_ids, load_tokenizer
 from demotune.records import Demonstration, Message, Pair
 from demotune.rewards.card import linear_reward_card
 from demotune.rewards.features import FEATURES

@@ -13,7 +13,7 @@ from demotune.config.rft import FeatureName
 from demotune.data.rendering import Renderer
 from demotune.models.batches import Advance
 from demotune.models.model_folder import is_adapter
-from demotune.models.policy import content_hash, load_tokenizer, longest_input, resolve_model
+from demotune.models.policy import content_hash, longest_input, resolve_model
 from demotune.models.reward import (
     RewardFacts,
     RewardModel,
@@ -26,6 +26,7 @@ from demotune.models.reward import (
 )
 from demotune.models.reward_head import completion_rewards
 from demotune.models.states import followed_by
+from demotune.models.tokenizers import load_tokenizer
 from demotune.records import Completion
 from demotune.rewards.answer_only import find_marker, without_thought
 from demotune.rewards.features import FEATURES, feature_table

@@ -7,7 +7,8 @@ from pathlib import Path
 from demotune.common.processes import this_device
 from demotune.config.sampler import IN_PROCESS, STARTED, HasSampler, addresses_of
 from demotune.models.adapters import adapter_rank
-from demotune.models.policy import Policy, tokenizer_folder
+from demotune.models.policy import Policy
+from demotune.models.tokenizers import tokenizer_folder
 from demotune.runs.names import ENGINE, ENGINE_LOG
 from demotune.sampling.engine.engine import Engine
 from demotune.sampling.engine.process import ServerSettings, StartedServer

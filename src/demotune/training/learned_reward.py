@@ -10,7 +10,7 @@ from peft import PeftModel
 from demotune.common.errors import DemotuneError
 from demotune.config.methods import RFTConfig
 from demotune.models.model_folder import is_adapter
-from demotune.models.policy import load_tokenizer, merged, weight_sharing_base
+from demotune.models.policy import merged, weight_sharing_base
 from demotune.models.reward import (
     RewardFacts,
     RewardModel,
@@ -23,6 +23,7 @@ from demotune.models.reward import (
     with_adapter,
     with_padding,
 )
+from demotune.models.tokenizers import load_tokenizer
 from demotune.records import Completion
 from demotune.rewards.answer_only import answers_of
 from demotune.rewards.scalar import rewards_by_model

@@ -11,7 +11,8 @@ from demotune.common.errors import DemotuneError
 from demotune.common.files import publish_file, publish_folder
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.config.methods import AnyConfig
-from demotune.models.policy import load_tokenizer, resolve_model
+from demotune.models.policy import resolve_model
+from demotune.models.tokenizers import load_tokenizer
 from demotune.runs.folder import RunFolder
 from demotune.training.datasets import json_lines, take_splits
 

@@ -44,9 +44,7 @@ from demotune.models.policy import (
     Policy,
     attach_adapter,
     content_hash,
-    generation_stop_ids,
     load_policy,
-    load_tokenizer,
     longest_input,
     lora_config,
     merged,
@@ -55,6 +53,7 @@ from demotune.models.policy import (
 )
 from demotune.models.question import as_question
 from demotune.models.reward import RewardModel, check_reward_start, load_reward_model, resolve_reward
+from demotune.models.tokenizers import generation_stop_ids, load_tokenizer
 from demotune.rewards.answer_only import AnswerMarker, find_marker
 from demotune.runs.folder import RunFolder
 from demotune.runs.run import run_behind

@@ -22,7 +22,8 @@ from demotune.common.progress import say, warn
 from demotune.evaluation.tasks.data import check_task_names
 from demotune.evaluation.tasks.loading import LoadedTasks, item_texts, load_tasks
 from demotune.models.model_folder import is_adapter, reading
-from demotune.models.policy import refuse_broken_policy, resolve_base, tokenizer_folder
+from demotune.models.policy import refuse_broken_policy, resolve_base
+from demotune.models.tokenizers import tokenizer_folder
 from demotune.runs.names import TASK_ROWS, TASKS
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")

@@ -1,7 +1,7 @@
 """`demotune paper`: one sweep for the artefacts that are asked for, then each one's evaluation, numbers and page."""
 
 import datetime
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from demotune.common.progress import say
 from demotune.config.paper import PaperConfig
 from demotune.paper.figure1 import FIGURE as FIGURE1
 from demotune.paper.figure2 import FIGURE as FIGURE2
-from demotune.paper.inputs import SELECTED, prepare, refuse_missing, select_rows
+from demotune.paper.inputs import SELECTED, Inputs, prepare, refuse_missing, select_rows
 from demotune.paper.leaderboard import TABLES
 from demotune.paper.making import Artefact, Making, kinds_of
 from demotune.paper.page import write_page
@@ -27,24 +27,13 @@ ARTEFACTS = {one.name: one for one in (TABLE2, *TABLES, TABLE5, FIGURE1, FIGURE2
 RETRIES = 1
 
 
-def artefacts_of(config: PaperConfig) -> list[Artefact]:
-    return list(ARTEFACTS.values()) if config.artefact == "all" else [ARTEFACTS[config.artefact]]
-
-
-def needs_of(artefacts: Sequence[Artefact]) -> set[str]:
-    return {need for artefact in artefacts for need in artefact.needs}
-
-
 def paper(config: PaperConfig, pool_of: Callable[[Plan], Pool] = OneByOne) -> list[Path]:
     """Make the artefacts, their trials in a pool of the plan; their pages.
 
     What is finished is not done again: trials, evaluations. Pages are written anew. Raises DemotuneError where inputs
     are missing, and for trials that failed.
     """
-    artefacts = artefacts_of(config)
-    refuse_missing(config, needs_of(artefacts))
-    size = size_of(config.size, artefacts[0].family, config.seeds)
-    inputs = prepare(config)
+    artefacts, size, inputs = _asked_for(config)
     data = select_rows(config, inputs, size)
     plan = plan_of(config.output, kinds_of(artefacts), size, inputs.model, data)
     with stopping_like_ctrl_c():
@@ -54,6 +43,14 @@ def paper(config: PaperConfig, pool_of: Callable[[Plan], Pool] = OneByOne) -> li
         say(f"{artefact.name}: {artefact.title}")
         pages.append(_make(artefact, Making(config, size, inputs, plan)))
     return pages
+
+
+def _asked_for(config: PaperConfig) -> tuple[list[Artefact], Size, Inputs]:
+    """The artefacts, at which size, and of what. Raises DemotuneError where inputs are missing."""
+    artefacts = list(ARTEFACTS.values()) if config.artefact == "all" else [ARTEFACTS[config.artefact]]
+    refuse_missing(config, {need for artefact in artefacts for need in artefact.needs})
+    size = size_of(config.size, artefacts[0].family, config.seeds)
+    return artefacts, size, prepare(config)
 
 
 def _make(artefact: Artefact, making: Making) -> Path:
@@ -88,20 +85,14 @@ def print_commands(config: PaperConfig) -> str:
     """The commands of a shell that make the artefacts, trial by trial. At size tiny the model and rewards are made."""
     from demotune.paper.commands import commands  # noqa: PLC0415
 
-    artefacts = artefacts_of(config)
-    refuse_missing(config, needs_of(artefacts))
-    size = size_of(config.size, artefacts[0].family, config.seeds)
-    return commands(config, artefacts, size, prepare(config))
+    return commands(config, *_asked_for(config))
 
 
 def estimate(config: PaperConfig) -> None:
     """What the trials would cost, on the screen. Where rows are yet to be selected, the first ones stand for them."""
     from demotune.sweep.estimate import show_estimate  # noqa: PLC0415
 
-    artefacts = artefacts_of(config)
-    refuse_missing(config, needs_of(artefacts))
-    size = size_of(config.size, artefacts[0].family, config.seeds)
-    inputs = prepare(config)
+    artefacts, size, inputs = _asked_for(config)
     data: tuple[str, ...] = (str(config.output / SELECTED),)
     if size.selected is None or not Path(data[0]).is_file():
         size, data = _first_rows(size), inputs.data

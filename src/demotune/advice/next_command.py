@@ -7,9 +7,8 @@ from typing import Any
 
 from demotune.advice.measurements import Action
 from demotune.advice.subject import shared_fields
-from demotune.config.as_flags import as_flags
+from demotune.config.as_flags import as_flags, changed_fields
 from demotune.config.commands import AdviseConfig, DistillConfig, SampleConfig
-from demotune.config.field import fields_of
 from demotune.config.methods import CONFIGS
 from demotune.runs.names import REWARD
 
@@ -54,9 +53,8 @@ def _asked(config: AdviseConfig) -> dict[str, Any]:
 
 def _given(config: AdviseConfig, config_class: type[Any]) -> dict[str, Any]:
     """What the user gave of the fields that both have."""
-    ours = fields_of(AdviseConfig)
-    values = {name: getattr(config, name) for name in shared_fields(config_class)}
-    return {name: value for name, value in values.items() if name in ALWAYS or value != ours[name].default}
+    given = {*ALWAYS, *changed_fields(config)}
+    return {name: getattr(config, name) for name in shared_fields(config_class) if name in given}
 
 
 def _command(name: str, given: Mapping[str, Any], **more: Any) -> str:

@@ -2,6 +2,17 @@
 
 from collections.abc import Mapping
 
+from demotune.config.field import fields_of
+
+
+def changed_fields(config: object) -> dict[str, object]:
+    """Name -> value of the fields that differ from their defaults, in the order of the flags."""
+    return {
+        name: value
+        for name, field in fields_of(type(config)).items()
+        if (value := getattr(config, name)) != field.default
+    }
+
 
 def as_flags(values: Mapping[str, object]) -> list[str]:
     """`--name value` for each field that is not None; a tuple repeats its flag, False is `--no-name`."""

@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from demotune.config.as_flags import as_flags
+from demotune.config.as_flags import as_flags, changed_fields
 from demotune.config.commands import CompareConfig
 from demotune.config.config_files import differing_fields
-from demotune.config.field import fields_of
 from demotune.config.methods import AnyConfig, as_dict
 from demotune.runs.folder import RunFolder
 from demotune.runs.names import LOGS
@@ -51,12 +50,7 @@ class Trial:
     @property
     def arguments(self) -> list[str]:
         """What follows `demotune` in the command that begins it."""
-        fields = fields_of(type(self.config))
-        values = {name: getattr(self.config, name) for name in fields}
-        return [
-            self.config.method,
-            *as_flags({name: value for name, value in values.items() if value != fields[name].default}),
-        ]
+        return [self.config.method, *as_flags(changed_fields(self.config))]
 
     @property
     def next_arguments(self) -> list[str]:

@@ -3,6 +3,7 @@
 import re
 
 from demotune.common.memory import GIB
+from demotune.common.operations import flops
 from demotune.common.progress import minutes, say, show_table
 from demotune.estimation.estimate import estimate_config
 from demotune.sweep.trials import Plan
@@ -19,10 +20,10 @@ def show_estimate(plan: Plan, device: str | None = None) -> float:
         left = sum(trial.state != "finished" for trial in trials)
         found, _ = estimate_config(trials[0].at_first_model, device)
         total += left * found.seconds
-        flops = f"{found.flops / 1e15:.3g}"
         words = re.sub("-(?=[a-z])", " ", name)  # which a narrow terminal can break
-        rows.append((words, str(len(trials)), str(left), minutes(found.seconds), flops, f"{found.memory / GIB:.1f} G"))
-    headings = ("setting", "trials", "not finished", "time of one", "PFLOP of one", "memory")
+        one = (minutes(found.seconds), flops(found.flops), f"{found.memory / GIB:.1f} G")
+        rows.append((words, str(len(trials)), str(left), *one))
+    headings = ("setting", "trials", "not finished", "time of one", "operations of one", "memory")
     show_table(f"estimate for {device or 'this machine'}", headings, rows)
     say(f"{minutes(total)} for the trials that are not finished, one after the other; start-up comes on top")
     return total

@@ -45,7 +45,7 @@ from demotune.training.learned_reward import (
     start_reward,
 )
 from demotune.training.losses import loss_at_reference, reward_loss
-from demotune.training.microbatches import MicrobatchPlan, config_microbatches
+from demotune.training.microbatches import Microbatches, MicrobatchPlan, config_microbatches
 from demotune.training.objectives import RewardObjective
 from demotune.training.pairs import (
     equal_samples,
@@ -220,7 +220,7 @@ def _prepare(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) -> Fi
     return Fit(
         model=reward,
         objective=objective,
-        microbatches=[[pairs[number] for number in plan.units[unit]] for unit in plan.order],
+        microbatches=Microbatches(plan, pairs),
         steps=plan.steps,
         title=f"{stage.title}: reward",
         settings={"learning_rate": config.reward_learning_rate},

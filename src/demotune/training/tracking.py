@@ -58,6 +58,8 @@ class Tracking(TrainerCallback):
         self._steps_before = self.log_phases()
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if not self._trackers:
+            return
         checkpoints = Path(str(args.output_dir))
         phase = phase_of(checkpoints)
         prefix = "" if phase in NO_PREFIX else f"{phase}/"
@@ -71,19 +73,21 @@ class Tracking(TrainerCallback):
 
     def _log_record(self, fitting: str, number: int, values: Mapping[str, float], step: int) -> None:
         """Log a record of a phase's history, unless it was logged before an interruption."""
-        if self._trackers and (self._kept.fitting != fitting or number > self._kept.records):
+        if self._kept.fitting != fitting or number > self._kept.records:
             self._log(values, step)
             self._kept = replace(self._kept, fitting=fitting, records=number)
             self._keep()
 
     def log_phases(self) -> int:
-        """Log what finished phases left, each once. Returns how many optimizer steps they took."""
+        """Log what finished phases left, each once. Returns how many optimizer steps they took; 0 without loggers."""
+        if not self._trackers:
+            return 0
         done = 0
         for number, state in _states(self._folder):
             for phase, record in state.items():
                 done += record.get("steps", 0)
                 name = f"{number}/{phase}"
-                if self._trackers and name not in self._kept.phases:
+                if name not in self._kept.phases:
                     self._log(_phase_values(self._folder, number, phase, record), done)
                     self._kept = replace(self._kept, phases=(*self._kept.phases, name))
         self._keep()
@@ -94,8 +98,7 @@ class Tracking(TrainerCallback):
             tracker.log(dict(values), step=step)
 
     def _keep(self) -> None:
-        if self._trackers:
-            write_record(self._file, as_json(self._kept))
+        write_record(self._file, as_json(self._kept))
 
 
 def _states(folder: RunFolder) -> Iterator[tuple[int, dict[str, Any]]]:

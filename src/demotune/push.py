@@ -11,7 +11,7 @@ from demotune.common.errors import DemotuneError
 from demotune.common.progress import say
 from demotune.models.model_folder import first_line
 from demotune.runs.folder import RunFolder
-from demotune.runs.names import CARD, REPORT, REWARD
+from demotune.runs.names import CARD, REPORT
 
 
 def push(run: Path, name: str, *, private: bool = False) -> str:
@@ -53,13 +53,9 @@ def check_can_push(name: str) -> None:
 
 def _files(folder: RunFolder) -> Iterator[tuple[str, Path]]:
     """Name in the repository -> file."""
-    for file in sorted(folder.finished_model().rglob("*")):
-        if file.is_file():
-            yield str(file.relative_to(folder.model)), file
-    for file in (folder.root / REPORT, folder.root / CARD):
-        if file.is_file():
-            yield file.name, file
-    if folder.reward.is_dir():
-        for file in sorted(folder.reward.rglob("*")):
+    model, reward = folder.finished_model(), folder.reward
+    pages = [folder.root / REPORT, folder.root / CARD]
+    for base, files in ((model, model.rglob("*")), (folder.root, pages), (folder.root, reward.rglob("*"))):
+        for file in sorted(files):
             if file.is_file():
-                yield f"{REWARD}/{file.relative_to(folder.reward)}", file
+                yield str(file.relative_to(base)), file

@@ -21,7 +21,7 @@ from demotune.data.rendering import Renderer, RenderError
 from demotune.models.policy import Policy, load_policy, longest_input, resolve_model
 from demotune.models.tokenizers import renderer_of
 from demotune.records import Message, Response
-from demotune.rewards.answers import sampling_options
+from demotune.rewards.answers import Answer, sampling_options
 from demotune.rewards.completions import Asked, completions_for
 from demotune.rewards.load import load_reward
 from demotune.rewards.reward import Reward
@@ -60,20 +60,6 @@ class Speaker:
         ((_, response),) = sampler.draw([ids], [turn], self.config.seed, options)
         show(self.renderer.decode(response.ids))
         return response
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """An answer, and its reward where there is one that can read it."""
-
-    text: str
-    finished: bool
-    reward: float | None
-
-    @property
-    def remark(self) -> str:
-        cut = [] if self.finished else ["cut off at --max-new-tokens"]
-        return ", ".join([*cut, *([] if self.reward is None else [f"reward {self.reward:.4g}"])])
 
 
 def chat(config: ChatConfig) -> None:
@@ -138,15 +124,16 @@ def _exchange(
         say(f"{error}; /new begins a new conversation", style="yellow")
         return None
     for speaker, one in zip(speakers, said, strict=True):
-        if one.remark:
-            say(f"[{speaker.name + ': ' if len(said) > 1 else ''}{one.remark}]", style="dim")
+        cut = [] if one.finished else ["cut off at --max-new-tokens"]
+        if remark := ", ".join(cut if one.reward is None else [*cut, f"reward {one.reward:.4g}"]):
+            say(f"[{speaker.name + ': ' if len(said) > 1 else ''}{remark}]", style="dim")
     kept = _choose(speakers) if len(said) > 1 else 0
     if config.output is not None:
         _save(config.output, asked, [said[kept], *said[:kept], *said[kept + 1 :]])
     return [*asked, {"role": "assistant", "content": said[kept].text}]
 
 
-def _answer(speaker: Speaker, show: Show, asked: Sequence[Message], turn: int, reward: Reward | None) -> Said:
+def _answer(speaker: Speaker, show: Show, asked: Sequence[Message], turn: int, reward: Reward | None) -> Answer:
     """One response, shown as it comes. Raises RenderError where the conversation has become too long."""
     ids = speaker.renderer.prompt_ids(asked)
     if speaker.longest is not None and len(ids) >= speaker.longest:
@@ -155,7 +142,7 @@ def _answer(speaker: Speaker, show: Show, asked: Sequence[Message], turn: int, r
         )
     response = speaker.draw(ids, turn, show)
     text = speaker.renderer.decode(response.ids)
-    return Said(text, response.finished, _reward(reward, speaker.renderer, Asked(asked, ids), response))
+    return Answer(text, response.finished, _reward(reward, speaker.renderer, Asked(asked, ids), response))
 
 
 def _reward(reward: Reward | None, renderer: Renderer, asked: Asked, response: Response) -> float | None:
@@ -221,7 +208,7 @@ def _choose(speakers: Sequence[Speaker]) -> int:
             return int(text) - 1
 
 
-def _save(file: Path, asked: Sequence[Message], said: Sequence[Said]) -> None:
+def _save(file: Path, asked: Sequence[Message], said: Sequence[Answer]) -> None:
     """Append a row that `--data` reads: a demonstration, or of two answers a preference."""
     completions = [[{"role": "assistant", "content": one.text}] for one in said]
     names = ("completion",) if len(said) == 1 else ("chosen", "rejected")

@@ -7,9 +7,8 @@ from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from demotune.common.errors import DemotuneError
+from demotune.common.errors import DemotuneError, first_line
 from demotune.common.progress import say
-from demotune.models.model_folder import first_line
 from demotune.runs.folder import RunFolder
 from demotune.runs.names import CARD, REPORT
 

@@ -8,9 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from demotune.common.errors import DemotuneError
+from demotune.common.errors import DemotuneError, first_line
 from demotune.common.memory import is_lack_of_memory
-from demotune.models.model_folder import first_line
 from demotune.models.packing import Batch, pack
 from demotune.records import Completion, Pair, Side
 from demotune.runs.shared_work import compute_rows

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
-from demotune.common.errors import DemotuneError
+from demotune.common.errors import DemotuneError, first_line
 from demotune.common.memory import is_lack_of_memory
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -58,11 +58,6 @@ def reading(path: Path, what: str, fix: str = COPY_OR_SAVE_AGAIN) -> Iterator[No
         if isinstance(error, ImportError):
             fix = "install what it asks for"
         raise DemotuneError(f"cannot read {path} as {what}: {_cause(error)}; {fix}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message: libraries add pages of advice."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _cause(error: Exception) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from demotune.common.errors import DemotuneError
+from demotune.common.errors import DemotuneError, first_line
 from demotune.common.files import cache_folder, file_hash, publish_folder
 from demotune.common.profiling import timed
 from demotune.models.adapters import load_adapter_on
@@ -26,7 +26,6 @@ from demotune.models.model_folder import (
     ADAPTER_CONFIG,
     check_files,
     check_weights,
-    first_line,
     is_adapter,
     load_whole,
     read_config,

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
-from demotune.common.errors import DemotuneError
+from demotune.common.errors import DemotuneError, first_line
 from demotune.common.files import file_hash
 from demotune.common.machine import has_fast_bf16
 from demotune.common.processes import (
@@ -39,7 +39,7 @@ from demotune.data.rendered_rows import RenderedRows
 from demotune.data.rendering import Renderer, RenderError, prompt_hash
 from demotune.models.adapters import adapter_rank
 from demotune.models.kernels import PACKAGES, refuse_missing_kernels, use_liger_layers
-from demotune.models.model_folder import first_line, is_adapter, is_quantized
+from demotune.models.model_folder import is_adapter, is_quantized
 from demotune.models.policy import (
     Policy,
     attach_adapter,

@@ -13,13 +13,12 @@ from uuid import uuid4
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from demotune.common.errors import DemotuneError
+from demotune.common.errors import DemotuneError, first_line
 from demotune.common.files import write_record
 from demotune.common.json_records import as_json, read_record
 from demotune.common.processes import main_process
 from demotune.config.loggers import loggers_of
 from demotune.config.methods import AnyConfig, as_dict
-from demotune.models.model_folder import first_line
 from demotune.runs.check import StageCheck
 from demotune.runs.folder import RunFolder
 from demotune.runs.names import TENSORBOARD, TRACKED

@@ -11,9 +11,8 @@ from typing import Any
 
 import datasets
 
-from demotune.common.errors import DemotuneError
+from demotune.common.errors import DemotuneError, first_line
 from demotune.evaluation.tasks.data import SUBJECT_FOLDERS, TaskFiles, harness_index, single_tasks, write_task_files
-from demotune.models.model_folder import first_line
 from demotune.models.policy import hide_library_bars
 
 

@@ -1,12 +1,15 @@
 """What the processes of a phase have finished so far, row by row: it outlives a killed run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from demotune.common.journals import Journal, read_journal
 from demotune.common.processes import main_process, process_count, process_state, wait_for_everyone
 from demotune.runs.names import PARTIAL
+
+Compute = Callable[[Sequence[int]], Sequence[Mapping[str, Any]]]
+"""The rows of a batch -> a record for each, which names its row."""
 
 
 class PhaseJournal:
@@ -44,6 +47,25 @@ class PhaseJournal:
                 found += (whole[0] + whole[1]).count(b"\n")
                 self._counted[file] += len(whole[0] + whole[1])
         return found
+
+    def fill(
+        self, batches: Sequence[Sequence[int]], compute: Compute, advance: Callable[[int], None]
+    ) -> dict[int, dict[str, Any]]:
+        """Row number -> record of all rows: `compute` makes those of a batch, of which each process takes its share.
+
+        A batch that is here already, whole, is not computed; `advance` counts rows as any process finishes them.
+        """
+        for batch in share_of_this_process([batch for batch in batches if not self.done.keys() >= set(batch)]):
+            self.append(compute(batch))
+            advance(len(batch) + self.news_of_others())
+        return self.filled(advance)
+
+    def filled(self, advance: Callable[[int], None]) -> dict[int, dict[str, Any]]:
+        """Row number -> record, once every process has done its share; `advance` counts what was not yet counted."""
+        wait_for_everyone()
+        if late := self.news_of_others():
+            advance(late)
+        return self.read()
 
     def start_over(self) -> None:
         """Forget all records, of all processes."""

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from accelerate.utils import gather_object
 
-from demotune.common.processes import process_count, wait_for_everyone
+from demotune.common.processes import process_count
 from demotune.runs.phase_journal import PhaseJournal, share_of_this_process
 
 Value = TypeVar("Value")
@@ -106,15 +106,10 @@ def _exchanged(batches: Sequence[Sequence[int]], compute: Compute[Value], advanc
 def _kept(
     journal: PhaseJournal, batches: Sequence[Sequence[int]], compute: Compute[Value], advance: _Advance
 ) -> dict[int, Value]:
-    missing = [batch for batch in batches if not journal.done.keys() >= set(batch)]
-    if known := sum(map(len, batches)) - sum(map(len, missing)):
+    def records(batch: Sequence[int]) -> list[dict[str, Any]]:
+        return [{"row": row, "value": value} for row, value in zip(batch, compute(batch), strict=True)]
+
+    if known := sum(len(batch) for batch in batches if journal.done.keys() >= set(batch)):
         advance(known)
-    for batch in share_of_this_process(missing):
-        values = compute(batch)
-        journal.append([{"row": row, "value": value} for row, value in zip(batch, values, strict=True)])
-        advance(len(batch) + journal.news_of_others())
-    wait_for_everyone()
-    if late := journal.news_of_others():
-        advance(late)
-    found = journal.read()
+    found = journal.fill(batches, records, advance)
     return {row: found[row]["value"] for batch in batches for row in batch}

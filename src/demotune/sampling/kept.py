@@ -6,7 +6,6 @@ from typing import Any
 
 from demotune.common.journals import append_in_turn
 from demotune.common.json_records import as_json, from_json
-from demotune.common.processes import wait_for_everyone
 from demotune.common.progress import Tracker
 from demotune.records import Response
 from demotune.runs.phase_journal import PhaseJournal, share_of_this_process
@@ -50,8 +49,5 @@ def draw_kept(
         streams = [first_stream + row for row in rows]
         with one.ready([prompts[row] for row in left], options):
             append_in_turn(records(), journal.append)
-    wait_for_everyone()
-    if tracker and (late := journal.news_of_others()):
-        tracker.advance(late)
-    found = journal.read()
+    found = journal.filled(tracker.advance if tracker else lambda _: None)
     return [from_json(Response, found[row]) for row in range(len(prompts))]

@@ -1,16 +1,16 @@
 """REFERENCE: log-probabilities of the stage's pairs under the reference, once; what is known is not computed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from demotune.common.files import write_rows
-from demotune.common.processes import wait_for_everyone
 from demotune.common.profiling import span
 from demotune.common.progress import track
 from demotune.models.reference_logps import pair_logps
 from demotune.records import Side
 from demotune.runs.heldout_files import rows_before
 from demotune.runs.names import REFERENCE_LOGPS
-from demotune.runs.phase_journal import PhaseJournal, share_of_this_process
+from demotune.runs.phase_journal import PhaseJournal
 from demotune.training.pairs import (
     expected_pairs,
     expected_tokens,
@@ -48,32 +48,20 @@ def run(stage: Stage) -> Outcome:
     else:
         stage.free_policy()  # only one model is in memory
         policy = stage.setup.load(stage.setup.start_model)
+
+    def records(unit: Sequence[int]) -> list[dict[str, Any]]:
+        pairs, bf16, budget = [everything[number] for number in unit], stage.setup.bf16, config.tokens_per_microbatch
+        (logps,) = pair_logps(policy, [pairs], bf16=bf16, advance=lambda _: None, budget=budget, known=known)
+        return [
+            {"row": number, "key": pair.key, "demo_ref_logp": demo, "sample_ref_logp": sample}
+            for number, pair, (demo, sample) in zip(unit, pairs, logps, strict=True)
+        ]
+
     journal = PhaseJournal(stage.folder, "reference")
-    missing = [unit for unit in units if not set(unit) <= journal.done.keys()]
     title = f"{stage.title}: reference log-probabilities"
     with track(title, len(everything), "pairs") as tracker, span("scoring"):
         tracker.start_at(len(journal.done))
-        mine = share_of_this_process(missing)
-        computed = pair_logps(
-            policy,
-            [[everything[number] for number in unit] for unit in mine],
-            bf16=stage.setup.bf16,
-            advance=lambda _: None,
-            budget=config.tokens_per_microbatch,
-            known=known,
-        )
-        for unit, logps in zip(mine, computed, strict=True):
-            journal.append(
-                [
-                    {"row": number, "key": everything[number].key, "demo_ref_logp": demo, "sample_ref_logp": sample}
-                    for number, (demo, sample) in zip(unit, logps, strict=True)
-                ]
-            )
-            tracker.advance(len(unit) + journal.news_of_others())
-        wait_for_everyone()
-        if late := journal.news_of_others():
-            tracker.advance(late)
-    rows = journal.read()
+        rows = journal.fill(units, records, tracker.advance)
     return Outcome(
         outputs={
             REFERENCE_LOGPS: lambda file: write_rows(file, (rows[number] for number in range(len(everything)))),

@@ -130,10 +130,12 @@ def sample(policy: Policy, work: Work, stop_ids: frozenset[int]) -> list[Respons
 
 def score(policy: Policy, units: list[list[Pair]], work: Work) -> list[list[ScoredPair]]:
     """The reference's numbers, in the micro-batches of training."""
-    scores = pair_logps(policy, units, bf16=work.bf16, advance=lambda _: None)
     return [
-        [ScoredPair(pair, demo, sampled) for pair, (demo, sampled) in zip(unit, numbers, strict=True)]
-        for unit, numbers in zip(units, scores, strict=True)
+        [
+            ScoredPair(pair, demo, sampled)
+            for pair, (demo, sampled) in zip(unit, pair_logps(policy, unit, bf16=work.bf16), strict=True)
+        ]
+        for unit in units
     ]
 
 

@@ -159,7 +159,7 @@ class TinyEngine:
         }
         if "logprobs" in body:
             completion = Completion(tuple(body["prompt"]), response)
-            ((logps,),) = token_logps(policy, [[completion]], bf16=False, advance=lambda _: None)
+            (logps,) = token_logps(policy, [completion], bf16=False)
             choice["logprobs"] = {"token_logprobs": list(logps)}
         return {"id": "cmpl-1", "object": "text_completion", "model": body["model"], "choices": [choice]}
 

@@ -126,10 +126,12 @@ def random_pairs(seed: int, count: int, *, all_finished: bool = False) -> list[P
 
 def scored(reference: nn.Module, microbatches: Sequence[Sequence[Pair]], bf16: bool = False) -> list[list[ScoredPair]]:
     """The reference's log-probabilities on the micro-batches, by demotune's own scoring."""
-    numbers = pair_logps(reference, microbatches, bf16=bf16, advance=lambda _: None)
     return [
-        [ScoredPair(pair, demo, sample) for pair, (demo, sample) in zip(pairs, rows, strict=True)]
-        for pairs, rows in zip(microbatches, numbers, strict=True)
+        [
+            ScoredPair(pair, demo, sample)
+            for pair, (demo, sample) in zip(pairs, pair_logps(reference, pairs, bf16=bf16), strict=True)
+        ]
+        for pairs in microbatches
     ]
 
 

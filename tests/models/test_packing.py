@@ -256,7 +256,7 @@ def test_a_pair_shares_its_prompt_and_starts_at_log_two_in_bfloat16() -> None:
         for number in range(4)
     ]
     model, objective = model_of("llama"), PairObjective(0.1, "logistic", 0.0)
-    (scores,) = pair_logps(model, [pairs], bf16=True, advance=lambda _: None)
+    scores = pair_logps(model, pairs, bf16=True)
     batch = objective.collate([ScoredPair(pair, *both) for pair, both in zip(pairs, scores, strict=True)])
     assert batch["input_ids"].numel() == sum(len(p.prompt_ids) + len(p.demo.ids) + len(p.sample.ids) for p in pairs)
     with torch.autocast("cpu", dtype=torch.bfloat16):

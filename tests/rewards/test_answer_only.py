@@ -80,7 +80,7 @@ def test_log_probabilities_of_a_pair_are_those_of_its_answers_after_its_thoughts
     pair = with_thoughts(
         Pair("a", (3, 4), Response((6, 7, END), True), Response((5, MARK, MARK, 7, END), True)), MARKER
     )
-    ((demo, sample),) = next(pair_logps(model, [[pair]], bf16=False, advance=lambda _: None))
+    ((demo, sample),) = pair_logps(model, [pair], bf16=False)
     assert demo == pytest.approx(float(naive_response_logps(model, (3, 4), (6, 7, END)).sum()), abs=1e-4)
     whole = naive_response_logps(model, (3, 4), (5, MARK, MARK, 7, END))
     assert sample == pytest.approx(float(whole[3:].sum()), abs=1e-4)

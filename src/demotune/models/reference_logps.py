@@ -4,7 +4,7 @@ Pairs are computed in the very micro-batches in which they will be trained. In b
 moves by up to 0.2 nats with the batch that it is in; with the same batches, the first loss of a stage is exact.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -31,56 +31,46 @@ Only what is computed in float32 may be known: in half precision a number would 
 
 def pair_logps(
     model: nn.Module,
-    microbatches: Sequence[Sequence[Pair]],
+    microbatch: Sequence[Pair],
     *,
     bf16: bool,
-    advance: Advance,
     budget: int | None = None,
     known: KnownLogps | None = None,
-) -> Iterator[list[tuple[float, float]]]:
-    """For each micro-batch, (log pi(y | x), log pi(sample | x)) of each of its pairs, in nats.
+) -> list[tuple[float, float]]:
+    """(log pi(y | x), log pi(sample | x)) of each pair of a micro-batch, in nats.
 
-    `budget` is the run's `tokens_per_microbatch`: micro-batches are cut as in training.
+    `budget` is the run's `tokens_per_microbatch`: the micro-batch is cut as in training.
     """
     known = known or {}
-    for pairs in microbatches:
-        found: list[tuple[float, float]] = []
-        for part in cut_to_budget(pairs, packed_tokens, budget):
-            sides, demo_rows, sample_rows = pair_sides(part)
-            with lack_of_memory_explained(len(sides), "--per-device-train-batch-size, --tokens-per-microbatch"):
-                computed = iter(_logps(model, [side for side in sides if side not in known], bf16=bf16))
-            logps = [known[side] if side in known else next(computed) for side in sides]
-            found += [(logps[demo], logps[sample]) for demo, sample in zip(demo_rows, sample_rows, strict=True)]
-        advance(len(pairs))
-        yield found
+    found: list[tuple[float, float]] = []
+    for part in cut_to_budget(microbatch, packed_tokens, budget):
+        sides, demo_rows, sample_rows = pair_sides(part)
+        with lack_of_memory_explained(len(sides), "--per-device-train-batch-size, --tokens-per-microbatch"):
+            computed = iter(_logps(model, [side for side in sides if side not in known], bf16=bf16))
+        logps = [known[side] if side in known else next(computed) for side in sides]
+        found += [(logps[demo], logps[sample]) for demo, sample in zip(demo_rows, sample_rows, strict=True)]
+    return found
 
 
 def token_logps(
-    model: nn.Module,
-    microbatches: Sequence[Sequence[Completion]],
-    *,
-    bf16: bool,
-    advance: Advance,
-    budget: int | None = None,
-) -> Iterator[list[tuple[float, ...]]]:
-    """For each micro-batch, log pi of each response token of each of its completions, in nats. `budget` as above."""
+    model: nn.Module, microbatch: Sequence[Completion], *, bf16: bool, budget: int | None = None
+) -> list[tuple[float, ...]]:
+    """Log pi of each response token of each completion of a micro-batch, in nats. `budget` as above."""
 
     def tokens(completion: Completion) -> int:
         return len(completion.prompt_ids) + len(completion.response.ids)
 
-    for members in microbatches:
-        found: list[tuple[float, ...]] = []
-        for part in cut_to_budget(members, tokens, budget):
-            batch = to_device(model, pack_sides([(row.prompt_ids, row.response.ids) for row in part]))
-            with (
-                lack_of_memory_explained(len(part), "--per-device-train-batch-size, --tokens-per-microbatch"),
-                torch.no_grad(),
-                autocast(batch["input_ids"].device, bf16),
-            ):
-                logps = response_logps(model, batch).logps.tolist()
-            found += [tuple(row[: len(one.response.ids)]) for row, one in zip(logps, part, strict=True)]
-        advance(len(members))
-        yield found
+    found: list[tuple[float, ...]] = []
+    for part in cut_to_budget(microbatch, tokens, budget):
+        batch = to_device(model, pack_sides([(row.prompt_ids, row.response.ids) for row in part]))
+        with (
+            lack_of_memory_explained(len(part), "--per-device-train-batch-size, --tokens-per-microbatch"),
+            torch.no_grad(),
+            autocast(batch["input_ids"].device, bf16),
+        ):
+            logps = response_logps(model, batch).logps.tolist()
+        found += [tuple(row[: len(one.response.ids)]) for row, one in zip(logps, part, strict=True)]
+    return found
 
 
 def completion_logps(

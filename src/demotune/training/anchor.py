@@ -24,14 +24,11 @@ def scored_demonstrations(
     """The rows, scored by the policy that the stage starts from in the micro-batches in which they will be trained."""
 
     def logps(unit: Sequence[int]) -> list[tuple[float, ...]]:
-        return next(
-            token_logps(
-                stage.start_policy,
-                [[Completion(rows[number].prompt_ids, rows[number].demo) for number in unit]],
-                bf16=stage.setup.bf16,
-                advance=lambda _: None,
-                budget=stage.setup.config.tokens_per_microbatch,
-            )
+        return token_logps(
+            stage.start_policy,
+            [Completion(rows[number].prompt_ids, rows[number].demo) for number in unit],
+            bf16=stage.setup.bf16,
+            budget=stage.setup.config.tokens_per_microbatch,
         )
 
     what = "log-probabilities of the start model"

@@ -130,7 +130,7 @@ def difference(
             )
         completions.append(Completion(tuple(prompt), answer.response))
         theirs.append(answer.logps)
-    (ours,) = token_logps(policy, [completions], bf16=bf16, advance=lambda _: None)
+    ours = token_logps(policy, completions, bf16=bf16)
     return fmean(abs(a - b) for mine, other in zip(ours, theirs, strict=True) for a, b in zip(mine, other, strict=True))
 
 

@@ -146,15 +146,12 @@ def _scored(
     """(log pi(y | x), log pi(sample | x)) of each held-out pair under the trained policy, shared among processes."""
 
     def logps(unit: Sequence[int]) -> list[tuple[float, float]]:
-        return next(
-            pair_logps(
-                stage.trained_policy,
-                [[pairs[place] for place in unit]],
-                bf16=stage.setup.bf16,
-                advance=lambda _: None,
-                budget=pairwise(stage.setup).tokens_per_microbatch,
-                known=known,
-            )
+        return pair_logps(
+            stage.trained_policy,
+            [pairs[place] for place in unit],
+            bf16=stage.setup.bf16,
+            budget=pairwise(stage.setup).tokens_per_microbatch,
+            known=known,
         )
 
     with shared(name, stage.folder):

@@ -51,7 +51,7 @@ def run(stage: Stage) -> Outcome:
 
     def records(unit: Sequence[int]) -> list[dict[str, Any]]:
         pairs, bf16, budget = [everything[number] for number in unit], stage.setup.bf16, config.tokens_per_microbatch
-        (logps,) = pair_logps(policy, [pairs], bf16=bf16, advance=lambda _: None, budget=budget, known=known)
+        logps = pair_logps(policy, pairs, bf16=bf16, budget=budget, known=known)
         return [
             {"row": number, "key": pair.key, "demo_ref_logp": demo, "sample_ref_logp": sample}
             for number, pair, (demo, sample) in zip(unit, pairs, logps, strict=True)

@@ -29,9 +29,7 @@ def conclude(run: Path) -> None:
     page = build_report([run], rigor=answers)
     for sentence in verdicts:
         say(sentence)
-    found = read_runs([run])
-    say(f"{headline(found)}. {answer_sentence(found)}")
-    say(f"Report: {page.resolve().as_uri()}")
+    _say_answer(page, [run])
 
 
 def write_page(
@@ -39,10 +37,14 @@ def write_page(
 ) -> Path:
     """`demotune report`: the page, its first sentence and its address on the screen."""
     page = make_page(runs, output, evaluations=evaluations, comparison=comparison)
+    _say_answer(page, runs, evaluations)
+    return page
+
+
+def _say_answer(page: Path, runs: Sequence[Path], evaluations: Sequence[Path] = ()) -> None:
     found, judged = read_runs(list(runs)), [read_evaluation(folder) for folder in evaluations]
     say(f"{headline(found, judged)}. {answer_sentence(found, judged)}")
     say(f"Report: {page.resolve().as_uri()}")
-    return page
 
 
 def make_page(

@@ -1,7 +1,9 @@
 """Figure 2: reward of answers and win rate over SFT by a reward model, over the stages of training."""
 
-from demotune.common.statistics import compare_over_seeds, over_seeds
-from demotune.paper.judged import KINDS, OURS, Judged, Key, judge_stages, share_over_seeds, stage_title
+from collections.abc import Callable
+
+from demotune.common.statistics import Interval, compare_over_seeds, over_seeds
+from demotune.paper.judged import KINDS, OURS, Judged, Key, judge_stages, share_over_seeds, title_of_stage
 from demotune.paper.making import METHODS, Artefact, Found, Making, named_tests_grid, seeds_note
 from demotune.paper.record import Cell, Chart, Grid, Series, grid, measured, point, text
 from demotune.paper.reported import FIGURE2
@@ -49,9 +51,9 @@ def _charts(judged: Judged, judge: str) -> list[Chart]:
     ]  # fmt: skip
 
 
-def _line(judged: Judged, method: str, number: object) -> Series:
+def _line(judged: Judged, method: str, of: Callable[[Key], Interval]) -> Series:
     keys = [("start", 0), *(key for key in judged.keys if key[0] == method)]
-    return Series(METHODS[method], tuple(point(key[1], number(key)) for key in keys))  # type: ignore[operator]
+    return Series(METHODS[method], tuple(point(key[1], of(key)) for key in keys))
 
 
 def _grid(judged: Judged, judge: str, making: Making) -> Grid:
@@ -60,7 +62,7 @@ def _grid(judged: Judged, judge: str, making: Making) -> Grid:
         last = key == max((one for one in judged.keys if one[0] == key[0]), key=lambda one: one[1])
         known = "reaches about 80%" if key[0] == "rft" and last else "not known to us"
         rows.append(
-            [text(stage_title(key)), measured(over_seeds(judged.rewards(key, judge))),
+            [text(title_of_stage(key)), measured(over_seeds(judged.rewards(key, judge))),
              measured(share_over_seeds(wins(judged, key, judge)), percent=True), text(known)]
         )  # fmt: skip
     prompts = len(judged.rewards(None, judge)[0])
@@ -75,7 +77,7 @@ def _tests(judged: Judged) -> Grid:
         for method in OURS:
             keys = [key for key in judged.keys if key[0] == method]
             if keys:
-                title, table = stage_title(keys[-1]), wins(judged, keys[-1], judge)
+                title, table = title_of_stage(keys[-1]), wins(judged, keys[-1], judge)
                 even = [[0.5] * len(row) for row in table]
                 rewards = compare_over_seeds(judged.rewards(keys[-1], judge), judged.rewards(None, judge))
                 compared.append(((title, judge, "reward"), rewards))

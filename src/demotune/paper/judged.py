@@ -120,6 +120,6 @@ def share_over_seeds(table: Sequence[Sequence[float]]) -> Interval:
     return Interval(found.value, max(found.low, 0.0), min(found.high, 1.0)) if found.known else found
 
 
-def stage_title(key: Key) -> str:
+def title_of_stage(key: Key) -> str:
     method, stage = key
     return "start" if method == "start" else f"{METHODS[method]}, stage {stage}"

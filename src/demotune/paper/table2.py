@@ -1,6 +1,6 @@
 """Table 2: memory and time of each method, from the records of its runs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from demotune.common.operations import flops
@@ -66,12 +66,11 @@ def _answer(runs: dict[str, list[Run]]) -> str:
     return "Beside more SFT, of twice the epochs, " + "; ".join(parts) + "."
 
 
-def _relative(runs: dict[str, list[Run]], of: object) -> tuple[Series, ...]:
-    number = operations if of is operations else seconds
-    base = fmean(map(number, next(iter(runs.values()))))
+def _relative(runs: dict[str, list[Run]], of: Callable[[Run], float]) -> tuple[Series, ...]:
+    base = fmean(map(of, next(iter(runs.values()))))
     found = []
     for title, own in runs.items():
-        values = [number(run) / base for run in own]
+        values = [of(run) / base for run in own]
         found.append(Series(title, (Point(0, fmean(values), min(values), max(values)),)))
     return tuple(found)
 

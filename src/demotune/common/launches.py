@@ -13,20 +13,20 @@ _CUT = {"TP": "tensor", "CP": "context", "SP": "sequence"}
 
 def refuse_launch() -> None:
     """Raise DemotuneError for a launcher's request that no run can honour."""
-    if _asked("ACCELERATE_USE_DEEPSPEED"):
+    if asked("ACCELERATE_USE_DEEPSPEED"):
         stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE")
         raise DemotuneError(
             f"the launcher asks for DeepSpeed{f' (ZeRO stage {stage})' if stage else ''}, which demotune does not use; "
             "for models that one GPU cannot train give accelerate launch --use_fsdp --fsdp_version 2"
         )
-    if _asked("ACCELERATE_USE_FSDP") and (version := os.environ.get("FSDP_VERSION", "1")) == "1":
+    if asked("ACCELERATE_USE_FSDP") and (version := os.environ.get("FSDP_VERSION", "1")) == "1":
         raise DemotuneError(
             f"the launcher asks for FSDP version {version}, which demotune does not use; give accelerate launch "
             "--use_fsdp --fsdp_version 2"
         )
-    if _asked("ACCELERATE_USE_MEGATRON_LM"):
+    if asked("ACCELERATE_USE_MEGATRON_LM"):
         raise DemotuneError("the launcher asks for Megatron-LM, which demotune does not use; launch without it")
-    if _asked("ACCELERATE_USE_PARALLELISM_CONFIG"):
+    if asked("ACCELERATE_USE_PARALLELISM_CONFIG"):
         for name, kind in _CUT.items():
             if (size := os.environ.get(f"PARALLELISM_CONFIG_{name}_SIZE", "1")) not in ("", "1"):
                 raise DemotuneError(
@@ -47,16 +47,16 @@ def refuse_several_processes(command: str) -> None:
 def unmet(processes: int, on_cpu: bool) -> list[str]:
     """What the launcher asked for and this run, of so many processes, does otherwise: sentences for the user."""
     found = []
-    asked = _started()
+    started = _started()
     accelerate_alone = "ACCELERATE_DYNAMO_USE_DYNAMIC" in os.environ and "WORLD_SIZE" not in os.environ
     by_accelerate = accelerate_alone and "MASTER_ADDR" in os.environ  # set where --num_processes is above 1
-    if processes == 1 and (asked > 1 or by_accelerate):
-        many = str(asked) if asked > 1 else "several"
+    if processes == 1 and (started > 1 or by_accelerate):
+        many = str(started) if started > 1 else "several"
         found.append(
             f"the launcher was asked for {many} processes, and this run has one; where accelerate launch sees fewer "
             "than two GPUs, it starts one: give torchrun --nproc_per_node N -m demotune ..."
         )
-    if _asked("ACCELERATE_USE_FSDP") and on_cpu:
+    if asked("ACCELERATE_USE_FSDP") and on_cpu:
         found.append(
             "the launcher asks for FSDP, which accelerate has on GPUs only: each process holds the whole model"
         )
@@ -67,5 +67,6 @@ def _started() -> int:
     return max((int(os.environ[name]) for name in _SIZES if os.environ.get(name, "").isdecimal()), default=1)
 
 
-def _asked(name: str) -> bool:
+def asked(name: str) -> bool:
+    """Whether an environment variable says yes, as accelerate reads it."""
     return os.environ.get(name, "").lower() in _YES

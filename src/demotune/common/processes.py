@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from demotune.common.launches import asked
+
 if TYPE_CHECKING:
     import torch
     from accelerate import PartialState
@@ -20,7 +22,7 @@ def process_state() -> "PartialState":
     from accelerate import PartialState  # noqa: PLC0415
 
     has_accelerator = torch.cuda.is_available() or torch.xpu.is_available()
-    wants_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    wants_cpu = asked("ACCELERATE_USE_CPU")
     return PartialState(cpu=wants_cpu or not has_accelerator)
 
 
@@ -61,7 +63,7 @@ def planned_for(processes: int) -> Iterator[None]:
 
 def shards_models() -> bool:
     """Whether accelerate was launched to spread what is trained over the processes (FSDP)."""
-    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true") and bool(process_state().use_distributed)
+    return asked("ACCELERATE_USE_FSDP") and bool(process_state().use_distributed)
 
 
 def load_in_every_process() -> None:

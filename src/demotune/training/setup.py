@@ -3,7 +3,6 @@
 import dataclasses
 import enum
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ from transformers.training_args import OptimizerNames
 
 from demotune.common.errors import DemotuneError, first_line
 from demotune.common.files import file_hash
+from demotune.common.launches import asked
 from demotune.common.machine import has_fast_bf16
 from demotune.common.processes import (
     load_in_every_process,
@@ -291,7 +291,7 @@ def _check_early(config: AnyConfig) -> None:
             "weights of 4 bits cannot be sharded; launch without FSDP, so that each process holds them whole, or leave "
             "load_in_4bit out"
         )
-    if shards_models() and os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "").lower() in ("1", "true"):
+    if shards_models() and asked("FSDP_ACTIVATION_CHECKPOINTING"):
         raise DemotuneError(
             "fsdp_activation_checkpointing would wrap the layers that demotune reads; set it to false in accelerate's "
             "config, and give --activation-checkpointing"

@@ -8,11 +8,9 @@ from shutil import rmtree
 from threading import Event, Lock
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
-
 from demotune.common.errors import DemotuneError
 from demotune.common.http_client import PassingError, Pause
-from demotune.common.processes import main_process, process_count, wait_for_everyone
+from demotune.common.processes import from_main_process, main_process, wait_for_everyone
 from demotune.common.progress import say, warn
 from demotune.models.policy import Policy
 from demotune.records import Response
@@ -194,14 +192,14 @@ class Engine:
 
     def _share(self) -> None:
         """What the main process knows of the servers, for all."""
-        if process_count() == 1:
-            return
-        known = [(one.address, one.gone, one.model, one.longest, one.holds, one.base) for one in self._servers]
-        shared: list[Any] = [known, self._weights] if main_process() else [None, None]
-        broadcast_object_list(shared)
+
+        def known_here() -> tuple[list[tuple[Any, ...]], Weights | None]:
+            facts = [(one.address, one.gone, one.model, one.longest, one.holds, one.base) for one in self._servers]
+            return facts, self._weights
+
+        known, self._weights = from_main_process(known_here)
         if main_process():
             return
-        known, self._weights = shared
         self._servers = self._at([address for address, *_ in known])
         for server, (_, *facts) in zip(self._servers, known, strict=True):
             server.gone, server.model, server.longest, server.holds, server.base = facts

@@ -11,9 +11,9 @@ import pytest
 from helpers.page_reader import Page
 from helpers.report_folders import FIVE, write_evaluation, write_run
 
+from demotune.common.amounts import flops
 from demotune.common.errors import DemotuneError
 from demotune.common.files import read_json, write_json, write_rows
-from demotune.common.operations import flops
 from demotune.common.statistics import Interval
 from demotune.report import build_report
 from demotune.report.answer import answer_sentence, headline_comparison

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from demotune.common.amounts import plural
 from demotune.common.files import CHECKSUM, publish_file, with_checksum
 from demotune.common.progress import warn
 
@@ -29,7 +30,7 @@ class Journal:
                 with publish_file(file) as unfinished:
                     unfinished.write_bytes(_as_lines(rows))
             if count:
-                warn(f"{file}: {count} damaged line{'s' if count > 1 else ''} dropped; what was there is made again")
+                warn(f"{file}: {plural(count, 'damaged line')} dropped; what was there is made again")
 
     def append(self, rows: Iterable[Mapping[str, object]]) -> None:
         """Add rows and wait until they are on disk."""

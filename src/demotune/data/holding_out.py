@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from demotune.common.amounts import plural
 from demotune.config.methods import AnyConfig
 from demotune.data.rendered_rows import RenderedRows
 
@@ -41,7 +42,7 @@ def hold_out_share(rows: RenderedRows, config: AnyConfig) -> Split:
 def hold_out_eval_data(rows: RenderedRows, eval_rows: RenderedRows, config: AnyConfig) -> Split:
     """Hold out at most `max_eval_rows` of the rows of eval_data, and train on no prompt of any of them."""
     heldout = eval_rows.take(_smallest(eval_rows, config.max_eval_rows))
-    note = f"{len(heldout)} of {counted(len(eval_rows), 'row')} of eval_data"
+    note = f"{len(heldout)} of {plural(len(eval_rows), 'row')} of eval_data"
     if len(heldout) < len(eval_rows):
         note += f", chosen by a hash of the prompt (max_eval_rows {config.max_eval_rows})"
     train, dropped = _without_prompts_of(eval_rows, rows)
@@ -62,10 +63,5 @@ def _without_prompts_of(heldout: RenderedRows, rows: RenderedRows) -> tuple[Rend
     """The rows whose prompt no held-out row has, and a remark on the others."""
     known = np.isin(rows.prompts, heldout.prompts) | np.isin(rows.questions, heldout.questions)
     dropped = int(np.count_nonzero(known))
-    note = f"; {counted(dropped, 'training row')} dropped because the prompt is held out" if dropped else ""
+    note = f"; {plural(dropped, 'training row')} dropped because the prompt is held out" if dropped else ""
     return rows.take(~known), note
-
-
-def counted(number: int, noun: str) -> str:
-    """1 row, 1,000 rows."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -5,12 +5,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from demotune.common.amounts import plural
 from demotune.common.errors import DemotuneError
 from demotune.common.json_records import write_records
 from demotune.common.progress import say
 from demotune.config.methods import AnyConfig
 from demotune.data import BadRow
-from demotune.data.holding_out import counted, hold_out_eval_data, hold_out_share
+from demotune.data.holding_out import hold_out_eval_data, hold_out_share
 from demotune.data.intake_cache import tokenised
 from demotune.data.rendered_rows import RenderedRows
 from demotune.data.rendering import Renderer
@@ -55,7 +56,7 @@ def prepare(config: AnyConfig, renderer: Renderer, quarantine_path: Path | None 
     split = hold_out_share(data.rows, config) if held is None else hold_out_eval_data(data.rows, held.rows, config)
     if not split.train:
         raise DemotuneError(
-            f"no row is left to train on: {counted(data.counts.rows_read, 'row')} read from {', '.join(config.data)}, "
+            f"no row is left to train on: {plural(data.counts.rows_read, 'row')} read from {', '.join(config.data)}, "
             f"{len(data.bad_rows)} bad ({reasons(data.bad_rows) or 'none'}), {len(data.rows)} good; {split.note}; "
             "give other --data, or less --eval-data"
         )
@@ -112,7 +113,7 @@ def _check_bad_share(
     for note in (note for part in parts for note in part.counts.notes):
         say(f"  {note}")
     raise DemotuneError(
-        f"{len(bad_rows)} of {counted(looked_at, 'row')} read are bad ({share:.1%}, max_bad_share is "
+        f"{len(bad_rows)} of {plural(looked_at, 'row')} read are bad ({share:.1%}, max_bad_share is "
         f"{config.max_bad_share:.1%}): {reasons(bad_rows)}; {where}. The first is {bad_rows[0].source}: "
         f"{bad_rows[0].detail}. Fix: {'; or '.join(fixes)}"
     )
@@ -139,9 +140,9 @@ def _notes_on_losses(parts: Sequence[Tokenised], bad_rows: Sequence[BadRow], con
         + (f" ({reasons(bad_rows)})" if bad_rows else "")
     ]
     if truncated := sum(part.counts.truncated for part in parts):
-        notes.append(f"{counted(truncated, 'row')} over {config.max_length} tokens cut ({config.overlong})")
+        notes.append(f"{plural(truncated, 'row')} over {config.max_length} tokens cut ({config.overlong})")
     if unused := sum(part.counts.good - part.counts.looked_at for part in parts):
-        notes.append(f"{counted(unused, 'row')} not used (max_rows {config.max_rows})")
+        notes.append(f"{plural(unused, 'row')} not used (max_rows {config.max_rows})")
     return notes
 
 
@@ -155,6 +156,6 @@ def _sizes(rows: RenderedRows) -> str:
         return "no rows"
     prompts, responses = rows.prompt_lengths, rows.response_lengths
     return (
-        f"{counted(len(rows), 'row')}; prompt tokens mean {prompts.mean():.1f}, longest {prompts.max()}; "
+        f"{plural(len(rows), 'row')}; prompt tokens mean {prompts.mean():.1f}, longest {prompts.max()}; "
         f"response tokens mean {responses.mean():.1f}, longest {responses.max()}"
     )

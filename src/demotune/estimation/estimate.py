@@ -5,9 +5,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from demotune.common.amounts import flops
 from demotune.common.errors import DemotuneError
 from demotune.common.memory import GIB
-from demotune.common.operations import flops
 from demotune.common.progress import minutes, say, show_table, warn
 from demotune.config.field import fields_of
 from demotune.config.methods import AnyConfig

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from demotune.common.operations import flops
+from demotune.common.amounts import flops
 from demotune.common.progress import minutes, say, show_table, warn
 from demotune.evaluation.tasks.run import TaskScores
 from demotune.runs.comparison import ComparisonTable

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from demotune.common.operations import flops
+from demotune.common.amounts import flops, plural
 from demotune.common.statistics import Comparison, holm
 from demotune.config.evaluation import EvaluationConfig
 from demotune.config.paper import PaperConfig
@@ -16,7 +16,7 @@ from demotune.paper.inputs import Inputs
 from demotune.paper.plans import start_of, trials_of
 from demotune.paper.record import Cell, Chart, Grid, Sample, grid, measured, plain, text
 from demotune.paper.sizes import Size
-from demotune.report.wording import duration, memory, plural
+from demotune.report.wording import duration, memory
 from demotune.runs.comparison import ComparisonTable, Line
 from demotune.runs.evaluation import Evaluation, read_evaluation
 from demotune.runs.names import EVALUATION

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
-from demotune.common.operations import flops
+from demotune.common.amounts import flops, plural
 from demotune.paper.making import Artefact, Found, Making, title_of
 from demotune.paper.record import Cell, Chart, Grid, Point, Series, grid, text
 from demotune.paper.reported import TABLE2
-from demotune.report.wording import duration, memory, plural
+from demotune.report.wording import duration, memory
 from demotune.runs.costs import MEASURING
 from demotune.runs.run import Run, load_run
 from demotune.sweep.trials import Trial

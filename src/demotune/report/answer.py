@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from demotune.common.operations import flops
+from demotune.common.amounts import flops, plural
 from demotune.common.statistics import FEWEST, TOO_FEW
 from demotune.report.gains import Gain, against_baseline, gain_of
-from demotune.report.wording import bounds, duration, number, plural, share
+from demotune.report.wording import bounds, duration, number, share
 from demotune.runs.evaluation import Comparison, Evaluation
 from demotune.runs.run import Run
 

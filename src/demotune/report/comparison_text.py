@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from demotune.common.operations import flops
+from demotune.common.amounts import flops
 from demotune.common.statistics import Interval
 from demotune.report.wording import duration, memory
 from demotune.runs.comparison import ComparisonTable, Difference, Line

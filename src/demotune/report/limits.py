@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
+from demotune.common.amounts import plural
 from demotune.common.statistics import FEWEST
 from demotune.report.answer import headline_comparison
 from demotune.report.facts import Fact
 from demotune.report.gains import baseline_of, gain_of
-from demotune.report.wording import duration, number, plural
+from demotune.report.wording import duration, number
 from demotune.runs.evaluation import Evaluation
 from demotune.runs.names import stage_title
 from demotune.runs.run import Run

@@ -13,6 +13,7 @@ from typing import Any, cast
 import yaml
 from jinja2 import Environment, StrictUndefined
 
+from demotune.common.amounts import plural
 from demotune.common.errors import DemotuneError
 from demotune.common.files import read_json
 from demotune.config.methods import CONFIGS, Method
@@ -22,7 +23,7 @@ from demotune.report.markdown import bullets, code, longest_backticks, plain, ta
 from demotune.report.public_names import looks_like_hub_id, public_command, public_name, without_paths
 from demotune.report.settings import own_fields
 from demotune.report.tables import comparisons_table, measures_table, task_table
-from demotune.report.wording import NOTHING, bounds, likelihood, number, plural, share
+from demotune.report.wording import NOTHING, bounds, likelihood, number, share
 from demotune.runs.evaluation import Evaluation, read_evaluation
 from demotune.runs.names import stage_title
 from demotune.runs.run import Run, load_run

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from demotune.common.amounts import plural
 from demotune.report.charts.figures import Chart
 from demotune.report.charts.heldout import cost_chart, heldout_chart, points_chart
 from demotune.report.charts.judging import gap_charts, win_charts
@@ -20,7 +21,6 @@ from demotune.report.tables import (
     table,
     task_table,
 )
-from demotune.report.wording import plural
 from demotune.runs.evaluation import Evaluation
 from demotune.runs.run import Run
 

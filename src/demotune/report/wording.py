@@ -60,11 +60,6 @@ def memory(gib: float) -> str:
     return f"{gib:.1f} GiB"
 
 
-def plural(count: int, noun: str) -> str:
-    """1 prompt, 2 prompts."""
-    return f"{count} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
 def stage_name(run: str, number: int, *, several: bool) -> str:
     """stage 1 of folder 00; where there are several runs, with the run's name."""
     return f"{run}, {stage_title(number)}" if several else stage_title(number)

@@ -2,8 +2,8 @@
 
 import re
 
+from demotune.common.amounts import flops
 from demotune.common.memory import GIB
-from demotune.common.operations import flops
 from demotune.common.progress import minutes, say, show_table
 from demotune.estimation.estimate import estimate_config
 from demotune.sweep.trials import Plan

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from demotune.common.amounts import plural
 from demotune.common.errors import DemotuneError
 from demotune.common.files import write_json
 from demotune.common.json_records import as_json, read_record
 from demotune.common.machine import command_line
-from demotune.report.wording import plural
 from demotune.runs.names import SWEEP
 from demotune.sweep.trials import Plan, setting_name
 

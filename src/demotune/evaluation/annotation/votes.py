@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from demotune.common.amounts import plural
 from demotune.common.files import write_json
 from demotune.common.json_records import as_json
 from demotune.common.progress import say, show_table
@@ -127,7 +128,7 @@ def join_votes(folder: Path) -> dict[str, Any] | None:
 def _judge(raters: Mapping[str, Verdicts]) -> dict[str, Any]:
     found = agreement(raters)
     votes = sum(map(len, raters.values()))
-    note = f"{_count(len(raters), 'rater')}, {_count(votes, 'blind vote')}" + (f"; {found.text}" if found else "")
+    note = f"{plural(len(raters), 'rater')}, {plural(votes, 'blind vote')}" + (f"; {found.text}" if found else "")
     return {
         "name": PEOPLE,
         "kind": PEOPLE,
@@ -159,14 +160,10 @@ def show_votes(folder: Path) -> None:
     asked = {item.name for item in contest.items}
     cast = [standing(votes) for votes in read_votes(folder).values()]
     if old := sum(name not in asked for own in cast for name in own):
-        say(f"{_count(old, 'vote')} on answers that the evaluation no longer holds: not counted", style="yellow")
+        say(f"{plural(old, 'vote')} on answers that the evaluation no longer holds: not counted", style="yellow")
     say(f"in {folder / EVALUATION}, as judge {PEOPLE}; a page shows it: demotune report RUN --evaluation {folder}")
 
 
 def _cells(line: Comparison) -> Sequence[str]:
     found = "-" if line.interval is None else line.interval.text(3)
     return str(line.judge), line.baseline, found, "-" if line.p is None else f"{line.p:.2g}", str(line.items)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from demotune.common.operations import flops
+from demotune.common.amounts import flops
 from demotune.report.charts.figures import Chart, Line, label, legend_of, lines
 from demotune.report.charts.stages import places_of, shift_of
 from demotune.report.comparison_text import CostPoint

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from demotune.common.operations import flops
+from demotune.common.amounts import flops
 from demotune.common.statistics import Interval
 from demotune.report.charts.figures import Chart, Line, label, legend_of, lines
 from demotune.report.gains import gain_of

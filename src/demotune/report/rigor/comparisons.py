@@ -4,9 +4,9 @@ from collections.abc import Callable
 from functools import wraps
 from itertools import combinations
 
+from demotune.common.amounts import plural
 from demotune.report.rigor.evidence import ComparisonFile, Evidence, Finding, every, no, yes
 from demotune.report.settings import own_fields
-from demotune.report.wording import plural
 from demotune.runs.comparison import Line
 
 NO_COMPARISON = "no comparison was given: demotune compare RUNS --output FOLDER"

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from demotune.common.amounts import plural
 from demotune.common.statistics import FEWEST
 from demotune.report.gains import gain_of
 from demotune.report.rigor.comparisons import NO_COMPARISON, controls, run_counts_of
@@ -17,7 +18,7 @@ from demotune.report.rigor.evidence import (
     yes,
 )
 from demotune.report.rigor.surfaces import surfaces
-from demotune.report.wording import bounds, number, plural
+from demotune.report.wording import bounds, number
 from demotune.runs.evaluation import Evaluation
 from demotune.runs.run import Run
 

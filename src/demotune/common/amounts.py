@@ -1,4 +1,4 @@
-"""Floating-point operations as text, in one way everywhere."""
+"""Amounts as text, in one way everywhere."""
 
 
 def flops(value: float) -> str:
@@ -7,3 +7,8 @@ def flops(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g} {unit}"
     return f"{value:.3g} FLOP"
+
+
+def plural(count: int, noun: str) -> str:
+    """1 prompt, 1,000 prompts."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

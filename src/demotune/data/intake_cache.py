@@ -1,6 +1,5 @@
 """Rows of token ids, kept in the user's cache: later starts, estimates and other processes read them again."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ from pathlib import Path
 import demotune
 from demotune.common.errors import DemotuneError, one_line
 from demotune.common.files import cache_folder, first_damaged, folder_hash, seal
+from demotune.common.locks import take
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.progress import say, warn
 from demotune.data.loading import source_hashes
@@ -84,7 +84,7 @@ def _in_turn(folder: Path) -> Iterator[None]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(folder, os.O_RDONLY)
-            _lock(descriptor)
+            take(descriptor, lambda: say("  waiting for another run, which reads the same rows"))
         finally:
             if main_process():
                 wait_for_everyone()
@@ -92,14 +92,6 @@ def _in_turn(folder: Path) -> Iterator[None]:
     finally:
         if descriptor is not None:
             os.close(descriptor)
-
-
-def _lock(descriptor: int) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        say("  waiting for another run, which reads the same rows")
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def _key(request: Request, renderer: Renderer, hashes: dict[str, str]) -> str:

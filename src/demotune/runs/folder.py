@@ -1,6 +1,5 @@
 """A run folder: its paths, its lock, and which phases are done."""
 
-import fcntl
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from demotune.common.errors import DemotuneError
 from demotune.common.files import UNFINISHED, damaged, read_json, write_record
 from demotune.common.json_records import read_record
-from demotune.common.locks import held
+from demotune.common.locks import held, take
 from demotune.config.config_files import load_config
 from demotune.config.methods import AnyConfig
 from demotune.runs.check import StageCheck
@@ -115,7 +114,7 @@ class RunFolder:
         """Wait while another process holds the folder."""
         if (self.root / LOCK).is_file():
             with (self.root / LOCK).open("a+") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                take(lock)
 
     def refuse_if_taken(self) -> None:
         """A new run needs a folder that is new, empty, or holds only a run that never got to its manifest."""

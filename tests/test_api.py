@@ -22,7 +22,7 @@ from demotune import (
     load_run,
     write_report,
 )
-from demotune.config.commands import GenerationOptions
+from demotune.config.drawing import GenerationOptions
 from demotune.result import read_result
 from demotune.rewards.answers import BestOf, answer
 from demotune.runs.folder import RunFolder

@@ -15,13 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback
 
-from demotune import (
-    IRFTConfig,
-    RunResult,
-    SFTConfig,
-    SPINConfig,
-    run,
-)
+from demotune import IRFTConfig, RunResult, SFTConfig, SPINConfig, run
 from demotune.common.files import read_rows
 from demotune.common.statistics import share_interval
 from demotune.models import reward as reward_models

@@ -16,7 +16,7 @@ from demotune import IRFTConfig, RFTConfig, SFTConfig, load_reward, run
 from demotune.cli.quickstart import fetch_smollm2
 from demotune.common.files import read_rows
 from demotune.common.machine import has_fast_bf16
-from demotune.config.commands import GenerationOptions
+from demotune.config.drawing import GenerationOptions
 from demotune.models.policy import resolve_model
 from demotune.models.tokenizers import load_tokenizer
 from demotune.rewards.answers import answer

@@ -24,11 +24,12 @@ from demotune.records import Pair, Response, ScoredPair
 from demotune.sampling import SamplingOptions, sample_responses
 from demotune.training import drawing
 from demotune.training.arguments import training_arguments
+from demotune.training.first_value import ExpectedFirstValue
 from demotune.training.fit import take_steps
 from demotune.training.losses import loss_at_reference
 from demotune.training.microbatches import plan_microbatches
 from demotune.training.objectives import PairObjective
-from demotune.training.trainer import ExpectedFirstValue, Fit, PhaseTrainer
+from demotune.training.trainer import Fit, PhaseTrainer
 
 CHECKPOINTS = Path("checkpoints")
 """In the worker's own folder; none is written."""

@@ -34,15 +34,7 @@ from benchmarks.studies.families import Ladder
 from benchmarks.studies.frame import Study
 from benchmarks.studies.habit import RULES
 from benchmarks.studies.picking import by_likelihood, by_linear, by_log_ratio
-from benchmarks.studies.world import (
-    DEMONSTRATIONS,
-    HELDOUT,
-    PROMPTS,
-    Part,
-    World,
-    read_examples,
-    write_examples,
-)
+from benchmarks.studies.world import DEMONSTRATIONS, HELDOUT, PROMPTS, Part, World, read_examples, write_examples
 from demotune.common.errors import DemotuneError
 from demotune.common.files import publish_file
 from demotune.common.machine import has_fast_bf16

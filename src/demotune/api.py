@@ -9,7 +9,8 @@ from demotune.advice import advise as advising
 from demotune.advice.measurements import AdviceRecord
 from demotune.common.errors import DemotuneError
 from demotune.conclusion import make_page
-from demotune.config.commands import AdviseConfig, GenerationOptions
+from demotune.config.commands import AdviseConfig
+from demotune.config.drawing import GenerationOptions
 from demotune.config.evaluation import EvaluationConfig
 from demotune.config.field import fields_of
 from demotune.config.methods import AnyConfig

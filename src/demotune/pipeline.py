@@ -29,7 +29,8 @@ from demotune.training.launch import refuse_idle_processes, say_processes
 from demotune.training.manifest import check_unchanged, write_manifest
 from demotune.training.objects import keep_objects
 from demotune.training.phase_loop import run_stage, stopped_by_gate
-from demotune.training.setup import Setup, prepare_run
+from demotune.training.prepare import prepare_run
+from demotune.training.setup import Setup
 from demotune.training.tracking import Tracking
 
 

@@ -28,7 +28,7 @@ from demotune.config.methods import IRFTConfig
 from demotune.rewards.load import load_reward
 from demotune.runs.folder import RunFolder
 from demotune.sampling import InProcessSampler
-from demotune.training.setup import prepare_run
+from demotune.training.prepare import prepare_run
 
 SMALL: dict[str, Any] = {"max_length": 128, "max_new_tokens": 6, "eval_share": 0.3, "bf16": False}
 

@@ -6,14 +6,7 @@ from typing import Any
 
 import pytest
 
-from demotune.advice.measurements import (
-    Headroom,
-    Likelihood,
-    Measurements,
-    Prompts,
-    RewardFound,
-    ShortcutFound,
-)
+from demotune.advice.measurements import Headroom, Likelihood, Measurements, Prompts, RewardFound, ShortcutFound
 from demotune.advice.rules import RULES, decide
 from demotune.common.statistics import Interval
 

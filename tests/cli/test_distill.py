@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from demotune import DemotuneError, load_reward
 from demotune.cli.distill import distill, sft_config
-from demotune.config.commands import DistillConfig, GenerationOptions
+from demotune.config.drawing import DistillConfig, GenerationOptions
 from demotune.rewards.answers import BestOf, answer
 from demotune.runs.folder import RunFolder
 

@@ -12,14 +12,13 @@ from demotune.common.suggestions import did_you_mean
 from demotune.config.commands import (
     AdviseConfig,
     CompareConfig,
-    DistillConfig,
     QuickstartConfig,
     ReportConfig,
     ResumeConfig,
-    SampleConfig,
     ScoreConfig,
     SelectConfig,
 )
+from demotune.config.drawing import DistillConfig, SampleConfig
 from demotune.config.field import field_help, fields_of
 
 COMMANDS: dict[str, type[Any]] = {

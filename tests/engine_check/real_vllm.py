@@ -15,7 +15,7 @@ from helpers.rft_runs import read, state_of
 
 from demotune import IRFTConfig, run
 from demotune.cli.quickstart import fetch_smollm2
-from demotune.config.commands import GenerationOptions
+from demotune.config.drawing import GenerationOptions
 from demotune.data import as_prompt
 from demotune.models.policy import load_policy, resolve_model
 from demotune.rewards.answers import answer

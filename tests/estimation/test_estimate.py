@@ -28,7 +28,8 @@ from demotune.records import Pair, Response
 from demotune.result import read_result
 from demotune.runs.folder import RunFolder
 from demotune.training.microbatches import plan_microbatches
-from demotune.training.setup import Setup, prepare_run
+from demotune.training.prepare import prepare_run
+from demotune.training.setup import Setup
 from demotune.training.stage import stage_slice
 from demotune.training.work import PhaseWork, Tokens
 

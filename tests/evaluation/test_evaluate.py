@@ -17,12 +17,7 @@ from helpers.tiny import tiny_model, tiny_tokenizer
 from helpers.tiny_runs import PREFERENCES, SMALL, write_json_lines
 from peft import LoraConfig, PeftModel, get_peft_model
 from scipy import stats
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from demotune import DemotuneError, SFTConfig, run
 from demotune.common.files import read_rows

@@ -17,20 +17,9 @@ from demotune.common.errors import DemotuneError
 from demotune.common.files import write_json, write_rows
 from demotune.common.http_client import ATTEMPTS, _retry_after
 from demotune.common.journals import read_journal
-from demotune.evaluation.judges.judges import (
-    IDENTICAL,
-    FunctionJudge,
-    Verdict,
-    conflict_note,
-    selecting_rewards,
-)
+from demotune.evaluation.judges.judges import IDENTICAL, FunctionJudge, Verdict, conflict_note, selecting_rewards
 from demotune.evaluation.judges.messages import TEMPLATE, message_of
-from demotune.evaluation.judges.server import (
-    AGREED,
-    ORDER_DEPENDENT,
-    ServerJudge,
-    order_dependent_share,
-)
+from demotune.evaluation.judges.server import AGREED, ORDER_DEPENDENT, ServerJudge, order_dependent_share
 from demotune.models.policy import content_hash
 from demotune.runs.heldout import win
 

@@ -12,7 +12,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from demotune.models.policy import load_policy
-from demotune.models.reward import RewardFacts, reward_from_policy, save_reward_model
+from demotune.models.reward import reward_from_policy, save_reward_model
+from demotune.models.reward_facts import RewardFacts
 from helpers.tiny import tiny_model, tiny_tokenizer
 
 Fault = Callable[[Path], object]

@@ -30,9 +30,10 @@ from demotune.models.reference_logps import pair_logps
 from demotune.records import Pair, RenderedDemonstration, Response, ScoredPair
 from demotune.training.arguments import training_arguments
 from demotune.training.carried_optimizer import Carry
+from demotune.training.first_value import ExpectedFirstValue
 from demotune.training.fit import take_steps
 from demotune.training.objectives import Objective
-from demotune.training.trainer import ExpectedFirstValue, Fit, PhaseTrainer
+from demotune.training.trainer import Fit, PhaseTrainer
 
 PAD, END = 0, 1
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012345"

@@ -10,7 +10,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from demotune.data.rendering import Renderer
 from demotune.models.policy import attach_adapter, load_policy, lora_config
-from demotune.models.reward import RewardFacts, RewardModel, padding_id, reward_from_policy, save_reward_model
+from demotune.models.reward import RewardModel, padding_id, reward_from_policy, save_reward_model
+from demotune.models.reward_facts import RewardFacts
 from demotune.records import Completion, Demonstration
 from demotune.rewards.reward import Reward
 from helpers.tiny import save_tiny, tiny_model, tiny_tokenizer

@@ -17,7 +17,7 @@ from demotune import IRFTConfig, RFTConfig, SFTConfig, load_reward, run
 from demotune.common.errors import DemotuneError
 from demotune.common.files import read_rows
 from demotune.common.memory import is_lack_of_memory
-from demotune.config.commands import GenerationOptions
+from demotune.config.drawing import GenerationOptions
 from demotune.data import as_prompt
 from demotune.models.model_folder import reading
 from demotune.models.policy import load_policy, refuse_broken_policy, resolve_model

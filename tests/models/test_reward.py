@@ -25,16 +25,15 @@ from transformers import (
 from demotune import DemotuneError
 from demotune.models.policy import attach_adapter, lora_config
 from demotune.models.reward import (
-    RewardFacts,
     RewardModel,
     freeze_lower_layers,
     is_reward_model,
     load_reward_model,
     padding_id,
-    read_facts,
     reward_from_policy,
     save_reward_model,
 )
+from demotune.models.reward_facts import RewardFacts, read_facts
 from demotune.models.reward_head import completion_rewards, head_scores, reward_batch, right_padded
 from demotune.records import Completion, Response
 from demotune.training.objectives import RewardObjective

@@ -13,7 +13,7 @@ from helpers.tiny import save_tiny
 
 from demotune import DemotuneError
 from demotune.common.journals import read_journal
-from demotune.config.commands import GenerationOptions
+from demotune.config.drawing import GenerationOptions
 from demotune.records import Response
 from demotune.rewards.answer_journal import journal_beside
 from demotune.rewards.answers import Answer, BestOf, answer

@@ -26,13 +26,7 @@ from demotune.models.states import end_states, followed_by
 from demotune.records import Completion, Demonstration, Pair, Response
 from demotune.rewards.explain import explain
 from demotune.rewards.features import FEATURES, WITHOUT_LENGTH, feature_table
-from demotune.rewards.linear import (
-    Columns,
-    PairColumns,
-    accuracy_by_prompt,
-    fit_linear_reward,
-    pair_columns,
-)
+from demotune.rewards.linear import Columns, PairColumns, accuracy_by_prompt, fit_linear_reward, pair_columns
 from demotune.rewards.score import JudgedResponse
 
 Floats = NDArray[np.float64]

@@ -15,7 +15,8 @@ from trl.data_utils import apply_chat_template, is_conversational
 
 from demotune import DemotuneError, ImplicitReward, IRFTConfig, ScalarReward, SFTConfig, run
 from demotune.common.statistics import Interval, share_interval
-from demotune.config.commands import GenerationOptions, RowReading
+from demotune.config.commands import RowReading
+from demotune.config.drawing import GenerationOptions
 from demotune.data import load_demonstrations, load_preferences
 from demotune.data.rendering import Renderer
 from demotune.records import Demonstration

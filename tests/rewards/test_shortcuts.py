@@ -11,13 +11,7 @@ from demotune.common.errors import DemotuneError
 from demotune.common.files import write_rows
 from demotune.common.statistics import Interval, share_interval
 from demotune.records import Pair, Response
-from demotune.rewards.shortcuts import (
-    SHORTCUTS,
-    ShortcutAudit,
-    audit_run,
-    audit_shortcuts,
-    judge_reward,
-)
+from demotune.rewards.shortcuts import SHORTCUTS, ShortcutAudit, audit_run, audit_shortcuts, judge_reward
 from demotune.runs.shortcuts import Shortcut
 
 STOP = 1

@@ -19,7 +19,8 @@ from demotune.runs.folder import RunFolder
 from demotune.sampling import InProcessSampler
 from demotune.training.contrast import contrast_pairs
 from demotune.training.drawing import sampling_options
-from demotune.training.setup import Setup, derive_seed, prepare_run
+from demotune.training.prepare import prepare_run
+from demotune.training.setup import Setup, derive_seed
 from demotune.training.stage import Stage, stage_slice
 
 FULL = ("reward_learning_rate", "reward_epochs", "reward_eval_steps")

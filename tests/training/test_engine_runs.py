@@ -22,8 +22,8 @@ import demotune
 from demotune import IRFTConfig, RFTConfig, resume, run
 from demotune.common.errors import DemotuneError
 from demotune.common.journals import read_journal
-from demotune.config.commands import GenerationOptions
 from demotune.config.config_files import save_config
+from demotune.config.drawing import GenerationOptions
 from demotune.data import as_prompt
 from demotune.rewards.answers import answer
 from demotune.runs.folder import RunFolder

@@ -12,7 +12,8 @@ from demotune import DemotuneError, IRFTConfig, RFTConfig, SFTConfig
 from demotune.config.methods import AnyConfig
 from demotune.runs.folder import RunFolder
 from demotune.training.launch import refuse_idle_processes, say_processes
-from demotune.training.setup import Setup, prepare_run
+from demotune.training.prepare import prepare_run
+from demotune.training.setup import Setup
 
 
 @pytest.fixture(scope="module")

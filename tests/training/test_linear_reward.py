@@ -18,7 +18,8 @@ from demotune.common.files import read_json, write_json
 from demotune.common.json_records import read_records
 from demotune.estimation.estimate import estimate_config
 from demotune.models.policy import load_policy
-from demotune.models.reward import RewardFacts, read_facts, reward_from_policy, save_reward_model
+from demotune.models.reward import reward_from_policy, save_reward_model
+from demotune.models.reward_facts import RewardFacts, read_facts
 from demotune.records import Completion, Response
 from demotune.rewards.features import feature_table
 from demotune.rewards.linear import Columns, fit_linear_reward, pair_columns

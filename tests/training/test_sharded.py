@@ -16,7 +16,7 @@ import demotune
 from demotune.common.files import read_rows
 from demotune.config.methods import CONFIGS
 from demotune.runs.names import CARRIED, METRICS
-from demotune.training import setup
+from demotune.training import early_checks
 
 SMALL: dict[str, Any] = {"max_length": 128, "bf16": False, "learning_rate": 1e-3, "per_device_train_batch_size": 2}
 SAMPLED: dict[str, Any] = {"max_new_tokens": 8, "samples_per_prompt": 1}
@@ -134,10 +134,10 @@ def test_an_optimizer_is_carried_whole(place: Path) -> None:
 def test_what_cannot_be_sharded_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, rows = save_tiny(tmp_path / "start"), write_rows(tmp_path / "rows.jsonl")
     flags = ["sft", "--model", model, "--data", rows, "--output", str(tmp_path / "run")]
-    monkeypatch.setattr(setup, "shards_models", lambda: True)
+    monkeypatch.setattr(early_checks, "shards_models", lambda: True)
     monkeypatch.setenv("FSDP_ACTIVATION_CHECKPOINTING", "true")
     code, shown = call(*flags, columns=500)
     assert (code, "give --activation-checkpointing" in shown) == (1, True)
-    monkeypatch.setattr(setup, "refuse_missing_kernels", lambda asked, device: None)
+    monkeypatch.setattr(early_checks, "refuse_missing_kernels", lambda asked, device: None)
     code, shown = call(*flags, "--use-peft", "--load-in-4bit", columns=500)
     assert (code, "weights of 4 bits cannot be sharded" in shown) == (1, True)

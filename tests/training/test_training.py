@@ -36,10 +36,10 @@ from demotune.records import Pair, RenderedDemonstration, Response, ScoredPair
 from demotune.runs.names import CARRIED
 from demotune.training.callbacks import WHOLE, Checkpoints, WriteMetrics, latest_checkpoint
 from demotune.training.carried_optimizer import Carry
+from demotune.training.first_value import ExpectedFirstValue, check_first_value
 from demotune.training.losses import loss_at_reference
 from demotune.training.microbatches import plan_microbatches
 from demotune.training.objectives import Objective, PairObjective, SFTObjective
-from demotune.training.trainer import ExpectedFirstValue, check_first_value
 
 PAIRS = PairObjective(beta=0.5, link="logistic", sft_weight=0.3)
 LOG2 = 0.6931471805599453

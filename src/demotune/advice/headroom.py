@@ -10,13 +10,7 @@ import numpy as np
 from demotune.advice.measurements import Headroom, RewardFound, ShortcutFound
 from demotune.common.statistics import FEWEST, Interval, accuracy_by_prompt, mean_interval, quotient_interval
 from demotune.records import Completion, Pair, RenderedDemonstration, Response
-from demotune.rewards.linear import (
-    Columns,
-    Floats,
-    LinearReward,
-    PairColumns,
-    fit_linear_reward,
-)
+from demotune.rewards.linear import Columns, Floats, LinearReward, PairColumns, fit_linear_reward
 from demotune.rewards.pair_selection import select_pairs
 from demotune.rewards.shortcuts import audit_shortcuts
 from demotune.training.reward_gate import lead_over_shortcuts

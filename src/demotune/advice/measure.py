@@ -13,12 +13,7 @@ from demotune.advice.probe import attach_probe
 from demotune.advice.subject import Subject
 from demotune.common.errors import DemotuneError
 from demotune.common.progress import track
-from demotune.common.statistics import (
-    independent_difference,
-    prompts_for_share,
-    prompts_for_win_rate,
-    ratio_interval,
-)
+from demotune.common.statistics import independent_difference, prompts_for_share, prompts_for_win_rate, ratio_interval
 from demotune.common.statistics.intervals import Ratio
 from demotune.models.policy import Policy
 from demotune.models.reference_logps import completion_logps

@@ -8,7 +8,8 @@ from typing import Any
 from demotune.advice.measurements import Action
 from demotune.advice.subject import shared_fields
 from demotune.config.as_flags import as_flags, changed_fields
-from demotune.config.commands import AdviseConfig, DistillConfig, SampleConfig
+from demotune.config.commands import AdviseConfig
+from demotune.config.drawing import DistillConfig, SampleConfig
 from demotune.config.methods import CONFIGS
 from demotune.runs.names import REWARD
 

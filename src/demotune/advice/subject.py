@@ -22,7 +22,8 @@ from demotune.models.reward import padding_id
 from demotune.models.tokenizers import generation_stop_ids, load_tokenizer
 from demotune.records import RenderedDemonstration
 from demotune.sampling import SamplingOptions
-from demotune.training.setup import check_positions, further_prompts
+from demotune.training.early_checks import check_positions
+from demotune.training.prepare import further_prompts
 
 Item = TypeVar("Item")
 

@@ -16,7 +16,7 @@ from demotune.common.errors import DemotuneError
 from demotune.common.processes import this_device
 from demotune.common.progress import console, say
 from demotune.common.screen import printable
-from demotune.config.commands import ChatConfig
+from demotune.config.drawing import ChatConfig
 from demotune.data.rendering import Renderer, RenderError
 from demotune.models.policy import Policy, load_policy, longest_input, resolve_model
 from demotune.models.tokenizers import renderer_of

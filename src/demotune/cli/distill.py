@@ -8,7 +8,7 @@ from typing import Any
 from demotune.common.errors import DemotuneError
 from demotune.common.files import UNFINISHED, read_json, read_rows, write_record, write_rows
 from demotune.common.progress import say, warn
-from demotune.config.commands import DistillConfig, GenerationOptions
+from demotune.config.drawing import DistillConfig, GenerationOptions
 from demotune.config.field import fields_of
 from demotune.config.methods import SFTConfig
 from demotune.data import load_demonstrations, read_prompt_file

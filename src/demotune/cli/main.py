@@ -15,7 +15,7 @@ from demotune.cli.inputs import refuse_missing_inputs
 from demotune.common.launches import refuse_launch
 from demotune.common.memory import keep_memory
 from demotune.common.messages import DEBUG, USER_ERROR, errors_as_messages
-from demotune.config import commands, interactive
+from demotune.config import commands, drawing, interactive
 from demotune.config.config_files import build_config
 from demotune.config.evaluation import EvaluationConfig
 from demotune.config.methods import CONFIGS, Method
@@ -147,8 +147,8 @@ def _advise(config: commands.AdviseConfig) -> None:
     show_advice(advise(config))
 
 
-@command(app, commands.SampleConfig)
-def _sample(config: commands.SampleConfig) -> None:
+@command(app, drawing.SampleConfig)
+def _sample(config: drawing.SampleConfig) -> None:
     prompts = [as_prompt(text) for text in config.prompt]
     if config.prompts is not None:
         prompts += [prompt for _, prompt in read_prompt_file(config.prompts)]
@@ -165,15 +165,15 @@ def _sample(config: commands.SampleConfig) -> None:
     show_answers(prompts, answers, config.output)
 
 
-@command(app, commands.ChatConfig)
-def _chat(config: commands.ChatConfig) -> None:
+@command(app, drawing.ChatConfig)
+def _chat(config: drawing.ChatConfig) -> None:
     from demotune.cli.chat import chat
 
     chat(config)
 
 
-@command(app, commands.DistillConfig)
-def _distill(config: commands.DistillConfig) -> None:
+@command(app, drawing.DistillConfig)
+def _distill(config: drawing.DistillConfig) -> None:
     from demotune.cli.distill import distill
 
     distill(config)

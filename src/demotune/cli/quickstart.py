@@ -23,8 +23,8 @@ from demotune.common.files import cache_folder, publish_file
 from demotune.common.processes import main_process
 from demotune.common.progress import console, minutes, say, show_table
 from demotune.common.statistics import Interval, accuracy_by_prompt, mean_interval
-from demotune.config.commands import GenerationOptions
 from demotune.config.config_files import build_config
+from demotune.config.drawing import GenerationOptions
 from demotune.models.policy import resolve_model
 from demotune.pipeline import run_or_go_on
 from demotune.records import Message

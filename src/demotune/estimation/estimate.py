@@ -17,7 +17,8 @@ from demotune.estimation.forecast import Estimate, Launch, estimate_here, estima
 from demotune.estimation.machines import Machine, check_name, machine_named, precision_of
 from demotune.runs.folder import RunFolder
 from demotune.runs.names import stage_title
-from demotune.training.setup import Setup, prepare_run
+from demotune.training.prepare import prepare_run
+from demotune.training.setup import Setup
 
 FULL = 0.95
 """Share of a machine's memory above which a run is not promised to fit."""

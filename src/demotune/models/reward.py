@@ -6,10 +6,8 @@ the end-of-turn token, which many tokenizers make it; `padding_id` chooses anoth
 """
 
 import copy
-import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
@@ -21,7 +19,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import publish_folder, write_json
-from demotune.common.json_records import as_json, from_json
+from demotune.common.json_records import as_json
 from demotune.models.adapters import load_adapter_on
 from demotune.models.kernels import placement
 from demotune.models.model_folder import (
@@ -31,7 +29,6 @@ from demotune.models.model_folder import (
     read_config,
     read_object,
     read_tensor,
-    reading,
 )
 from demotune.models.policy import (
     Policy,
@@ -49,32 +46,14 @@ from demotune.models.policy import (
     weight_sharing_base,
     with_attention,
 )
-from demotune.models.question import Question
+from demotune.models.reward_facts import FACTS, RewardFacts
 from demotune.models.tokenizers import load_tokenizer
 from demotune.runs.folder import RunFolder
 
 RewardModel = PreTrainedModel | PeftModel
 CLASSIFIER = "a sequence classifier with one label"
-FACTS = "reward.json"
 _LAYER = re.compile(r"\.(?:layers|layer|h|blocks)\.(\d+)\.")
 _EMBEDDING = re.compile(r"\.(?:\w*embed\w*|wte|wpe)\.")
-
-
-@dataclass(frozen=True, slots=True)
-class RewardFacts:
-    """Facts about a reward besides its weights, kept in `reward.json`."""
-
-    link: str
-    bound: float | None
-    """R, when the reward is R * sigmoid(head); None when it is the head itself."""
-    template: str | None
-    """The prompt template it was trained with; None for the tokenizer's chat template."""
-    question: Question | None = None
-    """Appended to each response: the head reads the question's last token. None: the response's own."""
-    features: Mapping[str, float] = field(default_factory=dict)
-    """Named features of a response, each with its weight in the sum that is added to the head's number."""
-    answer_after: str | None = None
-    """After which text the answer begins that alone it was trained on; None: it reads whole responses."""
 
 
 class _ExactHead(nn.Linear):
@@ -261,21 +240,6 @@ def save_reward_model(
         tokenizer_for(model, tokenizer).save_pretrained(unfinished)
         write_json(unfinished / FACTS, as_json(facts))
         (unfinished / "README.md").write_text(card, encoding="utf-8")
-
-
-def read_facts(folder: Path) -> RewardFacts:
-    """The facts of a reward; a model from elsewhere has none and is taken as an unbounded head."""
-    file = folder / FACTS
-    if not file.is_file():
-        return RewardFacts(link="unknown", bound=None, template=None)
-    with reading(file, "the facts of a reward", "train the reward again, or copy its folder again"):
-        given = read_object(file)
-        if unknown := given.keys() - {one.name for one in fields(RewardFacts)}:
-            raise ValueError(f"it has {', '.join(sorted(unknown))}, which is not known here")
-        facts = from_json(RewardFacts, given)
-        if facts.bound is not None and not (math.isfinite(facts.bound) and facts.bound > 0):
-            raise ValueError(f"bound must be a number > 0, got {facts.bound}")
-    return facts
 
 
 def _with_head(lm: PreTrainedModel, pad_id: int) -> PreTrainedModel:

@@ -1,16 +1,7 @@
 """Figure 1: log π(chosen) − log π(rejected) on test pairs after training on the chosen side alone."""
 
 from demotune.evaluation.compare import LIKELIHOOD, START
-from demotune.paper.making import (
-    Artefact,
-    Found,
-    Making,
-    cost_grid,
-    line_title,
-    seeds_note,
-    tests_grid,
-    titles,
-)
+from demotune.paper.making import Artefact, Found, Making, cost_grid, line_title, seeds_note, tests_grid, titles
 from demotune.paper.record import Chart, Series, grid, measured, point, text
 from demotune.paper.reported import FIGURE1
 from demotune.runs.comparison import ComparisonTable, Difference

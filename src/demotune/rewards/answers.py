@@ -17,7 +17,7 @@ from demotune.common.files import write_rows
 from demotune.common.machine import has_fast_bf16
 from demotune.common.processes import this_device
 from demotune.common.progress import say, track
-from demotune.config.commands import DrawingOptions, GenerationOptions
+from demotune.config.drawing import DrawingOptions, GenerationOptions
 from demotune.config.sampler import IN_PROCESS
 from demotune.data.rendering import Renderer, RenderError
 from demotune.models.policy import content_hash, load_policy, longest_input, resolve_model

@@ -1,7 +1,7 @@
 """The model card of a learned reward: what it is, how to use it, what it was trained on."""
 
 from demotune.config.methods import RFTConfig
-from demotune.models.reward import RewardFacts
+from demotune.models.reward_facts import RewardFacts
 from demotune.runs.names import stage_title
 
 

@@ -23,7 +23,8 @@ from demotune.common.statistics import FEWEST, Interval, accuracy_by_prompt, num
 from demotune.config.rft import FeatureName
 from demotune.models.batches import Advance
 from demotune.models.question import Question
-from demotune.models.reward import RewardFacts, RewardModel, reward_from_policy
+from demotune.models.reward import RewardModel, reward_from_policy
+from demotune.models.reward_facts import RewardFacts
 from demotune.models.states import TOKENS_TOGETHER, end_states, followed_by
 from demotune.records import Completion, Pair
 from demotune.rewards.features import feature_table

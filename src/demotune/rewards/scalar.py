@@ -15,15 +15,14 @@ from demotune.models.batches import Advance
 from demotune.models.model_folder import is_adapter
 from demotune.models.policy import content_hash, longest_input, resolve_model
 from demotune.models.reward import (
-    RewardFacts,
     RewardModel,
     check_labels,
     is_reward_model,
     load_reward_model,
     padding_id,
-    read_facts,
     with_padding,
 )
+from demotune.models.reward_facts import RewardFacts, read_facts
 from demotune.models.reward_head import completion_rewards
 from demotune.models.states import followed_by
 from demotune.models.tokenizers import load_tokenizer

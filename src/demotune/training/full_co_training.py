@@ -17,7 +17,8 @@ from demotune.common.profiling import span, timed
 from demotune.models.batches import to_device
 from demotune.models.logprobs import autocast
 from demotune.models.packing import cut_to_budget
-from demotune.models.reward import RewardModel, freeze_lower_layers, read_facts, save_reward_model
+from demotune.models.reward import RewardModel, freeze_lower_layers, save_reward_model
+from demotune.models.reward_facts import read_facts
 from demotune.records import Completion, Pair
 from demotune.rewards.card import reward_card
 from demotune.runs.names import CO_TRAINED_REWARD, REWARD, ROLLOUTS

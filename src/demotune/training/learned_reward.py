@@ -12,17 +12,16 @@ from demotune.config.methods import RFTConfig
 from demotune.models.model_folder import is_adapter
 from demotune.models.policy import merged, weight_sharing_base
 from demotune.models.reward import (
-    RewardFacts,
     RewardModel,
     is_reward_model,
     padding_id,
-    read_facts,
     resolve_reward,
     reward_from_policy,
     saved_head_on,
     with_adapter,
     with_padding,
 )
+from demotune.models.reward_facts import RewardFacts, read_facts
 from demotune.models.tokenizers import load_tokenizer
 from demotune.records import Completion
 from demotune.rewards.answer_only import answers_of

@@ -10,7 +10,8 @@ from torch import nn
 
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.profiling import timed
-from demotune.models.reward import RewardModel, read_facts
+from demotune.models.reward import RewardModel
+from demotune.models.reward_facts import read_facts
 from demotune.records import Completion, Pair
 from demotune.rewards.linear import Columns, Floats, PairColumns, column_scale, pair_columns, refit
 from demotune.runs.names import REWARD, ROLLOUTS

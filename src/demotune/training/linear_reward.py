@@ -17,13 +17,7 @@ from demotune.models.question import Question, as_question
 from demotune.models.reward import is_reward_model, save_reward_model
 from demotune.records import Completion, Pair
 from demotune.rewards.card import linear_reward_card
-from demotune.rewards.linear import (
-    Columns,
-    LinearReward,
-    PairColumns,
-    fit_linear_reward,
-    pair_columns,
-)
+from demotune.rewards.linear import Columns, LinearReward, PairColumns, fit_linear_reward, pair_columns
 from demotune.rewards.pair_selection import distinct_sides, select_pairs
 from demotune.runs.names import REWARD
 from demotune.runs.shared_work import shared

@@ -12,14 +12,7 @@ from demotune.models.batches import pack_sides, packed_tokens, pair_batch
 from demotune.models.logprobs import ResponseLogps, response_logps
 from demotune.models.packing import Batch, pack
 from demotune.models.reward_head import bounded, head_scores, reward_batch
-from demotune.records import (
-    Pair,
-    RenderedDemonstration,
-    Rollout,
-    ScoredDemonstration,
-    ScoredPair,
-    Triplet,
-)
+from demotune.records import Pair, RenderedDemonstration, Rollout, ScoredDemonstration, ScoredPair, Triplet
 from demotune.rewards.pair_selection import both_sides
 from demotune.training.losses import (
     RatioLevel,

@@ -17,13 +17,7 @@ from demotune.training.microbatches import MicrobatchPlan, config_microbatches, 
 from demotune.training.setup import Setup
 from demotune.training.stage import Stage, pairwise, stage_slice
 from demotune.training.work import Tokens
-from demotune.training.work_plan import (
-    RowSizes,
-    StagePlan,
-    tokens_of_another,
-    tokens_of_pair,
-    tokens_of_responses,
-)
+from demotune.training.work_plan import RowSizes, StagePlan, tokens_of_another, tokens_of_pair, tokens_of_responses
 
 Row = TypeVar("Row")
 

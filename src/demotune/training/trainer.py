@@ -34,18 +34,10 @@ from demotune.models.sharding import load_optimizer_state
 from demotune.runs.names import BAD_BATCH
 from demotune.training.callbacks import KeepBest
 from demotune.training.carried_optimizer import Carry, leave_carried
+from demotune.training.first_value import ExpectedFirstValue, check_first_value
 from demotune.training.objectives import Objective, StepLoss
 from demotune.training.schedule import learning_rates
 from demotune.training.smaller_passes import one_pass
-
-
-@dataclass(frozen=True, slots=True)
-class ExpectedFirstValue:
-    """What the objective's `at_start` must be on average before the first update, and how far rounding may move it."""
-
-    what: str
-    expected: float
-    tolerance: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -305,14 +297,3 @@ def _give_own_rate(optimizer: torch.optim.Optimizer, weight: Tensor, rate: float
             settings = {name: value for name, value in group.items() if name not in ("params", "lr")}
             optimizer.add_param_group({**settings, "params": [weight], "lr": rate})
             return
-
-
-def check_first_value(found: float, start: ExpectedFirstValue) -> None:
-    """Raise DemotuneError unless a stage starts where its reference is: there this number is known exactly."""
-    if abs(found - start.expected) > start.tolerance:
-        raise DemotuneError(
-            f"the first {start.what} of the stage is {found:.6f}, it must be {start.expected:.6f} within "
-            f"{start.tolerance:g}: before the first update policy and reference are the same model. They were computed "
-            "differently: look for active dropout, a precision other than the one the reference was scored in, or "
-            "scores of another policy"
-        )

@@ -17,11 +17,11 @@ from transformers import TrainerCallback
 
 from demotune.config.methods import IRFTConfig, SPINConfig
 from demotune.records import Pair
+from demotune.training.first_value import ExpectedFirstValue
 from demotune.training.losses import loss_at_reference
 from demotune.training.methods import irft
 from demotune.training.methods.spin import objective as spin_objective
 from demotune.training.microbatches import plan_microbatches
-from demotune.training.trainer import ExpectedFirstValue
 
 BETA, WARMUP, CLIP = 0.1, 2, 1.0
 

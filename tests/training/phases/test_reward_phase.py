@@ -28,11 +28,8 @@ from transformers import (
 from demotune import DemotuneError, run
 from demotune.common.files import read_rows
 from demotune.models.policy import load_policy, save_policy
-from demotune.models.reward import (
-    RewardFacts,
-    reward_from_policy,
-    save_reward_model,
-)
+from demotune.models.reward import reward_from_policy, save_reward_model
+from demotune.models.reward_facts import RewardFacts
 from demotune.models.reward_head import head_scores, reward_batch
 from demotune.records import Completion, Pair, Response
 from demotune.training.callbacks import KeepBest, best_judgement

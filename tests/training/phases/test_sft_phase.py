@@ -21,7 +21,7 @@ from demotune.models.reference_logps import token_logps
 from demotune.records import Completion
 from demotune.result import RunResult
 from demotune.runs.folder import RunFolder
-from demotune.training.setup import prepare_run
+from demotune.training.prepare import prepare_run
 
 NUMBERS = ("loss", "grad_norm", "learning_rate", "val/ratio", "clip_ratio/high_mean", "entropy", "step")
 

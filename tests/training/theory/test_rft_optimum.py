@@ -16,13 +16,8 @@ from torch import Tensor
 from demotune import RFTConfig, run
 from demotune.models.logprobs import sequence_logps
 from demotune.models.policy import load_policy, save_policy
-from demotune.models.reward import (
-    RewardFacts,
-    load_reward_model,
-    padding_id,
-    reward_from_policy,
-    save_reward_model,
-)
+from demotune.models.reward import load_reward_model, padding_id, reward_from_policy, save_reward_model
+from demotune.models.reward_facts import RewardFacts
 from demotune.models.reward_head import completion_rewards
 from demotune.records import Completion, Response
 

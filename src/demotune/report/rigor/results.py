@@ -7,16 +7,7 @@ from demotune.common.amounts import plural
 from demotune.common.statistics import FEWEST
 from demotune.report.gains import gain_of
 from demotune.report.rigor.comparisons import NO_COMPARISON, controls, run_counts_of
-from demotune.report.rigor.evidence import (
-    Difference,
-    Evidence,
-    Finding,
-    every,
-    file_of,
-    no,
-    tasks_of,
-    yes,
-)
+from demotune.report.rigor.evidence import Difference, Evidence, Finding, every, file_of, no, tasks_of, yes
 from demotune.report.rigor.surfaces import surfaces
 from demotune.report.wording import bounds, number
 from demotune.runs.evaluation import Evaluation

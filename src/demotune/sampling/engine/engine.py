@@ -18,14 +18,7 @@ from demotune.sampling.engine.completions import completion_request
 from demotune.sampling.engine.process import StartedServer
 from demotune.sampling.engine.server import DEV_MODE, EngineServer
 from demotune.sampling.engine.sharing import AllGoneError, SharedWork, all_gone
-from demotune.sampling.engine.weights import (
-    Weights,
-    difference,
-    hand_over,
-    publish_weights,
-    remove_others,
-    tolerance,
-)
+from demotune.sampling.engine.weights import Weights, difference, hand_over, publish_weights, remove_others, tolerance
 from demotune.sampling.options import SamplingOptions
 
 

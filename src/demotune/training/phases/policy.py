@@ -19,6 +19,7 @@ from demotune.runs.names import METRICS, ROLLOUTS
 from demotune.training import co_training
 from demotune.training.co_training import CoTrainedReward, CoTraining, TaughtPairs
 from demotune.training.drawing import keeps_logps
+from demotune.training.first_value import ExpectedFirstValue
 from demotune.training.fit import checkpoints_of, fit
 from demotune.training.full_co_training import CoTrainedModel
 from demotune.training.learned_reward import reward_of_drawn
@@ -28,7 +29,7 @@ from demotune.training.reward_gate import closed_for
 from demotune.training.rollout_files import drop_damaged, read_batches
 from demotune.training.rollouts import RolloutPlan, Rollouts, forward_tokens
 from demotune.training.stage import Outcome, Stage, stage_slice, with_reward
-from demotune.training.trainer import EarlyStop, ExpectedFirstValue, Fit
+from demotune.training.trainer import EarlyStop, Fit
 from demotune.training.work import Draw, PhaseWork, Training
 from demotune.training.work_plan import StagePlan, tokens_of_prompts, tokens_of_responses
 

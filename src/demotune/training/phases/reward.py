@@ -35,6 +35,7 @@ from demotune.runs.shared_work import compute_rows, shared
 from demotune.training import linear_reward
 from demotune.training.callbacks import KeepBest, best_judgement
 from demotune.training.contrast import contrast_pairs, expected_pairs_of, sources_of
+from demotune.training.first_value import ExpectedFirstValue
 from demotune.training.fit import fit
 from demotune.training.learned_reward import (
     RewardFunction,
@@ -57,7 +58,7 @@ from demotune.training.pairs import (
     size_groups,
 )
 from demotune.training.stage import Outcome, Stage, chunks, pair_tokens, with_reward
-from demotune.training.trainer import ExpectedFirstValue, Fit
+from demotune.training.trainer import Fit
 from demotune.training.work import PhaseWork
 from demotune.training.work_plan import StagePlan
 

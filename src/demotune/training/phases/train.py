@@ -10,6 +10,7 @@ from demotune.records import ScoredPair, Triplet
 from demotune.runs.names import CARRIED, METRICS
 from demotune.training.anchor import ANCHORED, scored_demonstrations
 from demotune.training.carried_optimizer import Carry
+from demotune.training.first_value import ExpectedFirstValue
 from demotune.training.fit import fit
 from demotune.training.microbatches import Microbatches, MicrobatchPlan, config_microbatches
 from demotune.training.objectives import Objective, PairwiseObjective
@@ -26,7 +27,7 @@ from demotune.training.pairs import (
     triplets,
 )
 from demotune.training.stage import Outcome, Stage, pairwise, stage_slice, supervised, tokens_of
-from demotune.training.trainer import ExpectedFirstValue, Fit
+from demotune.training.trainer import Fit
 from demotune.training.work import PhaseWork, Tokens
 from demotune.training.work_plan import StagePlan, tokens_of_another, tokens_of_responses
 

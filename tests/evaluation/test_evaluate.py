@@ -28,7 +28,7 @@ from demotune.evaluation.evaluate import Evaluation
 from demotune.evaluation.measuring import Logps, Measured
 from demotune.evaluation.quantities import quantities
 from demotune.evaluation.show import show_evaluation
-from demotune.evaluation.tasks.run import TaskOptions, TaskResult, TaskScores
+from demotune.evaluation.tasks.records import TaskOptions, TaskResult, TaskScores
 from demotune.rewards.load import load_reward
 from demotune.rewards.select import Choice, select
 

@@ -24,14 +24,8 @@ from demotune.common.errors import DemotuneError
 from demotune.common.files import read_rows, write_rows
 from demotune.evaluation.tasks.data import choose_splits, harness_index, single_tasks
 from demotune.evaluation.tasks.loading import load_tasks
-from demotune.evaluation.tasks.run import (
-    PRESETS,
-    TaskOptions,
-    TaskScores,
-    evaluate_tasks,
-    task_documents,
-    write_task_scores,
-)
+from demotune.evaluation.tasks.records import PRESETS, TaskOptions, TaskScores
+from demotune.evaluation.tasks.run import evaluate_tasks, task_documents, write_task_scores
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'demotune[tasks]'")
 

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from demotune.common.errors import DemotuneError
 from demotune.config.paper import PaperConfig
 from demotune.data.rendering import Renderer
-from demotune.evaluation.tasks.run import PRESETS
+from demotune.evaluation.tasks.records import PRESETS
 from demotune.paper.plans import plan_of
 from demotune.paper.reported import AVERAGES, LEADERBOARD_TASKS, reported_average
 from demotune.paper.sizes import size_of

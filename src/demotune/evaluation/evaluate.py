@@ -25,14 +25,8 @@ from demotune.evaluation.measuring import EvalInputs, Measured, PartCache, fill_
 from demotune.evaluation.quantities import Quantity, answer_rewards, quantities, reward_quantities
 from demotune.evaluation.subjects import Subject, find_subjects
 from demotune.evaluation.tasks.data import check_task_names
-from demotune.evaluation.tasks.run import (
-    PRESETS,
-    TaskOptions,
-    TaskScores,
-    evaluate_tasks,
-    refuse_several_processes,
-    write_task_scores,
-)
+from demotune.evaluation.tasks.records import PRESETS, TaskOptions, TaskScores
+from demotune.evaluation.tasks.run import evaluate_tasks, refuse_several_processes, write_task_scores
 from demotune.runs.evaluation import Comparison, EvaluatedRow, Measure
 from demotune.runs.names import EVALUATED_ROWS, EVALUATION, LEFT_OUT, PARTS
 

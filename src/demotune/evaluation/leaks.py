@@ -9,7 +9,8 @@ from demotune.evaluation.eval_set import EvalRow
 from demotune.evaluation.lineage import runs_behind, training_texts
 from demotune.evaluation.overlap import TextRow, find_overlap, text_rows
 from demotune.evaluation.subjects import Subject
-from demotune.evaluation.tasks.run import TaskOptions, task_documents
+from demotune.evaluation.tasks.records import TaskOptions
+from demotune.evaluation.tasks.run import task_documents
 
 
 def find_leaks(config: EvaluationConfig, subjects: Sequence[Subject], rows: Sequence[EvalRow]) -> list[dict[str, Any]]:

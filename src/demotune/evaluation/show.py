@@ -6,7 +6,7 @@ from typing import Any
 
 from demotune.common.amounts import flops
 from demotune.common.progress import minutes, say, show_table, warn
-from demotune.evaluation.tasks.run import TaskScores
+from demotune.evaluation.tasks.records import TaskScores
 from demotune.runs.comparison import ComparisonTable
 from demotune.runs.evaluation import interval_of
 from demotune.runs.names import EVALUATED_ROWS, EVALUATION, TASK_ROWS

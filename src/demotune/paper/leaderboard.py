@@ -7,7 +7,7 @@ from statistics import fmean
 from demotune.common.files import read_rows
 from demotune.common.statistics import Interval, compare_over_seeds, over_seeds
 from demotune.evaluation.compare import LIKELIHOOD
-from demotune.evaluation.tasks.run import PRESETS
+from demotune.evaluation.tasks.records import PRESETS
 from demotune.paper.figure1 import ACCURACY
 from demotune.paper.making import (
     Artefact,

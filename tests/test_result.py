@@ -1,7 +1,6 @@
 """What a finished run is in Python: short to look at, its verdict and metrics those of the run's own files."""
 
 import dataclasses
-import html.parser
 import json
 import shutil
 from pathlib import Path
@@ -99,22 +98,6 @@ def test_a_result_is_short_to_look_at(runs: Path) -> None:
     assert repr(result) == f"RunResult(irft, {runs / 'irft-1'}, 2 stages, {result.verdict})"
     earlier = dataclasses.replace(result, best_stage=0)
     assert "2 stages, stage 1 is the result" in repr(earlier)
-
-
-class Cells(html.parser.HTMLParser):
-    """The texts of a table, and its tags."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.texts: list[str] = []
-        self.tags: set[str] = set()
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        self.tags.add(tag)
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
 
 
 def test_the_table_of_a_notebook_is_escaped(runs: Path) -> None:

@@ -1,4 +1,4 @@
-"""A report page as tests read it."""
+"""A report page, and a table of a notebook, as tests read them."""
 
 import json
 from html.parser import HTMLParser
@@ -34,3 +34,19 @@ class Page(HTMLParser):
     @property
     def data(self) -> Any:
         return json.loads(next(script for script in self.scripts if script.startswith("{")))
+
+
+class Cells(HTMLParser):
+    """The texts of a table, and its tags."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self.tags: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.tags.add(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)

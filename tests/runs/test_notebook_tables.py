@@ -1,32 +1,16 @@
 """What a notebook shows of a run and of a comparison: small tables with the numbers of the records, escaped."""
 
 import dataclasses
-import html.parser
 from pathlib import Path
 
 import pytest
+from helpers.page_reader import Cells
 from helpers.tiny_runs import tiny_runs
 
 from demotune import compare, load_run
 from demotune.common.notebook import facts_table, html_table
 
 HOSTILE = "<script>alert('x')</script> & more"
-
-
-class Cells(html.parser.HTMLParser):
-    """The texts of a table, and its tags."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.texts: list[str] = []
-        self.tags: set[str] = set()
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        self.tags.add(tag)
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
 
 
 @pytest.fixture(scope="module")

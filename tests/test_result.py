@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from helpers.page_reader import Cells
 from helpers.tiny import write_rows
 from helpers.tiny_runs import tiny_runs
 

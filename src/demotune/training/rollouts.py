@@ -94,32 +94,37 @@ class RolloutPlan:
         return [_cut(mini, self.microbatches) for mini in _cut(rows, self.mini_batches)]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Models:
+    """What takes part in policy steps."""
+
+    policy: Policy
+    """Drawn from. Where it is not the `trained` one itself, it becomes equal to it before each batch."""
+    trained: Policy
+    reference: Policy
+    reward_of: Callable[[Sequence[Completion]], list[float]]
+    """With `co_training` it learns between batches."""
+    co_training: CoTraining | None
+
+
 class Rollouts(Sequence[list[Rollout]]):
     """The micro-batches of a stage's policy steps, in order; a batch is drawn when its first one is asked for."""
 
     def __init__(
         self,
         stage: Stage,
+        models: Models,
         *,
-        policy: Policy,
-        trained: Policy,
-        reference: Policy,
-        reward_of: Callable[[Sequence[Completion]], list[float]],
         prompts: Sequence[tuple[int, ...]],
         check: Callable[[dict[str, float]], None],
         budget: int | None,
-        co_training: CoTraining | None = None,
     ) -> None:
-        """`policy` is drawn from. Where it is not the `trained` one itself, it becomes equal to it before each batch.
+        """`check` sees the facts of each batch before its first update, and may raise to end the policy steps.
 
-        `check` sees the facts of each batch before its first update, and may raise to end the policy steps.
-
-        `budget` is the most tokens that are scored together. With `co_training`, `reward_of` learns between batches.
+        `budget` is the most tokens that are scored together.
         """
         self._stage, self._config = stage, with_reward(stage.setup)
-        self._policy, self._trained, self._reference = policy, trained, reference
-        self._reward_of, self._check = reward_of, check
-        self._budget, self._co_training = budget, co_training
+        self._models, self._check, self._budget = models, check, budget
         self.plan = RolloutPlan.of(self._config, len(prompts))
         count = self.plan.batches * self._config.prompts_per_batch
         self._prompts = in_passes(prompts, count, random.Random(stage.seed("policy-prompts")))
@@ -157,9 +162,10 @@ class Rollouts(Sequence[list[Rollout]]):
 
     def _make(self, number: int, files: BatchFiles) -> None:
         config = self._config
-        copy_trained(cast(nn.Module, self._trained), cast(nn.Module, self._policy))
-        if self._co_training is not None:
-            self._co_training.begin(number)
+        models, co_training = self._models, self._models.co_training
+        copy_trained(cast(nn.Module, models.trained), cast(nn.Module, models.policy))
+        if co_training is not None:
+            co_training.begin(number)
         start = number * config.prompts_per_batch
         prompts = [
             prompt
@@ -168,7 +174,7 @@ class Rollouts(Sequence[list[Rollout]]):
         ]
         responses = draw_with(
             self._stage,
-            lambda: self._policy,
+            lambda: models.policy,
             prompts,
             purpose="policy",
             first_stream=number * self.plan.responses,
@@ -179,8 +185,8 @@ class Rollouts(Sequence[list[Rollout]]):
         batch = OnPolicyBatch.together(self._scored(completions, units), completions)
         beta = self._beta(number)
         values, facts = self._values(batch, beta, number) if config.advantage == "gae" else (None, {})
-        if self._co_training is not None:
-            facts |= self._co_training.facts(completions, batch.rewards.tolist())
+        if co_training is not None:
+            facts |= co_training.facts(completions, batch.rewards.tolist())
         rows = batch.rollouts(config, beta, values)
         if main_process():
             files.write(rows, batch.facts(beta) | facts, self._stage.setup.renderer.decode)
@@ -199,13 +205,13 @@ class Rollouts(Sequence[list[Rollout]]):
 
     @timed("scoring")
     def _numbers(self, members: Sequence[Completion], with_states: bool) -> list[Numbers]:
-        setup, device = self._stage.setup, this_device()
-        batch = to_device(self._policy, pack([m.prompt_ids for m in members], [m.response.ids for m in members]))
+        setup, models, device = self._stage.setup, self._models, this_device()
+        batch = to_device(models.policy, pack([m.prompt_ids for m in members], [m.response.ids for m in members]))
         with torch.no_grad(), autocast(device, setup.bf16):
-            ref_logps = response_logps(self._reference, batch).logps.cpu()
-            logps = None if keeps_logps(setup) else response_logps(self._policy, batch).logps.cpu()
-            states = response_states(self._policy, batch).cpu() if with_states else None
-        rewards = self._reward_of(members)
+            ref_logps = response_logps(models.reference, batch).logps.cpu()
+            logps = None if keeps_logps(setup) else response_logps(models.policy, batch).logps.cpu()
+            states = response_states(models.policy, batch).cpu() if with_states else None
+        rewards = models.reward_of(members)
         lengths = [len(member.response.ids) for member in members]
         return [
             Numbers(

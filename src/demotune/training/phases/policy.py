@@ -27,7 +27,7 @@ from demotune.training.linear_co_training import CoTrainedLine
 from demotune.training.objectives import PolicyObjective
 from demotune.training.reward_gate import closed_for
 from demotune.training.rollout_files import drop_damaged, read_batches
-from demotune.training.rollouts import RolloutPlan, Rollouts, forward_tokens
+from demotune.training.rollouts import Models, RolloutPlan, Rollouts, forward_tokens
 from demotune.training.stage import Outcome, Stage, stage_slice, with_reward
 from demotune.training.trainer import EarlyStop, Fit
 from demotune.training.work import Draw, PhaseWork, Training
@@ -232,16 +232,19 @@ def _prepare(stage: Stage, budget: int | None) -> Fit:
     setup, config, limits = stage.setup, with_reward(stage.setup), _limits(stage)
     learning, drawn_from = _co_training(stage, budget), stage.start_policy
     trained = setup.load(setup.policy_folder(stage.number)) if shards_models() else drawn_from
-    rollouts = Rollouts(
-        stage,
+    models = Models(
         policy=drawn_from,
         trained=trained,
         reference=_reference(stage),
         reward_of=learning.reward if learning else reward_of_drawn(stage),
+        co_training=learning,
+    )
+    rollouts = Rollouts(
+        stage,
+        models,
         prompts=[*(row.prompt_ids for row in stage_slice(setup, stage.number)), *setup.prompts],
         check=lambda facts: guard(facts, limits.following(facts, config.stop_reward_margin)),
         budget=budget,
-        co_training=learning,
     )
     plan = rollouts.plan
     drop_damaged(stage, stage.folder / checkpoints_of("policy"), plan.iterations * plan.mini_batches)

@@ -142,10 +142,7 @@ class PairObjective:
             nll = sft_loss(scored.logps, scored.mask) / scored.mask.sum(dim=-1)  # (B,), nats per token
             total = total + self.sft_weight * nll[batch["demo_rows"]].sum()
         metrics = {
-            "rewards/chosen": loss.demo_reward,
-            "rewards/rejected": loss.sample_reward,
-            "rewards/accuracies": (loss.demo_reward > loss.sample_reward).float(),
-            "rewards/margins": loss.demo_reward - loss.sample_reward,
+            **_reward_metrics(loss.demo_reward, loss.sample_reward),
             "logps/chosen": demo_logps.detach(),
             "logps/rejected": sample_logps.detach(),
             "entropy": scored.entropy[scored.mask],
@@ -178,11 +175,8 @@ class TripletObjective:
         demo_logps, sample_logps, first_logps = scored.summed()[batch["rows"]]
         loss = tspin_loss(demo_logps, sample_logps, first_logps, self.beta, self.weight)
         metrics = {
-            "rewards/chosen": loss.demo_reward,
-            "rewards/rejected": loss.sample_reward,
+            **_reward_metrics(loss.demo_reward, loss.sample_reward),
             "rewards/first": loss.first_reward,
-            "rewards/accuracies": (loss.demo_reward > loss.sample_reward).float(),
-            "rewards/margins": loss.demo_reward - loss.sample_reward,
             "logps/chosen": demo_logps.detach(),
             "logps/rejected": sample_logps.detach(),
             "entropy": scored.entropy[scored.mask],
@@ -214,12 +208,7 @@ class RewardObjective:
     def __call__(self, model: nn.Module, batch: Batch) -> StepLoss:
         demo_rewards, sample_rewards = bounded(head_scores(model, batch), self.bound)[batch["rows"]].chunk(2)
         losses = reward_loss(demo_rewards, sample_rewards, self.link, self.center)
-        metrics = {
-            "rewards/chosen": demo_rewards.detach(),
-            "rewards/rejected": sample_rewards.detach(),
-            "rewards/accuracies": (demo_rewards > sample_rewards).float(),
-            "rewards/margins": (demo_rewards - sample_rewards).detach(),
-        }
+        metrics = _reward_metrics(demo_rewards.detach(), sample_rewards.detach())
         return StepLoss(total=losses.sum(), metrics=metrics, at_start=losses.detach())
 
 
@@ -262,6 +251,16 @@ class PolicyObjective:
             "clip_ratio/region_mean": clipped[counted].float(),
         }
         return StepLoss(total=loss.loss.sum(), metrics=metrics, at_start=loss.ratio[counted].log().abs())
+
+
+def _reward_metrics(chosen: Tensor, rejected: Tensor) -> dict[str, Tensor]:
+    """Of pairs, from their rewards (B,), which have no gradient; under TRL's names."""
+    return {
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "rewards/accuracies": (chosen > rejected).float(),
+        "rewards/margins": chosen - rejected,
+    }
 
 
 def _of_demonstrations(scored: ResponseLogps) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from demotune.common.errors import DemotuneError
+from demotune.common.errors import DemotuneError, changes
 from demotune.common.files import UNFINISHED, read_json, read_rows, write_record, write_rows
 from demotune.common.progress import say, warn
 from demotune.config.drawing import DistillConfig, GenerationOptions
@@ -73,14 +73,9 @@ def _begin(folder: Path, config: DistillConfig) -> None:
                 f"{folder} is not empty (found {', '.join(others[:3])}); choose a new or empty folder with --output"
             )
         write_record(file, wanted)
-    begun = read_json(file)
-    changed = [
-        f"{name} was {begun.get(name)}, is {value}" for name, value in wanted.items() if begun.get(name) != value
-    ]
-    if changed:
+    if changed := changes(read_json(file), wanted):
         raise DemotuneError(
-            f"{folder} was begun with other settings ({'; '.join(changed)}); give the same ones to go on, or another "
-            "--output"
+            f"{folder} was begun with other settings ({changed}); give the same ones to go on, or another --output"
         )
 
 

@@ -1,5 +1,7 @@
 """The one exception for what the user can fix; see `messages` for how the command line shows it and others."""
 
+from collections.abc import Mapping
+
 
 class DemotuneError(Exception):
     """Something the user can fix: the message says what happened, the value, and the fix."""
@@ -8,6 +10,13 @@ class DemotuneError(Exception):
 def first_line(error: BaseException) -> str:
     """The first line of an error's message: libraries add pages of advice."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def changes(begun: Mapping[str, object], wanted: Mapping[str, object]) -> str:
+    """seed was 1, is 2: the settings that differ from those that something was begun with; empty where none does."""
+    return "; ".join(
+        f"{name} was {begun.get(name)}, is {value}" for name, value in wanted.items() if begun.get(name) != value
+    )
 
 
 def one_line(error: BaseException, longest: int = 300) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from demotune.common.errors import DemotuneError
+from demotune.common.errors import DemotuneError, changes
 from demotune.common.files import damaged
 from demotune.common.journals import Journal, append_in_turn, read_journal
 from demotune.common.json_records import from_json
@@ -30,12 +30,9 @@ class AnswerJournal:
         begun = rows[0].get("settings")
         if begun is None:
             raise damaged(file, "its first line is not there")
-        changed = [
-            f"{name} was {begun.get(name)}, is {value}" for name, value in settings.items() if begun.get(name) != value
-        ]
-        if changed:
+        if changed := changes(begun, settings):
             raise DemotuneError(
-                f"{file} holds the responses of an interrupted command with other settings ({'; '.join(changed)}); "
+                f"{file} holds the responses of an interrupted command with other settings ({changed}); "
                 "give the same ones to go on, or delete the file to start over"
             )
         self.done = {row["row"]: from_json(Response, row) for row in rows[1:]}

@@ -9,6 +9,7 @@ from helpers.command import app, call
 from typer.testing import CliRunner
 
 from demotune.cli.help import brief
+from demotune.cli.overview import COMMANDS
 from demotune.config.field import fields_of
 from demotune.config.methods import CONFIGS
 
@@ -26,6 +27,19 @@ def test_help_fits_a_screen_and_cuts_nothing(name: str) -> None:
     assert "…" not in shown
     flags = {flag for option in ROOT.commands[name].params for flag in (*option.opts, *option.secondary_opts)}
     assert set(re.findall(r"^ +(--[\w-]+)", shown, re.MULTILINE)) <= flags | {"--help"}
+
+
+def test_each_command_has_a_line_of_the_overview() -> None:
+    code, shown = call("--help", columns=COLUMNS)
+    assert code == 0
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= COLUMNS
+    assert len(lines) <= 48  # 24 commands in four groups, and the options
+    listed = [name for commands in COMMANDS.values() for name in commands]
+    assert sorted(listed) == sorted(ROOT.commands)
+    for commands in COMMANDS.values():
+        for name, text in commands.items():
+            assert re.search(rf"^  {name} +{re.escape(text)}$", shown, re.MULTILINE), name
 
 
 @pytest.mark.parametrize("name", sorted(set(ROOT.commands) - {"estimate"}))

@@ -36,3 +36,13 @@ def test_a_wide_terminal_shows_a_row_in_a_line_and_a_narrow_one_a_cell_in_a_line
     assert "0.012" in wide.splitlines()[0]
     assert narrow.splitlines()[0].strip() in ("", "link=logistic")
     assert [line.split() for line in narrow.splitlines() if line.strip().startswith("p ")] == [["p", "0.012"]]
+
+
+def test_headings_are_broken_only_where_the_terminal_is_too_narrow_for_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for width in (160, 110):
+        console.width = width
+        show_table(None, HEADINGS, ROWS)
+        assert ("log-probability of demonstrations" in capsys.readouterr().out) == (width == 160)
+    console.width = None  # type: ignore[assignment]

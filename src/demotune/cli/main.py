@@ -12,6 +12,7 @@ import typer
 import demotune
 from demotune.cli.flags import COLLECT_UNKNOWN, add_method, command
 from demotune.cli.inputs import refuse_missing_inputs
+from demotune.cli.overview import Commands
 from demotune.common.launches import refuse_launch
 from demotune.common.memory import keep_memory
 from demotune.common.messages import DEBUG, USER_ERROR, errors_as_messages
@@ -30,6 +31,7 @@ CONTEXT: dict[str, Any] = {
 }
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

@@ -32,15 +32,17 @@ def warn(text: str) -> None:
 def show_table(title: str | None, headings: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1) -> None:
     """Print a table: the first `texts` columns are aligned left and may be wrapped, the others right and never broken.
 
-    Where it is wider than the terminal, each row is printed as a list instead. On the main process only.
+    Headings are broken where the table would be wider than the terminal; where that does not help, each row is printed
+    as a list instead. On the main process only.
     """
     if not main_process():
         return
     cells = [(*row, *[""] * (len(headings) - len(row))) for row in rows]
-    widths = [
-        _least_width(heading, [row[place] for row in cells], place < texts) for place, heading in enumerate(headings)
-    ]
-    if sum(widths) + 3 * len(widths) + 1 > console.width:  # a space on both sides of a cell, a line between two
+    columns = [[row[place] for row in cells] for place in range(len(headings))]
+    widths = [max(map(len, (heading, *column))) for heading, column in zip(headings, columns, strict=True)]
+    if not _fits(widths):
+        widths = [_least_width(headings[place], column, place < texts) for place, column in enumerate(columns)]
+    if not _fits(widths):
         console.print(_rows_as_lists(title, headings, cells, texts))
         return
     table = _new_table(title)
@@ -52,6 +54,11 @@ def show_table(title: str | None, headings: Sequence[str], rows: Iterable[Sequen
     for row in cells:
         table.add_row(*row)
     console.print(table)
+
+
+def _fits(widths: Sequence[int]) -> bool:
+    """Whether columns so wide fit the terminal: with a space on both sides of a cell, and a line between two."""
+    return sum(widths) + 3 * len(widths) + 1 <= console.width
 
 
 def _least_width(heading: str, cells: Sequence[str], may_wrap: bool) -> int:

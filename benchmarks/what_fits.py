@@ -14,9 +14,9 @@ from pathlib import Path
 from demotune import IRFTConfig
 from demotune.common.memory import GIB
 from demotune.config.methods import AnyConfig
-from demotune.estimation.costs import Costs
 from demotune.estimation.machines import machine_named
 from demotune.estimation.model_shape import read_shape
+from demotune.estimation.time_and_memory import Costs
 from demotune.models.policy import lora_config
 from demotune.training.work import PhaseWork, Training
 from demotune.training.work_plan import tokens_of_responses

@@ -13,7 +13,7 @@ import typer
 
 from demotune.cli.main import app
 from demotune.config.methods import CONFIGS
-from demotune.runs import names
+from demotune.runs import file_names as names
 
 ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").exists())
 PACKAGE = ROOT / "src" / "demotune"
@@ -191,7 +191,7 @@ def test_commands_in_the_examples_take_their_flags() -> None:
 
 
 def test_every_file_of_a_run_folder_has_a_row() -> None:
-    """Names are those of `demotune.runs.names`, and records those that read and write the files."""
+    """Names are those of `demotune.runs.file_names`, and records those that read and write the files."""
     text = (ROOT / "docs" / "runs.md").read_text(encoding="utf-8")
     section = text[text.index("## The folder") : text.index("## Models")]
     known = {value for name, value in vars(names).items() if name.isupper() and isinstance(value, str)}

@@ -26,7 +26,7 @@ from demotune.rewards.answers import Answer, BestOf, answer
 from demotune.rewards.load import load_reward
 from demotune.rewards.reward import Reward
 from demotune.runs.comparison import ComparisonTable
-from demotune.runs.names import COMPARISON
+from demotune.runs.file_names import COMPARISON
 from demotune.runs.run import Run
 
 Prompt: TypeAlias = str | Sequence[Message]

@@ -14,7 +14,7 @@ from demotune.report.model_card import model_card
 from demotune.report.rigor.card import rigor_card, write_card
 from demotune.runs.comparison import ComparisonTable, read_comparison
 from demotune.runs.evaluation import read_evaluation
-from demotune.runs.names import CARD, COMPARISON, MODEL, MODEL_CARD, SHORTCUTS, stage_title
+from demotune.runs.file_names import CARD, COMPARISON, MODEL, MODEL_CARD, SHORTCUTS, stage_title
 from demotune.runs.run import read_runs
 from demotune.runs.shortcuts import StageShortcuts
 

@@ -9,8 +9,8 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from demotune.common.errors import DemotuneError, first_line
 from demotune.common.progress import say
+from demotune.runs.file_names import CARD, REPORT
 from demotune.runs.folder import RunFolder
-from demotune.runs.names import CARD, REPORT
 
 
 def push(run: Path, name: str, *, private: bool = False) -> str:

@@ -22,9 +22,9 @@ from demotune.models.tokenizers import load_tokenizer
 from demotune.report.gains import gain_of
 from demotune.rewards.load import load_reward
 from demotune.rewards.reward import Reward
+from demotune.runs.file_names import MODEL, REWARD, stage_title
 from demotune.runs.folder import RunFolder
 from demotune.runs.gate import Verdict
-from demotune.runs.names import MODEL, REWARD, stage_title
 from demotune.runs.run import load_run
 from demotune.training.fit import metrics_of
 from demotune.training.setup import Setup

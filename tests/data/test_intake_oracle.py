@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from demotune.config.methods import SFTConfig
 from demotune.data.intake import prepare
 from demotune.data.rendering import Renderer
-from demotune.data.rendering.encoder import Encoder
+from demotune.data.rendering.batch_tokenizer import BatchTokenizer
 from demotune.data.rendering.tokens import encode, special_tokens
 
 TEXTS = [
@@ -143,7 +143,7 @@ def test_many_texts_have_the_ids_of_each(name: str) -> None:
     rng = random.Random(name)
     for tokenizer in (family(name), with_plain_tags(name), family(name, metaspace=True)):
         specials = special_tokens(tokenizer)
-        encoder = Encoder(tokenizer, specials)
+        encoder = BatchTokenizer(tokenizer, specials)
         parts = [*TEXTS, *specials.values(), *(text[:-1] for text in specials.values()), " ", "\n", "a"]
         texts = ["".join(rng.choices(parts, k=rng.randint(0, 8))) for _ in range(60)]
         assert encoder.many(texts) == [encode(tokenizer, text) for text in texts]

@@ -16,12 +16,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from demotune import DemotuneError, IRFTConfig, RFTConfig
 from demotune.common.processes import process_count
 from demotune.config.methods import AnyConfig
-from demotune.estimation.costs import Costs
 from demotune.estimation.estimate import estimate_config
 from demotune.estimation.forecast import Estimate, Launch, estimate_setup, plan_work
 from demotune.estimation.machines import DATASHEETS, Machine, machine_named, measure_machine, unknown_machine
 from demotune.estimation.memory_fit import budgets_of, fit_to_memory, memory_of_steps
 from demotune.estimation.model_shape import read_shape
+from demotune.estimation.time_and_memory import Costs
 from demotune.models.batches import pair_batch
 from demotune.models.policy import attach_adapter, lora_config
 from demotune.records import Pair, Response

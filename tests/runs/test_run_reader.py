@@ -15,8 +15,8 @@ from demotune.common.files import read_json, write_json, write_rows
 from demotune.common.json_records import as_json, from_json
 from demotune.common.statistics import Interval
 from demotune.runs.evaluation import interval_of
+from demotune.runs.file_names import HELDOUT, REFERENCE_LOGPS, SAMPLES
 from demotune.runs.heldout import PairCheck, RewardCheck
-from demotune.runs.names import HELDOUT, REFERENCE_LOGPS, SAMPLES
 from demotune.runs.run import load_run, read_runs
 from demotune.runs.settings import setting_keys
 

@@ -26,9 +26,9 @@ from demotune.config.config_files import save_config
 from demotune.config.drawing import GenerationOptions
 from demotune.data import as_prompt
 from demotune.rewards.answers import answer
+from demotune.runs.file_names import PARTIAL
 from demotune.runs.folder import RunFolder
 from demotune.runs.manifest import read_manifest
-from demotune.runs.names import PARTIAL
 
 PACKAGES = Path(demotune.__file__).parents[1]
 FIELDS: dict[str, Any] = {

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
+from demotune.config.links import RewardLink
 from demotune.models.reward_head import bounded
 from demotune.training.advantages import (
     generalised,
@@ -26,7 +27,6 @@ from demotune.training.losses import (
     KLEstimator,
     PolicyLoss,
     RatioLevel,
-    RewardLink,
     kl_estimate,
     policy_loss,
     reward_loss,

@@ -15,7 +15,7 @@ from torch import Tensor
 import demotune
 from demotune.common.files import read_rows
 from demotune.config.methods import CONFIGS
-from demotune.runs.names import CARRIED, METRICS
+from demotune.runs.file_names import CARRIED, METRICS
 from demotune.training import early_checks
 
 SMALL: dict[str, Any] = {"max_length": 128, "bf16": False, "learning_rate": 1e-3, "per_device_train_batch_size": 2}

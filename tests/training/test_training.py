@@ -33,7 +33,7 @@ from demotune.models.attention import ATTENTION, register_attention
 from demotune.models.logprobs import naive_response_logps
 from demotune.models.policy import load_policy
 from demotune.records import Pair, RenderedDemonstration, Response, ScoredPair
-from demotune.runs.names import CARRIED
+from demotune.runs.file_names import CARRIED
 from demotune.training.callbacks import WHOLE, Checkpoints, WriteMetrics, latest_checkpoint
 from demotune.training.carried_optimizer import Carry
 from demotune.training.first_value import ExpectedFirstValue, check_first_value

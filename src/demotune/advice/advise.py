@@ -18,8 +18,8 @@ from demotune.config.commands import AdviseConfig
 from demotune.models.reward import save_reward_model
 from demotune.records import Completion
 from demotune.rewards.linear import LinearReward
+from demotune.runs.file_names import ADVICE, PARTIAL, QUARANTINE, REWARD, SAMPLES
 from demotune.runs.folder import RunFolder
-from demotune.runs.names import ADVICE, PARTIAL, QUARANTINE, REWARD, SAMPLES
 
 
 def advise(config: AdviseConfig) -> AdviceRecord:

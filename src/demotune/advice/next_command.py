@@ -11,7 +11,7 @@ from demotune.config.as_flags import as_flags, changed_fields
 from demotune.config.commands import AdviseConfig
 from demotune.config.drawing import DistillConfig, SampleConfig
 from demotune.config.methods import CONFIGS
-from demotune.runs.names import REWARD
+from demotune.runs.file_names import REWARD
 
 PLACEHOLDER = "YOUR PROMPT"
 MORE_ROWS = "MORE_ROWS.jsonl"

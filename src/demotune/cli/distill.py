@@ -19,8 +19,8 @@ from demotune.result import RunResult
 from demotune.rewards.answer_journal import journal_beside
 from demotune.rewards.answers import Answer, BestOf, answer
 from demotune.rewards.load import load_reward
+from demotune.runs.file_names import LOCK
 from demotune.runs.folder import RunFolder
-from demotune.runs.names import LOCK
 from demotune.runs.run import begun_template
 
 BEST, SFT, SETTINGS = "best.jsonl", "sft", "distill.json"

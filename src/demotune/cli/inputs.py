@@ -8,7 +8,7 @@ from demotune.common.errors import DemotuneError
 from demotune.config.field import Named, fields_of
 from demotune.config.loggers import refuse_unknown_loggers
 from demotune.data import parse_columns, read_prompt_file, refuse_missing_source
-from demotune.runs.names import EVALUATION, TASKS
+from demotune.runs.file_names import EVALUATION, TASKS
 
 
 def refuse_missing_inputs(config: Any) -> None:

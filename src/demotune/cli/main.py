@@ -230,7 +230,7 @@ def _compare(config: commands.CompareConfig) -> None:
     from demotune.cli.control import train_controls
     from demotune.evaluation.compare import compare, rows_to_compare_on
     from demotune.evaluation.show import show_comparison
-    from demotune.runs.names import COMPARISON
+    from demotune.runs.file_names import COMPARISON
 
     given = {run.resolve() for run in config.runs}
     controls = [run for run in (train_controls(config.runs) if config.control else []) if run.resolve() not in given]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from demotune.config.field import GUARDS, INPUTS, POLICY, REWARD, field, fields_of
+from demotune.config.links import RewardLink
 from demotune.config.run import require
 from demotune.config.shared_fields import Sampled, Staged
 
@@ -66,7 +67,7 @@ class RFTConfig(Sampled, Prompted):
     """Evaluate the reward on held-out pairs every N steps; the one with the lowest loss is kept."""
     reward_patience: int = field(3, REWARD, above=0)
     """Stop reward steps after this many evaluations without a lower loss or a higher accuracy."""
-    reward_link: Literal["logistic", "linear"] = field("logistic", REWARD)
+    reward_link: RewardLink = field("logistic", REWARD)
     """How rewards become a loss: logistic (Bradley-Terry), or linear (the paper's formula; needs reward_bound)."""
     reward_bound: float | None = field(None, REWARD, above=0, maximum=10**6)
     """R: rewards lie in [0, R], by R * sigmoid of the head. Not given: unbounded (logistic only)."""

@@ -4,11 +4,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from demotune.config.field import SAMPLING, STAGES, field
+from demotune.config.links import PairwiseLink
 from demotune.config.run import RunConfig, require
 from demotune.config.sampler import SamplerFields
-
-Link = Literal["logistic", "linear", "nce"]
-"""How the rewards of a pair become a loss: see `losses.implicit_reward_loss`, which has a case for each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +48,7 @@ class Pairwise(Staged):
     beta: float = field(0.1, STAGES, above=0, maximum=10**6, basic=True)
     """Strength of the pull to the reference (DPO's beta); the implicit reward is beta * log pi/pi_ref, per nat. RFT's
     beta is another: the weight of a KL penalty."""
-    link: Literal[Link, "tspin"] = field("logistic", STAGES, basic=True)
+    link: PairwiseLink = field("logistic", STAGES, basic=True)
     """How rewards become a loss: logistic (the paper's code), linear (the paper's formula), nce (no beta), tspin (no
     reference: demonstration above sample, and sample above the start model's sample)."""
     tspin_weight: float = field(1.0, STAGES, minimum=0, maximum=10**6)

@@ -12,11 +12,11 @@ from demotune.common.progress import minutes, say, show_table, warn
 from demotune.config.field import fields_of
 from demotune.config.methods import AnyConfig
 from demotune.config.sampler import IN_PROCESS, PLACE
-from demotune.estimation.costs import Costs
 from demotune.estimation.forecast import Estimate, Launch, estimate_here, estimate_setup, lighter
 from demotune.estimation.machines import Machine, check_name, machine_named, precision_of
+from demotune.estimation.time_and_memory import Costs
+from demotune.runs.file_names import stage_title
 from demotune.runs.folder import RunFolder
-from demotune.runs.names import stage_title
 from demotune.training.prepare import prepare_run
 from demotune.training.setup import Setup
 

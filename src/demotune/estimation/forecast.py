@@ -8,9 +8,9 @@ from typing import Any
 from demotune.common.memory import GIB
 from demotune.common.processes import main_process, planned_for, process_count, shards_models
 from demotune.common.progress import minutes, say, show_table
-from demotune.estimation.costs import Costs
 from demotune.estimation.machines import Machine, measure_machine, precision_of, unknown_machine
 from demotune.estimation.model_shape import read_shape
+from demotune.estimation.time_and_memory import Costs
 from demotune.models.policy import lora_config
 from demotune.training.methods import method_of
 from demotune.training.setup import Setup

@@ -19,8 +19,8 @@ from demotune.evaluation.quantities import Quantity, quantities
 from demotune.evaluation.subjects import find_subjects
 from demotune.runs.comparison import ComparisonTable, Difference, Line
 from demotune.runs.costs import Cost
+from demotune.runs.file_names import LEFT_OUT, PARTS
 from demotune.runs.heldout import HeldoutRow
-from demotune.runs.names import LEFT_OUT, PARTS
 from demotune.runs.run import Run, load_finished
 from demotune.runs.settings import CONTROL_OF, Setting, group
 

@@ -28,7 +28,7 @@ from demotune.evaluation.tasks.data import check_task_names
 from demotune.evaluation.tasks.records import PRESETS, TaskOptions, TaskScores
 from demotune.evaluation.tasks.run import evaluate_tasks, refuse_several_processes, write_task_scores
 from demotune.runs.evaluation import Comparison, EvaluatedRow, Measure
-from demotune.runs.names import EVALUATED_ROWS, EVALUATION, LEFT_OUT, PARTS
+from demotune.runs.file_names import EVALUATED_ROWS, EVALUATION, LEFT_OUT, PARTS
 
 COSTS = ("seconds", "peak_memory_gib", "scored_tokens", "sampled_tokens")
 """What evaluation.json says of a model beside its name."""

@@ -30,7 +30,7 @@ from demotune.models.reference_logps import completion_logps
 from demotune.records import Completion, Demonstration, RenderedDemonstration, Response
 from demotune.rewards.completions import Asked, completions_for, rewards_of_readable
 from demotune.rewards.reward import Reward, as_completion
-from demotune.runs.names import PARTIAL
+from demotune.runs.file_names import PARTIAL
 from demotune.runs.shared_work import journal_here, shared
 from demotune.sampling import SamplingOptions, sampler_for
 from demotune.sampling.kept import draw_kept

@@ -9,7 +9,7 @@ from demotune.common.progress import minutes, say, show_table, warn
 from demotune.evaluation.tasks.records import TaskScores
 from demotune.runs.comparison import ComparisonTable
 from demotune.runs.evaluation import interval_of
-from demotune.runs.names import EVALUATED_ROWS, EVALUATION, TASK_ROWS
+from demotune.runs.file_names import EVALUATED_ROWS, EVALUATION, TASK_ROWS
 from demotune.runs.settings import CONTROL_OF
 
 THE_JUDGE = "the reward itself"

@@ -14,7 +14,7 @@ from demotune.evaluation.lineage import runs_behind, trained_prompts
 from demotune.models.policy import content_hash, longest_input, resolve_model
 from demotune.models.tokenizers import load_tokenizer, renderer_of
 from demotune.records import NO_CONTEXT, Context, Message
-from demotune.runs.names import MODEL, REWARD
+from demotune.runs.file_names import MODEL, REWARD
 
 Role = Literal["model", "baseline"]
 

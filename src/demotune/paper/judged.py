@@ -7,8 +7,8 @@ from demotune.common.statistics import Interval, over_seeds
 from demotune.evaluation.subjects import short_names
 from demotune.paper.making import METHODS, Making, leaks_of
 from demotune.runs.evaluation import EvaluatedRow, Evaluation
+from demotune.runs.file_names import MODEL
 from demotune.runs.folder import RunFolder
-from demotune.runs.names import MODEL
 from demotune.sweep.trials import Trial
 
 KINDS = ("sft", "irft", "rft")

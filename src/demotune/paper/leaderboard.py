@@ -26,7 +26,7 @@ from demotune.paper.record import NOT_KNOWN, Cell, Chart, Grid, Point, Series, g
 from demotune.paper.reported import LEADERBOARD, LEADERBOARD_TASKS, reported_average
 from demotune.runs.comparison import ComparisonTable
 from demotune.runs.evaluation import Evaluation
-from demotune.runs.names import TASK_ROWS
+from demotune.runs.file_names import TASK_ROWS
 from demotune.runs.run import load_run
 from demotune.sweep.trials import Trial
 

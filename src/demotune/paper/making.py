@@ -19,7 +19,7 @@ from demotune.paper.sizes import Size
 from demotune.report.wording import duration, memory
 from demotune.runs.comparison import ComparisonTable, Line
 from demotune.runs.evaluation import Evaluation, read_evaluation
-from demotune.runs.names import EVALUATION
+from demotune.runs.file_names import EVALUATION
 from demotune.sweep.trials import Plan, Trial
 
 EVALUATIONS = "evaluations"

@@ -9,7 +9,7 @@ from demotune.report.facts import Fact
 from demotune.report.gains import baseline_of, gain_of
 from demotune.report.wording import duration, number
 from demotune.runs.evaluation import Evaluation
-from demotune.runs.names import stage_title
+from demotune.runs.file_names import stage_title
 from demotune.runs.run import Run
 from demotune.runs.settings import setting_keys
 

@@ -25,7 +25,7 @@ from demotune.report.settings import own_fields
 from demotune.report.tables import comparisons_table, measures_table, task_table
 from demotune.report.wording import NOTHING, bounds, likelihood, number, share
 from demotune.runs.evaluation import Evaluation, read_evaluation
-from demotune.runs.names import stage_title
+from demotune.runs.file_names import stage_title
 from demotune.runs.run import Run, load_run
 
 SHARED = (

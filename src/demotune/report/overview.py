@@ -7,7 +7,7 @@ from demotune.common.amounts import flops, plural
 from demotune.report.gains import Gain, against_baseline, gain_of
 from demotune.report.tables import Table, table
 from demotune.report.wording import NOTHING, bounds, duration, memory, number, share
-from demotune.runs.names import SHORTCUTS, stage_title
+from demotune.runs.file_names import SHORTCUTS, stage_title
 from demotune.runs.run import Run
 from demotune.runs.shortcuts import RewardVerdict, read_shortcuts
 

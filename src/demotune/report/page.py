@@ -25,7 +25,7 @@ from demotune.report.sections import sections_of
 from demotune.report.tables import Table, table
 from demotune.report.wording import NOTHING
 from demotune.runs.evaluation import Evaluation, read_evaluation
-from demotune.runs.names import REPORT
+from demotune.runs.file_names import REPORT
 from demotune.runs.run import Run, read_runs
 
 SCRIPTS = ("page.js", "tables.js", "samples.js", "links.js")

@@ -3,7 +3,7 @@
 import math
 
 from demotune.common.statistics import TOO_FEW, Interval
-from demotune.runs.names import stage_title
+from demotune.runs.file_names import stage_title
 
 NOTHING = "–"
 

@@ -8,7 +8,7 @@ from demotune.common.files import damaged
 from demotune.common.journals import Journal, append_in_turn, read_journal
 from demotune.common.json_records import from_json
 from demotune.records import Response
-from demotune.runs.names import PARTIAL
+from demotune.runs.file_names import PARTIAL
 
 
 def journal_beside(output: Path) -> Path:

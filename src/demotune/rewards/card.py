@@ -2,7 +2,7 @@
 
 from demotune.config.methods import RFTConfig
 from demotune.models.reward_facts import RewardFacts
-from demotune.runs.names import stage_title
+from demotune.runs.file_names import stage_title
 
 
 def reward_card(config: RFTConfig, stage: int, pairs: int, *, adapter: bool) -> str:

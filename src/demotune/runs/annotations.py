@@ -10,7 +10,7 @@ from demotune.common.errors import DemotuneError
 from demotune.common.journals import Journal, read_journal
 from demotune.common.json_records import as_json, from_file
 from demotune.common.locks import held
-from demotune.runs.names import ANNOTATIONS
+from demotune.runs.file_names import ANNOTATIONS
 
 SUFFIX = ".jsonl"
 RATER = re.compile(r"\w[\w.-]{0,63}")

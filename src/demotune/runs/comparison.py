@@ -10,7 +10,7 @@ from demotune.common.json_records import read_record
 from demotune.common.notebook import html_table
 from demotune.common.statistics import Comparison, Interval
 from demotune.runs.costs import Cost
-from demotune.runs.names import COMPARISON
+from demotune.runs.file_names import COMPARISON
 
 
 @dataclass(frozen=True, slots=True)

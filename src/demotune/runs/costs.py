@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from demotune.runs.done_phases import DonePhase
 from demotune.runs.manifest import Manifest
-from demotune.runs.phase_records import Phase
 
 MEASURING = ("start", "check")
 """Phases that only measure, on held-out rows: they are no cost of a method."""
@@ -24,7 +24,7 @@ class Cost:
     peak_memory_gib: float
 
 
-def cost_of(manifest: Manifest, phases: Iterable[Phase]) -> Cost:
+def cost_of(manifest: Manifest, phases: Iterable[DonePhase]) -> Cost:
     """Of these phases together."""
     work = [phase for phase in phases if phase.name not in MEASURING]
     trained, forward = (sum(phase.trained_tokens for phase in work), sum(phase.forward_tokens for phase in work))

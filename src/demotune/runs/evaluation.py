@@ -10,7 +10,7 @@ from demotune.common.files import read_json
 from demotune.common.json_records import from_file, read_records
 from demotune.common.statistics import Interval
 from demotune.records import Message
-from demotune.runs.names import EVALUATED_ROWS, EVALUATION, TASKS
+from demotune.runs.file_names import EVALUATED_ROWS, EVALUATION, TASKS
 
 WIN_RATE = "win rate"
 

@@ -12,7 +12,7 @@ from demotune.common.locks import held, take
 from demotune.config.config_files import load_config
 from demotune.config.methods import AnyConfig
 from demotune.runs.check import StageCheck
-from demotune.runs.names import (
+from demotune.runs.file_names import (
     CHECK,
     CONFIG,
     LOCK,

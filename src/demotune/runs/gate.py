@@ -11,8 +11,8 @@ from typing import Literal
 
 from demotune.common.diversity import distinct, repetition
 from demotune.common.statistics import Interval, mean_interval
+from demotune.runs.file_names import stage_title
 from demotune.runs.heldout import HeldoutRow, share_of_wins
-from demotune.runs.names import stage_title
 
 Verdict = Literal["better", "no clear change", "worse", "too few held-out rows to tell"]
 COLLAPSE = 0.7

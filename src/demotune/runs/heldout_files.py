@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from demotune.common.json_records import read_records
+from demotune.runs.file_names import HELDOUT, START
 from demotune.runs.folder import RunFolder
 from demotune.runs.heldout import HeldoutRow
-from demotune.runs.names import HELDOUT, START
 
 
 def best_before(folder: RunFolder, number: int) -> tuple[str, Path]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from demotune.common.journals import Journal, read_journal
 from demotune.common.processes import main_process, process_count, process_state, wait_for_everyone
-from demotune.runs.names import PARTIAL
+from demotune.runs.file_names import PARTIAL
 
 Compute = Callable[[Sequence[int]], Sequence[Mapping[str, Any]]]
 """The rows of a batch -> a record for each, which names its row."""

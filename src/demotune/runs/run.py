@@ -12,11 +12,11 @@ from demotune.common.json_records import read_records
 from demotune.common.notebook import html_table
 from demotune.records import BadRow
 from demotune.runs.costs import Cost, cost_of
+from demotune.runs.file_names import START, stage_title
 from demotune.runs.folder import RunFolder, run_of, written_by_a_run
 from demotune.runs.gate import best_stage
 from demotune.runs.heldout import HeldoutRow
 from demotune.runs.manifest import Manifest, read_manifest
-from demotune.runs.names import START, stage_title
 from demotune.runs.rows import RowName
 from demotune.runs.stage_reader import RunStage, heldout_rows, records_of
 

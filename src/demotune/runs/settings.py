@@ -9,9 +9,9 @@ from typing import Any
 
 from demotune.common.errors import DemotuneError
 from demotune.config.sampler import PLACE
+from demotune.runs.file_names import MODEL
 from demotune.runs.folder import RunFolder, run_of
 from demotune.runs.manifest import Manifest, read_manifest
-from demotune.runs.names import MODEL
 from demotune.runs.run import Run, load_run
 
 CONTROL = "-control-sft"

@@ -9,9 +9,8 @@ from typing import Any
 from demotune.common.files import read_rows
 from demotune.common.json_records import read_record, read_records
 from demotune.runs.check import StageCheck
-from demotune.runs.folder import RunFolder, written_by_a_run
-from demotune.runs.heldout import HeldoutRow
-from demotune.runs.names import (
+from demotune.runs.done_phases import DonePhase, phase_of
+from demotune.runs.file_names import (
     CHECK,
     HELDOUT,
     IMPLICIT,
@@ -23,7 +22,8 @@ from demotune.runs.names import (
     SAMPLES,
     STAGES,
 )
-from demotune.runs.phase_records import Phase, phase_of
+from demotune.runs.folder import RunFolder, written_by_a_run
+from demotune.runs.heldout import HeldoutRow
 from demotune.runs.rows import ImplicitRow, ReferenceRow, RewardRow, SampleRow
 
 
@@ -61,7 +61,7 @@ class RunStage:
         return self.run.stage(self.number)
 
     @cached_property
-    def phases(self) -> tuple[Phase, ...]:
+    def phases(self) -> tuple[DonePhase, ...]:
         """Those that are done, in their order."""
         with written_by_a_run(self.folder):
             return tuple(phase_of(name, record) for name, record in self.run.stage_state(self.number).items())

@@ -9,7 +9,7 @@ from demotune.config.sampler import IN_PROCESS, STARTED, HasSampler, addresses_o
 from demotune.models.adapters import adapter_rank
 from demotune.models.policy import Policy
 from demotune.models.tokenizers import tokenizer_folder
-from demotune.runs.names import ENGINE, ENGINE_LOG
+from demotune.runs.file_names import ENGINE, ENGINE_LOG
 from demotune.sampling.engine.engine import Engine
 from demotune.sampling.engine.process import ServerSettings, StartedServer
 from demotune.sampling.engine.sampler import EngineSampler

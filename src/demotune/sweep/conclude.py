@@ -11,7 +11,7 @@ from demotune.conclusion import make_page
 from demotune.evaluation.compare import compare, rows_to_compare_on
 from demotune.evaluation.show import show_comparison
 from demotune.runs.comparison import ComparisonTable
-from demotune.runs.names import COMPARISON, SWEEP_PAGE
+from demotune.runs.file_names import COMPARISON, SWEEP_PAGE
 from demotune.sweep.record import Attempts, SweepRecord, write_sweep
 from demotune.sweep.trials import Plan
 

@@ -11,7 +11,7 @@ from demotune.config.config_files import from_dict, unknown_field
 from demotune.config.field import fields_of
 from demotune.config.methods import CONFIGS, AnyConfig, Method, as_dict
 from demotune.config.values import checked, shown
-from demotune.runs.names import TRIALS
+from demotune.runs.file_names import TRIALS
 from demotune.sweep.entries import Entry, SweepFile, read_sweep_file
 from demotune.sweep.names import trial_name
 from demotune.sweep.trials import Plan, Trial

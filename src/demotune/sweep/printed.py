@@ -7,8 +7,8 @@ from typing import Literal
 
 import yaml
 
+from demotune.runs.file_names import LOGS
 from demotune.runs.folder import RunFolder
-from demotune.runs.names import LOGS
 from demotune.sweep.trials import Plan, Trial
 
 Launcher = Literal["shell", "slurm", "skypilot"]

@@ -9,7 +9,7 @@ from demotune.common.errors import DemotuneError
 from demotune.common.files import write_json
 from demotune.common.json_records import as_json, read_record
 from demotune.common.machine import command_line
-from demotune.runs.names import SWEEP
+from demotune.runs.file_names import SWEEP
 from demotune.sweep.trials import Plan, setting_name
 
 

@@ -10,8 +10,8 @@ from demotune.config.as_flags import as_flags, changed_fields
 from demotune.config.commands import CompareConfig
 from demotune.config.config_files import differing_fields
 from demotune.config.methods import AnyConfig, as_dict
+from demotune.runs.file_names import LOGS
 from demotune.runs.folder import RunFolder
-from demotune.runs.names import LOGS
 from demotune.runs.run import load_run
 from demotune.runs.settings import NOT_A_SETTING
 

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from demotune.common.files import publish_file
 from demotune.common.processes import main_process
 from demotune.models.sharding import optimizer_state
-from demotune.runs.names import CARRIED
+from demotune.runs.file_names import CARRIED
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from demotune.config.methods import RFTConfig
 from demotune.models.question import as_question
 from demotune.records import Completion, Pair, Response
 from demotune.rewards.pair_selection import distinct_sides, select_pairs
+from demotune.runs.file_names import CO_TRAINED_REWARD, ROLLOUTS
 from demotune.runs.heldout import count_wins
-from demotune.runs.names import CO_TRAINED_REWARD, ROLLOUTS
 from demotune.training.contrast import contrast_pairs
 from demotune.training.rollout_files import BatchFiles, read_batches
 from demotune.training.stage import Stage, pair_tokens, tokens_of, with_reward

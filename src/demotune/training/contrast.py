@@ -7,7 +7,7 @@ from typing import Literal
 from demotune.common.json_records import read_records
 from demotune.config.methods import AnyConfig
 from demotune.records import Pair, RenderedDemonstration, Response
-from demotune.runs.names import CONTRAST
+from demotune.runs.file_names import CONTRAST
 from demotune.runs.rows import ContrastRow
 from demotune.training.pairs import sampled_pairs
 from demotune.training.setup import Setup

@@ -10,7 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from demotune.common.processes import wait_for_everyone
 from demotune.common.progress import track
-from demotune.runs.names import CHECKPOINTS, METRICS
+from demotune.runs.file_names import CHECKPOINTS, METRICS
 from demotune.training.arguments import training_arguments
 from demotune.training.callbacks import (
     Checkpoints,

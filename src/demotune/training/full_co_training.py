@@ -21,7 +21,7 @@ from demotune.models.reward import RewardModel, freeze_lower_layers, save_reward
 from demotune.models.reward_facts import read_facts
 from demotune.records import Completion, Pair
 from demotune.rewards.card import reward_card
-from demotune.runs.names import CO_TRAINED_REWARD, REWARD, ROLLOUTS
+from demotune.runs.file_names import CO_TRAINED_REWARD, REWARD, ROLLOUTS
 from demotune.training.arguments import training_arguments
 from demotune.training.co_training import TaughtPairs
 from demotune.training.learned_reward import load_reward, reward_padding, scorer

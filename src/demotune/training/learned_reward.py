@@ -26,7 +26,7 @@ from demotune.models.tokenizers import load_tokenizer
 from demotune.records import Completion
 from demotune.rewards.answer_only import answers_of
 from demotune.rewards.scalar import rewards_by_model
-from demotune.runs.names import CO_TRAINED_REWARD, REWARD
+from demotune.runs.file_names import CO_TRAINED_REWARD, REWARD
 from demotune.training.setup import Setup
 from demotune.training.stage import Stage, with_reward
 

@@ -14,7 +14,7 @@ from demotune.models.reward import RewardModel
 from demotune.models.reward_facts import read_facts
 from demotune.records import Completion, Pair
 from demotune.rewards.linear import Columns, Floats, PairColumns, column_scale, pair_columns, refit
-from demotune.runs.names import REWARD, ROLLOUTS
+from demotune.runs.file_names import REWARD, ROLLOUTS
 from demotune.training.co_training import TaughtPairs
 from demotune.training.learned_reward import load_reward, reward_padding, scorer
 from demotune.training.rollout_files import RewardFile

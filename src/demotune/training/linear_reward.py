@@ -19,7 +19,7 @@ from demotune.records import Completion, Pair
 from demotune.rewards.card import linear_reward_card
 from demotune.rewards.linear import Columns, LinearReward, PairColumns, fit_linear_reward, pair_columns
 from demotune.rewards.pair_selection import distinct_sides, select_pairs
-from demotune.runs.names import REWARD
+from demotune.runs.file_names import REWARD
 from demotune.runs.shared_work import shared
 from demotune.training.contrast import sources_of
 from demotune.training.learned_reward import named_model, on_base_of_policy, reward_padding

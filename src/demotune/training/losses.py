@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from demotune.config.shared_fields import Link
+from demotune.config.links import Link, RewardLink
 
-RewardLink = Literal["logistic", "linear"]
 KLEstimator = Literal["k1", "k3"]
 RatioLevel = Literal["sequence", "token"]
 

@@ -19,9 +19,9 @@ from demotune.config.methods import as_dict
 from demotune.config.sampler import without_place
 from demotune.data.rendering import content_key
 from demotune.models.policy import parameter_count
+from demotune.runs.file_names import CARRIED, PARTIAL, SAMPLES, START, STATE, stage_title
 from demotune.runs.manifest import VERSION, Manifest, read_manifest
 from demotune.runs.manifest import write_manifest as write_file
-from demotune.runs.names import CARRIED, PARTIAL, SAMPLES, START, STATE, stage_title
 from demotune.runs.rows import RowName
 from demotune.training.setup import Setup
 from demotune.training.stage import output_hash

@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from demotune.config.shared_fields import Link
+from demotune.config.links import Link, RewardLink
 from demotune.models.batches import pack_sides, packed_tokens, pair_batch
 from demotune.models.logprobs import ResponseLogps, response_logps
 from demotune.models.packing import Batch, pack
@@ -16,7 +16,6 @@ from demotune.records import Pair, RenderedDemonstration, Rollout, ScoredDemonst
 from demotune.rewards.pair_selection import both_sides
 from demotune.training.losses import (
     RatioLevel,
-    RewardLink,
     implicit_reward_loss,
     loss_at_reference,
     policy_loss,

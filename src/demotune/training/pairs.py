@@ -10,8 +10,8 @@ from demotune.common.errors import DemotuneError
 from demotune.common.json_records import iter_records
 from demotune.records import Pair, Response, ScoredPair, Side, Triplet
 from demotune.rewards.answer_only import with_thoughts
+from demotune.runs.file_names import REFERENCE_LOGPS, SAMPLES
 from demotune.runs.heldout import HeldoutRow
-from demotune.runs.names import REFERENCE_LOGPS, SAMPLES
 from demotune.runs.rows import ReferenceRow, SampleRow
 from demotune.training.microbatches import MicrobatchPlan, config_microbatches, whole_groups
 from demotune.training.setup import Setup

@@ -4,8 +4,8 @@ import time
 
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.progress import say, warn
+from demotune.runs.file_names import stage_title
 from demotune.runs.gate import Gate
-from demotune.runs.names import stage_title
 from demotune.training.methods import Phase, method_of
 from demotune.training.phases.sample import NothingToLearn
 from demotune.training.setup import Setup

@@ -10,8 +10,8 @@ from demotune.common.statistics import Interval, mean_interval
 from demotune.common.statistics.intervals import Ratio
 from demotune.records import Pair
 from demotune.rewards.shortcuts import ShortcutAudit, audit_shortcuts
+from demotune.runs.file_names import REWARDS
 from demotune.runs.heldout import PairCheck, count_wins
-from demotune.runs.names import REWARDS
 from demotune.runs.rows import RewardRow
 from demotune.training.contrast import sources_of
 from demotune.training.pairs import sampled_pairs

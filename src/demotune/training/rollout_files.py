@@ -13,7 +13,7 @@ from demotune.common.json_records import read_records
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.progress import warn
 from demotune.records import Rollout
-from demotune.runs.names import PARTIAL, ROLLOUTS
+from demotune.runs.file_names import PARTIAL, ROLLOUTS
 from demotune.training.stage import Stage
 
 SEAL = ".sealed"

@@ -27,7 +27,7 @@ from demotune.models.packing import cut_to_budget, pack
 from demotune.models.policy import Policy
 from demotune.models.sharding import copy_trained
 from demotune.records import Completion, Rollout
-from demotune.runs.names import ROLLOUTS
+from demotune.runs.file_names import ROLLOUTS
 from demotune.runs.phase_journal import share_of_this_process
 from demotune.training.advantages import returns_to_go
 from demotune.training.co_training import CoTraining

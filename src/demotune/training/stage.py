@@ -19,7 +19,7 @@ from demotune.data.rendered_rows import RenderedRows
 from demotune.models.policy import Policy, content_hash, save_policy
 from demotune.models.sharding import full_weights
 from demotune.records import Pair, Response, Side
-from demotune.runs.names import CHECKPOINTS, MODEL, PARTIAL, stage_title
+from demotune.runs.file_names import CHECKPOINTS, MODEL, PARTIAL, stage_title
 from demotune.training.setup import Setup
 
 Write = Callable[[Path], object]

@@ -20,8 +20,8 @@ from demotune.common.processes import main_process
 from demotune.config.loggers import loggers_of
 from demotune.config.methods import AnyConfig, as_dict
 from demotune.runs.check import StageCheck
+from demotune.runs.file_names import TENSORBOARD, TRACKED
 from demotune.runs.folder import RunFolder
-from demotune.runs.names import TENSORBOARD, TRACKED
 from demotune.runs.tracked import Tracked
 from demotune.training.fit import phase_of
 

@@ -31,7 +31,7 @@ from demotune.models.attention import carries_layouts
 from demotune.models.packing import Batch, cut_to_budget
 from demotune.models.policy import Policy
 from demotune.models.sharding import load_optimizer_state
-from demotune.runs.names import BAD_BATCH
+from demotune.runs.file_names import BAD_BATCH
 from demotune.training.callbacks import KeepBest
 from demotune.training.carried_optimizer import Carry, leave_carried
 from demotune.training.first_value import ExpectedFirstValue, check_first_value

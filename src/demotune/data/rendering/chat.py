@@ -2,17 +2,16 @@
 
 import json
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from transformers import PreTrainedTokenizerBase
 
 from demotune.data.rendering.forms import QUESTION, Form, find_forms, prompt_of, write_prompt
 from demotune.data.rendering.program import FIXED_DATE, TemplateProgram, unusable
+from demotune.data.rendering.stop_tokens import end_of_turn
 from demotune.data.rendering.thoughts import CLOSE, OPEN, split_thought
-from demotune.data.rendering.tokens import end_token
 from demotune.data.rendering.writer import (
     ANSWER,
-    OTHER_ANSWER,
     PROBE,
     REASONING_LEFT_OUT,
     THOUGHT,
@@ -30,18 +29,6 @@ _NO_GENERATION_PROMPT = (
 )
 
 _READ_AS_THOUGHT = "the chat template takes what comes before </think> in this text for reasoning"
-
-
-@dataclass(frozen=True, slots=True)
-class _End:
-    """The end-of-turn token."""
-
-    id: int
-    text: str
-    tail: str
-    """All text between an answer and the end of this token."""
-    written: bool
-    """Whether the template writes it behind the last turn too."""
 
 
 class ChatTemplate:
@@ -62,7 +49,7 @@ class ChatTemplate:
             self.probe = self._program.write(answered(QUESTION, ANSWER))
             if ANSWER not in self.probe:
                 raise unusable("does not write the assistant's text")
-            self._end = self._find_end(tokenizer, specials, stop_ids)
+            self._end = end_of_turn(self._program, self.probe, tokenizer, specials, stop_ids)
             self.end_id = self._end.id
             forms = find_forms(self._program)
         except RenderError as error:
@@ -112,20 +99,6 @@ class ChatTemplate:
         unlike = self._remarks_with if thought else self._remarks_without
         served = write_prompt(self._program, self._serving, messages, demonstration.context) if unlike else ""
         return Written(prompt, response, (*remarks, *unlike), served)
-
-    def _find_end(
-        self, tokenizer: PreTrainedTokenizerBase, specials: Mapping[int, str], stop_ids: Container[int]
-    ) -> _End:
-        tail = self.probe.rpartition(ANSWER)[2]
-        if found := end_token(tail, tokenizer, specials, stop_ids):
-            return _End(*found, tail.partition(found[1])[0] + found[1], written=True)
-        # GLM closes no turn: its models write the token that begins the user's next turn.
-        more = self._program.write((*answered(QUESTION, ANSWER), {"role": "user", "content": OTHER_ANSWER}))
-        between = more.rpartition(ANSWER)[2].rpartition(OTHER_ANSWER)[0].lstrip()
-        found = end_token(between, tokenizer, specials, stop_ids)
-        if found is None or not between.startswith(found[1]) or found[0] == tokenizer.bos_token_id:
-            raise unusable(f"closes an assistant turn with {tail!r}, which holds no special token to stop on")
-        return _End(*found, found[1], written=False)
 
     def _prepare(self, prompt: Sequence[Message]) -> tuple[tuple[Message, ...], tuple[str, ...]]:
         """The messages as this template takes them, and remarks on what was done to them."""

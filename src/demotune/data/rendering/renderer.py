@@ -14,10 +14,11 @@ from transformers import PreTrainedTokenizerBase
 from demotune.common.errors import DemotuneError
 from demotune.common.files import folder_hash
 from demotune.data.rendering import limits
+from demotune.data.rendering.batch_tokenizer import BatchTokenizer
 from demotune.data.rendering.chat import ChatTemplate
-from demotune.data.rendering.encoder import Encoder
 from demotune.data.rendering.marks import Unmarker
 from demotune.data.rendering.plain import PlainTemplate
+from demotune.data.rendering.stop_tokens import named_stop_ids
 from demotune.data.rendering.thoughts import CLOSE, OPEN, split_thought
 from demotune.data.rendering.tokens import ids_of_tokens, special_tokens
 from demotune.data.rendering.writer import RenderError, Writer, Written
@@ -55,14 +56,14 @@ class Renderer:
     ) -> None:
         self._tokenizer = tokenizer
         self._specials = special_tokens(tokenizer)
-        stop_ids = {*extra_stop_ids, tokenizer.eos_token_id} - {None}
+        stop_ids = named_stop_ids(tokenizer, extra_stop_ids)
         self._writer: Writer = (
             ChatTemplate(tokenizer, self._specials, stop_ids)
             if template is None
             else PlainTemplate(tokenizer, template)
         )
         self._unmarker = Unmarker(self._writer.marks, self._specials.values())
-        self._encoder = Encoder(tokenizer, self._specials)
+        self._encoder = BatchTokenizer(tokenizer, self._specials)
         self._line_break = self._encoder.one("\n")
         self._remarks: Counter[str] = Counter()
         self.description = self._writer.description

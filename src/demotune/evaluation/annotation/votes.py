@@ -15,8 +15,8 @@ from demotune.evaluation.annotation.items import Contest, ItemName, contest_of
 from demotune.evaluation.comparisons import corrected, win_rate
 from demotune.runs.annotations import Vote, read_votes
 from demotune.runs.evaluation import Comparison, read_evaluation
+from demotune.runs.file_names import ANNOTATIONS, EVALUATION
 from demotune.runs.heldout import win
-from demotune.runs.names import ANNOTATIONS, EVALUATION
 
 PEOPLE = "people"
 """The judge's name, and its kind."""

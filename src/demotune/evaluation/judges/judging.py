@@ -12,8 +12,8 @@ from demotune.evaluation.measuring import Earned, EvalInputs, Measured, reward_e
 from demotune.evaluation.subjects import short_names
 from demotune.rewards.load import load_reward
 from demotune.rewards.reward import Reward
+from demotune.runs.file_names import JUDGE_REPLIES
 from demotune.runs.heldout import win
-from demotune.runs.names import JUDGE_REPLIES
 
 
 @dataclass(frozen=True, slots=True)

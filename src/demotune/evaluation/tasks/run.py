@@ -25,7 +25,7 @@ from demotune.evaluation.tasks.records import PRESETS, PresetTask, TaskOptions, 
 from demotune.models.model_folder import is_adapter, reading
 from demotune.models.policy import refuse_broken_policy, resolve_base
 from demotune.models.tokenizers import tokenizer_folder
-from demotune.runs.names import TASK_ROWS, TASKS
+from demotune.runs.file_names import TASK_ROWS, TASKS
 
 
 def evaluate_tasks(folder: Path, names: Sequence[str], options: TaskOptions) -> TaskScores:

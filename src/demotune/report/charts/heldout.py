@@ -10,7 +10,7 @@ from demotune.report.comparison_text import CostPoint
 from demotune.report.gains import Gain, gain_of
 from demotune.report.tables import table
 from demotune.report.wording import NOTHING, bounds, duration, likelihood, number
-from demotune.runs.names import stage_title
+from demotune.runs.file_names import stage_title
 from demotune.runs.run import Run
 
 OPERATIONS = "operations (FLOP)"

@@ -9,8 +9,8 @@ from demotune.report.charts.figures import Chart, Line, label, legend_of, lines
 from demotune.report.gains import gain_of
 from demotune.report.tables import table
 from demotune.report.wording import NOTHING, bounds, duration, number, share
+from demotune.runs.file_names import stage_title
 from demotune.runs.gate import Gate
-from demotune.runs.names import stage_title
 from demotune.runs.run import Run
 from demotune.runs.stage_reader import RunStage
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from demotune.report.charts.figures import Bar, Chart, Line, label, legend_of, lines, thin, timeline
 from demotune.report.tables import table
 from demotune.report.wording import duration, memory, number, stage_name, time_unit
-from demotune.runs.names import stage_title
+from demotune.runs.file_names import stage_title
 from demotune.runs.run import Run
 from demotune.runs.stage_reader import RunStage
 

@@ -1,7 +1,7 @@
 """The rigor question about surfaces: how well length, end token, first and last tokens predict the demonstration."""
 
 from demotune.report.rigor.evidence import Evidence, Finding, every, no, yes
-from demotune.runs.names import SHORTCUTS, stage_title
+from demotune.runs.file_names import SHORTCUTS, stage_title
 from demotune.runs.run import Run
 from demotune.runs.shortcuts import read_shortcuts
 

@@ -13,6 +13,7 @@ from demotune.models.reference_logps import pair_logps
 from demotune.records import Completion, Pair, Response, Side
 from demotune.rewards.answer_only import answers_of, without_thought
 from demotune.runs.check import StageCheck
+from demotune.runs.file_names import CHECK, HELDOUT, IMPLICIT, stage_title
 from demotune.runs.gate import judge_stage
 from demotune.runs.heldout import (
     HeldoutRow,
@@ -25,7 +26,6 @@ from demotune.runs.heldout import (
     nll_per_token,
 )
 from demotune.runs.heldout_files import best_before, rows_before
-from demotune.runs.names import CHECK, HELDOUT, IMPLICIT, stage_title
 from demotune.runs.rows import ImplicitRow
 from demotune.runs.shared_work import compute_rows, shared
 from demotune.training.heldout_rows import heldout_tokens, trained_rows

@@ -7,7 +7,7 @@ from demotune.common.memory import give_back_memory
 from demotune.common.progress import track
 from demotune.config.methods import AnyConfig
 from demotune.models.policy import Policy, merged
-from demotune.runs.names import CONTRAST
+from demotune.runs.file_names import CONTRAST
 from demotune.runs.rows import ContrastRow
 from demotune.training.contrast import Source, rows_to_draw, sources_of
 from demotune.training.drawing import draw_with

@@ -15,7 +15,7 @@ from demotune.models.adapters import load_adapter_on
 from demotune.models.model_folder import is_adapter
 from demotune.models.policy import Policy, weight_sharing_base
 from demotune.models.sharding import copy_trained
-from demotune.runs.names import METRICS, ROLLOUTS
+from demotune.runs.file_names import METRICS, ROLLOUTS
 from demotune.training import co_training
 from demotune.training.co_training import CoTrainedReward, CoTraining, TaughtPairs
 from demotune.training.drawing import keeps_logps

@@ -1,4 +1,4 @@
-"""REFERENCE: log-probabilities of the stage's pairs under the reference, once; what is known is not computed."""
+"""REFERENCE: log-probabilities of the stage's pairs under the reference, once, to `reference_logps.jsonl.gz`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,8 +8,8 @@ from demotune.common.profiling import span
 from demotune.common.progress import track
 from demotune.models.reference_logps import pair_logps
 from demotune.records import Side
+from demotune.runs.file_names import REFERENCE_LOGPS
 from demotune.runs.heldout_files import rows_before
-from demotune.runs.names import REFERENCE_LOGPS
 from demotune.runs.phase_journal import PhaseJournal
 from demotune.training.pairs import (
     expected_pairs,

@@ -28,8 +28,8 @@ from demotune.records import Pair
 from demotune.rewards.answer_only import without_thoughts
 from demotune.rewards.card import reward_card
 from demotune.rewards.pair_selection import both_sides
+from demotune.runs.file_names import REWARD, REWARD_METRICS, REWARDS
 from demotune.runs.heldout import PairCheck, check_pairs, count_wins
-from demotune.runs.names import REWARD, REWARD_METRICS, REWARDS
 from demotune.runs.rows import RewardRow
 from demotune.runs.shared_work import compute_rows, shared
 from demotune.training import linear_reward

@@ -12,8 +12,8 @@ from demotune.common.errors import DemotuneError
 from demotune.common.json_records import write_records
 from demotune.common.progress import say, track
 from demotune.records import RenderedDemonstration, Response
+from demotune.runs.file_names import SAMPLES
 from demotune.runs.heldout_files import rows_before
-from demotune.runs.names import SAMPLES
 from demotune.runs.rows import SampleRow
 from demotune.training.drawing import draw_with
 from demotune.training.stage import Outcome, Stage, stage_slice, tokens_of

@@ -1,7 +1,7 @@
 """START: held-out rows under the start model, which the first stage is compared with."""
 
 from demotune.common.json_records import write_records
-from demotune.runs.names import START
+from demotune.runs.file_names import START
 from demotune.training.heldout_rows import heldout_tokens, start_rows
 from demotune.training.stage import Outcome, Stage
 from demotune.training.work import PhaseWork

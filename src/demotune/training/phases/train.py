@@ -7,7 +7,7 @@ from typing import Any
 from demotune.common.progress import say
 from demotune.config.methods import SFTConfig
 from demotune.records import ScoredPair, Triplet
-from demotune.runs.names import CARRIED, METRICS
+from demotune.runs.file_names import CARRIED, METRICS
 from demotune.training.anchor import ANCHORED, scored_demonstrations
 from demotune.training.carried_optimizer import Carry
 from demotune.training.first_value import ExpectedFirstValue

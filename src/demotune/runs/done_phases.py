@@ -8,7 +8,7 @@ from demotune.common.json_records import from_json
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
+class DonePhase:
     """A finished phase of a stage: from which policy, what it wrote, and what it cost."""
 
     name: str
@@ -27,6 +27,6 @@ class Phase:
     """Optimizer steps."""
 
 
-def phase_of(name: str, record: Mapping[str, Any]) -> Phase:
+def phase_of(name: str, record: Mapping[str, Any]) -> DonePhase:
     """A record of state.json. Raises ValueError where it lacks something."""
-    return from_json(Phase, {**record, "name": name, "facts": record})
+    return from_json(DonePhase, {**record, "name": name, "facts": record})

@@ -15,7 +15,7 @@ _OF_EACH_PIECE = frozenset({"ByteLevel", "Digits", "Split", "Sequence"})
 """Pre-tokenizers that see nothing but the piece of text between two added tokens."""
 
 
-class Encoder:
+class BatchTokenizer:
     """Ids of texts, with no BOS or EOS token added.
 
     Byte-level BPE tokenizers, GPT-2's and most since, first cut a text at its added tokens (<|im_start|>), and then

@@ -147,6 +147,11 @@ def folder_hash(folder: Path, files: Iterable[Path] | None = None) -> str:
     return digest.hexdigest()
 
 
+def hash_of(value: object) -> str:
+    """sha256 of a value's JSON."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """Publish a second name for a folder of files without using its space twice where the disk allows it."""
     with publish_folder(target) as unfinished:

@@ -15,7 +15,7 @@ from typing import Any
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import hash_of, read_json, write_json
-from demotune.common.machine import has_fast_bf16
+from demotune.common.machine import computes_in_bf16
 from demotune.common.memory import give_back_memory, peak_memory_gib
 from demotune.common.processes import any_process, main_process, this_device, wait_for_everyone
 from demotune.common.progress import say, track
@@ -106,7 +106,7 @@ class EvalInputs:
 
 def fill_in(config: EvaluationConfig) -> EvaluationConfig:
     """The config with what this machine decides."""
-    return replace(config, bf16=has_fast_bf16(this_device())) if config.bf16 is None else config
+    return replace(config, bf16=computes_in_bf16(config.bf16))
 
 
 def measure(inputs: EvalInputs, subject: Subject) -> Measured:

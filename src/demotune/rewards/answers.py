@@ -12,7 +12,7 @@ from tempfile import mkdtemp
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import hash_of, write_rows
-from demotune.common.machine import has_fast_bf16
+from demotune.common.machine import computes_in_bf16
 from demotune.common.processes import this_device
 from demotune.common.progress import say, track
 from demotune.config.drawing import DrawingOptions, GenerationOptions
@@ -138,7 +138,7 @@ def sampling_options(options: DrawingOptions, renderer: Renderer, longest: int |
         temperature=options.temperature,
         top_p=options.top_p,
         top_k=options.top_k,
-        bf16=has_fast_bf16(this_device()),
+        bf16=computes_in_bf16(None),
     )
 
 

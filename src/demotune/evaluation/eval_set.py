@@ -134,7 +134,6 @@ def _render(row: EvalRow, subject: Subject, max_length: int | None) -> RenderedR
     sides = [subject.renderer.render(side) for side in (row.demo, row.rejected) if side is not None]
     limits = [limit for limit in (max_length, subject.longest) if limit is not None]
     for side in sides:
-        length = len(side.prompt_ids) + len(side.demo.ids)
-        if limits and length > min(limits):
-            raise RenderError("over-long", f"{length} tokens, {subject.name} may read {min(limits)}")
+        if limits and side.tokens > min(limits):
+            raise RenderError("over-long", f"{side.tokens} tokens, {subject.name} may read {min(limits)}")
     return RenderedRow(sides[0], sides[1] if len(sides) > 1 else None)

@@ -136,7 +136,7 @@ def measure(inputs: EvalInputs, subject: Subject) -> Measured:
         ),
         seconds=logps["seconds"] + answers["seconds"],
         peak_memory_gib=max(part["peak_memory_gib"] for part in (logps, answers)),
-        scored_tokens=sum(len(side.prompt_ids) + len(side.demo.ids) for row in view for side in _sides(row)),
+        scored_tokens=sum(side.tokens for row in view for side in _sides(row)),
         sampled_tokens=sum(len(ids) for ids, _, _ in answers["rows"]),
     )
 

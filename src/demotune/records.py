@@ -103,6 +103,11 @@ class RenderedDemonstration:
         """The same for all rows that ask the same, with reasoning or without."""
         return self.served_ids or self.prompt_ids
 
+    @property
+    def tokens(self) -> int:
+        """Of prompt and response together."""
+        return len(self.prompt_ids) + len(self.demo.ids)
+
 
 @dataclass(frozen=True, slots=True)
 class ScoredDemonstration:
@@ -164,6 +169,11 @@ class Completion:
 
     prompt_ids: tuple[int, ...]
     response: Response
+
+    @property
+    def tokens(self) -> int:
+        """Of prompt and response together."""
+        return len(self.prompt_ids) + len(self.response.ids)
 
 
 @dataclass(frozen=True, slots=True)

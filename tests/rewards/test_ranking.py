@@ -51,8 +51,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same numbers on machines with and without bfloat16."""
-    for module in ("scalar", "implicit"):
-        monkeypatch.setattr(f"demotune.rewards.{module}.has_fast_bf16", lambda _: False)
+    monkeypatch.setattr("demotune.common.machine.has_fast_bf16", lambda _: False)
 
 
 # Preference rows -----------------------------------------------------------------------------------------------------

@@ -1,7 +1,5 @@
 """Measure: draw responses, fit the quick reward, score demonstrations."""
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from demotune.advice.measurements import Likelihood, Measurements, Prompts
 from demotune.advice.probe import attach_probe
 from demotune.advice.subject import Subject
 from demotune.common.errors import DemotuneError
+from demotune.common.files import hash_of
 from demotune.common.progress import track
 from demotune.common.statistics import independent_difference, prompts_for_share, prompts_for_win_rate, ratio_interval
 from demotune.common.statistics.intervals import Ratio
@@ -98,7 +97,7 @@ def _draw(
     """One response for each prompt, in order; the journal is named by everything that a response depends on."""
     seed, options = derive_seed(subject.config.seed, 0, f"advice {what}"), subject.options(temperature)
     depends_on = [subject.hash, prompts, seed, options.max_new_tokens, options.max_length, options.bf16]
-    digest = hashlib.sha256(json.dumps([*depends_on, subject.config.dtype]).encode()).hexdigest()[:12]
+    digest = hash_of([*depends_on, subject.config.dtype])[:12]
     journal = PhaseJournal(journals, f"{what.replace(' ', '-')}-{digest}")
     sampler = InProcessSampler(lambda: subject.policy, slots=subject.config.sample_batch_size)
     with track(what, len(prompts), "responses") as tracker:

@@ -51,7 +51,7 @@ def attach_probe(subject: Subject) -> tuple[PeftModel, int]:
 def _accumulate(model: PeftModel, rows: Sequence[RenderedDemonstration], *, bf16: bool) -> None:
     """Gradients of the mean negative log-likelihood per response token, as SFT's."""
     tokens = sum(len(row.demo.ids) for row in rows)
-    for part in cut_to_budget(rows, lambda row: len(row.prompt_ids) + len(row.demo.ids), TOKENS_TOGETHER):
+    for part in cut_to_budget(rows, lambda row: row.tokens, TOKENS_TOGETHER):
         batch = to_device(model, pack_sides([(row.prompt_ids, row.demo.ids) for row in part]))
         with autocast(batch["input_ids"].device, bf16):
             scored = response_logps(model, batch)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from demotune.common.errors import DemotuneError
-from demotune.common.machine import has_fast_bf16
+from demotune.common.machine import computes_in_bf16
 from demotune.common.processes import this_device
 from demotune.common.progress import say
 from demotune.config.commands import AdviseConfig
@@ -101,7 +101,7 @@ def prepare_subject(config: AdviseConfig, quarantine: Path | None) -> Subject:
     return Subject(
         config=replace(
             config,
-            bf16=has_fast_bf16(this_device()) if config.bf16 is None else config.bf16,
+            bf16=computes_in_bf16(config.bf16),
             max_new_tokens=longest if config.max_new_tokens is None else config.max_new_tokens,
         ),
         folder=folder,

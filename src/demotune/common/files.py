@@ -12,6 +12,8 @@ import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +147,17 @@ def folder_hash(folder: Path, files: Iterable[Path] | None = None) -> str:
     for file in sorted(filter(Path.is_file, folder.rglob("*"))) if files is None else files:
         digest.update(f"{file.relative_to(folder).as_posix()}\0{file_hash(file)}\n".encode())
     return digest.hexdigest()
+
+
+def hash_of(value: object) -> str:
+    """sha256 of a value's JSON."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+@cache
+def shipped_text(package: str, name: str) -> str:
+    """The text of a file that comes with a package."""
+    return (resources.files(package) / name).read_text(encoding="utf-8")
 
 
 def link_or_copy(source: Path, target: Path) -> None:

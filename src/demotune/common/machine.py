@@ -46,6 +46,11 @@ def hardware() -> dict[str, str]:
     return described
 
 
+def computes_in_bf16(asked: bool | None) -> bool:
+    """Whether to compute in bfloat16: as asked; None: where this device is faster by it."""
+    return has_fast_bf16(this_device()) if asked is None else asked
+
+
 def has_fast_bf16(device: "torch.device") -> bool:
     """Whether matrix products in bfloat16 are faster than in float32 on this device."""
     if device.type == "cuda":

@@ -1,7 +1,5 @@
 """Rows of token ids, kept in the user's cache: later starts, estimates and other processes read them again."""
 
-import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -14,7 +12,7 @@ from pathlib import Path
 
 import demotune
 from demotune.common.errors import DemotuneError, one_line
-from demotune.common.files import cache_folder, first_damaged, folder_hash, seal
+from demotune.common.files import cache_folder, first_damaged, folder_hash, hash_of, seal
 from demotune.common.locks import take
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.progress import say, warn
@@ -97,7 +95,7 @@ def _in_turn(folder: Path) -> Iterator[None]:
 def _key(request: Request, renderer: Renderer, hashes: dict[str, str]) -> str:
     """A hash of everything that the rows and their notes depend on, this package's code included."""
     known = {"code": _code(), "renderer": renderer.fingerprint(), "request": asdict(request), "data": hashes}
-    return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]
+    return hash_of(known)[:32]
 
 
 @cache

@@ -1,12 +1,12 @@
 """The rows of an evaluation: read once, rendered for every model, those that were trained on left out by name."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from demotune.common.errors import DemotuneError
+from demotune.common.files import hash_of
 from demotune.common.json_records import write_records
 from demotune.common.processes import main_process
 from demotune.common.progress import say
@@ -126,7 +126,7 @@ def _key(row: Demonstration | Preference) -> str:
         beside = [row.reasoning]
     if any(beside) or row.context != NO_CONTEXT:
         texts += [*beside, asdict(row.context)]
-    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
+    return hash_of(texts)[:16]
 
 
 def _render(row: EvalRow, subject: Subject, max_length: int | None) -> RenderedRow:
@@ -134,7 +134,6 @@ def _render(row: EvalRow, subject: Subject, max_length: int | None) -> RenderedR
     sides = [subject.renderer.render(side) for side in (row.demo, row.rejected) if side is not None]
     limits = [limit for limit in (max_length, subject.longest) if limit is not None]
     for side in sides:
-        length = len(side.prompt_ids) + len(side.demo.ids)
-        if limits and length > min(limits):
-            raise RenderError("over-long", f"{length} tokens, {subject.name} may read {min(limits)}")
+        if limits and side.tokens > min(limits):
+            raise RenderError("over-long", f"{side.tokens} tokens, {subject.name} may read {min(limits)}")
     return RenderedRow(sides[0], sides[1] if len(sides) > 1 else None)

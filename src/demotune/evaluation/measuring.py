@@ -4,7 +4,6 @@ Each part is kept in a file that is named by everything that it depends on, so a
 """
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -15,8 +14,8 @@ from statistics import fmean
 from typing import Any
 
 from demotune.common.errors import DemotuneError
-from demotune.common.files import read_json, write_json
-from demotune.common.machine import has_fast_bf16
+from demotune.common.files import hash_of, read_json, write_json
+from demotune.common.machine import computes_in_bf16
 from demotune.common.memory import give_back_memory, peak_memory_gib
 from demotune.common.processes import any_process, main_process, this_device, wait_for_everyone
 from demotune.common.progress import say, track
@@ -77,7 +76,7 @@ class PartCache:
 
     def get(self, name: str, depends_on: Sequence[object], make: Callable[[], list[Any]]) -> dict[str, Any]:
         """{"rows": what `make` returns, "seconds", "peak_memory_gib"}; made only where no such part exists."""
-        digest = hashlib.sha256(json.dumps(list(depends_on)).encode()).hexdigest()[:12]
+        digest = hash_of(list(depends_on))[:12]
         part = f"{name.replace('/', '_')}-{digest}"
         file = self._folder / f"{part}.json"
         if any_process(not file.exists()):
@@ -107,7 +106,7 @@ class EvalInputs:
 
 def fill_in(config: EvaluationConfig) -> EvaluationConfig:
     """The config with what this machine decides."""
-    return replace(config, bf16=has_fast_bf16(this_device())) if config.bf16 is None else config
+    return replace(config, bf16=computes_in_bf16(config.bf16))
 
 
 def measure(inputs: EvalInputs, subject: Subject) -> Measured:
@@ -137,7 +136,7 @@ def measure(inputs: EvalInputs, subject: Subject) -> Measured:
         ),
         seconds=logps["seconds"] + answers["seconds"],
         peak_memory_gib=max(part["peak_memory_gib"] for part in (logps, answers)),
-        scored_tokens=sum(len(side.prompt_ids) + len(side.demo.ids) for row in view for side in _sides(row)),
+        scored_tokens=sum(side.tokens for row in view for side in _sides(row)),
         sampled_tokens=sum(len(ids) for ids, _, _ in answers["rows"]),
     )
 
@@ -167,7 +166,7 @@ def reward_everything(inputs: EvalInputs, reward: Reward, measured: dict[str, Me
     answers = {}
     for subject in inputs.subjects:
         if drawn := measured[subject.name].answers:
-            ids = hashlib.sha256(json.dumps([answer.response.ids for answer in drawn]).encode()).hexdigest()
+            ids = hash_of([answer.response.ids for answer in drawn])
             make = partial(_rewards_of_answers, reward, rows, subject, drawn, config)
             answers[subject.name] = tuple(parts.get(f"reward-{subject.name}", [*basis, ids], make)["rows"])
     return Earned(tuple(found["demonstrations"]), tuple(found.get("rejected", ())), answers)

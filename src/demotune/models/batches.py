@@ -1,7 +1,5 @@
 """Batches for a model: pairs as one pack, completions in units of like prompts; on its device, within its memory."""
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -9,6 +7,7 @@ import torch
 from torch import nn
 
 from demotune.common.errors import DemotuneError, first_line
+from demotune.common.files import hash_of
 from demotune.common.memory import is_lack_of_memory
 from demotune.models.packing import Batch, pack
 from demotune.records import Completion, Pair, Side
@@ -66,7 +65,7 @@ def in_batches(
 
     def key() -> str:
         read = [(prompt, row.response.ids) for prompt, row in zip(prompts, completions, strict=True)]
-        return hashlib.sha256(json.dumps([read, batch_size]).encode()).hexdigest()[:12]
+        return hash_of([read, batch_size])[:12]
 
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     found = compute_rows(batches, numbers_of, advance, key)

@@ -56,12 +56,8 @@ def token_logps(
     model: nn.Module, microbatch: Sequence[Completion], *, bf16: bool, budget: int | None = None
 ) -> list[tuple[float, ...]]:
     """Log pi of each response token of each completion of a micro-batch, in nats. `budget` as above."""
-
-    def tokens(completion: Completion) -> int:
-        return len(completion.prompt_ids) + len(completion.response.ids)
-
     found: list[tuple[float, ...]] = []
-    for part in cut_to_budget(microbatch, tokens, budget):
+    for part in cut_to_budget(microbatch, lambda row: row.tokens, budget):
         batch = to_device(model, pack_sides([(row.prompt_ids, row.response.ids) for row in part]))
         with (
             lack_of_memory_explained(len(part), "--per-device-train-batch-size, --tokens-per-microbatch"),

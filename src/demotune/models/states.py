@@ -41,7 +41,7 @@ def end_states(
         with torch.no_grad(), autocast(batch["input_ids"].device, bf16):
             return [*_states(model, batch).float().cpu()]
 
-    batches = cut_to_budget(order, lambda row: _tokens(completions[row]), budget)
+    batches = cut_to_budget(order, lambda row: completions[row].tokens, budget)
     states = compute_rows(batches, states_of, advance)
     return torch.stack([states[row] for row in range(len(completions))])
 
@@ -56,10 +56,6 @@ def followed_by(completions: Sequence[Completion], question_ids: Sequence[int]) 
 
 def _prompt(completions: Sequence[Completion], row: int) -> tuple[int, ...]:
     return tuple(completions[row].prompt_ids)
-
-
-def _tokens(completion: Completion) -> int:
-    return len(completion.prompt_ids) + len(completion.response.ids)
 
 
 def _states(model: nn.Module, batch: Batch) -> Tensor:

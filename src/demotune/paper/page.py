@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from demotune.common.files import publish_file
+from demotune.common.files import publish_file, shipped_text
 from demotune.paper.record import ArtefactRecord, Chart, Point
 from demotune.report.wording import number, share
 
@@ -66,10 +65,10 @@ def write_page(folder: Path, record: ArtefactRecord) -> Path:
 def render(record: ArtefactRecord) -> str:
     """The page as text; all of the record's texts are escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_text("demotune.paper", "page.html.jinja")).render(
+    return environment.from_string(shipped_text("demotune.paper", "page.html.jinja")).render(
         record=record,
         charts=[draw(chart) for chart in record.charts],
-        style=Markup(_text("demotune.report", "page.css") + _text("demotune.paper", "page.css")),
+        style=Markup(shipped_text("demotune.report", "page.css") + shipped_text("demotune.paper", "page.css")),
         width=WIDTH, height=HEIGHT, left=LEFT, right=WIDTH - RIGHT, top=TOP, bottom=HEIGHT - BOTTOM,
     )  # fmt: skip
 
@@ -154,7 +153,3 @@ def _path(marks: Sequence[Mark]) -> str:
 
 def _ticks(low: float, high: float) -> list[float]:
     return [low + (high - low) * part / 4 for part in range(5)]
-
-
-def _text(package: str, name: str) -> str:
-    return (resources.files(package) / name).read_text(encoding="utf-8")

@@ -6,7 +6,6 @@ Names of users' files and folders appear as their last part, hub ids unchanged; 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +14,7 @@ from jinja2 import Environment, StrictUndefined
 
 from demotune.common.amounts import plural
 from demotune.common.errors import DemotuneError
-from demotune.common.files import read_json
+from demotune.common.files import read_json, shipped_text
 from demotune.config.methods import CONFIGS, Method
 from demotune.report.gains import gain_of
 from demotune.report.limits import limits
@@ -58,7 +57,7 @@ def model_card(run: Path, evaluations: Sequence[Path] = ()) -> str:
     template = found.config.get("template")
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
     environment.filters |= {"plain": plain, "bullets": bullets}
-    text = (resources.files("demotune.report") / "model_card.md.jinja").read_text(encoding="utf-8")
+    text = shipped_text("demotune.report", "model_card.md.jinja")
     return environment.from_string(text).render(
         run=found,
         front_matter=_front_matter(found, base),

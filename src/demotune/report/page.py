@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Sequence
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from demotune.common.errors import DemotuneError
-from demotune.common.files import publish_file
+from demotune.common.files import publish_file, shipped_text
 from demotune.report.answer import answer_sentence, headline, verdict
 from demotune.report.charts.figures import GRID, INK, MUTED, PALETTE
 from demotune.report.comparison_text import PageComparison
@@ -77,7 +76,7 @@ def render_page(
         "colours": _colours(),
         "samples": _browser_data(browser),
     }
-    return _environment().from_string(_shipped("demotune.report", "page.html.jinja")).render(
+    return _environment().from_string(shipped_text("demotune.report", "page.html.jinja")).render(
         title=f"Run {names[0]}" if len(runs) == 1 else f"{len(runs)} runs: {', '.join(names)}",
         methods=list(dict.fromkeys(run.method for run in runs)),
         verdict=verdict(runs),
@@ -94,9 +93,9 @@ def render_page(
         rigor=_rigor(rigor),
         colours=len(PALETTE),
         dashes=DASH_ARRAYS,
-        style=Markup(_shipped("demotune.report", "page.css")),
-        script=Markup("\n".join(_shipped("demotune.report", name) for name in SCRIPTS)),
-        plotly=Markup(_shipped("plotly", "package_data/plotly.min.js")),
+        style=Markup(shipped_text("demotune.report", "page.css")),
+        script=Markup("\n".join(shipped_text("demotune.report", name) for name in SCRIPTS)),
+        plotly=Markup(shipped_text("plotly", "package_data/plotly.min.js")),
         data=Markup(script_json(data)),
     )  # fmt: skip
 
@@ -168,8 +167,3 @@ def _environment() -> Environment:
     found = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     found.filters["words"] = with_meanings
     return found
-
-
-@cache
-def _shipped(package: str, name: str) -> str:
-    return (resources.files(package) / name).read_text(encoding="utf-8")

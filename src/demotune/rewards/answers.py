@@ -1,7 +1,5 @@
 """Answers to prompts, outside of any run: `demotune sample`; with a reward the best of several responses."""
 
-import hashlib
-import json
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -13,8 +11,8 @@ from shutil import rmtree
 from tempfile import mkdtemp
 
 from demotune.common.errors import DemotuneError
-from demotune.common.files import write_rows
-from demotune.common.machine import has_fast_bf16
+from demotune.common.files import hash_of, write_rows
+from demotune.common.machine import computes_in_bf16
 from demotune.common.processes import this_device
 from demotune.common.progress import say, track
 from demotune.config.drawing import DrawingOptions, GenerationOptions
@@ -140,7 +138,7 @@ def sampling_options(options: DrawingOptions, renderer: Renderer, longest: int |
         temperature=options.temperature,
         top_p=options.top_p,
         top_k=options.top_k,
-        bf16=has_fast_bf16(this_device()),
+        bf16=computes_in_bf16(None),
     )
 
 
@@ -150,7 +148,7 @@ def _settings(
     """What decides each response, beside its number: how many there are, and which reward chooses, does not."""
     return {
         "model": content_hash(folder),
-        "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
+        "prompts": hash_of(prompts),
         "max_new_tokens": options.max_new_tokens,
         "temperature": options.temperature,
         "top_p": options.top_p,

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from demotune.common.errors import DemotuneError
-from demotune.common.machine import has_fast_bf16
+from demotune.common.machine import computes_in_bf16
 from demotune.common.processes import this_device
 from demotune.data.rendering import Renderer
 from demotune.models.batches import Advance
@@ -51,7 +51,7 @@ class ImplicitReward(Reward):
                 "give the model that the policy was trained from as reference"
             )
         self._beta, self._dtype = beta, dtype
-        self._bf16 = has_fast_bf16(this_device()) if bf16 is None else bf16
+        self._bf16 = computes_in_bf16(bf16)
         self.name = f"implicit reward {beta:g} * log({policy} / {reference})"
         both = content_hash(self._policy), content_hash(self._reference)
         self.hash = hashlib.sha256(" ".join(map(str, filter(None, (beta, both, answer_after)))).encode()).hexdigest()

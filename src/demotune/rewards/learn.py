@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from demotune.common.errors import DemotuneError
-from demotune.common.machine import has_fast_bf16
+from demotune.common.machine import computes_in_bf16
 from demotune.common.processes import this_device
 from demotune.common.progress import track
 from demotune.config.rft import FeatureName
@@ -59,7 +59,7 @@ def learn_reward(
     columns = Columns(tuple(features), None if question is None else as_question(tokenizer, question))
     backbone = merged(load_policy(folder, dtype=dtype, attn_implementation=None, device=this_device()))
     with track("states", len(distinct_sides(select_pairs(pairs).pairs)), "responses") as tracker:
-        fast = has_fast_bf16(this_device()) if bf16 is None else bf16
+        fast = computes_in_bf16(bf16)
         train = pair_columns(backbone, pairs, columns, pad_id=pad_id, bf16=fast, advance=tracker.advance)
     reward = fit_linear_reward(train, None, columns)
     facts = reward.facts(template)

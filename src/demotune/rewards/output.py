@@ -1,7 +1,5 @@
 """Rows with rewards as `demotune score` and `select` write them, and their summary on the screen."""
 
-import hashlib
-import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from demotune.common.errors import DemotuneError
+from demotune.common.files import hash_of
 from demotune.common.json_records import write_records
 from demotune.common.processes import main_process, this_device, wait_for_everyone
 from demotune.common.progress import say, show_table
@@ -106,7 +105,7 @@ def scored_together(reward: Reward, reading: RowReading, output: Path | None) ->
     precision = [value for name, value in asdict(reading).items() if name in ("dtype", "bf16")]
     asked = [reward.name, reward.hash, str(this_device()), *precision]
     parts = output.with_name(f"{output.name}.parts")
-    with shared(hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12], parts):
+    with shared(hash_of(asked)[:12], parts):
         yield
     wait_for_everyone()  # all have read what goes now
     if main_process():

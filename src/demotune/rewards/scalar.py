@@ -7,7 +7,7 @@ from typing import cast
 from torch import nn
 
 from demotune.common.errors import DemotuneError
-from demotune.common.machine import has_fast_bf16
+from demotune.common.machine import computes_in_bf16
 from demotune.common.processes import this_device
 from demotune.config.rft import FeatureName
 from demotune.data.rendering import Renderer
@@ -50,7 +50,7 @@ class ScalarReward(Reward):
         _check_classifier(str(source), self._folder)
         self._facts = _known_facts(self._folder)
         self._dtype = dtype
-        self._bf16 = has_fast_bf16(this_device()) if bf16 is None else bf16
+        self._bf16 = computes_in_bf16(bf16)
         self._tokenizer = load_tokenizer(self._folder)
         self._model: RewardModel | None = None
         self.name = f"reward model {source}"

@@ -48,7 +48,7 @@ class PhaseJournal:
                 self._counted[file] += len(whole[0] + whole[1])
         return found
 
-    def fill(
+    def compute_missing(
         self, batches: Sequence[Sequence[int]], compute: Compute, advance: Callable[[int], None]
     ) -> dict[int, dict[str, Any]]:
         """Row number -> record of all rows: `compute` makes those of a batch, of which each process takes its share.
@@ -58,9 +58,9 @@ class PhaseJournal:
         for batch in share_of_this_process([batch for batch in batches if not self.done.keys() >= set(batch)]):
             self.append(compute(batch))
             advance(len(batch) + self.news_of_others())
-        return self.filled(advance)
+        return self.read_all(advance)
 
-    def filled(self, advance: Callable[[int], None]) -> dict[int, dict[str, Any]]:
+    def read_all(self, advance: Callable[[int], None]) -> dict[int, dict[str, Any]]:
         """Row number -> record, once every process has done its share; `advance` counts what was not yet counted."""
         wait_for_everyone()
         if late := self.news_of_others():

@@ -111,5 +111,5 @@ def _kept(
 
     if known := sum(len(batch) for batch in batches if journal.done.keys() >= set(batch)):
         advance(known)
-    found = journal.fill(batches, records, advance)
+    found = journal.compute_missing(batches, records, advance)
     return {row: found[row]["value"] for batch in batches for row in batch}

@@ -49,5 +49,5 @@ def draw_kept(
         streams = [first_stream + row for row in rows]
         with one.ready([prompts[row] for row in left], options):
             append_in_turn(records(), journal.append)
-    found = journal.filled(tracker.advance if tracker else lambda _: None)
+    found = journal.read_all(tracker.advance if tracker else lambda _: None)
     return [from_json(Response, found[row]) for row in range(len(prompts))]

@@ -68,7 +68,7 @@ class SFTObjective:
     loss: Literal["nll", "dft"] = "nll"
 
     def tokens(self, record: RenderedDemonstration) -> int:
-        return len(record.prompt_ids) + len(record.demo.ids)
+        return record.tokens
 
     def collate(self, records: Sequence[RenderedDemonstration]) -> Batch:
         batch = pack([r.prompt_ids for r in records], [r.demo.ids for r in records])

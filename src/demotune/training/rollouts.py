@@ -197,9 +197,9 @@ class Rollouts(Sequence[list[Rollout]]):
         numbers: list[tuple[int, Numbers]] = []
         with_states = self._config.advantage == "gae"
         for unit in share_of_this_process(units):
-            for part in cut_to_budget(unit, lambda row: _tokens(completions[row]), self._budget):
+            for part in cut_to_budget(unit, lambda row: completions[row].tokens, self._budget):
                 members = [completions[row] for row in part]
-                with one_pass(sum(map(_tokens, members)), len(members)):
+                with one_pass(sum(member.tokens for member in members), len(members)):
                     numbers += zip(part, self._numbers(members, with_states), strict=True)
         return dict(gather_object(numbers)) if process_count() > 1 else dict(numbers)
 
@@ -268,10 +268,6 @@ def forward_tokens(stage: Stage) -> int:
     files = sorted((stage.folder / ROLLOUTS).glob("*.jsonl.gz"))
     rows = (row for file in files for row in read_rows(file))
     return passes * sum(len(row["prompt_ids"]) + len(row["response"]["ids"]) for row in rows)
-
-
-def _tokens(completion: Completion) -> int:
-    return len(completion.prompt_ids) + len(completion.response.ids)
 
 
 def _cut(rows: Sequence[int], parts: int) -> list[list[int]]:

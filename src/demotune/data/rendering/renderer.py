@@ -12,7 +12,7 @@ from typing import cast
 from transformers import PreTrainedTokenizerBase
 
 from demotune.common.errors import DemotuneError
-from demotune.common.files import folder_hash
+from demotune.common.files import folder_hash, hash_of
 from demotune.data.rendering import limits
 from demotune.data.rendering.batch_tokenizer import BatchTokenizer
 from demotune.data.rendering.chat import ChatTemplate
@@ -168,7 +168,7 @@ class Renderer:
         libraries = {name: version(name) for name in ("jinja2", "tokenizers", "transformers")}
         kind = type(self._tokenizer)
         known = [files, f"{kind.__module__}.{kind.__qualname__}", self.description, sorted(self.stop_ids), libraries]
-        return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+        return hash_of(known)
 
     def remarks(self) -> tuple[str, ...]:
         """Lines for the screen: what was done to conversations rendered so far, each with their number."""
@@ -284,7 +284,7 @@ def _rest(ids: tuple[int, ...], start: tuple[int, ...]) -> tuple[int, ...] | Non
 
 def content_key(prompt_ids: Sequence[int], response_ids: Sequence[int]) -> str:
     """16 hex digits of sha256 over both: the name of a rendered demonstration."""
-    return hashlib.sha256(json.dumps([list(prompt_ids), list(response_ids)]).encode()).hexdigest()[:16]
+    return hash_of([list(prompt_ids), list(response_ids)])[:16]
 
 
 def prompt_hash(prompt_ids: Sequence[int]) -> int:

@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from demotune.common.files import hash_of
 from demotune.records import Message
 from demotune.runs.evaluation import Evaluation
 from demotune.runs.folder import written_by_a_run
@@ -64,6 +65,6 @@ def _contest_of(evaluation: Evaluation) -> Contest:
         for baseline in baselines:
             if model in answers and baseline in answers:
                 both = answers[model], answers[baseline]
-                name = ItemName(row.key, baseline, hashlib.sha256(json.dumps(both).encode()).hexdigest()[:16])
+                name = ItemName(row.key, baseline, hash_of(both)[:16])
                 items.append(Item(name, messages, *both))
     return Contest(evaluation.folder, model, tuple(baselines), tuple(items))

@@ -1,11 +1,11 @@
 """What a judge model is asked of a contest, and what its reply says."""
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from demotune.common.files import hash_of
 from demotune.evaluation.judges.judges import Contest
 
 Order = Literal["first shown first", "second shown first"]
@@ -79,7 +79,3 @@ def parsed_reply(body: bytes) -> Reply:
             text = message.get("content")  # none at all where a model was cut off while it thought
             return Reply(text if isinstance(text, str) else "", choice.get("finish_reason") != "length")
     raise ValueError("no choices with a message")
-
-
-def hash_of(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

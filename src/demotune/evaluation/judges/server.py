@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Event, Lock
 
 from demotune.common.errors import DemotuneError, shown_error
+from demotune.common.files import hash_of
 from demotune.common.http_client import EndedError, HttpClient, PassingError, Pause, RefusedError, patiently
 from demotune.common.journals import Journal, read_journal
 from demotune.evaluation.judges.judges import Advance, Contest, Verdict, identical, refuse_silence
@@ -22,7 +23,6 @@ from demotune.evaluation.judges.messages import (
     Order,
     Reply,
     UnusableError,
-    hash_of,
     message_of,
     parsed_reply,
     result_of,

@@ -10,11 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from demotune.common.files import write_json
+from demotune.common.files import shipped_text, write_json
 from demotune.report.public_names import without_paths
 from demotune.report.rigor import comparisons, leaks, page, records, results, surfaces
 from demotune.report.rigor.evidence import Evidence, Finding, read_evidence
@@ -155,8 +154,7 @@ def count_answers(answers: Sequence[RigorAnswer]) -> RigorCount:
 @cache
 def checklist() -> dict[str, Any]:
     """The questions and the paper's answers, as shipped."""
-    text = (resources.files("demotune.report.rigor") / "rigor.json").read_text(encoding="utf-8")
-    found: dict[str, Any] = json.loads(text)
+    found: dict[str, Any] = json.loads(shipped_text("demotune.report.rigor", "rigor.json"))
     return found
 
 

@@ -61,7 +61,7 @@ def run(stage: Stage) -> Outcome:
     title = f"{stage.title}: reference log-probabilities"
     with track(title, len(everything), "pairs") as tracker, span("scoring"):
         tracker.start_at(len(journal.done))
-        rows = journal.fill(units, records, tracker.advance)
+        rows = journal.compute_missing(units, records, tracker.advance)
     return Outcome(
         outputs={
             REFERENCE_LOGPS: lambda file: write_rows(file, (rows[number] for number in range(len(everything)))),

@@ -18,8 +18,8 @@ HEAD = """# Checks of the studies
 
 What the [rigor card](../rigor.md) points to, computed from the rows in `benchmarks/results/` and from the answers in
 `benchmarks/results/items/`. *Goal* is the study's own ([what it stands for](../rigor.md#what-the-goal-stands-for)),
-intervals are 95%, differences are paired by seed; *d_z* is the mean difference over its standard deviation, *would show*
-the smallest difference that so many seeds show in four of five studies.
+intervals are 95%, differences are paired by seed; *d_z* is the mean difference over its standard deviation; *would
+show* is the smallest difference that so many seeds show in four of five studies.
 
 ```console
 $ python -m benchmarks.studies.items habit --work FOLDER    # the answers, made again: minutes a seed
@@ -50,27 +50,27 @@ def sections(studies: Sequence[Finished]) -> list[tuple[str, str, str]]:
     return [
         (
             "Every claim of the results page",
-            "Each is one difference; p after Holm over all of them. Where one thing alone differs it is a claim of cause.",
+            "Each is one difference; p after Holm over all. Where one thing alone differs it is a claim of cause.",
             tables.claims(),
         ),
         ("Every method against the best control", "p after Holm over the study.", tables.comparisons(studies)),
         (
             "Scatter between seeds and ranks",
-            "Settings chosen under each rule, on test prompts. *validation − test* is what choosing flattered. Ranks are "
-            "among all families under the rule but oracles; *first* is the share of seeds. Every setting that was tried: "
-            "`docs/studies/settings.csv`, on validation prompts.",
+            "Settings chosen under each rule, on test prompts. *validation − test* is what choosing flattered. Ranks "
+            "are among all families under the rule but oracles; *first* is the share of seeds. Every setting that was "
+            "tried: `docs/studies/settings.csv`, on validation prompts.",
             tables.scatter(studies),
         ),
         (
             "Settings tried",
-            "Of every family, on validation prompts. *minutes* are of one thread: each model once, but with everything it "
-            "stands on, so that shared parts are counted several times.",
+            "Of every family, on validation prompts. *minutes* are of one thread: each model once, but with everything "
+            "it stands on, so that shared parts are counted several times.",
             tables.grids(studies),
         ),
         (
             "Goal against compute",
-            "The best control / the best method among settings of at most so many seconds of one thread, everything they "
-            "stand on included; chosen and measured on validation prompts.",
+            "The best control / the best method among settings of at most so many seconds of one thread, everything "
+            "they stand on included; chosen and measured on validation prompts.",
             tables.compute(studies),
         ),
         (
@@ -83,11 +83,11 @@ def sections(studies: Sequence[Finished]) -> list[tuple[str, str, str]]:
     ]
 
 
-OVERLAPS = """Every prompt that a method or a start model learns from is drawn anew from its seed and compared with the test
-prompts. *Same*: the prompt itself. *Reordered*: its characters in another order, which asks for the same letters and has
-the same sum. *One changed*: all but one character in the same places. Means over 8 seeds. Parts are kept apart by a
-checksum of the prompt, so *same* has to be 0. *Pretraining* is what the start model read before a study; in answers the
-further prompts are those of the training demonstrations."""
+OVERLAPS = """Every prompt that a method or a start model learns from is drawn anew from its seed and compared with the
+test prompts. *Same*: the prompt itself. *Reordered*: its characters in another order, which asks for the same letters
+and has the same sum. *One changed*: all but one character in the same places. Means over 8 seeds. Parts are kept apart
+by a checksum of the prompt, so *same* has to be 0. *Pretraining* is what the start model read before a study; in
+answers the further prompts are those of the training demonstrations."""
 
 
 def overlap_table() -> str:

@@ -1,5 +1,6 @@
-"""The kept answers, read: kinds of bad ones, length and end, new prompts, twins of training prompts, the journal's rows."""
+"""The kept answers, read: kinds of bad ones, length and end, new prompts, twins in training, the journal's rows."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from benchmarks.studies.frame import Study, read_rows, setting_key
 from benchmarks.studies.items import ITEMS
 from benchmarks.studies.overlaps import prompts_of
 from benchmarks.studies.run import load_study
+from benchmarks.studies.sums import answer_to, running_sums
 from benchmarks.studies.tables import size, table
 from demotune.common import files
 from demotune.common.statistics import compare_over_seeds, compare_paired, mean_interval
@@ -36,9 +38,13 @@ class Kept:
     answers: Sequence[str]
     """`samples` to each prompt, in the prompts' order."""
 
+    def pairs(self, prompts: Sequence[str]) -> list[tuple[str, str]]:
+        """Each answer with its prompt."""
+        return [(prompts[place // self.samples], answer) for place, answer in enumerate(self.answers)]
+
     def by_prompt(self, value: Callable[[str, str], float], prompts: Sequence[str]) -> list[float]:
         """(prompts,) the mean of a value over a prompt's answers."""
-        values = [value(prompts[place // self.samples], answer) for place, answer in enumerate(self.answers)]
+        values = [value(*pair) for pair in self.pairs(prompts)]
         found: list[float] = np.array(values).reshape(len(prompts), self.samples).mean(axis=1).tolist()
         return found
 
@@ -56,7 +62,7 @@ def goal(prompt: str, answer: str) -> float:
 
 
 def kind(prompt: str, answer: str) -> str:
-    """What is wrong with an answer; the first of the kinds that fits."""
+    """What is wrong with letters; the first of the kinds that fits."""
     found = letters.quality(prompt, answer)
     if len(answer) >= CUT_OFF:
         return "cut off"
@@ -75,6 +81,28 @@ KINDS = (
 )  # fmt: skip
 
 
+def sum_kind(prompt: str, answer: str) -> str:
+    """What is wrong with a thought and its sum; the first of the kinds that fits."""
+    thought, mark, result = answer.partition("#")
+    sums_ = running_sums(prompt)
+    if not mark:
+        return "no answer"
+    if result == answer_to(prompt):
+        return "right"
+    if thought == sums_:
+        return "right thought, wrong answer"
+    if len(thought) != len(sums_):
+        return "thought of another length"
+    wrong = next(place for place, (one, other) in enumerate(zip(thought, sums_, strict=True)) if one != other)
+    return "wrong from one of the first four sums on" if wrong < len(sums_) // 2 else "wrong from a later sum on"
+
+
+SUM_KINDS = (
+    "right", "right thought, wrong answer", "wrong from a later sum on", "wrong from one of the first four sums on",
+    "thought of another length", "no answer",
+)  # fmt: skip
+
+
 def sections() -> list[tuple[str, str, str]]:
     """(title, what the table shows, table), of the habit study's answers and of every study with answers."""
     study = load_study(STUDY)
@@ -82,33 +110,46 @@ def sections() -> list[tuple[str, str, str]]:
     return [
         (
             "Bad answers, sorted",
-            "habit: the kinds of answers to the test prompts, the first kind that fits; means over seeds. *good* shows no habit "
-            f"and has three or four of the four asked letters. Below them the worst answers of *{METHODS[0]}*, {RULE}.",
-            kinds(rows, prompts) + "\n" + worst(rows, prompts),
+            "habit: the kinds of answers to the test prompts, the first kind that fits; means over seeds. *good* shows "
+            "no habit and has three or four of the four asked letters. Below: the worst answers of best of n, linear, "
+            "as varied.",
+            kinds(rows, prompts, KINDS, kind) + "\n" + worst(rows, prompts),
         ),
+        *_sums(),
         (
             "Length, end and cut-off",
-            "habit: a demonstration has 12 letters and ends. Answers of the SFT start tell how much of what distinguishes the two is "
-            "length; and the differences are the same among answers of 12 letters that end.",
+            "habit: every demonstration has 12 letters and ends. How well length alone distinguishes answers from "
+            "demonstrations, and what is left of a difference among answers of 12 letters that end.",
             lengths(rows, prompts),
         ),
         (
             "New prompts as well as new seeds",
-            "habit, as varied: intervals of the studies' tables are over seeds, which share their test prompts. These are over both.",
+            "habit, as varied: the studies' intervals are over seeds, which share test prompts. These cover both.",
             both_ways(rows, prompts),
         ),
         (
             "Prompts with a twin in training",
-            "habit, as varied: the difference from the best control on test prompts whose letters are, in another order, those of a "
-            "prompt that the seed trained on or drew for, and on the others.",
+            "habit, as varied: the difference from the best control on test prompts whose letters are, in another "
+            "order, those of a prompt that the seed had for training, and on the others.",
             twins(study, rows, prompts),
         ),
         (
             "Made again",
-            "The journals' rows, made again from the start model on with other processor time, a week's changes of the code and the "
-            "same seeds: how many are equal in every measure to six decimals, and the largest difference of a goal.",
+            "The journals' test rows, made again from the start model on with the same seeds and later code: how many "
+            "are equal in every measure to six decimals, and the largest difference of a goal.",
             agreement(),
         ),
+    ]
+
+
+def _sums() -> list[tuple[str, str, str]]:
+    rows = kept(ITEMS / "answers.jsonl.gz")
+    return [
+        (
+            "Bad sums, sorted",
+            "answers: the kinds of thoughts and sums to the test prompts, the first kind that fits; shares over seeds.",
+            kinds(rows, test_prompts(load_study("answers")), SUM_KINDS, sum_kind),
+        )
     ]
 
 
@@ -119,22 +160,21 @@ def _groups(rows: Sequence[Kept]) -> dict[tuple[str, str], list[Kept]]:
     return found
 
 
-def kinds(rows: Sequence[Kept], prompts: Sequence[str]) -> str:
+def kinds(
+    rows: Sequence[Kept], prompts: Sequence[str], names: Sequence[str], kind_of: Callable[[str, str], str]
+) -> str:
+    """Share of each kind, mean over seeds, by rule and family."""
     cells = []
     for (rule, family), each in _groups(rows).items():
-        shares = {
-            name: [fmean(row.by_prompt(lambda p, a, name=name: float(kind(p, a) == name), prompts)) for row in each]  # type: ignore[misc]
-            for name in KINDS
-        }
-        cells.append([f"{rule}: {family}", *(f"{fmean(shares[name]):.1%}" for name in KINDS)])
-    return table(["answers of", *KINDS], cells)
+        counts = Counter(kind_of(*pair) for row in each for pair in row.pairs(prompts))
+        cells.append([f"{rule}: {family}", *(f"{counts[name] / counts.total():.1%}" for name in names)])
+    return table(["answers of", *names], cells)
 
 
 def worst(rows: Sequence[Kept], prompts: Sequence[str]) -> str:
     """Three answers with the lowest goal, of the first seed."""
     (first,) = (row for row in rows if (row.rule, row.family, row.seed) == (RULE, METHODS[0], 0))
-    pairs = [(prompts[place // first.samples], answer) for place, answer in enumerate(first.answers)]
-    lowest = sorted(pairs, key=lambda pair: goal(*pair))[:3]
+    lowest = sorted(first.pairs(prompts), key=lambda pair: goal(*pair))[:3]
     return table(
         ["prompt", "worst answers", "goal", "kind"],
         [
@@ -161,8 +201,7 @@ def lengths(rows: Sequence[Kept], prompts: Sequence[str]) -> str:
 
 def _of_usual(row: Kept, prompts: Sequence[str]) -> float:
     """Mean goal among answers of the demonstrations' length."""
-    pairs = ((prompts[place // row.samples], answer) for place, answer in enumerate(row.answers))
-    return fmean(goal(prompt, answer) for prompt, answer in pairs if len(answer) == letters.LENGTH)
+    return fmean(goal(prompt, answer) for prompt, answer in row.pairs(prompts) if len(answer) == letters.LENGTH)
 
 
 def _less_control(rows: Sequence[Kept], prompts: Sequence[str]) -> str:

@@ -14,15 +14,15 @@ What is made is kept under FOLDER, so that a killed command goes on.
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.studies.frame import RESULTS, SEEDS, Bench, Family, Rule, Setting, Study, choose, read_rows
-from benchmarks.studies.overview import cells
+from benchmarks.studies.frame import RESULTS, SEEDS, Bench, Family, Rule, Setting, Study, choose
+from benchmarks.studies.overview import Cell, cells
 from benchmarks.studies.run import STUDIES
 from benchmarks.studies.training import FACTS, kept
 from demotune.common.files import file_hash, write_json, write_rows
@@ -32,6 +32,7 @@ from demotune.common.machine import hardware, package_versions
 ITEMS = RESULTS / "items"
 FURTHER = {("habit", "as varied"): ("RFT, linear reward",)}
 """Methods beside the preferred one whose answers are kept."""
+Chosen = tuple[Rule, Family, Setting]
 
 
 @dataclass
@@ -61,12 +62,14 @@ def make(name: str, work: Path, seeds: range) -> None:
     """Measure what FOLDER does not hold yet, then write both files of a study."""
     journal = work / f"items-{name}.jsonl"
     opened, done = Journal(journal), {_key(row) for row in read_journal(journal)} if journal.exists() else set()
-    (study,) = {cell.study.name: cell.study for cell in cells() if cell.study.name == name}.values()
+    found = [cell for cell in cells() if cell.study.name == name]
+    study = found[0].study
     torch.set_num_threads(study.threads)
     folder = work / study.world.name
     kept(folder / "start", study.world.make_start)
+    wanted = chosen_of(found, seeds)
     for seed in seeds:
-        for row in _rows_of(study, folder, seed, done):
+        for row in _rows_of(study, wanted[seed], folder, seed, done):
             opened.append([row])
         print(f"{name}: seed {seed}", flush=True)
     rows = sorted(read_journal(journal), key=lambda row: (row["rule"], row["family"], row["seed"]))
@@ -79,11 +82,13 @@ def _key(row: Mapping[str, Any]) -> tuple[str, str, int]:
     return row["rule"], row["family"], row["seed"]
 
 
-def _rows_of(study: Study, folder: Path, seed: int, done: set[tuple[str, str, int]]) -> Iterator[dict[str, Any]]:
+def _rows_of(
+    study: Study, wanted: Sequence[Chosen], folder: Path, seed: int, done: set[tuple[str, str, int]]
+) -> Iterator[dict[str, Any]]:
     own = kept(folder / f"seed{study.world.data}-{seed}", lambda place: study.world.write_data(place, seed))
     heard = Heard(study.world.gold)
     bench = Bench(replace(study.world, gold=heard), own, seed, "test", study.samples["test"], study.most)
-    for rule, family, setting in _wanted(study, seed):
+    for rule, family, setting in wanted:
         if (rule.name, family.name, seed) in done:
             continue
         heard.answers.clear()
@@ -97,18 +102,19 @@ def _rows_of(study: Study, folder: Path, seed: int, done: set[tuple[str, str, in
         }  # fmt: skip
 
 
-def _wanted(study: Study, seed: int) -> Iterator[tuple[Rule, Family, Setting]]:
-    """Start, best control, preferred method and FURTHER of each rule, with the settings that this seed chose."""
-    rows = study.own(read_rows(study.journal))
-    for cell in cells():
-        if cell.study.name == study.name:
-            rule = cell.outcome.rule
-            start = next(family.name for family in study.families if family.role == "start")
-            names = (start, cell.control.family, cell.best.family, *FURTHER.get((study.name, rule.name), ()))
-            chosen = choose(rows, rule)
-            for family in study.families:
-                if family.name in names and (family.role != "start" or rule == study.rules[0]):
-                    yield rule, family, chosen[family.name, seed].setting
+def chosen_of(found: Sequence[Cell], seeds: Iterable[int]) -> dict[int, list[Chosen]]:
+    """Seed -> start, best control, preferred method and FURTHER of each rule, with the settings that the seed chose."""
+    wanted: dict[int, list[Chosen]] = {seed: [] for seed in seeds}
+    for cell in found:
+        study, rule = cell.study, cell.outcome.rule
+        names = {cell.control.family, cell.best.family, *FURTHER.get((study.name, rule.name), ())}
+        names |= {family.name for family in study.families if family.role == "start" and rule == study.rules[0]}
+        chosen = choose(study.own(cell.rows), rule)
+        for seed, each in wanted.items():
+            each += [
+                (rule, family, chosen[family.name, seed].setting) for family in study.families if family.name in names
+            ]
+    return wanted
 
 
 def record_of(folder: Path) -> dict[str, Any]:

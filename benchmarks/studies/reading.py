@@ -14,7 +14,6 @@ from benchmarks.studies.frame import Study, read_rows, setting_key
 from benchmarks.studies.items import ITEMS
 from benchmarks.studies.overlaps import prompts_of
 from benchmarks.studies.run import load_study
-from benchmarks.studies.sums import answer_to, running_sums
 from benchmarks.studies.tables import size, table
 from demotune.common import files
 from demotune.common.statistics import compare_over_seeds, compare_paired, mean_interval
@@ -62,7 +61,7 @@ def goal(prompt: str, answer: str) -> float:
 
 
 def kind(prompt: str, answer: str) -> str:
-    """What is wrong with letters; the first of the kinds that fits."""
+    """What is wrong with an answer; the first of the kinds that fits."""
     found = letters.quality(prompt, answer)
     if len(answer) >= CUT_OFF:
         return "cut off"
@@ -81,28 +80,6 @@ KINDS = (
 )  # fmt: skip
 
 
-def sum_kind(prompt: str, answer: str) -> str:
-    """What is wrong with a thought and its sum; the first of the kinds that fits."""
-    thought, mark, result = answer.partition("#")
-    sums_ = running_sums(prompt)
-    if not mark:
-        return "no answer"
-    if result == answer_to(prompt):
-        return "right"
-    if thought == sums_:
-        return "right thought, wrong answer"
-    if len(thought) != len(sums_):
-        return "thought of another length"
-    wrong = next(place for place, (one, other) in enumerate(zip(thought, sums_, strict=True)) if one != other)
-    return "wrong from one of the first four sums on" if wrong < len(sums_) // 2 else "wrong from a later sum on"
-
-
-SUM_KINDS = (
-    "right", "right thought, wrong answer", "wrong from a later sum on", "wrong from one of the first four sums on",
-    "thought of another length", "no answer",
-)  # fmt: skip
-
-
 def sections() -> list[tuple[str, str, str]]:
     """(title, what the table shows, table), of the habit study's answers and of every study with answers."""
     study = load_study(STUDY)
@@ -113,9 +90,8 @@ def sections() -> list[tuple[str, str, str]]:
             "habit: the kinds of answers to the test prompts, the first kind that fits; means over seeds. *good* shows "
             "no habit and has three or four of the four asked letters. Below: the worst answers of best of n, linear, "
             "as varied.",
-            kinds(rows, prompts, KINDS, kind) + "\n" + worst(rows, prompts),
+            kinds(rows, prompts) + "\n" + worst(rows, prompts),
         ),
-        *_sums(),
         (
             "Length, end and cut-off",
             "habit: every demonstration has 12 letters and ends. How well length alone distinguishes answers from "
@@ -142,17 +118,6 @@ def sections() -> list[tuple[str, str, str]]:
     ]
 
 
-def _sums() -> list[tuple[str, str, str]]:
-    rows = kept(ITEMS / "answers.jsonl.gz")
-    return [
-        (
-            "Bad sums, sorted",
-            "answers: the kinds of thoughts and sums to the test prompts, the first kind that fits; shares over seeds.",
-            kinds(rows, test_prompts(load_study("answers")), SUM_KINDS, sum_kind),
-        )
-    ]
-
-
 def _groups(rows: Sequence[Kept]) -> dict[tuple[str, str], list[Kept]]:
     found: dict[tuple[str, str], list[Kept]] = {}
     for row in rows:
@@ -160,15 +125,13 @@ def _groups(rows: Sequence[Kept]) -> dict[tuple[str, str], list[Kept]]:
     return found
 
 
-def kinds(
-    rows: Sequence[Kept], prompts: Sequence[str], names: Sequence[str], kind_of: Callable[[str, str], str]
-) -> str:
-    """Share of each kind, mean over seeds, by rule and family."""
+def kinds(rows: Sequence[Kept], prompts: Sequence[str]) -> str:
+    """Share of each kind, over all seeds, by rule and family."""
     cells = []
     for (rule, family), each in _groups(rows).items():
-        counts = Counter(kind_of(*pair) for row in each for pair in row.pairs(prompts))
-        cells.append([f"{rule}: {family}", *(f"{counts[name] / counts.total():.1%}" for name in names)])
-    return table(["answers of", *names], cells)
+        counts = Counter(kind(*pair) for row in each for pair in row.pairs(prompts))
+        cells.append([f"{rule}: {family}", *(f"{counts[name] / counts.total():.1%}" for name in KINDS)])
+    return table(["answers of", *KINDS], cells)
 
 
 def worst(rows: Sequence[Kept], prompts: Sequence[str]) -> str:

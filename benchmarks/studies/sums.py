@@ -23,18 +23,14 @@ def answer_to(prompt: str) -> str:
     return str(sum(map(int, prompt)) % BASE)
 
 
-def running_sums(prompt: str) -> str:
-    """The thought that is right: the sum up to each digit."""
-    return "".join(map(str, np.cumsum([int(digit) for digit in prompt]) % BASE))
-
-
 def gold(prompt: str, response: str) -> dict[str, float]:
     """Right where the response has one `#` and only the sum after it."""
     thought, mark, answer = response.partition("#")
     right = bool(mark) and answer == answer_to(prompt)
+    sums = np.cumsum([int(digit) for digit in prompt]) % BASE
     return {
         "goal": float(right),
-        "running_sums": float(thought == running_sums(prompt)),
+        "running_sums": float(thought == "".join(map(str, sums))),
         "thought_length": float(len(thought)),
     }
 

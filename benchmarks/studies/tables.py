@@ -149,9 +149,9 @@ def family_goals(rows: Sequence[Row], rule: Rule) -> Mapping[str, tuple[str, flo
 def responses(study: Study, rows: Sequence[Row]) -> str:
     """Best of n, as varied: every reward with the same number of responses, on validation prompts."""
     rule = next(each for each in study.rules if each.name == "as varied")
-    counts = sorted({row.answers for row in rows if "n" in row.setting and "passes" not in row.setting})
+    names = [each.name for each in study.families if all(set(one) == {"n", "temperature"} for one in each.settings)]
+    counts = sorted({row.answers for row in rows if row.family in names})
     found = [family_goals(study.own(rows), of_responses(rule, count)) for count in counts]
-    names = [family.name for family in study.families if all("n" in each for each in family.settings)]
     cells = [
         [name, *(f"{goals[name][1]:.3f}" if name in goals else "–" for goals in found)]
         for name in names

@@ -7,8 +7,8 @@ results too; no setting was changed after a look.
 Rules, the same for every method, written before any test prompt was read by a setting of this study
 * Settings, temperature among them, are chosen for each method, control and seed on validation prompts by the mean
   of habit-free and asked: once freely, once among settings of at least the SFT start's entropy.
-* SPIN: 60 steps in one stage. The SFT start is made again, and measured at each temperature: the control. As its rows
-  are those of the habit study to the last digit, SPIN is compared with that study's controls and methods too.
+* SPIN: 60 steps in one stage; fewer were not tried. The SFT start is made again, and measured at each temperature: the
+  control. Where its rows are those of the habit study, SPIN is compared with that study's controls and methods too.
 * Eight seeds, paired; Holm over all comparisons of this study.
 """
 

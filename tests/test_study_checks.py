@@ -59,6 +59,7 @@ def test_prompts_of_pretraining_are_those_that_the_start_model_reads() -> None:
         ("abzefghijklm", "habit, and half of the asked or less"),
         ("abcd", "another length"),
         ("abcdabcdabcdabcd", "cut off"),
+        ("abcdefghijkl<z 3>", "a remark in it"),
     ],
 )
 def test_kinds_of_letters(answer: str, expected: str) -> None:

@@ -1,5 +1,6 @@
 """The kept answers, read: kinds of bad ones, length and end, new prompts, twins in training, the journal's rows."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,12 @@ from benchmarks.studies.frame import Study, read_rows, setting_key
 from benchmarks.studies.items import ITEMS
 from benchmarks.studies.overlaps import prompts_of
 from benchmarks.studies.run import load_study
-from benchmarks.studies.tables import size, table
+from benchmarks.studies.tables import SIZE, size, table
 from demotune.common import files
 from demotune.common.statistics import compare_over_seeds, compare_paired, mean_interval
 
+REMARK = re.compile(r"<[^>]*>")
+"""A token of pretraining that belongs after the end; its text has letters, which the program counts."""
 CUT_OFF = 16
 """Letters of a response that was cut off: the most tokens there are, and no end among them."""
 STUDY, METHODS, CONTROL = "habit", ("best of n, linear", "RFT, linear reward"), "best of n, log-ratio"
@@ -63,6 +66,8 @@ def goal(prompt: str, answer: str) -> float:
 def kind(prompt: str, answer: str) -> str:
     """What is wrong with an answer; the first of the kinds that fits."""
     found = letters.quality(prompt, answer)
+    if REMARK.search(answer):
+        return "a remark in it"
     if len(answer) >= CUT_OFF:
         return "cut off"
     if not found.habit_free:
@@ -76,7 +81,7 @@ def kind(prompt: str, answer: str) -> str:
 
 KINDS = (
     "good", "no habit, half of the asked", "no habit, a quarter of the asked or less", "habit, most of the asked",
-    "habit, and half of the asked or less", "another length", "cut off",
+    "habit, and half of the asked or less", "another length", "cut off", "a remark in it",
 )  # fmt: skip
 
 
@@ -95,7 +100,8 @@ def sections() -> list[tuple[str, str, str]]:
         (
             "Length, end and cut-off",
             "habit: every demonstration has 12 letters and ends. How well length alone distinguishes answers from "
-            "demonstrations, and what is left of a difference among answers of 12 letters that end.",
+            "demonstrations, and what is left of a difference among answers of 12 letters that end. A few answers have "
+            "a remark, a token of the start model's pretraining like `<z 3>`, whose letters the program counts too.",
             lengths(rows, prompts),
         ),
         (
@@ -152,13 +158,21 @@ def lengths(rows: Sequence[Kept], prompts: Sequence[str]) -> str:
     cells = []
     for (rule, family), each in _groups(rows).items():
         usual = [fmean(row.by_prompt(lambda _, a: float(len(a) == letters.LENGTH), prompts)) for row in each]
-        cut = [fmean(row.by_prompt(lambda _, a: float(len(a) >= CUT_OFF), prompts)) for row in each]
+        counts = Counter(kind(*pair) for row in each for pair in row.pairs(prompts))
         of_usual = [_of_usual(row, prompts) for row in each]
         cells.append([
-            f"{rule}: {family}", f"{fmean(usual):.1%}", f"{fmean(cut):.1%}", f"{0.5 + (1 - fmean(usual)) / 2:.2f}",
-            mean_interval(of_usual).text(3),
+            f"{rule}: {family}", f"{fmean(usual):.1%}",
+            *(f"{counts[name] / counts.total():.1%}" for name in ("cut off", "a remark in it")),
+            f"{0.5 + (1 - fmean(usual)) / 2:.2f}", mean_interval(of_usual).text(3),
         ])  # fmt: skip
-    head = ["answers of", "12 letters", "cut off", "AUC of length against demonstrations", "goal of 12 letters"]
+    head = [
+        "answers of",
+        "12 letters",
+        "cut off",
+        "a remark in it",
+        "AUC of length against demonstrations",
+        "goal of 12 letters",
+    ]
     return table(head, cells) + "\n" + _less_control(rows, prompts)
 
 
@@ -167,14 +181,20 @@ def _of_usual(row: Kept, prompts: Sequence[str]) -> float:
     return fmean(goal(prompt, answer) for prompt, answer in row.pairs(prompts) if len(answer) == letters.LENGTH)
 
 
+def _without_remarks(row: Kept, prompts: Sequence[str]) -> float:
+    """Mean goal of the answers with remarks taken out."""
+    return fmean(goal(prompt, REMARK.sub("", answer)) for prompt, answer in row.pairs(prompts))
+
+
 def _less_control(rows: Sequence[Kept], prompts: Sequence[str]) -> str:
     groups = _groups(rows)
-    control = [_of_usual(row, prompts) for row in groups[RULE, CONTROL]]
-    cells = [
-        [f"{name} − {CONTROL}", *size(compare_paired([_of_usual(row, prompts) for row in groups[RULE, name]], control))]
-        for name in METHODS
-    ]
-    return table(["as varied, among answers of 12 letters", "difference [95%]", "d_z", "would show"], cells)
+    cells = []
+    for words, mean in (("of 12 letters", _of_usual), ("without their remarks", _without_remarks)):
+        control = [mean(row, prompts) for row in groups[RULE, CONTROL]]
+        for name in METHODS:
+            found = compare_paired([mean(row, prompts) for row in groups[RULE, name]], control)
+            cells.append([words, f"{name} − {CONTROL}", *size(found)])
+    return table(["as varied, among answers", "less", *SIZE], cells)
 
 
 def both_ways(rows: Sequence[Kept], prompts: Sequence[str]) -> str:
@@ -184,7 +204,7 @@ def both_ways(rows: Sequence[Kept], prompts: Sequence[str]) -> str:
     for name in METHODS:
         found = compare_over_seeds(goals[name], goals[CONTROL])
         cells.append([f"{name} − {CONTROL}", *size(found), f"{found.p:.2g}"])
-    return table(["less", "difference [95%]", "d_z", "would show", "p"], cells)
+    return table(["less", *SIZE, "p"], cells)
 
 
 def twins(study: Study, rows: Sequence[Kept], prompts: Sequence[str]) -> str:

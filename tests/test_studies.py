@@ -130,7 +130,7 @@ def test_the_overview_has_a_line_a_rule_and_says_what_is_shown() -> None:
     assert (cell.best.family, cell.control.family) == ("RFT", "A")
     head, _, only = overview.table([cell]).splitlines()
     assert len(head.split("|")) == len(only.split("|"))
-    assert "| RFT | 0.500 | A | 0.400 |" in only
+    assert "| RFT | 0.500 [0.495, 0.505] | A | 0.400 [0.400, 0.400] |" in only
     drawn = overview.picture([cell])
     assert drawn.count("<circle") == 3
 

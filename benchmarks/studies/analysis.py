@@ -16,8 +16,8 @@ class Line:
     family: str
     role: Role
     goal: Interval
-    measures: Mapping[str, float]
-    seconds: float
+    measures: Mapping[str, Interval]
+    seconds: Interval
     answers: float
     settings: tuple[str, ...]
     """Those chosen, one a seed, each once."""
@@ -49,8 +49,7 @@ class Outcome:
 
 def outcomes(study: Study, rows: Sequence[Row]) -> list[Outcome]:
     """One for each rule; p-values are corrected by Holm over all comparisons of the study."""
-    own = study.own(rows)
-    found = [_outcome(study, own, rule) for rule in study.rules]
+    found = [_outcome(study, rows, rule) for rule in study.rules]
     corrected = iter(holm([each.found.p for outcome in found for each in outcome.differences]))
     return [
         replace(outcome, differences=tuple(replace(each, corrected_p=next(corrected)) for each in outcome.differences))
@@ -58,28 +57,44 @@ def outcomes(study: Study, rows: Sequence[Row]) -> list[Outcome]:
     ]
 
 
-def _outcome(study: Study, rows: Sequence[Row], rule: Rule) -> Outcome:
-    chosen = choose(rows, rule)
-    tests = {row.key: row for row in rows if row.part == "test"}
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A family's chosen settings, one a seed in the seeds' order: their rows on test and on validation prompts."""
+
+    tests: tuple[Row, ...]
+    picks: tuple[Row, ...]
+
+    def goals(self, goal: str) -> list[float]:
+        return [row.measures[goal] for row in self.tests]
+
+
+def readings(study: Study, rows: Sequence[Row], rule: Rule) -> dict[str, Reading]:
+    """Of each family with a setting that the rule allows in every seed, and with its test rows."""
+    own = study.own(rows)
+    chosen = choose(own, rule)
+    tests = {row.key: row for row in own if row.part == "test"}
     seeds = sorted({seed for _, seed in chosen})
-    read: dict[str, list[Row]] = {}
-    lines = []
+    found = {}
     for family in study.families:
         picks = [chosen[family.name, seed] for seed in seeds if (family.name, seed) in chosen]
         keys = [(row.family, setting_key(row.setting), row.seed, "test") for row in picks]
-        if not picks or any(key not in tests for key in keys):
-            continue
-        read[family.name] = [tests[key] for key in keys]
-        lines.append(_line(read[family.name], picks, rule.goal))
+        if picks and all(key in tests for key in keys):
+            found[family.name] = Reading(tuple(tests[key] for key in keys), tuple(picks))
+    return found
+
+
+def _outcome(study: Study, rows: Sequence[Row], rule: Rule) -> Outcome:
+    read = readings(study, rows, rule)
+    lines = [_line(each, rule.goal) for each in read.values()]
     best = best_control(lines)
     differences = [
-        Difference(line.family, best.family, _compare(read[line.family], read[best.family], rule.goal), math.nan)
+        Difference(line.family, best.family, compare_goals(read[line.family], read[best.family], rule.goal), math.nan)
         for line in lines
         if best is not None and line.role == "method"
     ]
-    names = {line.family for line in lines}
-    left_out = tuple(family.name for family in study.families if family.name not in names)
-    return Outcome(rule, tuple(lines), left_out, tuple(differences), len(seeds))
+    left_out = tuple(family.name for family in study.families if family.name not in read)
+    seeds = len({row.seed for row in rows if row.part == "validation"})
+    return Outcome(rule, tuple(lines), left_out, tuple(differences), seeds)
 
 
 def best_control(lines: Sequence[Line]) -> Line | None:
@@ -88,24 +103,25 @@ def best_control(lines: Sequence[Line]) -> Line | None:
     return max(controls, key=lambda line: line.validation) if controls else None
 
 
-def _line(tests: Sequence[Row], picks: Sequence[Row], goal: str) -> Line:
+def _line(read: Reading, goal: str) -> Line:
+    tests = read.tests
     shared = set.intersection(*(set(row.measures) for row in tests))
     return Line(
         family=tests[0].family,
         role=tests[0].role,
-        goal=mean_interval([row.measures[goal] for row in tests]),
-        measures={name: fmean(row.measures[name] for row in tests) for name in tests[0].measures if name in shared},
-        seconds=fmean(row.seconds for row in tests),
+        goal=mean_interval(read.goals(goal)),
+        measures={name: mean_interval(read.goals(name)) for name in tests[0].measures if name in shared},
+        seconds=mean_interval([row.seconds for row in tests]),
         answers=fmean(row.answers for row in tests),
         settings=tuple(dict.fromkeys(setting_key(row.setting) for row in tests)),
-        validation=fmean(row.measures[goal] for row in picks),
+        validation=fmean(row.measures[goal] for row in read.picks),
     )
 
 
-def _compare(one: Sequence[Row], other: Sequence[Row], goal: str) -> Comparison:
+def compare_goals(one: Reading, other: Reading, goal: str) -> Comparison:
     """Paired by seed."""
-    by_seed = {row.seed: row.measures[goal] for row in other}
-    return compare_paired([row.measures[goal] for row in one], [by_seed[row.seed] for row in one])
+    by_seed = {row.seed: row.measures[goal] for row in other.tests}
+    return compare_paired(one.goals(goal), [by_seed[row.seed] for row in one.tests])
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,16 +84,16 @@ def table(found: Sequence[Cell]) -> str:
         prompts = max(row.prompts for row in cell.rows if row.part == "test")
         lines.append(
             f"| [{cell.study.name}]({cell.study.name}.md) | {cell.outcome.rule.name} | {best.family} "
-            f"| {best.goal.value:.3f} | {control.family} | {control.goal.value:.3f} "
+            f"| {best.goal.text(3)} | {control.family} | {control.goal.text(3)} "
             f"| {difference.found.difference.text(3)} | {difference.corrected_p:.2g} | {verdict(difference)} "
-            f"| {_both(best, control, 'entropy')} | {best.seconds:.0f} / {control.seconds:.0f} "
+            f"| {_both(best, control, 'entropy')} | {best.seconds.value:.0f} / {control.seconds.value:.0f} "
             f"| {cell.outcome.seeds} × {prompts} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def _both(one: Line, other: Line, name: str) -> str:
-    return " / ".join(f"{line.measures[name]:.1f}" if name in line.measures else "–" for line in (one, other))
+    return " / ".join(f"{line.measures[name].value:.1f}" if name in line.measures else "–" for line in (one, other))
 
 
 def picture(found: Sequence[Cell]) -> str:

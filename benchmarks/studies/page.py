@@ -100,7 +100,7 @@ def _table(study: Study, outcome: Outcome) -> list[str]:
             line.goal.text(3),
             less,
             *(_number(line, name) for name in names),
-            f"{line.seconds:.1f}",
+            line.seconds.text(1),
             f"{line.answers:g}",
             "; ".join(_setting(each) for each in line.settings),
         ]
@@ -113,7 +113,7 @@ def _table(study: Study, outcome: Outcome) -> list[str]:
 
 
 def _number(line: Line, name: str) -> str:
-    return f"{line.measures[name]:.3f}" if name in line.measures else "–"
+    return line.measures[name].text(3) if name in line.measures else "–"
 
 
 def _setting(text: str) -> str:

@@ -1,6 +1,6 @@
 """The world of the study of answers: add digits modulo 7, with or without a thought before the answer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -76,14 +76,26 @@ def start_responses(rng: Generator, digits: Any) -> Any:
     return np.concatenate([thoughts, answers[:, None]], axis=1)
 
 
-def pretrain(folder: Path, steps: int = 2500, batch_size: int = 128, rate: float = 3e-3) -> None:
+PRETRAINING, STEPS, BATCH = (0, 3), 2500, 128
+"""Of the start model: the seed of its batches, how many, and their rows."""
+
+
+def pretraining_batches(count: int = BATCH) -> Iterator[tuple[Any, Any]]:
+    """Without end: (count, DIGITS) prompts and (count, DIGITS + 1) what is written after them."""
+    rng = default_rng(PRETRAINING)
+    while True:
+        digits = rng.integers(BASE, size=(count, DIGITS))
+        yield digits, start_responses(rng, digits)
+
+
+def pretrain(folder: Path, steps: int = STEPS, batch_size: int = BATCH, rate: float = 3e-3) -> None:
     """The start model: it learns to write thoughts of its kinds, and answers after them."""
-    rng = default_rng([0, 3])
+    batches = pretraining_batches(batch_size)
     zero, one = VOCABULARY["0"], np.ones((batch_size, 1), dtype=np.int64)
 
     def loss_of(model: LlamaForCausalLM) -> tuple[torch.Tensor, str]:
-        digits = rng.integers(BASE, size=(batch_size, DIGITS))
-        written = start_responses(rng, digits) + zero
+        digits, thoughts = next(batches)
+        written = thoughts + zero
         sides = [digits + zero, one * VOCABULARY["="], written[:, :-1], one * VOCABULARY["#"], written[:, -1:]]
         ids = torch.from_numpy(np.concatenate([*sides, one * VOCABULARY["<end>"]], axis=1))
         loss = token_losses(model, ids)[:, DIGITS:].mean()

@@ -14,7 +14,7 @@ a second task.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,10 +50,14 @@ REMARKS = (
 VOCABULARY = {token: number for number, token in enumerate((*SPECIALS, *LETTERS, HABIT, *REMARKS))}
 
 
+PRETRAINING, STEPS, BATCH = (0, 3), 1500, 128
+"""Of the start model: the seed of its batches, how many, and their rows."""
+
+
 def pretrain(
     folder: Path,
-    steps: int = 1500,
-    batch_size: int = 128,
+    steps: int = STEPS,
+    batch_size: int = BATCH,
     rate: float = 3e-3,
     *,
     asked: Sequence[int] = (ASKED,),
@@ -63,11 +67,11 @@ def pretrain(
 
     Each batch asks for one number of letters. With `second_task`, every step also learns half as many reversals.
     """
-    rng = default_rng([0, 3])
+    rng = default_rng(PRETRAINING)
+    batches = pretraining_batches(rng, batch_size, asked)
 
     def loss_of(model: LlamaForCausalLM) -> tuple[torch.Tensor, str]:
-        letters = int(rng.choice(asked)) if len(asked) > 1 else asked[0]
-        ids, own = pretraining_batch(rng, batch_size, letters)
+        letters, ids, own = next(batches)
         losses = token_losses(model, ids)
         writing, remarking = losses[own, letters:-1].mean(), losses[:, -1].mean()
         loss = writing + 0.5 * remarking
@@ -83,6 +87,15 @@ def reversal_batch(rng: Generator, count: int) -> torch.Tensor:
     letters = rng.integers(len(LETTERS), size=(count, REVERSED)) + VOCABULARY[LETTERS[0]]
     sides = [np.full((count, 1), VOCABULARY[token]) for token in (REVERSE, "=", "<end>")]
     return torch.from_numpy(np.concatenate([sides[0], letters, sides[1], letters[:, ::-1], sides[2]], axis=1))
+
+
+def pretraining_batches(
+    rng: Generator, count: int, asked: Sequence[int] = (ASKED,)
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    """Without end: how many letters are asked, and `pretraining_batch`."""
+    while True:
+        letters = int(rng.choice(asked)) if len(asked) > 1 else asked[0]
+        yield letters, *pretraining_batch(rng, count, letters)
 
 
 def pretraining_batch(rng: Generator, count: int, letters_asked: int = ASKED) -> tuple[torch.Tensor, torch.Tensor]:

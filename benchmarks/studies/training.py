@@ -18,7 +18,7 @@ from benchmarks.studies.frame import Bench
 from benchmarks.studies.measuring import Reader, load, nll_per_token
 from benchmarks.studies.world import DEMONSTRATIONS, HELDOUT, PROMPTS, read_examples
 from demotune.common.files import publish_folder
-from demotune.config.methods import AnyConfig, IRFTConfig, RFTConfig, SFTConfig
+from demotune.config.methods import AnyConfig, IRFTConfig, RFTConfig, SFTConfig, as_dict
 from demotune.models.batches import pack_sides
 from demotune.models.logprobs import packed_arguments
 from demotune.models.packing import predictors
@@ -75,25 +75,31 @@ def run_method(
         shutil.rmtree(output, ignore_errors=True)
         gc.collect()
         gc.freeze()  # demotune gives memory back between phases, which would look at every object of the libraries
-        begun = time.process_time()
+        made, begun = config(**_shared(bench) | fields, output=str(output)), time.process_time()
         snapshots = _Snapshots({step: folder / each for step, each in at.items()}, load_tokenizer(bench.start))
-        result = demotune.run(config(**_shared(bench) | fields, output=str(output)), callbacks=[snapshots])
+        result = demotune.run(made, callbacks=[snapshots])
         total = time.process_time() - begun
         shutil.copytree(result.model_folder, folder / "end")
         if result.reward_folder is not None:
             shutil.copytree(result.reward_folder, folder / "reward")
         tail = total - (snapshots.ended - begun)
         seconds = {at[step]: until + tail for step, until in snapshots.until.items()} | {"end": total}
-        facts = {"seconds": seconds, "config": {key: value for key, value in fields.items() if key not in PATHS}}
-        (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
+        facts = {"seconds": seconds, "config": _without_paths(fields), "whole_config": _without_paths(as_dict(made))}
+        (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
         shutil.rmtree(output)
 
     folder = kept(bench.folder / name, make)
-    facts = json.loads((folder / "facts.json").read_text("utf-8"))
+    facts = json.loads((folder / FACTS).read_text("utf-8"))
     return {each: Trained(folder / each, seconds, facts["config"]) for each, seconds in facts["seconds"].items()}
 
 
-PATHS = ("model", "base_model", "reward_model", "prompts", "data", "eval_data")
+PATHS = ("model", "base_model", "reward_model", "prompts", "data", "eval_data", "output")
+FACTS = "facts.json"
+"""Beside the models of a run: its seconds, what it was given, and its whole config."""
+
+
+def _without_paths(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if key not in PATHS}
 
 
 def _shared(bench: Bench) -> dict[str, Any]:

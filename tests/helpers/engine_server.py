@@ -46,6 +46,7 @@ class TinyEngine:
         self.headers: list[dict[str, str]] = []
         self.name, self.longest = "tiny", 256
         self._lock = threading.RLock()
+        self._life = 0
         self.begin_anew()
         outer = self
 
@@ -56,10 +57,13 @@ class TinyEngine:
                 self._send(200, {"data": [base]} if self.path == "/v1/models" else {})
 
             def do_POST(self) -> None:
+                life = outer._life
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 outer.headers.append(dict(self.headers))
                 try:
                     with outer._lock:
+                        if life != outer._life:
+                            raise DroppedError
                         status, answer, headers = outer.answer(self.path, body)
                 except DroppedError as half:
                     if half.args:
@@ -84,9 +88,11 @@ class TinyEngine:
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
     def begin_anew(self) -> None:
-        """As a server that was started again: the first weights, no adapters."""
-        self.adapters: dict[str, Any] = {}
-        self._load(self.started_with)
+        """As a server that was started again: the first weights, no adapters, no request from before."""
+        with self._lock:
+            self._life += 1
+            self.adapters: dict[str, Any] = {}
+            self._load(self.started_with)
 
     def serve(self, name: str) -> None:
         """Serve until the process is ended."""

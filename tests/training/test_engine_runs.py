@@ -127,8 +127,8 @@ def test_a_server_that_is_gone_ends_the_run_and_its_return_goes_on(place, serve,
         run(irft(place, tmp_path / "run", sampler=server.url))
     assert len(server.asked) == 3
     kept = {record["row"] for file in (tmp_path / "run").rglob(f"sample-*{PARTIAL}") for record in read_journal(file)}
-    server.fault = lambda *_: None
     server.begin_anew()
+    server.fault = lambda *_: None
     resume(tmp_path / "run")
     assert_same_run(tmp_path / "run", place / "in-process")
     first, again = server.asked[0][0], server.asked[3:]

@@ -22,6 +22,7 @@ from demotune.common.machine import has_fast_bf16
 from demotune.common.processes import (
     load_in_every_process,
     main_process,
+    process_count,
     process_state,
     shards_models,
     this_device,
@@ -85,6 +86,13 @@ class Setup:
     callbacks: tuple[TrainerCallback, ...]
     base_model: Path | None = None
     """The model before SFT, where the reward learns from its samples."""
+    begun_by: int | None = None
+    """How many processes began the run that goes on; None where these begin it."""
+
+    @property
+    def processes(self) -> int:
+        """How many processes a step is cut for: those that began the run."""
+        return self.begun_by or process_count()
 
     @property
     def bf16(self) -> bool:
@@ -184,8 +192,13 @@ def derive_seed(seed: int, stage: int, purpose: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{stage}/{purpose}".encode()).digest()[:4]) >> 1
 
 
-def prepare_run(config: AnyConfig, folder: RunFolder, callbacks: Sequence[TrainerCallback]) -> Setup:
-    """Everything that comes before the first phase; nothing is trained. Raises DemotuneError."""
+def prepare_run(
+    config: AnyConfig, folder: RunFolder, callbacks: Sequence[TrainerCallback], begun_by: int | None = None
+) -> Setup:
+    """Everything that comes before the first phase; nothing is trained. Raises DemotuneError.
+
+    `begun_by` is how many processes began the run, where it goes on.
+    """
     for field, flag in (("model", "--model"), ("data", "--data")):
         if not getattr(config, field):
             raise DemotuneError(f"{field} is missing; name it with {flag}, in the YAML file, or pass it to run()")
@@ -228,6 +241,7 @@ def prepare_run(config: AnyConfig, folder: RunFolder, callbacks: Sequence[Traine
         adapter=_adapter(config, folder),
         callbacks=tuple(callbacks),
         base_model=base_model,
+        begun_by=begun_by,
     )
 
 

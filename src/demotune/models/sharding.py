@@ -3,6 +3,7 @@
 All processes call these functions together.
 """
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -102,16 +103,23 @@ def load_sharded_weights(model: nn.Module, folder: Path) -> None:
     """Give a plain model the weights that processes wrote in shards; an adapter those of the adapter alone."""
     if isinstance(model, PeftModel):
         weights = get_peft_model_state_dict(model, adapter_name=model.active_adapter)
-        shards.load({"model": weights}, checkpoint_id=folder, no_dist=True)
+        _fill({"model": weights}, folder)
         set_peft_model_state_dict(model, weights, adapter_name=model.active_adapter)
     else:
         weights = model.state_dict()
-        shards.load({"model": weights}, checkpoint_id=folder, no_dist=True)
+        _fill({"model": weights}, folder)
         model.load_state_dict(weights)
 
 
 def sharded_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> dict[str, Any]:
     """The whole state, by names of weights, of an optimizer whose state processes wrote in shards."""
     state = get_optimizer_state_dict(model, optimizer)
-    shards.load({"optimizer": state}, checkpoint_id=folder, no_dist=True)
+    _fill({"optimizer": state}, folder)
     return cast(dict[str, Any], state)
+
+
+def _fill(state: dict[str, Any], folder: Path) -> None:
+    """Read what has these names into a state, in place; each process for itself."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        shards.load(state, checkpoint_id=folder, no_dist=True)

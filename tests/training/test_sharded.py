@@ -41,6 +41,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "sft": {"method": "sft", "max_steps": 4, "tokens_per_microbatch": 45},
     "spin": {"method": "spin", "steps_per_stage": 2, "activation_checkpointing": True},
     "irft": {"method": "irft", "stages": 2, "steps_per_stage": 3, "optimizer_across_stages": "carry", "save_steps": 1},
+    "bfloat16": {"method": "irft", "stages": 1, "steps_per_stage": 3, "bf16": True},
     "rft": RFT,
     "lora": {**RFT, "use_peft": True, "learning_rate": 1e-2, "save_steps": 1},
 }

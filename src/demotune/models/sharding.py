@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.distributed.checkpoint as shards
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
@@ -20,6 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
@@ -67,7 +67,7 @@ def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, sta
     Whether the weights were sharded when it was found does not matter.
     """
     if isinstance(model, FSDPModule) != _by_names(state):
-        groups = get_optimizer_state_dict(model, optimizer)["param_groups"]
+        groups: Any = get_optimizer_state_dict(model, optimizer)["param_groups"]
         names = [name for group in groups for name in group["params"]]
         numbers = {name: number for number, name in enumerate(names)}
         state = _renamed(state, numbers if _by_names(state) else dict(enumerate(names)))
@@ -122,4 +122,4 @@ def _fill(state: dict[str, Any], folder: Path) -> None:
     """Read what has these names into a state, in place; each process for itself."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        shards.load(state, checkpoint_id=folder, no_dist=True)
+        load(state, checkpoint_id=folder, no_dist=True)

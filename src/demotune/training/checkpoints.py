@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import Trainer
 
 from demotune.models.sharding import (
@@ -51,4 +52,5 @@ class CheckpointTrainer(Trainer):
         else:
             state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
         load_optimizer_state(model, optimizer, state)
-        self.lr_scheduler.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))
+        scheduler = cast(LRScheduler, self.lr_scheduler)
+        scheduler.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))

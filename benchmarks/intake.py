@@ -31,7 +31,7 @@ from demotune.data.intake import prepare
 from demotune.data.rendering import Renderer
 from demotune.models.policy import resolve_model
 from demotune.models.tokenizers import load_tokenizer
-from demotune.training.microbatches import config_microbatches
+from demotune.training.microbatches import plan_microbatches
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests"))
@@ -103,7 +103,14 @@ def measure(model: str, how: str, file: str) -> dict[str, Any]:
         tokens = sum(len(row.prompt_ids) + len(row.demo.ids) for row in intake.train)
         found |= {"seconds_of_all_records": round(time.monotonic() - started, 2), "tokens": tokens}
         started = time.monotonic()
-        config_microbatches(config, intake.train.lengths, epochs=1, steps=None, seed=0)
+        plan_microbatches(
+            intake.train.lengths,
+            batch_size=config.per_device_train_batch_size,
+            accumulation=config.gradient_accumulation_steps,
+            epochs=1,
+            steps=None,
+            seed=0,
+        )
         found["seconds_of_plan"] = round(time.monotonic() - started, 2)
         found["peak_mib_with_plan"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before / 2**20)
     return found

@@ -24,6 +24,7 @@ from demotune import DemotuneError, IRFTConfig, SFTConfig, resume, run
 from demotune.common.files import read_json, read_rows, write_json
 from demotune.common.interrupts import stopping_like_ctrl_c
 from demotune.common.journals import read_journal
+from demotune.training import launch
 from demotune.training.callbacks import StopOnSignal
 from demotune.training.trainer import Interrupted, PhaseTrainer
 
@@ -438,11 +439,11 @@ def test_journalled_responses_are_not_drawn_again(place: Path, uninterrupted: Pa
     assert_equal_runs(place / "kept-samples", uninterrupted)
 
 
-def test_another_number_of_processes_is_refused(place: Path) -> None:
-    manifest = _interrupted(place, "processes") / "manifest.json"
-    write_json(manifest, read_json(manifest) | {"processes": 2})
-    with pytest.raises(DemotuneError, match="number of processes: 2 when it began, 1 now"):
-        resume(manifest.parent)
+def test_processes_that_cannot_share_its_steps_are_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = _interrupted(place, "processes")
+    monkeypatch.setattr(launch, "process_count", lambda: 3)
+    with pytest.raises(DemotuneError, match=r"begun by 1 process with 4 pairs a step, which 3 processes cannot share"):
+        resume(folder)
 
 
 def test_resuming_what_is_no_run_or_is_finished(place: Path, uninterrupted: Path, tmp_path: Path) -> None:

@@ -24,8 +24,9 @@ from demotune.estimation.profile_table import show_profile
 from demotune.push import check_can_push, push
 from demotune.result import RunResult, publish_result, read_result, show_result
 from demotune.runs.folder import RunFolder
+from demotune.runs.manifest import read_manifest
 from demotune.training.callbacks import TimeSteps
-from demotune.training.launch import refuse_idle_processes, say_processes
+from demotune.training.launch import refuse_idle_processes, refuse_uneven_steps, say_processes
 from demotune.training.manifest import check_unchanged, write_manifest
 from demotune.training.objects import keep_objects
 from demotune.training.phase_loop import run_stage, stopped_by_gate
@@ -85,16 +86,20 @@ def resume(
 ) -> RunResult:
     """Take up a run where it stopped, in whatever phase; the result equals that of an uninterrupted run.
 
+    To the bit with as many processes as began it, up to the order of sums with another number.
     A run whose responses an engine draws may go on with another one: `sampler` and `vllm_python` say where, not what.
-    Raises DemotuneError when config, data or model are no longer what the run began with, or the folder is in use.
+    Raises DemotuneError when config, data or model are no longer what the run began with, when the records of a step
+    cannot be shared evenly by these processes, or the folder is in use.
     """
     refuse_launch()
     run_folder = RunFolder(Path(folder))
     config = drawn_elsewhere(run_folder.read_config(), sampler, vllm_python)
     with _held(run_folder), stopping_like_ctrl_c():
         tracking = Tracking(run_folder)
-        setup = prepare_run(config, run_folder, (*callbacks, TimeSteps(), tracking))
+        begun_by = read_manifest(run_folder.manifest).processes
+        setup = prepare_run(config, run_folder, (*callbacks, TimeSteps(), tracking), begun_by)
         check_unchanged(setup)
+        refuse_uneven_steps(setup)
         if config != run_folder.read_config() and main_process():
             save_config(setup.config, run_folder.config)
         return _finish(setup, tracking, resumed=True)

@@ -106,7 +106,6 @@ def test_one_process_finds_the_same_to_the_bit(place: Path, shared: "subprocess.
     stage = folder / "stages" / "00"
     expected = {name: (stage / name).read_bytes() for name in IRFT_FILES}
     (folder / "summary.json").unlink()
-    write_json(folder / "manifest.json", read_json(folder / "manifest.json") | {"processes": 1})
     state = read_json(stage / "state.json")
     write_json(stage / "state.json", {phase: state[phase] for phase in ("sample", "train")})
     resume(folder)

@@ -1,14 +1,16 @@
 """Two processes that share the weights of what they train (FSDP2) end where one process ends, and resume alike."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers.command import call
-from helpers.cpu_fsdp2 import launch_sharded
+from helpers.killing import Killed
 from helpers.tiny import save_tiny, write_rows
+from helpers.two_processes import assert_ends_alike, at_checkpoint, launch_sharded, leave
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -39,6 +41,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "sft": {"method": "sft", "max_steps": 4, "tokens_per_microbatch": 45},
     "spin": {"method": "spin", "steps_per_stage": 2, "activation_checkpointing": True},
     "irft": {"method": "irft", "stages": 2, "steps_per_stage": 3, "optimizer_across_stages": "carry", "save_steps": 1},
+    "bfloat16": {"method": "irft", "stages": 1, "steps_per_stage": 3, "bf16": True},
     "rft": RFT,
     "lora": {**RFT, "use_peft": True, "learning_rate": 1e-2, "save_steps": 1},
 }
@@ -48,7 +51,10 @@ DEATHS = {"irft": ("01/checkpoints", 2), "lora": ("00/policy-checkpoints", 2)}
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Start model and rows, all runs of two processes, and those that were killed and gone on with as killed-NAME."""
+    """Start model and rows, all runs of two processes, and those that were killed and gone on with as killed-NAME.
+
+    Copies of the killed ones as kept-NAME, and irft as begun-by-one, killed and gone on with by two.
+    """
     folder = tmp_path_factory.mktemp("sharded")
     save_tiny(folder / "start")
     write_rows(folder / "rows.jsonl")
@@ -57,9 +63,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, (checkpoints, step) in DEATHS.items():
         task = {**fields(folder, name, f"killed-{name}"), "die_at": [checkpoints, step]}
         assert "SIGKILL" in launch_sharded([task], folder)[1]
+        shutil.copytree(folder / f"killed-{name}", folder / f"kept-{name}")
+    with pytest.raises(Killed):
+        begin_here(fields(folder, "irft", "begun-by-one"), at_checkpoint(*DEATHS["irft"], leave))
     newest = folder / "killed-irft" / "stages" / "01" / "checkpoints" / "checkpoint-2"
     min(newest.rglob("*.distcp")).unlink()  # one process's shard: what the others wrote is no checkpoint
-    code, shown = launch_sharded([{"resume": str(folder / f"killed-{name}")} for name in DEATHS], folder)
+    going_on = [*(f"killed-{name}" for name in DEATHS), "begun-by-one"]
+    code, shown = launch_sharded([{"resume": str(folder / name)} for name in going_on], folder)
     assert code == 0, shown[-3000:]
     assert "is damaged" in shown
     return folder
@@ -74,9 +84,12 @@ def fields(folder: Path, name: str, output: str) -> dict[str, Any]:
 
 def one_process(place: Path, name: str, output: str) -> Path:
     """The folder of the same run in this process, which takes both processes' micro-batches of a step itself."""
-    config = fields(place, name, output) | {"gradient_accumulation_steps": 2}
-    demotune.run(CONFIGS[config.pop("method")](**config))
+    begin_here(fields(place, name, output) | {"gradient_accumulation_steps": 2})
     return place / output
+
+
+def begin_here(config: dict[str, Any], *callbacks: Any) -> None:
+    demotune.run(CONFIGS[config.pop("method")](**config), callbacks=callbacks)
 
 
 def weights(run: Path, name: str = "model") -> dict[str, Tensor]:
@@ -114,6 +127,18 @@ def test_killed_and_gone_on_with_equals_the_uninterrupted_run(name: str, place: 
         for run in (place / f"killed-{name}", place / name)
     ]
     assert numbers[0] == numbers[1]
+
+
+@pytest.mark.parametrize("name", DEATHS)
+def test_one_process_goes_on_from_the_shards_of_two(name: str, place: Path) -> None:
+    demotune.resume(place / f"kept-{name}")
+    assert_ends_alike(place / f"kept-{name}", place / name)
+
+
+def test_two_processes_share_the_weights_that_one_has_left(place: Path) -> None:
+    """A step of one micro-batch: each process takes a half of it, with a half of the weights."""
+    begin_here(fields(place, "irft", "one-alone"))
+    assert_ends_alike(place / "begun-by-one", place / "one-alone")
 
 
 def test_an_optimizer_is_carried_whole(place: Path) -> None:

@@ -87,7 +87,7 @@ def clone(stage: Stage) -> Outcome:
     assert isinstance(config, CloneConfig)
     lengths = [len(row.prompt_ids) + len(row.demo.ids) for row in rows]
     seed = stage.seed("microbatches")
-    plan = config_microbatches(config, lengths, epochs=config.num_train_epochs, steps=config.max_steps, seed=seed)
+    plan = config_microbatches(stage.setup, lengths, epochs=config.num_train_epochs, steps=config.max_steps, seed=seed)
     batches = [[rows[number] for number in plan.units[unit]] for unit in plan.order]
     loss = sft.objective(config)
 

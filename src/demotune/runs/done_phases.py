@@ -23,6 +23,8 @@ class DonePhase:
     trained_tokens: int
     facts: Mapping[str, Any]
     """The whole record, with what this phase alone has: metrics at its end, why it stopped, ..."""
+    processes: int | None = None
+    """That finished it; None where that was not kept."""
     steps: int = 0
     """Optimizer steps."""
 

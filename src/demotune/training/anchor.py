@@ -11,7 +11,7 @@ from demotune.common.progress import track
 from demotune.models.reference_logps import token_logps
 from demotune.records import Completion, RenderedDemonstration, ScoredDemonstration
 from demotune.runs.shared_work import compute_rows, shared
-from demotune.training.microbatches import MicrobatchPlan
+from demotune.training.microbatches import MicrobatchPlan, as_dealt, microbatches_of_step
 from demotune.training.sft_losses import AnchoredLoss
 from demotune.training.stage import Stage
 
@@ -31,7 +31,8 @@ def scored_demonstrations(
             budget=stage.setup.config.tokens_per_microbatch,
         )
 
+    units = as_dealt(plan.units, microbatches_of_step(stage.setup))
     what = "log-probabilities of the start model"
     with track(what, len(rows), "rows") as tracker, span("scoring"), shared("anchor", stage.folder):
-        found = compute_rows(plan.units, logps, tracker.advance)
+        found = compute_rows(units, logps, tracker.advance)
     return [ScoredDemonstration(row, tuple(found[number])) for number, row in enumerate(rows)]

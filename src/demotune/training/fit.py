@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from demotune.common.processes import wait_for_everyone
+from demotune.common.processes import process_count, wait_for_everyone
 from demotune.common.progress import track
 from demotune.runs.file_names import CHECKPOINTS, METRICS
 from demotune.training.arguments import training_arguments
@@ -20,6 +20,7 @@ from demotune.training.callbacks import (
     WriteMetrics,
     latest_checkpoint,
 )
+from demotune.training.microbatches import deal, microbatches_of_step
 from demotune.training.smaller_passes import in_smaller_passes
 from demotune.training.stage import Stage
 from demotune.training.trainer import EarlyStop, Fit, Interrupted, PhaseTrainer
@@ -88,7 +89,10 @@ def fit(stage: Stage, phase: str, prepare: Callable[[int | None], Fit]) -> Fitte
 
 
 def _fit(stage: Stage, phase: str, given: Fit, budget: int | None) -> Fitted:
-    config = dataclasses.replace(stage.setup.config, **given.settings)
+    dealt = deal(given.microbatches_of_step or microbatches_of_step(stage.setup), process_count())
+    config = dataclasses.replace(stage.setup.config, **given.settings, gradient_accumulation_steps=dealt.accumulation)
+    if dealt.parts > 1 and not stage.setup.float32:  # what was scored in whole micro-batches is near, not equal
+        given = dataclasses.replace(given, expected_first=None)
     trainer = PhaseTrainer(
         given,
         args=training_arguments(config, stage.folder / checkpoints_of(phase), given.steps, stage.seed(phase)),
@@ -101,6 +105,7 @@ def _fit(stage: Stage, phase: str, given: Fit, budget: int | None) -> Fitted:
             *stage.setup.callbacks,
         ],
         budget=budget,
+        parts=dealt.parts,
     )
     take_steps(trainer)
     if given.finish is not None:

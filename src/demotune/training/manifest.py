@@ -12,7 +12,7 @@ from demotune.common.errors import DemotuneError
 from demotune.common.files import UNFINISHED, damaged, file_hash
 from demotune.common.json_records import write_records
 from demotune.common.machine import command_line, hardware, package_versions
-from demotune.common.processes import main_process, process_count, wait_for_everyone
+from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.progress import warn
 from demotune.config.config_files import save_config
 from demotune.config.methods import as_dict
@@ -52,7 +52,7 @@ def identity(setup: Setup) -> dict[str, Any]:
         "config": as_dict(setup.config),
         "model": setup.start_hash,
         "data": setup.data_hashes,
-        "processes": process_count(),
+        "processes": setup.processes,
         "rows": hashlib.sha256(" ".join((*setup.train.keys, *setup.heldout.keys)).encode()).hexdigest(),
     }
 
@@ -71,7 +71,6 @@ def check_unchanged(setup: Setup) -> None:
     changes = [
         *_differences("config", without_place(begun.config), without_place(now["config"])),
         *_differences("data", begun.data, now["data"]),
-        *_differences("number of", {"processes": begun.processes}, {"processes": now["processes"]}),
         *([f"model: the files of {setup.config.model} have changed"] if begun.model != now["model"] else []),
     ]
     if not changes and begun.rows != now["rows"]:

@@ -1,8 +1,9 @@
 """Which records are trained together, and in which order: fixed once, before any of them is scored or trained."""
 
 import itertools
+import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, overload
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from demotune.common.processes import process_count
-from demotune.config.run import RunConfig
+from demotune.training.setup import Setup
 
 Row = TypeVar("Row")
 
@@ -129,8 +130,33 @@ def in_passes(rows: Sequence[Row], count: int, rng: random.Random) -> list[Row]:
     return found[:count]
 
 
+@dataclass(frozen=True, slots=True)
+class Deal:
+    """How processes share an optimizer step: each micro-batch in so many `parts`, `accumulation` of them a process."""
+
+    parts: int
+    accumulation: int
+
+
+def deal(microbatches: int, processes: int) -> Deal:
+    """A step's micro-batches whole where each process gets as many as any other; else in the fewest parts that do."""
+    common = math.gcd(microbatches, processes)
+    return Deal(parts=processes // common, accumulation=microbatches // common)
+
+
+def microbatches_of_step(setup: Setup) -> int:
+    """Those of all processes, as the run was begun: a step holds the same records whoever goes on with it."""
+    return setup.config.gradient_accumulation_steps * setup.processes
+
+
+def as_dealt(units: Iterable[Sequence[Row]], microbatches: int) -> list[Sequence[Row]]:
+    """The units of steps of so many micro-batches as processes compute them: whole, or in parts."""
+    parts = deal(microbatches, process_count()).parts
+    return [part for unit in units for part in in_equal_parts(unit, parts) if part]
+
+
 def config_microbatches(
-    config: RunConfig,
+    setup: Setup,
     lengths: Sequence[int] | NDArray[np.int64],
     *,
     epochs: float,
@@ -138,11 +164,11 @@ def config_microbatches(
     seed: int,
     groups: Sequence[int] | None = None,
 ) -> MicrobatchPlan:
-    """The plan for records of so many tokens, with the batch sizes of the config, over all processes."""
+    """The plan for records of so many tokens, with the batch sizes of the config, over all processes that began."""
     return plan_microbatches(
         lengths,
-        batch_size=config.per_device_train_batch_size,
-        accumulation=config.gradient_accumulation_steps * process_count(),
+        batch_size=setup.config.per_device_train_batch_size,
+        accumulation=microbatches_of_step(setup),
         epochs=epochs,
         steps=steps,
         seed=seed,

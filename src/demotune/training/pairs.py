@@ -209,7 +209,7 @@ def plan_pairs(setup: Setup, lengths: Sequence[int], groups: Sequence[int], seed
     """Micro-batches of a stage's pairs: the same when they are scored and when they are trained."""
     config = pairwise(setup)
     return config_microbatches(
-        config, lengths, groups=groups, epochs=config.epochs_per_stage, steps=config.steps_per_stage, seed=seed
+        setup, lengths, groups=groups, epochs=config.epochs_per_stage, steps=config.steps_per_stage, seed=seed
     )
 
 

@@ -30,8 +30,13 @@ FEW_ROWS, FEW_SAMPLES = 500, 4
 """With fewer demonstrations than that, so many samples are drawn for each; greedy ones would all be the same."""
 
 
-def prepare_run(config: AnyConfig, folder: RunFolder, callbacks: Sequence[TrainerCallback]) -> Setup:
-    """Everything that comes before the first phase; nothing is trained. Raises DemotuneError."""
+def prepare_run(
+    config: AnyConfig, folder: RunFolder, callbacks: Sequence[TrainerCallback], begun_by: int | None = None
+) -> Setup:
+    """Everything that comes before the first phase; nothing is trained. Raises DemotuneError.
+
+    `begun_by` is how many processes began the run, where it goes on.
+    """
     for field, flag in (("model", "--model"), ("data", "--data")):
         if not getattr(config, field):
             raise DemotuneError(f"{field} is missing; name it with {flag}, in the YAML file, or pass it to run()")
@@ -74,6 +79,7 @@ def prepare_run(config: AnyConfig, folder: RunFolder, callbacks: Sequence[Traine
         adapter=_adapter(config, folder),
         callbacks=tuple(callbacks),
         base_model=base_model,
+        begun_by=begun_by,
     )
 
 

@@ -32,7 +32,7 @@ from demotune.runs.phase_journal import share_of_this_process
 from demotune.training.advantages import returns_to_go
 from demotune.training.co_training import CoTraining
 from demotune.training.drawing import draw_with, keeps_logps
-from demotune.training.microbatches import in_passes
+from demotune.training.microbatches import as_dealt, in_passes
 from demotune.training.on_policy import Numbers, OnPolicyBatch
 from demotune.training.rollout_files import SEAL, BatchFiles
 from demotune.training.smaller_passes import one_pass
@@ -57,9 +57,9 @@ class RolloutPlan:
     batches: int
 
     @staticmethod
-    def of(config: RFTConfig, prompts: int) -> "RolloutPlan":
-        """The plan of a stage with so many prompts."""
-        responses, processes = config.prompts_per_batch * config.num_generations, process_count()
+    def of(config: RFTConfig, prompts: int, processes: int) -> "RolloutPlan":
+        """The plan of a stage with so many prompts, in a run that so many processes began."""
+        responses = config.prompts_per_batch * config.num_generations
         per_step, together = responses // config.num_mini_batches, config.per_device_train_batch_size * processes
         if per_step < processes:
             raise DemotuneError(
@@ -125,7 +125,7 @@ class Rollouts(Sequence[list[Rollout]]):
         """
         self._stage, self._config = stage, with_reward(stage.setup)
         self._models, self._check, self._budget = models, check, budget
-        self.plan = RolloutPlan.of(self._config, len(prompts))
+        self.plan = RolloutPlan.of(self._config, len(prompts), stage.setup.processes)
         count = self.plan.batches * self._config.prompts_per_batch
         self._prompts = in_passes(prompts, count, random.Random(stage.seed("policy-prompts")))
         self._folder = stage.folder / ROLLOUTS
@@ -196,7 +196,7 @@ class Rollouts(Sequence[list[Rollout]]):
         """Numbers of each response, computed in its micro-batch; processes share the micro-batches."""
         numbers: list[tuple[int, Numbers]] = []
         with_states = self._config.advantage == "gae"
-        for unit in share_of_this_process(units):
+        for unit in share_of_this_process(as_dealt(units, self.plan.microbatches)):
             for part in cut_to_budget(unit, lambda row: completions[row].tokens, self._budget):
                 members = [completions[row] for row in part]
                 with one_pass(sum(member.tokens for member in members), len(members)):

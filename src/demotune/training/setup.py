@@ -11,7 +11,7 @@ from peft import PeftConfig
 from torch import nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
-from demotune.common.processes import this_device
+from demotune.common.processes import process_count, this_device
 from demotune.common.profiling import timed
 from demotune.config.methods import AnyConfig
 from demotune.data.rendered_rows import RenderedRows
@@ -44,6 +44,13 @@ class Setup:
     callbacks: tuple[TrainerCallback, ...]
     base_model: Path | None = None
     """The model before SFT, where the reward learns from its samples."""
+    begun_by: int | None = None
+    """How many processes began the run that goes on; None where these begin it."""
+
+    @property
+    def processes(self) -> int:
+        """How many processes a step is cut for: those that began the run."""
+        return self.begun_by or process_count()
 
     @property
     def bf16(self) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from demotune.common.errors import DemotuneError
 from demotune.common.files import file_hash, folder_hash
 from demotune.common.memory import give_back_memory, peak_memory_gib
-from demotune.common.processes import main_process, wait_for_everyone
+from demotune.common.processes import main_process, process_count, wait_for_everyone
 from demotune.config.methods import RFTConfig, SFTConfig
 from demotune.config.shared_fields import Pairwise
 from demotune.data.rendered_rows import RenderedRows
@@ -65,6 +65,7 @@ class Stage:
                 "outputs": {name: output_hash(self.folder / name) for name in outcome.outputs},
                 "seconds": round(time.monotonic() - started, 1),
                 "peak_memory_gib": round(peak_memory_gib(), 2),
+                "processes": process_count(),
                 "forward_tokens": outcome.forward_tokens,
                 "trained_tokens": outcome.trained_tokens,
             }

@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedTokenizerBase, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedTokenizerBase, ProgressCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from demotune.common.errors import DemotuneError
@@ -28,14 +28,17 @@ from demotune.common.memory import peak_memory_gib
 from demotune.common.processes import from_main_process
 from demotune.common.profiling import span
 from demotune.models.attention import carries_layouts
-from demotune.models.packing import Batch, cut_to_budget
+from demotune.models.packing import Batch
 from demotune.models.policy import Policy
 from demotune.models.sharding import load_optimizer_state
 from demotune.runs.file_names import BAD_BATCH
 from demotune.training.callbacks import KeepBest
 from demotune.training.carried_optimizer import Carry, leave_carried
+from demotune.training.checkpoints import CheckpointTrainer
 from demotune.training.first_value import ExpectedFirstValue, check_first_value
+from demotune.training.microbatches import in_equal_parts
 from demotune.training.objectives import Objective, StepLoss
+from demotune.training.passes import Pass, passes_over, training_nothing
 from demotune.training.schedule import learning_rates
 from demotune.training.smaller_passes import one_pass
 
@@ -52,6 +55,8 @@ class Fit:
     """Text beside the progress bar."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the config that are others in this phase."""
+    microbatches_of_step: int | None = None
+    """Of all processes; None: as many as the config says."""
     tokenizer: PreTrainedTokenizerBase | None = None
     """Kept in checkpoints; None: the run's."""
     expected_first: ExpectedFirstValue | None = None
@@ -69,15 +74,6 @@ class Fit:
     """Called after the last step, while the model is in memory."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """What one forward and backward pass takes; `tokens` as the budget counts them."""
-
-    batch: Batch
-    tokens: int
-    records: int
-
-
 class Interrupted(KeyboardInterrupt):
     """Training stopped at the user's request, after a checkpoint."""
 
@@ -86,11 +82,11 @@ class EarlyStop(Exception):  # noqa: N818 (no error: a phase may end so)
     """A guard rail ended the steps of a phase; the message says why."""
 
 
-class PhaseTrainer(Trainer):
+class PhaseTrainer(CheckpointTrainer):
     """transformers.Trainer over planned micro-batches of records, with an objective in place of labels.
 
-    `budget` is the most tokens of one forward pass: micro-batches with more are cut, which changes no gradient beyond
-    rounding.
+    Each micro-batch is shared by processes in so many `parts`. `budget` is the most tokens of one forward pass: what
+    has more is cut. Neither changes a gradient beyond rounding.
     """
 
     stop_requested = False
@@ -106,8 +102,9 @@ class PhaseTrainer(Trainer):
         tokenizer: PreTrainedTokenizerBase,
         callbacks: list[TrainerCallback],
         budget: int | None = None,
+        parts: int = 1,
     ) -> None:
-        self.given, self._budget, self._expected_first = given, budget, given.expected_first
+        self.given, self._budget, self._parts, self._expected_first = given, budget, parts, given.expected_first
         self._values: defaultdict[str, list[Tensor]] = defaultdict(list)
         self._last_log: tuple[float, int] | None = None
         self._started = time.monotonic()
@@ -115,7 +112,7 @@ class PhaseTrainer(Trainer):
         super().__init__(
             model=given.model,
             args=args,
-            train_dataset=cast(Any, range(len(given.microbatches))),
+            train_dataset=cast(Any, range(len(given.microbatches) * parts)),
             processing_class=given.tokenizer or tokenizer,
             callbacks=callbacks,
         )
@@ -125,8 +122,14 @@ class PhaseTrainer(Trainer):
             given.keep_best.judge = self.evaluate
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Numbers of micro-batches, in planned order; accelerate deals them out to the processes."""
-        loader = DataLoader(cast(Dataset[Any], self.train_dataset), batch_size=1)
+        """Numbers of parts of micro-batches, in planned order; accelerate deals them out to the processes.
+
+        With further numbers, for nothing, where the last step would give one process more than another: accelerate
+        would have some trained twice.
+        """
+        processes = self.accelerator.num_processes
+        numbers = range(-(-len(cast(Any, self.train_dataset)) // processes) * processes)
+        loader = DataLoader(cast(Dataset[Any], numbers), batch_size=1)
         return cast(DataLoader[Any], self.accelerator.prepare(loader))
 
     def get_batch_samples(
@@ -137,23 +140,26 @@ class PhaseTrainer(Trainer):
         So micro-batches that are sampled from the policy are sampled after its last update.
         """
         numbers = [int(number) for number in itertools.islice(epoch_iterator, num_batches)]
-        batches = [self._passes(self.given.microbatches[number]) for number in numbers]
+        batches = [self._passes(number) for number in numbers]
         if self.accelerator.is_fsdp2:
             batches = [[*parts, *self._empty_passes(parts)] for parts in batches]
         return batches, self._get_num_items_in_batch(batches, device)
 
-    def _passes(self, records: Sequence[Any]) -> list[Pass]:
-        """The passes of one micro-batch: one, or several where it has more tokens than the budget."""
-        objective = self.given.objective
-        parts = cut_to_budget(records, objective.tokens, self._budget)
-        return [Pass(objective.collate(part), sum(map(objective.tokens, part)), len(part)) for part in parts]
+    def _passes(self, number: int) -> list[Pass]:
+        """The passes over one part of a micro-batch; one that trains nothing where the part has no records."""
+        unit, part = divmod(number, self._parts)
+        microbatches, objective = self.given.microbatches, self.given.objective
+        records = microbatches[min(unit, len(microbatches) - 1)]
+        mine = in_equal_parts(records, self._parts)[part] if unit < len(microbatches) else ()
+        if mine:
+            return passes_over(mine, objective, self._budget)
+        return [training_nothing(one) for one in passes_over([min(records, key=objective.tokens)], objective, None)]
 
     def _empty_passes(self, parts: list[Pass]) -> list[Pass]:
         """Passes without items, which train nothing, up to the most that a process has: all gather weights together."""
         counts = cast(Tensor, self.accelerator.gather(torch.tensor([len(parts)], device=self.args.device)))
-        shortest, nothing = min(parts, key=lambda part: part.tokens), torch.tensor(0)
-        empty = replace(shortest, batch=shortest.batch | {"items": nothing, "tokens": nothing})
-        return [empty] * (int(counts.max()) - len(parts))
+        shortest = min(parts, key=lambda part: part.tokens)
+        return [training_nothing(shortest)] * (int(counts.max()) - len(parts))
 
     def training_step(  # type: ignore[override]
         self, model: nn.Module, inputs: list[Pass], num_items_in_batch: Tensor | int | None = None
@@ -194,13 +200,14 @@ class PhaseTrainer(Trainer):
             raise ValueError("num_items_in_batch is missing: the loss of a step cannot be scaled")
         if not torch.isfinite(step_loss.total):
             self._stop_for_bad_loss(step_loss, inputs)
+        counted = slice(None) if inputs["items"] else slice(0)  # none, yet named: processes exchange means of all
+        for name, values in step_loss.metrics.items():
+            self._values[name].append(values.flatten()[counted])
         if not inputs["items"]:
             return 0.0 * step_loss.total
         if self.state.global_step == 0 and self._expected_first is not None and step_loss.at_start is not None:
             check_first_value(float(step_loss.at_start.mean()), self._expected_first)
             self._expected_first = None
-        for name, values in step_loss.metrics.items():
-            self._values[name].append(values.flatten())
         # Processes average their gradients; each must hold its share of a sum over all of them.
         scaled: Tensor = step_loss.total * self.accelerator.num_processes / num_items_in_batch
         return scaled

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.processes import pretend_processes
 from helpers.rft_runs import config, make_world
 from torch import Tensor
 from transformers import AutoModelForCausalLM, TrainerCallback
@@ -32,7 +31,9 @@ from demotune.training.values import ValueSums, explained_variance, predict
 # How a batch becomes optimizer steps.
 
 
-def layout(responses: int, minis: int, size: int, generations: int = 1, **fields: Any) -> RolloutPlan:
+def layout(
+    responses: int, minis: int, size: int, generations: int = 1, processes: int = 1, **fields: Any
+) -> RolloutPlan:
     wanted = RFTConfig(
         output="x",
         prompts_per_batch=responses // generations,
@@ -42,19 +43,18 @@ def layout(responses: int, minis: int, size: int, generations: int = 1, **fields
         per_device_train_batch_size=size,
         **{"policy_batches": 2, **fields},
     )
-    return RolloutPlan.of(wanted, 100)
+    return RolloutPlan.of(wanted, 100, processes)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_every_response_once_per_pass_in_equal_steps(processes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_response_once_per_pass_in_equal_steps(processes: int) -> None:
     """All layouts up to 24 responses: equal mini-batches, full use of the processes, no micro-batch above its size."""
-    pretend_processes(processes, monkeypatch)
     counted = 0
     for responses, minis, size in itertools.product(range(1, 25), range(1, 9), range(1, 10)):
         if responses % minis or responses // minis < processes:
             continue
         counted += 1
-        found = layout(responses, minis, size, num_iterations=3)
+        found = layout(responses, minis, size, processes=processes, num_iterations=3)
         units = found.units(seed=responses)
         assert sorted(row for mini in units for unit in mini for row in unit) == list(range(responses))
         assert [sum(map(len, mini)) for mini in units] == [responses // minis] * minis
@@ -70,18 +70,19 @@ def test_every_response_once_per_pass_in_equal_steps(processes: int, monkeypatch
     assert counted > 100
 
 
-def test_layouts_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layouts_by_hand() -> None:
     assert layout(12, 2, 4) == RolloutPlan(
         responses=12, generations=1, mini_batches=2, microbatches=2, iterations=1, batches=2
     )
     assert layout(64, 1, 8).microbatches == 8
     assert layout(20, 2, 4).microbatches == 3  # 10 responses: 3, 4 and 3
-    pretend_processes(2, monkeypatch)
-    assert layout(20, 2, 4).microbatches == 4  # two for each process: 2 and 3 responses
-    assert layout(12, 2, 4).microbatches == 2
-    assert layout(3, 1, 1).microbatches == 2  # one process has two responses at once: a third could not be shared
+    assert layout(20, 2, 4, processes=2).microbatches == 4  # two for each process: 2 and 3 responses
+    assert layout(12, 2, 4, processes=2).microbatches == 2
+    assert (
+        layout(3, 1, 1, processes=2).microbatches == 2
+    )  # one process has two responses at once: a third could not be shared
     with pytest.raises(DemotuneError, match=r"1 responses of an optimizer step cannot be shared by 2 processes; raise"):
-        layout(4, 4, 8)
+        layout(4, 4, 8, processes=2)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_layouts_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_how_many_batches(prompts: int, fields: dict[str, Any], batches: int) -> None:
-    assert RolloutPlan.of(RFTConfig(output="x", **fields), prompts).batches == batches
+    assert RolloutPlan.of(RFTConfig(output="x", **fields), prompts, processes=1).batches == batches
 
 
 def test_responses_of_one_prompt_stand_together() -> None:

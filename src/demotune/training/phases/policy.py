@@ -9,7 +9,7 @@ from peft import PeftModel
 from torch import nn
 
 from demotune.common.files import write_rows
-from demotune.common.processes import process_count, shards_models
+from demotune.common.processes import shards_models
 from demotune.common.progress import warn
 from demotune.models.adapters import load_adapter_on
 from demotune.models.model_folder import is_adapter
@@ -118,7 +118,10 @@ def work(plan: StagePlan) -> PhaseWork:
     """
     config = with_reward(plan.setup)
     prompts = [*(row.prompt for row in plan.own), *plan.setup.prompts]
-    rollouts, response = RolloutPlan.of(config, len(prompts)), fmean(row.sample for row in plan.own)
+    rollouts, response = (
+        RolloutPlan.of(config, len(prompts), plan.setup.processes),
+        fmean(row.sample for row in plan.own),
+    )
     size = rollouts.responses / rollouts.mini_batches / rollouts.microbatches  # responses of a micro-batch
     prompt, answers = fmean(map(len, prompts)), config.num_generations
     group = tokens_of_responses(prompt, [response] * answers, per_prompt=min(answers, size))
@@ -254,7 +257,7 @@ def _prepare(stage: Stage, budget: int | None) -> Fit:
         microbatches=rollouts,
         steps=plan.steps,
         title=f"{stage.title}: policy",
-        settings={"gradient_accumulation_steps": plan.microbatches // process_count()},
+        microbatches_of_step=plan.microbatches,
         expected_first=ExpectedFirstValue("|log| of the probability ratio", 0.0, 1e-2),
         facts=lambda: rollouts.facts,
         finish=partial(_finish, stage, trained, learning),

@@ -11,6 +11,7 @@ from demotune.records import Side
 from demotune.runs.file_names import REFERENCE_LOGPS
 from demotune.runs.heldout_files import rows_before
 from demotune.runs.phase_journal import PhaseJournal
+from demotune.training.microbatches import as_dealt, microbatches_of_step
 from demotune.training.pairs import (
     expected_pairs,
     expected_tokens,
@@ -38,7 +39,7 @@ def run(stage: Stage) -> Outcome:
     trained = plan_pairs(stage.setup, pair_lengths(pairs), groups, seed).units if pairs else ()
     # Numbers of the pairs that are computed together: the micro-batches of training, then units of held-out pairs.
     units = [
-        *trained,
+        *as_dealt(trained, microbatches_of_step(stage.setup)),
         *([len(pairs) + number for number in unit] for unit in heldout_units(stage.setup, heldout)),
     ]
     known: Mapping[Side, float] = {}

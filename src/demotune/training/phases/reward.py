@@ -57,6 +57,7 @@ from demotune.training.pairs import (
     sampled_pairs,
     size_groups,
 )
+from demotune.training.setup import Setup
 from demotune.training.stage import Outcome, Stage, chunks, pair_tokens, with_reward
 from demotune.training.trainer import Fit
 from demotune.training.work import PhaseWork
@@ -132,7 +133,7 @@ def work(plan: StagePlan) -> PhaseWork:
     judged = plan.batched(heldout)
     every = plan.batched(expected_tokens(plan, repeated(plan, [*plan.own, *plan.heldout]), head=False))
     seed = plan.seed("reward-microbatches")
-    microbatches = _microbatches(config, plan.longer_sides(learned[0]), size_groups(learned[0]), seed)
+    microbatches = _microbatches(plan.setup, plan.longer_sides(learned[0]), size_groups(learned[0]), seed)
     judgements = 1 + -(-microbatches.steps // config.reward_eval_steps) if plan.heldout else 0
     models = 2 if plan.whole_models and plan.number else 1  # in the first stage the policy becomes the reward
     return PhaseWork(
@@ -144,9 +145,10 @@ def work(plan: StagePlan) -> PhaseWork:
     )
 
 
-def _microbatches(config: RFTConfig, lengths: Sequence[int], groups: Sequence[int], seed: int) -> MicrobatchPlan:
+def _microbatches(setup: Setup, lengths: Sequence[int], groups: Sequence[int], seed: int) -> MicrobatchPlan:
+    config = with_reward(setup)
     return config_microbatches(
-        config, lengths, groups=groups, epochs=config.reward_epochs, steps=config.reward_steps, seed=seed
+        setup, lengths, groups=groups, epochs=config.reward_epochs, steps=config.reward_steps, seed=seed
     )
 
 
@@ -209,7 +211,7 @@ def _usable(pair: Pair, config: RFTConfig) -> bool:
 def _prepare(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) -> Fit:
     """The reward to be trained; its steps are judged on held-out pairs where there are any."""
     setup, config = stage.setup, with_reward(stage.setup)
-    plan = _microbatches(config, pair_lengths(pairs), pair_groups(pairs), stage.seed("reward-microbatches"))
+    plan = _microbatches(setup, pair_lengths(pairs), pair_groups(pairs), stage.seed("reward-microbatches"))
     reward = start_reward(stage)
     freeze_lower_layers(reward, config.reward_frozen_layers)
     objective = RewardObjective(

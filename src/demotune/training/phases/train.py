@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 from demotune.common.progress import say
-from demotune.config.methods import SFTConfig
 from demotune.records import ScoredPair, Triplet
 from demotune.runs.file_names import CARRIED, METRICS
 from demotune.training.anchor import ANCHORED, scored_demonstrations
@@ -26,6 +25,7 @@ from demotune.training.pairs import (
     steps_of_all_stages,
     triplets,
 )
+from demotune.training.setup import Setup
 from demotune.training.stage import Outcome, Stage, pairwise, stage_slice, supervised, tokens_of
 from demotune.training.trainer import Fit
 from demotune.training.work import PhaseWork, Tokens
@@ -35,7 +35,7 @@ from demotune.training.work_plan import StagePlan, tokens_of_another, tokens_of_
 def on_demonstrations(stage: Stage, objective: Callable[[Any], Objective[Any]]) -> Outcome:
     """Passes over the stage's demonstrations; publishes the policy. An anchored loss scores them by pi_0 first."""
     config, rows = supervised(stage.setup), stage_slice(stage.setup, stage.number)
-    plan = _plan(config, rows.lengths.tolist(), stage.seed("microbatches"))
+    plan = _plan(stage.setup, rows.lengths.tolist(), stage.seed("microbatches"))
     if config.loss not in ANCHORED:
         return _train(stage, "train", plan, rows, objective(config), stop_loss=config.stop_loss)
     scored = scored_demonstrations(stage, rows, plan)
@@ -47,14 +47,15 @@ def on_demonstrations(stage: Stage, objective: Callable[[Any], Objective[Any]]) 
 def work_on_demonstrations(plan: StagePlan) -> PhaseWork:
     """What `on_demonstrations` does."""
     config, lengths = supervised(plan.setup), [len(row.prompt) + row.demo for row in plan.own]
-    microbatches = _plan(config, lengths, plan.seed("microbatches"))
+    microbatches = _plan(plan.setup, lengths, plan.seed("microbatches"))
     tokens = [tokens_of_responses(len(row.prompt), [row.demo]) for row in plan.own]
     scored = plan.scored_demos(plan.own) if config.loss in ANCHORED else Tokens()
     return PhaseWork(scored=scored, training=plan.training(microbatches, tokens), saves=1)
 
 
-def _plan(config: SFTConfig, lengths: Sequence[int], seed: int) -> MicrobatchPlan:
-    return config_microbatches(config, lengths, epochs=config.num_train_epochs, steps=config.max_steps, seed=seed)
+def _plan(setup: Setup, lengths: Sequence[int], seed: int) -> MicrobatchPlan:
+    config = supervised(setup)
+    return config_microbatches(setup, lengths, epochs=config.num_train_epochs, steps=config.max_steps, seed=seed)
 
 
 def on_pairs(stage: Stage, objective: Callable[[Any], PairwiseObjective]) -> Outcome:

@@ -1,4 +1,7 @@
-"""The formats of demonstrations that are in use: recognised by their columns, converted to prompt and response."""
+"""The formats of demonstrations that are in use: recognised by their columns, converted to prompt and response.
+
+Kinds of files are another matter: `readers/by_suffix.py`.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,7 @@
-"""`demotune estimate`: memory, tokens, operations and time of a run, before it. Data are read as a run reads them."""
+"""`demotune estimate`: memory, tokens, operations and time of a run, before it. Data are read as a run reads them.
+
+`forecast.py` adds up the work of the phases, `time_and_memory.py` says what it costs.
+"""
 
 import dataclasses
 import tempfile

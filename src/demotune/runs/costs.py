@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from demotune.runs.done_phases import DonePhase
+from demotune.runs.phase_records import DonePhase
 from demotune.runs.manifest import Manifest
 
 MEASURING = ("start", "check")

@@ -9,7 +9,7 @@ from typing import Any
 from demotune.common.files import read_rows
 from demotune.common.json_records import read_record, read_records
 from demotune.runs.check import StageCheck
-from demotune.runs.done_phases import DonePhase, phase_of
+from demotune.runs.phase_records import DonePhase, phase_of
 from demotune.runs.file_names import (
     CHECK,
     HELDOUT,

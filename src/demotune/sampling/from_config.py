@@ -1,4 +1,7 @@
-"""From the settings of a command to what draws: this process, or the engine that they name."""
+"""From the settings of a command to what draws: this process, or the engine that they name.
+
+Which names there are is in `config/sampler.py`.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext

@@ -1,4 +1,4 @@
-"""The phases of a stage that are done, as its state.json records them."""
+"""What state.json says of a phase that is done. `training/phase_loop.py` skips the phases that stand there."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

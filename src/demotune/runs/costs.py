@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from demotune.runs.phase_records import DonePhase
 from demotune.runs.manifest import Manifest
+from demotune.runs.phase_records import DonePhase
 
 MEASURING = ("start", "check")
 """Phases that only measure, on held-out rows: they are no cost of a method."""

@@ -9,7 +9,6 @@ from typing import Any
 from demotune.common.files import read_rows
 from demotune.common.json_records import read_record, read_records
 from demotune.runs.check import StageCheck
-from demotune.runs.phase_records import DonePhase, phase_of
 from demotune.runs.file_names import (
     CHECK,
     HELDOUT,
@@ -24,6 +23,7 @@ from demotune.runs.file_names import (
 )
 from demotune.runs.folder import RunFolder, written_by_a_run
 from demotune.runs.heldout import HeldoutRow
+from demotune.runs.phase_records import DonePhase, phase_of
 from demotune.runs.rows import ImplicitRow, ReferenceRow, RewardRow, SampleRow
 
 

@@ -144,7 +144,7 @@ def test_other_code_makes_other_rows(
     cache: Path, made: list[str], source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read(source)
-    monkeypatch.setattr(intake_cache, "_code", lambda: "newer")
+    monkeypatch.setattr(intake_cache, "hash_of_code", lambda: "newer")
     read(source)
     assert len(made) == 2
 

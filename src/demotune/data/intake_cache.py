@@ -94,11 +94,11 @@ def _in_turn(folder: Path) -> Iterator[None]:
 
 def _key(request: Request, renderer: Renderer, hashes: dict[str, str]) -> str:
     """A hash of everything that the rows and their notes depend on, this package's code included."""
-    known = {"code": _code(), "renderer": renderer.fingerprint(), "request": asdict(request), "data": hashes}
+    known = {"code": hash_of_code(), "renderer": renderer.fingerprint(), "request": asdict(request), "data": hashes}
     return hash_of(known)[:32]
 
 
 @cache
-def _code() -> str:
+def hash_of_code() -> str:
     package = Path(demotune.__file__).parent
     return folder_hash(package, sorted([package / "records.py", *(package / "data").rglob("*.py")]))

@@ -20,8 +20,8 @@ from helpers.rewards import with_random_head
 from torch.nn.functional import logsigmoid
 from torch.testing import assert_close
 
+from demotune.config.links import Link
 from demotune.config.methods import IRFTConfig, SFTConfig, SPINConfig
-from demotune.config.shared_fields import Link
 from demotune.models.batches import pair_batch
 from demotune.models.logprobs import naive_response_logps
 from demotune.models.reward import reward_from_policy

@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, TrainerCallback
 from demotune import IRFTConfig, run
 from demotune.common.errors import DemotuneError
 from demotune.common.files import read_rows, seal
-from demotune.config.shared_fields import Link
+from demotune.config.links import Link
 from demotune.models.attention import ATTENTION, register_attention
 from demotune.models.logprobs import naive_response_logps
 from demotune.models.policy import load_policy

@@ -31,7 +31,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 from torch.testing import assert_close
 
-from demotune.config.shared_fields import Link
+from demotune.config.links import Link
 from demotune.training.losses import implicit_reward_loss, loss_at_reference, sft_loss
 
 LINKS: tuple[Link, ...] = ("logistic", "linear", "nce")

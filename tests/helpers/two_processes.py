@@ -30,6 +30,21 @@ SHARDED = {
     "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",  # which would leave the second process without weights
 }
 
+SMALL: dict[str, Any] = {"max_length": 128, "bf16": False, "learning_rate": 1e-3, "per_device_train_batch_size": 2}
+RFT: dict[str, Any] = {
+    "method": "rft",
+    "stages": 1,
+    "reward_steps": 4,
+    "reward_learning_rate": 1e-3,
+    "prompts_per_batch": 4,
+    "num_generations": 2,
+    "policy_batches": 2,
+    "num_mini_batches": 2,
+    "finished_only": False,
+    "stop_unfinished": 0.0,
+    "force": True,
+}
+
 
 def launch_sharded(tasks: list[dict[str, Any]], folder: Path) -> tuple[int, str]:
     """Let two processes do the tasks, in shards: the exit code, and what they wrote."""

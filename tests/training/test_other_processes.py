@@ -10,32 +10,18 @@ from typing import Any
 import pytest
 from helpers.killing import Killed, after_append
 from helpers.tiny import save_tiny, write_rows
-from helpers.two_processes import assert_ends_alike, at_checkpoint, launch, leave
+from helpers.two_processes import RFT, SMALL, assert_ends_alike, at_checkpoint, launch, leave
 
 import demotune
 from demotune.common.files import read_json, read_rows
 from demotune.common.journals import read_journal
 from demotune.config.methods import CONFIGS
 
-SMALL: dict[str, Any] = {"max_length": 128, "bf16": False, "learning_rate": 1e-3, "per_device_train_batch_size": 2}
 SAMPLED: dict[str, Any] = {**SMALL, "max_new_tokens": 8, "samples_per_prompt": 1, "save_steps": 1}
 RUNS: dict[str, dict[str, Any]] = {
     "sft": {**SMALL, "method": "sft", "num_train_epochs": 0.46},
     "irft": {**SAMPLED, "method": "irft", "stages": 2, "steps_per_stage": 3, "optimizer_across_stages": "carry"},
-    "rft": {
-        **SAMPLED,
-        "method": "rft",
-        "stages": 1,
-        "reward_steps": 4,
-        "reward_learning_rate": 1e-3,
-        "prompts_per_batch": 4,
-        "num_generations": 2,
-        "policy_batches": 2,
-        "num_mini_batches": 2,
-        "finished_only": False,
-        "stop_unfinished": 0.0,
-        "force": True,
-    },
+    "rft": {**SAMPLED, **RFT},
 }
 IN_TRAINING, IN_POLICY = ("01/checkpoints", 2), ("00/policy-checkpoints", 2)
 """Where they are left: a folder of checkpoints, and the step of one of them."""

@@ -10,7 +10,7 @@ import torch
 from helpers.command import call
 from helpers.killing import Killed
 from helpers.tiny import save_tiny, write_rows
-from helpers.two_processes import assert_ends_alike, at_checkpoint, launch_sharded, leave
+from helpers.two_processes import RFT, SMALL, assert_ends_alike, at_checkpoint, launch_sharded, leave
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -20,30 +20,15 @@ from demotune.config.methods import CONFIGS
 from demotune.runs.file_names import CARRIED, METRICS
 from demotune.training import early_checks
 
-SMALL: dict[str, Any] = {"max_length": 128, "bf16": False, "learning_rate": 1e-3, "per_device_train_batch_size": 2}
 SAMPLED: dict[str, Any] = {"max_new_tokens": 8, "samples_per_prompt": 1}
-RFT: dict[str, Any] = {
-    "method": "rft",
-    "stages": 1,
-    "reward_steps": 4,
-    "reward_eval_steps": 2,
-    "reward_learning_rate": 1e-3,
-    "prompts_per_batch": 4,
-    "num_generations": 2,
-    "policy_batches": 2,
-    "num_mini_batches": 2,
-    "finished_only": False,
-    "stop_unfinished": 0.0,
-    "force": True,
-}
 RUNS: dict[str, dict[str, Any]] = {
     # Micro-batches are cut into passes of one row: the processes have different numbers of them.
     "sft": {"method": "sft", "max_steps": 4, "tokens_per_microbatch": 45},
     "spin": {"method": "spin", "steps_per_stage": 2, "activation_checkpointing": True},
     "irft": {"method": "irft", "stages": 2, "steps_per_stage": 3, "optimizer_across_stages": "carry", "save_steps": 1},
     "bfloat16": {"method": "irft", "stages": 1, "steps_per_stage": 3, "bf16": True},
-    "rft": RFT,
-    "lora": {**RFT, "use_peft": True, "learning_rate": 1e-2, "save_steps": 1},
+    "rft": {**RFT, "reward_eval_steps": 2},
+    "lora": {**RFT, "reward_eval_steps": 2, "use_peft": True, "learning_rate": 1e-2, "save_steps": 1},
 }
 DEATHS = {"irft": ("01/checkpoints", 2), "lora": ("00/policy-checkpoints", 2)}
 """Which runs are killed, and at which checkpoint."""

@@ -25,7 +25,7 @@ from demotune.runs.file_names import CO_TRAINED_REWARD, REWARD, ROLLOUTS
 from demotune.training.arguments import training_arguments
 from demotune.training.co_training import TaughtPairs
 from demotune.training.learned_reward import load_reward, reward_padding, scorer
-from demotune.training.microbatches import plan_microbatches
+from demotune.training.microbatches import Microbatches, plan_microbatches
 from demotune.training.objectives import RewardObjective
 from demotune.training.pairs import pair_lengths
 from demotune.training.rollout_files import SEAL
@@ -97,9 +97,9 @@ class CoTrainedModel:
             steps=None,
             seed=self._stage.seed(f"reward-update-{update}"),
         )
-        units = [[pairs[number] for number in plan.units[unit]] for unit in plan.order]
-        for start in range(0, len(units), self._config.gradient_accumulation_steps):
-            self._step(units[start : start + self._config.gradient_accumulation_steps])
+        microbatches, together = Microbatches(plan, pairs), self._config.gradient_accumulation_steps
+        for start in range(0, len(microbatches), together):
+            self._step(microbatches[start : start + together])
 
     def _step(self, units: Sequence[Sequence[Pair]]) -> None:
         """One optimizer step: the mean loss over all pairs of these micro-batches."""

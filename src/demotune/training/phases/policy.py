@@ -118,10 +118,8 @@ def work(plan: StagePlan) -> PhaseWork:
     """
     config = with_reward(plan.setup)
     prompts = [*(row.prompt for row in plan.own), *plan.setup.prompts]
-    rollouts, response = (
-        RolloutPlan.of(config, len(prompts), plan.setup.processes),
-        fmean(row.sample for row in plan.own),
-    )
+    rollouts = RolloutPlan.of(config, len(prompts), plan.setup.processes)
+    response = fmean(row.sample for row in plan.own)
     size = rollouts.responses / rollouts.mini_batches / rollouts.microbatches  # responses of a micro-batch
     prompt, answers = fmean(map(len, prompts)), config.num_generations
     group = tokens_of_responses(prompt, [response] * answers, per_prompt=min(answers, size))

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+from helpers.page_browser import open_browser
 
 from demotune.paper.judged import Judged, JudgedSeed, share_over_seeds
-from demotune.paper.page import draw, render
+from demotune.paper.page import draw, render, ticks
 from demotune.paper.record import ArtefactRecord, Chart, Point, Sample, Series
 from demotune.paper.table5 import samples_of
 from demotune.runs.evaluation import EvaluatedRow, Evaluation
@@ -65,18 +66,49 @@ def test_a_chart_holds_its_intervals_and_its_level() -> None:
     assert [row.shown for row in drawn.rows] == ["2.00 [1.00, 3.00] nats", "−1.00 nats"]
 
 
-def test_hostile_text_stays_text() -> None:
-    sample = Sample(HOSTILE, HOSTILE, HOSTILE, (HOSTILE,), (HOSTILE,), (0.0,))
-    lines = Chart(
-        "lines", HOSTILE, "share", (Series(HOSTILE, (Point(0, 0.2, 0.1, 0.3), Point(1, 0.4, 0.3, 0.5))),), 0.5
-    )
-    page = render(
+@pytest.mark.parametrize(
+    ("low", "high", "unit", "names"),
+    [
+        (-0.0071, 0.0031, "reward", ["−0.006", "−0.004", "−0.002", "0.000", "0.002"]),
+        (0.0, 1.0, "share", ["0%", "20%", "40%", "60%", "80%", "100%"]),
+        (-3.0, 41.0, "reward", ["0", "10", "20", "30", "40"]),
+    ],
+)
+def test_an_axis_has_round_numbers_of_one_step(low: float, high: float, unit: str, names: list[str]) -> None:
+    found = ticks(low, high, unit)
+    assert [name for _, name in found] == names
+    assert all(low <= value <= high for value, _ in found)
+
+
+def page_of(text: str) -> str:
+    """A page with a chart of each kind and one sample, all named by a text."""
+    sample = Sample(text, text, text, (text,), (text,), (0.0,))
+    series = (Series(text, (Point(0, 0.2, 0.1, 0.3), Point(1, 0.4, 0.3, 0.5))),)
+    charts = (Chart("lines", text, "share", series, 0.5), Chart("intervals", text, "nats", series, 0.0))
+    return render(
         ArtefactRecord(
-            artefact="table5", title=HOSTILE, size="tiny", command=HOSTILE, created="", versions={}, answer=HOSTILE,
-            warnings=(HOSTILE,), charts=(lines,), grids=(), samples=(sample,), paper=(HOSTILE,), rigor=(),
-            leaks=(HOSTILE,), limits=(HOSTILE,), trials=(),
+            artefact="table5", title=text, size="tiny", command=text, created="", versions={}, answer=text,
+            warnings=(text,), charts=charts,
+            grids=(), samples=(sample,), paper=(text,), rigor=(), leaks=(text,), limits=(text,), trials=(),
         )
     )  # fmt: skip
+
+
+def test_a_printed_page_shows_intervals_rewards_and_whole_answers(tmp_path: Path) -> None:
+    """The report, whose style the page shares, hides or cuts them."""
+    page = tmp_path / "page.html"
+    page.write_text(page_of("words " * 2000), encoding="utf-8")
+    for browser in open_browser(tmp_path / "profile"):
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+        browser.get(page.as_uri())
+        hidden = """return [...document.querySelectorAll('.interval, .facts, .sample pre')]
+            .filter((e) => !e.clientHeight || e.scrollHeight > e.clientHeight + 1).map((e) => e.className)"""
+        assert browser.execute_script(hidden) == []
+        assert len(browser.find_elements("css selector", ".interval")) == 2
+
+
+def test_hostile_text_stays_text() -> None:
+    page = page_of(HOSTILE)
     assert "<script" not in page
     assert "<img" not in page
     assert page.count("window.hurt") > 10

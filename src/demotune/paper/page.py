@@ -1,5 +1,6 @@
 """The page of an artefact: its record in, one HTML file out, without a script and without a network."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,8 +94,7 @@ def draw(chart: Chart) -> Drawn:
         for rank, series in enumerate(chart.series)
     )
     x_ticks = tuple((across(stage), f"{stage:g}") for stage in stages)
-    as_text = share if chart.unit == SHARE else number
-    y_ticks = tuple((up(value), as_text(value)) for value in _ticks(low, high))
+    y_ticks = tuple((up(value), name) for value, name in ticks(low, high, chart.unit))
     return Drawn(chart, (), None if chart.level is None else up(chart.level), lines, x_ticks, y_ticks)
 
 
@@ -151,5 +151,11 @@ def _path(marks: Sequence[Mark]) -> str:
     return " ".join(f"{'L' if place else 'M'}{mark.x:g} {mark.y:g}" for place, mark in enumerate(marks))
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    return [low + (high - low) * part / 4 for part in range(5)]
+def ticks(low: float, high: float, unit: str) -> list[tuple[float, str]]:
+    """Round numbers of one step inside a scale, about five of them, and how they are written."""
+    wanted = (high - low) / 4
+    power = math.floor(math.log10(wanted))
+    step = min((times * 10.0**power for times in (1, 2, 5, 10)), key=lambda step: abs(step - wanted))
+    digits = max(0, -math.floor(math.log10(step)))
+    values = [count * step for count in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return [(value, share(value) if unit == SHARE else f"{value:.{digits}f}".replace("-", "−")) for value in values]

@@ -16,12 +16,36 @@ from demotune.training.setup import Setup
 Row = TypeVar("Row")
 
 
-@dataclass(frozen=True, slots=True)
-class MicrobatchPlan:
-    """Which records are in one micro-batch (`units`) and in which order the units are trained (`order`, all passes)."""
+class Units(Sequence[list[int]]):
+    """Numbers of records, cut into micro-batches: two arrays, since a plan may hold millions of records."""
 
-    units: tuple[tuple[int, ...], ...]
-    order: tuple[int, ...]
+    def __init__(self, records: NDArray[np.int64], sizes: NDArray[np.int64]) -> None:
+        self._records, self._ends = records, np.cumsum(sizes)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, place: int) -> list[int]: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[list[int]]: ...
+    def __getitem__(self, place: int | slice) -> list[int] | list[list[int]]:
+        if isinstance(place, slice):
+            return [self[one] for one in range(len(self))[place]]
+        place = range(len(self))[place]  # an IndexError ends a loop over all
+        found: list[int] = self._records[self._ends[place - 1] if place else 0 : self._ends[place]].tolist()
+        return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MicrobatchPlan:
+    """Which records are in one micro-batch (`units`) and in which order the units are trained.
+
+    `order`: numbers of units in all passes, (micro-batches,).
+    """
+
+    units: Units
+    order: NDArray[np.int64]
     steps: int
 
 
@@ -62,11 +86,10 @@ def plan_microbatches(
             records[borders[group] : borders[group + 1]] for group in own[np.argsort(longest[own], kind="stable")]
         ]
     order_of_records = np.concatenate(ordered)
-    cut = whole_groups(group_of[order_of_records].tolist(), batch_size)
-    units = tuple(tuple(order_of_records[unit].tolist()) for unit in cut)
-    wanted = steps * accumulation if steps is not None else max(round(len(units) * epochs), 1)
-    order = in_passes(range(len(units)), wanted, rng)
-    return MicrobatchPlan(units=units, order=tuple(order), steps=-(-wanted // accumulation))
+    cut = np.array([len(unit) for unit in whole_groups(group_of[order_of_records].tolist(), batch_size)])
+    wanted = steps * accumulation if steps is not None else max(round(len(cut) * epochs), 1)
+    order = np.array(in_passes(range(len(cut)), wanted, rng))
+    return MicrobatchPlan(units=Units(order_of_records, cut), order=order, steps=-(-wanted // accumulation))
 
 
 def _windows(sizes: NDArray[np.int64], least: int) -> Iterator[slice]:

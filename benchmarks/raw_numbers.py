@@ -2,9 +2,10 @@
 
     python benchmarks/raw_numbers.py TARGET FOLDER [FOLDER ...]
 
-Of each FOLDER, what is there goes to TARGET/NAME: comparison.json, evaluation.json, shortcuts.json with paths cut to
-their last part; rows.jsonl.gz with the key and the numbers of each row; and what `demotune compare --data` measured, as
-logps.jsonl.gz: a line per test pair in the order of the file, per model the log-probability and tokens of both sides.
+Of each FOLDER, what is there goes to TARGET/NAME: comparison.json, evaluation.json, shortcuts.json and the artefacts of
+`demotune paper`, without samples and with paths cut to their last part; rows.jsonl.gz with the key and the numbers of
+each row; and what `demotune compare --data` measured, as logps.jsonl.gz: a line per test pair in the order of the file,
+per model the log-probability and tokens of both sides.
 """
 
 import json
@@ -16,7 +17,12 @@ from typing import Any
 from demotune.common.files import read_json, read_rows, write_json, write_rows
 
 PATH = re.compile(r"(?<![\w./])/(?:[^\s\"':/,]+/)*([^\s\"':/,]+)")
-RECORDS = ("comparison.json", "evaluation.json", "shortcuts.json")
+RECORDS = (
+    "comparison.json", "evaluation.json", "shortcuts.json", "reward_models.json",
+    "figure1.json", "figure2.json", "table2.json", "table5.json",
+)  # fmt: skip
+SAMPLES = "samples"
+"""The field of an artefact that holds texts."""
 LOGPS = "-logps-"
 
 
@@ -49,7 +55,9 @@ def keep(folder: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for name in RECORDS:
         if (folder / name).exists():
-            write_json(target / name, last_parts(json.loads((folder / name).read_text(encoding="utf-8"))))
+            known = json.loads((folder / name).read_text(encoding="utf-8"))
+            known.pop(SAMPLES, None)
+            write_json(target / name, last_parts(known))
     if (folder / "rows.jsonl.gz").exists() and (folder / "evaluation.json").exists():
         write_rows(target / "rows.jsonl.gz", [numbers(row) for row in read_rows(folder / "rows.jsonl.gz")])
     if (folder / "comparison.json").exists() and (rows := logps(folder / "parts")):

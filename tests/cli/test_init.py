@@ -68,10 +68,12 @@ def test_columns_of_no_known_format_are_asked_for(place: Path) -> None:
     rows = [{"customer_message": f"ask {n}", "agent_reply": f"say {n}"} for n in range(12)]
     (place / "desk.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     columns = "prompt=customer_message,response=agent_reply"
-    shown = begin("--model", "model", "--data", "desk.jsonl", typed=f"{columns}\n\n\n")
-    assert shown.exit_code == 0, shown.output
-    assert f"--columns {columns}" in shown.output
-    assert load_config(place / "run.yaml").columns == columns
+    for typed in ("", "prompt=agent_reply\n"):  # Enter takes what is proposed; what cannot be used is asked for again
+        shown = begin("--model", "model", "--data", "desk.jsonl", typed=f"{typed}\n\n\n")
+        assert shown.exit_code == 0, shown.output
+        assert f"--columns {columns}" in shown.output
+        assert load_config(place / "run.yaml").columns == columns
+        (place / "run.yaml").unlink()
 
 
 def test_a_file_that_is_there_is_kept_unless_the_user_says_so(place: Path) -> None:

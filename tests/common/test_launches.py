@@ -32,6 +32,10 @@ CUT = {**FSDP, "FSDP_VERSION": "2", "ACCELERATE_USE_PARALLELISM_CONFIG": "true"}
         ({**FSDP, "FSDP_VERSION": "1"}, "FSDP version 1, .*; give accelerate launch --use_fsdp --fsdp_version 2"),
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed, "),
         ({"ACCELERATE_USE_DEEPSPEED": "True", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, r"DeepSpeed \(ZeRO stage 3\), "),
+        (
+            {**FSDP, "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"},
+            r"parameters in host memory \(fsdp_offload_params\), ",
+        ),
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "Megatron-LM, "),
         ({**CUT, "PARALLELISM_CONFIG_TP_SIZE": "2"}, "tensor parallelism over 2 processes, "),
         ({**CUT, "PARALLELISM_CONFIG_CP_SIZE": "4"}, "context parallelism over 4 processes, "),

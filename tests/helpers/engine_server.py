@@ -46,7 +46,7 @@ class TinyEngine:
         self.headers: list[dict[str, str]] = []
         self.name, self.longest = "tiny", 256
         self._lock = threading.RLock()
-        self._life = 0
+        self._life, self.asleep = 0, False
         self.begin_anew()
         outer = self
 
@@ -54,7 +54,8 @@ class TinyEngine:
             def do_GET(self) -> None:
                 outer.headers.append(dict(self.headers))
                 base = {"id": outer.name, "parent": None, "max_model_len": outer.longest}
-                self._send(200, {"data": [base]} if self.path == "/v1/models" else {})
+                answers = {"/v1/models": {"data": [base]}, "/is_sleeping": {"is_sleeping": outer.asleep}}
+                self._send(200, answers.get(self.path, {}))
 
             def do_POST(self) -> None:
                 life = outer._life
@@ -104,8 +105,15 @@ class TinyEngine:
         self.server.server_close()
 
     def answer(self, path: str, body: dict[str, Any]) -> tuple[int, Any, dict[str, str]]:
-        if path == "/v1/completions":
-            return self._complete(body)
+        if path in ("/sleep?level=1", "/wake_up") and self.dev_mode:
+            self.asleep = path != "/wake_up"
+            return 200, {}, {}
+        if self.asleep:
+            return 500, {"error": {"message": "asleep"}}, {}
+        return self._complete(body) if path == "/v1/completions" else self._take(path, body)
+
+    def _take(self, path: str, body: dict[str, Any]) -> tuple[int, Any, dict[str, str]]:
+        """Weights that it is given."""
         if path == "/collective_rpc" and self.dev_mode:
             assert body["method"] == "reload_weights"
             self._load(Path(body["kwargs"]["weights_path"]))

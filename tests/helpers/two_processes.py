@@ -26,7 +26,7 @@ SHARDED = {
     "ACCELERATE_USE_FSDP": "true",
     "FSDP_VERSION": "2",
     "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-    "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
+    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",  # as in TRL's config; no run could go on from what that writes
     "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",  # which would leave the second process without weights
 }
 

@@ -19,6 +19,7 @@ from demotune.config.config_files import build_config
 from demotune.config.field import field_help, fields_of
 from demotune.config.interactive import InitConfig
 from demotune.config.methods import CONFIGS, AnyConfig, Method
+from demotune.data import NoFormatError, parse_columns
 from demotune.estimation.estimate import estimate
 from demotune.models.policy import resolve_model
 from demotune.runs.folder import RunFolder, run_of
@@ -96,6 +97,7 @@ def _asked(
 
 def _model(text: str) -> str:
     refuse_missing_inputs(InitConfig(model=text))
+    resolve_model(text)
     return text
 
 
@@ -106,6 +108,12 @@ def _data(text: str) -> tuple[str, ...]:
         raise DemotuneError(f"data {text!r} cannot be read: {error}; close the quotation") from None
     refuse_missing_inputs(InitConfig(data=sources))
     return sources
+
+
+def _columns(text: str) -> str:
+    columns = text.removeprefix("--columns").strip()
+    parse_columns(columns)
+    return columns
 
 
 def _method(text: str) -> Method:
@@ -132,11 +140,11 @@ def _show_data(reading: AnyConfig, given: InitConfig) -> str | None:
     while True:
         try:
             found, renderer = read_data(replace(reading, columns=columns))
-        except DemotuneError as error:
-            if given.yes or given.columns is not None or "--columns" not in str(error):
+        except NoFormatError as error:
+            if given.yes or given.columns is not None or error.proposed is None:
                 raise
             say(str(error), style="yellow")
-            columns = _asked("columns", None, None, given, lambda text: text.removeprefix("--columns").strip())
+            columns = _asked("columns", None, error.proposed, given, _columns)
         else:
             show_rows(found, renderer, SHOWN_ROWS)
             return columns

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from demotune.common.errors import DemotuneError
+from demotune.common.errors import DemotuneError, no_such_model
 from demotune.config.field import Named, fields_of
 from demotune.config.loggers import refuse_unknown_loggers
 from demotune.data import parse_columns, read_prompt_file, refuse_missing_source
@@ -43,10 +43,7 @@ def _refuse_missing_model(source: str) -> None:
     except HFValidationError:
         possible = False
     if not possible:
-        raise DemotuneError(
-            f"model {source!r} is no folder or GGUF file here ({Path.cwd()}), and no possible hub id; check the path "
-            "or the hub id"
-        )
+        raise no_such_model(source)
 
 
 def _each(check: Callable[[Any], object]) -> Callable[[Sequence[Any]], object]:

@@ -1,10 +1,19 @@
 """The one exception for what the user can fix; see `messages` for how the command line shows it and others."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 
 class DemotuneError(Exception):
     """Something the user can fix: the message says what happened, the value, and the fix."""
+
+
+def no_such_model(source: str) -> DemotuneError:
+    """The error for a name that is neither here nor possible as a hub id."""
+    return DemotuneError(
+        f"model {source!r} is no folder or GGUF file here ({Path.cwd()}), and no possible hub id; check the path, "
+        "which is read from the folder you are in, or the hub id"
+    )
 
 
 def first_line(error: BaseException) -> str:

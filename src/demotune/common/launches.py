@@ -24,6 +24,11 @@ def refuse_launch() -> None:
             f"the launcher asks for FSDP version {version}, which demotune does not use; give accelerate launch "
             "--use_fsdp --fsdp_version 2"
         )
+    if asked("ACCELERATE_USE_FSDP") and asked("FSDP_OFFLOAD_PARAMS"):
+        raise DemotuneError(
+            "the launcher asks for parameters in host memory (fsdp_offload_params), which demotune does not "
+            "use; set it to false, and where memory is short give --activation-checkpointing, --use-peft or more GPUs"
+        )
     if asked("ACCELERATE_USE_MEGATRON_LM"):
         raise DemotuneError("the launcher asks for Megatron-LM, which demotune does not use; launch without it")
     if asked("ACCELERATE_USE_PARALLELISM_CONFIG"):

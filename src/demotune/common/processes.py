@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from demotune.common.launches import asked
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from accelerate import PartialState
 
 Found = TypeVar("Found")
+LONGEST_WAIT = timedelta(hours=6)
+"""Of one process for another."""
 
 
 def process_state() -> "PartialState":
@@ -23,7 +26,9 @@ def process_state() -> "PartialState":
 
     has_accelerator = torch.cuda.is_available() or torch.xpu.is_available()
     wants_cpu = asked("ACCELERATE_USE_CPU")
-    return PartialState(cpu=wants_cpu or not has_accelerator)
+    # The others wait while the main process starts an engine, asks a judge or pushes to the hub: without this timeout
+    # torch would end them after 10 to 30 minutes.
+    return PartialState(cpu=wants_cpu or not has_accelerator, timeout=LONGEST_WAIT)
 
 
 def this_device() -> "torch.device":
@@ -66,12 +71,14 @@ def shards_models() -> bool:
     return asked("ACCELERATE_USE_FSDP") and bool(process_state().use_distributed)
 
 
-def load_in_every_process() -> None:
-    """Whole models in each process, as phases that draw or score need them; FSDP can be set to load in the first alone.
+def settle_fsdp() -> None:
+    """What runs need of FSDP, whatever its config says; before the first model is loaded.
 
-    Before the first model is loaded.
+    Whole models in each process, since all of them draw and score; and checkpoints in shards, which any number of
+    processes can go on from.
     """
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+    os.environ["FSDP_STATE_DICT_TYPE"] = "SHARDED_STATE_DICT"
 
 
 def any_process(flag: bool) -> bool:

@@ -54,17 +54,29 @@ def parse_columns(columns: str | None) -> dict[str, str]:
     return named
 
 
-def no_format_fits(name: str, rows: Sequence[RawRow], columns: str | None) -> DemotuneError:
+class NoFormatError(DemotuneError):
+    """A table's columns fit no format. `proposed` is what `--columns` may say, where there is something to propose."""
+
+    def __init__(self, message: str, proposed: str | None) -> None:
+        super().__init__(message)
+        self.proposed = proposed
+
+
+def no_format_fits(name: str, rows: Sequence[RawRow], columns: str | None) -> NoFormatError:
     """The error for a table whose columns fit no format: the columns found, and what to write."""
     found = list(dict.fromkeys(column for row in rows for column in (*row.columns, *row.unread)))
     problem = "these columns fit no known format" if columns is None else f"no row has the columns of {columns!r}"
-    return DemotuneError(f"{name}: {problem}; found: {column_list(found) or 'none'}; {_proposal(rows, found)}")
+    advice, proposed = _advice(rows, found)
+    if proposed is not None:
+        advice += f", for example --columns {proposed}"
+    return NoFormatError(f"{name}: {problem}; found: {column_list(found) or 'none'}; {advice}", proposed)
 
 
-def _proposal(rows: Sequence[RawRow], found: Sequence[str]) -> str:
+def _advice(rows: Sequence[RawRow], found: Sequence[str]) -> tuple[str, str | None]:
+    """What to do, and what `--columns` may say."""
     dialogues = [column for column in found if any(_is_dialogue(row.columns.get(column)) for row in rows)]
     if dialogues:
-        return f"say which holds the conversation, for example --columns messages={column_list(dialogues[:1])}"
+        return "say which holds the conversation", f"messages={column_list(dialogues[:1])}"
     texts = [column for column in found if column and "," not in column and _length(column, rows) > 0]
     rendered = texts if len(texts) == 1 else [column for column in texts if column == "text"]
     if mark := next((mark for column in rendered for mark in _REPLY_MARKS if _has_mark(column, rows, mark)), None):
@@ -72,10 +84,10 @@ def _proposal(rows: Sequence[RawRow], found: Sequence[str]) -> str:
             f"{column_list(rendered)} holds whole conversations that a chat template wrote (found {mark.strip()!r}); "
             "demotune writes them itself, with the model's template; cut each text before its last "
             f"{mark.strip()!r} into two columns, prompt and completion, and leave the template's marks out"
-        )
+        ), None
     if len(texts) < 2:
         have = f"only {column_list(texts)} holds text" if texts else "no column holds text"
-        return f"demonstrations need a prompt and a response, and {have}; write each to a column of its own"
+        return f"demonstrations need a prompt and a response, and {have}; write each to a column of its own", None
     # A column that is named like one of the two comes first; of the others, the longest texts.
     by_length = sorted(texts, key=lambda column: -_length(column, rows))
     response = min(by_length, key=lambda column: _rank(column, _RESPONSE_LIKE))
@@ -87,10 +99,7 @@ def _proposal(rows: Sequence[RawRow], found: Sequence[str]) -> str:
     else:
         others = [column for column in by_length if column != response]
         prompt = min(others, key=lambda column: _rank(column, _PROMPT_LIKE))
-    return (
-        "say which hold prompt and response, for example --columns "
-        f"prompt={column_list([prompt])},response={column_list([response])}"
-    )
+    return "say which hold prompt and response", f"prompt={column_list([prompt])},response={column_list([response])}"
 
 
 def _rank(column: str, words: Sequence[str]) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from demotune.common.errors import DemotuneError, first_line
+from demotune.common.errors import DemotuneError, first_line, no_such_model
 from demotune.common.files import cache_folder, file_hash, publish_folder
 from demotune.common.profiling import timed
 from demotune.models.adapters import load_adapter_on
@@ -229,7 +229,9 @@ def resolve_base(adapter_folder: Path) -> Path:
 def _download(source: str) -> Path:
     try:
         return Path(snapshot_download(source, allow_patterns=list(HUB_FILES)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+    except HFValidationError as error:
+        raise no_such_model(source) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise DemotuneError(
             f"model {source!r} is no folder or GGUF file here, and the hub did not give it: {first_line(error)}; "
             "check the path or the hub id, or give a folder that holds the model"

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from demotune.common.errors import DemotuneError
 from demotune.common.files import file_hash
 from demotune.common.machine import has_fast_bf16
-from demotune.common.processes import load_in_every_process, main_process, process_state, this_device, wait_for_everyone
+from demotune.common.processes import main_process, process_state, settle_fsdp, this_device, wait_for_everyone
 from demotune.common.progress import say
 from demotune.config.methods import AnyConfig
 from demotune.data import read_prompt_file
@@ -40,7 +40,7 @@ def prepare_run(
     for field, flag in (("model", "--model"), ("data", "--data")):
         if not getattr(config, field):
             raise DemotuneError(f"{field} is missing; name it with {flag}, in the YAML file, or pass it to run()")
-    load_in_every_process()
+    settle_fsdp()
     check_early(config)
     say(f"demotune {config.method}: {config.model} on {', '.join(config.data)} -> {folder.root}")
     with process_state().main_process_first():  # one process downloads or converts

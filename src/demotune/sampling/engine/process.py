@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from demotune.common.errors import DemotuneError
-from demotune.common.progress import minutes, say
+from demotune.common.http_client import PassingError
+from demotune.common.progress import minutes, say, warn
 from demotune.sampling.engine.server import EngineServer
 
 READY_SECONDS = 900.0
@@ -106,7 +107,12 @@ class StartedServer:
         """Leave the accelerator's memory to training, where the server can."""
         if not self._settings.on_gpu:
             return
-        before, self._sleeps = self._sleeps, server.patiently(server.sleep)
+        before = self._sleeps
+        try:
+            self._sleeps = server.patiently(server.sleep)
+        except PassingError as why:  # the next drawing finds out whether it is still there
+            self._sleeps = True
+            warn(f"vllm was asked to leave its memory to training, and did not answer: {why}")
         if not self._sleeps and before is None:
             say("vllm has no sleep mode here: it keeps its memory while the run trains")
 

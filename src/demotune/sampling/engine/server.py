@@ -66,6 +66,8 @@ class EngineServer:
         try:
             received = self._once("/v1/completions", body, SECONDS + SECONDS_PER_TOKEN * body["max_tokens"])
         except RefusedError as refusal:
+            if refusal.code == 404 and body["model"] != self.model:  # an adapter: it was given, so it began anew
+                raise PassingError(f"it serves {body['model']} no longer") from refusal
             raise self._refused(refusal) from refusal
         return read_answer(received, body, options, self.address)
 

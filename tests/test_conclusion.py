@@ -93,7 +93,7 @@ def test_report_of_two_runs_compares_them(irft: RunResult, sft: RunResult, place
     )
     assert done.exit_code == 0, done.output
     page = (place / "both.html").read_text(encoding="utf-8")
-    assert "less sft" in page
+    assert "minus sft" in page
     assert (place / "card.json").exists()
     kept = json.loads((place / "both-comparison.json").read_text())
     assert [line["setting"] for line in kept["lines"]] == ["start model", "irft", "sft"]

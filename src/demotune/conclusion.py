@@ -43,6 +43,9 @@ def write_page(
 
 def _say_answer(page: Path, runs: Sequence[Path], evaluations: Sequence[Path] = ()) -> None:
     found, judged = read_runs(list(runs)), [read_evaluation(folder) for folder in evaluations]
+    for run in found:
+        if not run.finished:
+            say(f"{run.folder} is not finished: what follows is about its stages so far", style="yellow")
     say(f"{headline(found, judged)}. {answer_sentence(found, judged)}")
     say(f"Report: {page.resolve().as_uri()}")
 

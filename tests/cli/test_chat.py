@@ -45,7 +45,10 @@ def test_an_answer_is_what_sample_gives_and_is_saved_with_its_reward(runs: Path,
     assert demonstration.response == said(row)
 
 
-@pytest.mark.parametrize(("output", "message"), [("folder", "is a folder; name a file"), ("file/x.jsonl", "file: ")])
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [("folder", "is a folder; name a file"), ("file/x.jsonl", "file: "), ("rows.txt", "name it rows.jsonl")],
+)
 def test_a_file_that_cannot_be_written_is_refused_before_the_first_question(
     runs: Path, tmp_path: Path, output: str, message: str
 ) -> None:

@@ -153,7 +153,7 @@ def test_the_command_trains_the_control_and_compares_with_it(irft: Path, tmp_pat
     code, shown = call("compare", str(irft), "--control", "sft", "--output", str(tmp_path / "out"))
     assert code == 0, shown
     assert "sft, control of irft" in shown
-    assert "less sft, control of irft" in shown, shown
+    assert "minus sft, control of irft" in shown, shown
     kept = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert [line["setting"] for line in kept["lines"]] == ["start model", "irft", "sft, control of irft"]
     code, shown = call("compare", str(irft), str(irft.with_name("irft-control-sft")), "--control", "sft")

@@ -79,6 +79,23 @@ def test_help_all_needs_no_other_flag() -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "code", "part"),
+    [
+        ("estimate --help-all", 0, "Whose flags follow"),
+        ("estimate --method sft --help-all", 0, "Usage: demotune estimate --method sft [OPTIONS]"),
+        ("estimate", 2, "Missing option --method"),
+        ("estimate --method ppo", 2, "'ppo' is not one of 'sft'"),
+        ("sft --learning-rate fast", 2, "'--learning-rate': 'fast' is no number"),
+    ],
+)
+def test_what_is_asked_wrongly_is_named(words: str, code: int, part: str) -> None:
+    ended, shown = call(*words.split())
+    assert ended == code
+    assert part in shown
+    assert "Value error" not in shown
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("Start model: a hub id, a folder.", "Start model"),

@@ -20,9 +20,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def looked_at(place: Path, *more: str, data: str = "rows.jsonl") -> str:
+def looked_at(place: Path, *more: str, data: str = "rows.jsonl", ends_with: int = 0) -> str:
     code, shown = call("inspect", "--data", str(place / data), "--model", str(place / "model"), *more)
-    assert code == 0, shown
+    assert code == ends_with, shown
     return shown
 
 
@@ -72,13 +72,15 @@ def test_refused_rows_have_reasons_and_places(place: Path) -> None:
 
 def test_data_without_a_good_row_are_shown_too(place: Path) -> None:
     (place / "none.jsonl").write_text(json.dumps({"prompt": "a", "completion": ""}) + "\n")
-    assert "1 of 1 rows are refused" in looked_at(place, data="none.jsonl")
+    shown = looked_at(place, data="none.jsonl", ends_with=1)
+    assert "1 of 1 rows are refused" in shown
+    assert "error: no row can be used" in shown
 
 
 def test_long_texts_are_shortened_in_the_middle(place: Path) -> None:
     (place / "long.jsonl").write_text(json.dumps({"prompt": "a" * 3000 + "END", "completion": "b"}) + "\n")
     shown = looked_at(place, "--max-length", "4000", data="long.jsonl")
-    assert "max_length is 256" in looked_at(place, data="long.jsonl")
+    assert "max_length is 256" in looked_at(place, data="long.jsonl", ends_with=1)
     assert "characters ...]" in shown
     assert "END<|im_end|>" in shown
 

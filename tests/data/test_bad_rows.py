@@ -33,7 +33,7 @@ BAD = {
     "not UTF-8": (GOOD, b'{"prompt": "caf\xe9?", "completion": "yes"}', "invalid UTF-8", "byte 0xe9 at position 15"),
     "half a surrogate pair": (GOOD, {"prompt": "3+3?", "completion": "six \ud83d"}, "invalid UTF-8", "position 4"),
     "no completion": (GOOD, {"prompt": "3+3?"}, "missing column", "no completion; columns here: prompt"),
-    "null completion": (GOOD, {"prompt": "3+3?", "completion": None}, "missing column", "no completion"),
+    "null completion": (GOOD, {"prompt": "3+3?", "completion": None}, "missing column", "completion is null"),
     "number as completion": (GOOD, {"prompt": "3+3?", "completion": 6}, "wrong type", "completion is int 6"),
     "object as prompt": (GOOD, {"prompt": {"a": 1}, "completion": "6"}, "wrong type", "prompt is a dict of 1"),
     "text inside messages": (GOOD, {"prompt": ["3+3?"], "completion": "6"}, "wrong type", "prompt[0] is text '3+3?'"),

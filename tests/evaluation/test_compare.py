@@ -308,7 +308,7 @@ def test_notes_say_what_the_table_does_not_show(tmp_path: Path) -> None:
     )
     assert "single runs, which say nothing about other seeds: irft, sft" in notes
     assert "the held-out rows also chose each run's best stage" in notes
-    assert "sft trained on 3.0 times the tokens of irft: not equal compute" in notes
+    assert "sft took 2.6 times the operations of irft: not equal compute" in notes
     assert f"different models: the start model of the table is that of {tmp_path / 'irft'}" in notes
     assert "--control sft" not in notes
     alike = [make_run(tmp_path / f"s{seed}", "sft", gains=GAINS, seed=seed) for seed in (1, 2)]
@@ -452,7 +452,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert code == 0, shown
     for text in (
         "irft data=['[bold]x[/bold].jsonl']",
-        "less sft",
+        "minus sft",
         "-1.938",
         "0.188",
         "3,000",

@@ -281,6 +281,8 @@ def test_no_chat_template_asks_for_one(tmp_path: Path) -> None:
         load_reward(folder)
     with pytest.raises(DemotuneError, match=r"template must contain \{prompt\} once, got 'Q:'"):
         load_reward(folder, template="Q:")
+    with pytest.raises(DemotuneError, match=r"a backslash and an n where a line break is meant, .* in bash write"):
+        load_reward(folder, template=r"Q: {prompt}\nA:")
     assert load_reward(folder, template="{prompt} ").renderer.prompt_ids(ask("one"))
 
 

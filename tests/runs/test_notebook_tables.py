@@ -58,6 +58,6 @@ def test_a_comparison_has_a_line_for_each_setting(runs: Path) -> None:
     assert HOSTILE in cells.texts[0]
     assert {line.setting for line in table.lines} <= set(cells.texts)
     heads = cells.texts[1 : 1 + cells.texts[1:].index(table.lines[0].setting)]
-    assert heads == ["runs", "log-likelihood of demonstrations, nats/token", "less sft", "p", "mean rank"]
+    assert heads == ["runs", "log-likelihood of demonstrations, nats/token", "minus sft", "p", "mean rank"]
     for line in table.lines:
         assert {text for text in table.quality_cells(line) if text} <= set(cells.texts)

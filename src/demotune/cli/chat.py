@@ -67,6 +67,8 @@ def chat(config: ChatConfig) -> None:
     if config.output is not None:
         if config.output.is_dir():
             raise DemotuneError(f"--output {config.output} is a folder; name a file for the rows, as .jsonl")
+        if config.output.suffix != ".jsonl":
+            raise DemotuneError(f"--output {config.output} is to hold rows of JSON; name it {config.output.stem}.jsonl")
         config.output.parent.mkdir(parents=True, exist_ok=True)  # here, before a model is loaded
     speakers = [_load(name, config) for name in (config.model, config.beside) if name is not None]
     reward = None if config.reward is None else load_reward(config.reward, dtype=config.dtype)

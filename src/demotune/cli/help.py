@@ -15,10 +15,27 @@ from demotune.config.values import Config
 
 ALL = "--help-all"
 OTHER = "Options"
+_WANTED = re.compile(r"Input should be a valid (\w+)")
+"""As pydantic, which typer asks, refuses a value."""
 _BRIEF = re.compile(r"(.+?)(?:[.:;](?:\s|$)|\s\()", re.DOTALL)
 
 
-class ConfigCommand(TyperCommand):
+class PlainCommand(TyperCommand):
+    """A command whose refusals of a value name the value, in our words."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        words = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            given, _, _ = self.make_parser(ctx).parse_args(words)
+            kind = _WANTED.match(error.message)
+            value = given.get(error.param.name) if error.param else None
+            error.message = f"{value!r} is no {kind[1]}" if kind else error.message.removeprefix("Value error, ")
+            raise
+
+
+class ConfigCommand(PlainCommand):
     """A command whose flags are the fields of a config class; the other parameters have their help from typer."""
 
     config_class: ClassVar[type[Config]]

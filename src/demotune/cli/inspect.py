@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from rich.text import Text
 
+from demotune.common.errors import DemotuneError
 from demotune.common.progress import console, say, show_table
 from demotune.config.field import fields_of
 from demotune.config.interactive import InspectConfig
@@ -40,6 +41,8 @@ def inspect(config: InspectConfig) -> None:
     show_rows(found, renderer, config.rows)
     _show_lengths(found.rows)
     _show_refused(found)
+    if not found.rows:
+        raise DemotuneError("no row can be used; the reasons are above")
 
 
 def readable_length(model: Path) -> int:

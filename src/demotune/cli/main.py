@@ -11,11 +11,13 @@ import typer
 
 import demotune
 from demotune.cli.flags import COLLECT_UNKNOWN, add_method, command
+from demotune.cli.help import ALL, PlainCommand
 from demotune.cli.inputs import refuse_missing_inputs
 from demotune.cli.overview import Commands
 from demotune.common.launches import refuse_launch
 from demotune.common.memory import keep_memory
 from demotune.common.messages import DEBUG, USER_ERROR, errors_as_messages
+from demotune.common.progress import say
 from demotune.config import commands, drawing, interactive
 from demotune.config.config_files import build_config
 from demotune.config.evaluation import EvaluationConfig
@@ -93,16 +95,23 @@ for _method in CONFIGS:
 def _resume(config: commands.ResumeConfig) -> None:
     with errors_as_messages(config.run_folder):
         refuse_launch()
-        RunFolder(config.run_folder).read_config()  # a folder without a run is refused before torch is imported
+        folder = RunFolder(config.run_folder)
+        begun = folder.read_config()  # a folder without a run is refused before torch is imported
+        if folder.finished:
+            say(f"{folder.root} is finished already; its summary and its page are made again")
+        refuse_missing_inputs(begun)
         from demotune.pipeline import resume
 
         resume(config.run_folder, sampler=config.sampler, vllm_python=config.vllm_python)
 
 
-@app.command(context_settings=COLLECT_UNKNOWN)
+@app.command(cls=PlainCommand, context_settings=COLLECT_UNKNOWN)
 def estimate(
     ctx: typer.Context,
-    method: Annotated[Method, typer.Option(help="Whose flags follow: every flag of demotune METHOD --help-all.")],
+    method: Annotated[
+        Method | None,
+        typer.Option(help="[required] Whose flags follow: every flag that demotune METHOD --help-all shows."),
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option(help="By datasheet: h200, h100, a100, l40s, rtx4090, ... Not given: this machine is measured."),
@@ -114,6 +123,12 @@ def estimate(
 ) -> None:
     """Estimate what a run will cost: memory, tokens, operations and time of each phase, and whether it fits."""
 
+    if method is None:
+        if ALL in ctx.args:
+            typer.echo(ctx.get_help())
+            raise typer.Exit
+        ctx.fail("Missing option --method")
+
     def act(config_file: str | None, given: dict[str, Any]) -> None:
         config = build_config(method, config_file, {"output": "not written"} | given)
         refuse_missing_inputs(config)
@@ -124,7 +139,8 @@ def estimate(
 
     flags = typer.Typer(context_settings=CONTEXT, add_completion=False)
     add_method(flags, method, act)
-    raise typer.Exit(typer.main.get_command(flags).main(ctx.args, standalone_mode=False) or 0)
+    name = f"{ctx.command_path} --method {method}"
+    raise typer.Exit(typer.main.get_command(flags).main(ctx.args, prog_name=name, standalone_mode=False) or 0)
 
 
 @command(app, interactive.InspectConfig)

@@ -4,6 +4,7 @@ The rule: write the output, publish it by rename, then write the state that name
 between any two of these finds, when it comes back, either no output or a whole one.
 """
 
+import errno
 import gzip
 import hashlib
 import json
@@ -48,6 +49,8 @@ def publish_folder(folder: Path) -> Iterator[Path]:
 @contextmanager
 def publish_file(file: Path) -> Iterator[Path]:
     """A path to write to; it takes the name `file` when the block ends well. Replaces an older one."""
+    if file.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(file.name + UNFINISHED)
     yield unfinished

@@ -172,9 +172,9 @@ class SweepConfig(Config):
     cpus_per_trial: int = field(1, minimum=1, maximum=4096)
     """CPU cores of a trial, for --ray and --print."""
     print: Literal["shell", "slurm", "skypilot"] | None = field(None)
-    """Run nothing; write the commands: for a shell, as Slurm arrays, or as a SkyPilot task."""
+    """Write the commands for a shell, as Slurm arrays or as a SkyPilot task, and train nothing."""
     estimate: bool = field(False)
-    """Run nothing; say what the trials that are not finished would cost on this machine."""
+    """Say what the trials that are not finished would cost on this machine, and train nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,8 +24,8 @@ class PaperConfig(Config):
     output: Path = field()
     """Folder for the trials, the evaluations, and of each artefact a page and its numbers as JSON."""
     size: SizeName = field("tiny")
-    """tiny: random weights and shipped rows, in minutes; shows the way, its numbers mean nothing. small: a model of
-    135M parameters on your rows. paper: the paper's models, rows and settings."""
+    """Minutes on random weights, an hour with 135M parameters, or as in the paper. tiny: shipped rows; its numbers mean
+    nothing. small: SmolLM2-135M-Instruct on your rows. paper: the paper's models, rows and settings."""
     model: str | None = field(None, names="model")
     """The model to begin with; at size small SmolLM2-135M-Instruct where it is not given, at tiny made on the spot."""
     data: tuple[str, ...] = field((), names="rows")
@@ -40,9 +40,9 @@ class PaperConfig(Config):
     seeds: int | None = field(None, minimum=1, maximum=40)
     """Seeds of each setting. Not given: 2 at tiny, else 3. More seeds may be added later."""
     print: bool = field(False)
-    """Run nothing; write the commands of the trials."""
+    """Write the commands of the trials to the screen, and train nothing."""
     estimate: bool = field(False)
-    """Run nothing; say what the trials that are not finished would cost."""
+    """Say what the trials that are not finished would cost, and train nothing."""
     device: str | None = field(None)
     """For --estimate, by datasheet: h200, h100, a100, ... Not given: this machine is measured."""
 

@@ -14,6 +14,7 @@ from demotune.data.turns import (
     Turn,
     checked_text,
     checked_turns,
+    invalid_utf8,
     one_thought,
 )
 from demotune.records import Context, Message
@@ -144,7 +145,7 @@ def _object(item: object, place: str) -> Mapping[str, object]:
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise RowError("invalid UTF-8", f"{place} has a text without a valid character at {error.start}") from None
+        raise invalid_utf8(f"a text in {place}", error) from None
     except (TypeError, ValueError) as error:
         raise RowError("wrong type", f"{place} cannot be written as JSON ({error})") from None
     return value

@@ -81,6 +81,8 @@ def convert_row(format: Format, columns: Columns, remarks: Remarks) -> list[Exch
     """What a row teaches: one exchange, or with every_turn one for each turn. Raises RowError."""
     missing = _missing(format, columns)
     if missing:
+        if all(name in columns for name in missing):
+            raise RowError("missing column", f"{' and '.join(missing)} is null")
         raise RowError("missing column", f"no {' and '.join(missing)}; columns here: {column_list(columns)[:80]}")
     return with_extra_columns(format.convert(columns, remarks), format.extra, columns, remarks)
 

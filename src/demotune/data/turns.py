@@ -71,8 +71,14 @@ def checked_text(value: object, place: str) -> str:
         try:
             value.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise RowError("invalid UTF-8", f"{place} has no valid character at position {error.start}") from None
+            raise invalid_utf8(place, error) from None
     return value
+
+
+def invalid_utf8(place: str, error: UnicodeEncodeError) -> RowError:
+    """The refusal of a text that cannot be written as UTF-8."""
+    detail = f"{place} has no valid character at position {error.start}; save the file as UTF-8"
+    return RowError("invalid UTF-8", detail)
 
 
 def checked_turns(value: object, place: str, remarks: Remarks) -> Turns:

@@ -258,12 +258,12 @@ def _notes(settings: Sequence[Setting], on: EvaluationConfig | None) -> tuple[st
 
 
 def _different_work(settings: Sequence[Setting]) -> str | None:
-    costs = {setting.label: mean_cost([run.cost for run in setting.runs]).trained_tokens for setting in settings}
-    known = {label: tokens for label, tokens in costs.items() if tokens}
+    costs = {setting.label: mean_cost([run.cost for run in setting.runs]).flops for setting in settings}
+    known = {label: operations for label, operations in costs.items() if operations}
     if len(known) < 2 or max(known.values()) <= 1.1 * min(known.values()):
         return None
     least, most = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
-    return f"{most} trained on {known[most] / known[least]:.1f} times the tokens of {least}: not equal compute"
+    return f"{most} took {known[most] / known[least]:.1f} times the operations of {least}: not equal compute"
 
 
 def _runs(settings: Sequence[Setting]) -> list[Run]:

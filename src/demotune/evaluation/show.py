@@ -57,7 +57,7 @@ def _show_quality(table: ComparisonTable) -> None:
             rank = "" if line.rank is None or number else f"{line.rank:.1f}"
             rows.append((line.setting, str(len(line.runs) or ""), *table.cells_of(line, name), rank))
         title = f"{name}, {unit}, on {table.rows}; 95% intervals; p corrected (Holm)"
-        show_table(title, ("", "runs", name, f"less {table.baseline}", "p", "" if number else "mean rank"), rows)
+        show_table(title, ("", "runs", name, f"minus {table.baseline}", "p", "" if number else "mean rank"), rows)
 
 
 def _show_cost(table: ComparisonTable) -> None:

@@ -81,8 +81,8 @@ def _tests(judged: Judged) -> Grid:
                 even = [[0.5] * len(row) for row in table]
                 rewards = compare_over_seeds(judged.rewards(keys[-1], judge), judged.rewards(None, judge))
                 compared.append(((title, judge, "reward"), rewards))
-                compared.append(((title, judge, "win rate, less ½"), compare_over_seeds(table, even)))
-    return named_tests_grid(["less SFT, more of it", "judge", "quantity"], compared)
+                compared.append(((title, judge, "win rate minus ½"), compare_over_seeds(table, even)))
+    return named_tests_grid(["minus SFT, more of it", "judge", "quantity"], compared)
 
 
 def _answer(judged: Judged) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import read_json, write_json
-from demotune.common.progress import say
 from demotune.config.commands import SelectConfig
 from demotune.config.paper import PaperConfig
 from demotune.paper.sizes import Size
@@ -108,8 +107,6 @@ def _tiny(made: Path) -> Inputs:
     write_task(made / "tasks")
     learn_rewards(model, rewards)
     has_harness = find_spec("lm_eval") is not None
-    if not has_harness:
-        say("lm-eval is not installed: tables 3, 4 and 6 go without their task; pip install 'demotune[tasks]'")
     return Inputs(
         model=str(model),
         data=(shipped("support_train"),),

@@ -180,7 +180,7 @@ def _task_tests(scored: Scored, settings: Sequence[Sequence[Trial]], *, tiny: bo
         for task in items
         if title not in (baseline, "start: SFT")
     ]
-    return named_tests_grid(["setting", f"task, less {baseline}"], compared)
+    return named_tests_grid(["setting", f"task, minus {baseline}"], compared)
 
 
 def _charts(scored: Scored) -> tuple[Chart, ...]:

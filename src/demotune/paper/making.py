@@ -148,7 +148,7 @@ def tests_grid(table: ComparisonTable, names: dict[str, str], measures: Mapping[
         for one in shown
     ]  # fmt: skip
     note = f"{table.prompts} prompts. {_about(len(table.differences), [one.found.test for one in shown])}"
-    return grid("Tests", ["setting", "less", "quantity", *TESTED], rows, texts=3, note=note)
+    return grid("Tests", ["setting", "minus", "quantity", *TESTED], rows, texts=3, note=note)
 
 
 def named_tests_grid(headings: Sequence[str], compared: Sequence[tuple[tuple[str, ...], Comparison]]) -> Grid:

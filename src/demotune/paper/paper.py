@@ -3,6 +3,7 @@
 import datetime
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from demotune.common.interrupts import stopping_like_ctrl_c
@@ -48,8 +49,11 @@ def paper(config: PaperConfig, pool_of: Callable[[Plan], Pool] = OneByOne) -> li
 def _asked_for(config: PaperConfig) -> tuple[list[Artefact], Size, Inputs]:
     """The artefacts, at which size, and of what. Raises DemotuneError where inputs are missing."""
     artefacts = list(ARTEFACTS.values()) if config.artefact == "all" else [ARTEFACTS[config.artefact]]
-    refuse_missing(config, {need for artefact in artefacts for need in artefact.needs})
+    needed = {need for artefact in artefacts for need in artefact.needs}
+    refuse_missing(config, needed)
     size = size_of(config.size, artefacts[0].family, config.seeds)
+    if config.size == "tiny" and "task_data" in needed and find_spec("lm_eval") is None:
+        say("lm-eval is not installed: tables 3, 4 and 6 go without their task; pip install 'demotune[tasks]'")
     return artefacts, size, prepare(config)
 
 

@@ -16,7 +16,7 @@ def measure(making: Making) -> Found:
     last = {method: keys[-1] for method in OURS if (keys := [key for key in judged.keys if key[0] == method])}
     judge = judged.names(judged.best_judge)
     rule = (
-        f"Gain: the reward of the method's answer less that of SFT's to the same prompt, by {judge}. Of all test "
+        f"Gain: the reward of the method's answer minus that of SFT's to the same prompt, by {judge}. Of all test "
         f"prompts of the first seed the {SHOWN} with the largest gain and the {SHOWN} with the smallest are shown; "
         "of equal gains the one that comes first in the data. Nobody chose them by hand."
     )

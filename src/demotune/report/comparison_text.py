@@ -34,7 +34,7 @@ def comparison_of(table: ComparisonTable) -> PageComparison:
     """The table with a column for each quantity and its corrected p against the baseline, then cost."""
     columns = ["setting", "runs"]
     for name, unit in table.units.items():
-        columns += [f"{name}, {unit} [95%]", f"less {table.baseline} [95%]", "p, corrected"]
+        columns += [f"{name}, {unit} [95%]", f"minus {table.baseline} [95%]", "p, corrected"]
     columns += ["mean rank", "steps", "tokens trained", "operations", "wall-clock time", "peak memory"]
     first = next(iter(table.units))
     controls = {(line.control_of, line.setting) for line in table.lines if line.control_of}

@@ -70,7 +70,7 @@ class ComparisonTable:
     def _repr_html_(self) -> str:
         """A small table, for notebooks: each setting with its quantities, and their differences from the baseline."""
         measured = [
-            head for name, unit in self.units.items() for head in (f"{name}, {unit}", f"less {self.baseline}", "p")
+            head for name, unit in self.units.items() for head in (f"{name}, {unit}", f"minus {self.baseline}", "p")
         ]
         heads = ("", "runs", *measured, "mean rank")
         rows = [self.quality_cells(line) for line in self.lines]

@@ -20,6 +20,11 @@ class PlainTemplate:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str) -> None:
         if template.count("{prompt}") != 1:
             raise DemotuneError(f"template must contain {{prompt}} once, got {template!r}; {OWN_TEMPLATE}")
+        if "\\n" in template and "\n" not in template:
+            raise DemotuneError(
+                f"template holds a backslash and an n where a line break is meant, got {template!r}; in bash write "
+                "--template $'...\\n...', in YAML put it in double quotes"
+            )
         if tokenizer.eos_token_id is None:
             raise DemotuneError(
                 "the tokenizer has no EOS token, so a response could never end; set eos_token in the model's "

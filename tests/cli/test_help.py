@@ -82,7 +82,7 @@ def test_help_all_needs_no_other_flag() -> None:
     ("words", "code", "part"),
     [
         ("estimate --help-all", 0, "Whose flags follow"),
-        ("estimate --method sft --help-all", 0, "Usage: demotune estimate --method sft [OPTIONS]"),
+        ("estimate --method sft --help-all", 0, "estimate --method sft [OPTIONS]"),
         ("estimate", 2, "Missing option --method"),
         ("estimate --method ppo", 2, "'ppo' is not one of 'sft'"),
         ("sft --learning-rate fast", 2, "'--learning-rate': 'fast' is no number"),

@@ -2,7 +2,9 @@
 
 import ast
 import importlib
+import os
 import re
+import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -26,13 +28,24 @@ ELSEWHERE = "migration.md"
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*[a-z0-9]")
 FSDP = {"--config_file", "--machine_rank", "--main_process_ip"}
+SLURM = {"--nodes", "--ntasks-per-node", "--gpus-per-node", "--requeue", "--signal"}
 VLLM = {
     "--enforce-eager", "--no-enable-chunked-prefill", "--gpu-memory-utilization", "--max-model-len", "--enable-lora",
     "--max-lora-rank",
 }  # fmt: skip
 PIP = {"--constraint", "--no-deps"}
-OTHER_PROGRAMS = {"--num_processes", "--nproc_per_node", "--multi_gpu", "--logdir", *FSDP, *VLLM, *PIP}
-"""Flags of accelerate, torchrun, tensorboard, vLLM and pip."""
+OTHER_PROGRAMS = {
+    "--num_processes",
+    "--nproc_per_node",
+    "--multi_gpu",
+    "--logdir",
+    "--port",
+    *FSDP,
+    *SLURM,
+    *VLLM,
+    *PIP,
+}
+"""Flags of accelerate, torchrun, tensorboard, Slurm, vLLM and pip."""
 
 
 def text_of(page: Path) -> str:
@@ -230,3 +243,25 @@ def test_imports_of_the_examples_work() -> None:
     ]
     assert len(ours) > 20
     assert [both for both in ours if not hasattr(importlib.import_module(str(both[0])), both[1])] == []
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_the_job_for_slurm_begins_a_run_or_goes_on_with_it(begun: bool, tmp_path: Path) -> None:
+    """By bash, with stand-ins: `srun` runs what follows, `accelerate` shows how it was called."""
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    (job,) = re.findall(r"```bash\n(#!/bin/bash\n.*?)```", page, flags=re.DOTALL)
+    for name, script in {
+        "scontrol": "printf 'first\\nsecond\\n'", "srun": 'exec "$@"', "accelerate": 'echo "$@"',
+    }.items():  # fmt: skip
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    if begun:
+        (tmp_path / "runs" / "irft").mkdir(parents=True)
+        (tmp_path / "runs" / "irft" / names.MANIFEST).touch()
+    variables = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SLURM_NODEID": "1", "SLURM_JOB_NODELIST": "x"}
+    done = subprocess.run(
+        ["bash", "-c", job], cwd=tmp_path, env=os.environ | variables, capture_output=True, text=True, check=True
+    )
+    action = "resume runs/irft" if begun else "irft --model MODEL --data rows.jsonl --output runs/irft"
+    launched = "launch --config_file fsdp2-two-nodes.yaml --machine_rank 1 --main_process_ip first -m demotune"
+    assert done.stdout.split() == f"{launched} {action}".split()

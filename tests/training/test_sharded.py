@@ -24,6 +24,7 @@ SAMPLED: dict[str, Any] = {"max_new_tokens": 8, "samples_per_prompt": 1}
 RUNS: dict[str, dict[str, Any]] = {
     # Micro-batches are cut into passes of one row: the processes have different numbers of them.
     "sft": {"method": "sft", "max_steps": 4, "tokens_per_microbatch": 45},
+    "stopped": {"method": "sft", "use_peft": True, "max_steps": 4, "learning_rate": 1e-2, "stop_loss": 5.0},
     "spin": {"method": "spin", "steps_per_stage": 2, "activation_checkpointing": True},
     "irft": {"method": "irft", "stages": 2, "steps_per_stage": 3, "optimizer_across_stages": "carry", "save_steps": 1},
     "bfloat16": {"method": "irft", "stages": 1, "steps_per_stage": 3, "bf16": True},

@@ -87,7 +87,7 @@ def _skypilot(plan: Plan, gpus: int, cpus: int) -> str:
         "workdir": ".",
         "file_mounts": {str(folder): {"name": "YOUR-BUCKET", "mode": "MOUNT_CACHED"}},
         "envs": {"TRIAL": plan.trials[0].name},
-        "setup": "pip install demotune",
+        "setup": "pip install YOUR-WHEEL",
     }
     run = textwrap.indent(f'case "$TRIAL" in\n{cases}\nesac\n', "  ")
     return "\n".join(lines) + "\n" + yaml.safe_dump(task, sort_keys=False) + f"run: |\n{run}"

@@ -38,6 +38,8 @@ class TinyEngine:
     def __init__(self, folder: str | Path, *, dev_mode: bool = True, lora_mode: bool = True, port: int = 0) -> None:
         self.started_with, self.dev_mode, self.lora_mode = Path(folder), dev_mode, lora_mode
         self.fault: Fault = lambda *_: None
+        self.refusals: list[int] = []
+        """Status codes of the next requests that are no completions."""
         self.asked: list[tuple[int, int]] = []
         """(seed, stream) of each completion that was answered whole."""
         self.given: list[str] = []
@@ -114,6 +116,8 @@ class TinyEngine:
 
     def _take(self, path: str, body: dict[str, Any]) -> tuple[int, Any, dict[str, str]]:
         """Weights that it is given."""
+        if self.refusals:
+            return self.refusals.pop(0), {"error": {"message": "fault"}}, {}
         if path == "/collective_rpc" and self.dev_mode:
             assert body["method"] == "reload_weights"
             self._load(Path(body["kwargs"]["weights_path"]))

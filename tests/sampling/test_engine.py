@@ -309,6 +309,21 @@ def test_what_fails_once_is_asked_again(name, serve, place, tmp_path):
     assert len(server.given) == (1 if name == "429" else 2)  # unless it said so itself, it may have begun anew
 
 
+@pytest.mark.parametrize("adapted", [False, True], ids=["whole", "adapter"])
+def test_weights_that_a_server_cannot_take_now_are_given_again(adapted, serve, place, tmp_path):
+    server, policy = serve(), adapter_on(place / "start") if adapted else policy_in(place / "other")
+    server.refusals = [500, 503, 429]
+    assert draw(engine_at(tmp_path, server), policy) == expected(policy)
+    assert server.refusals == []
+
+
+def test_weights_that_a_server_refuses_end_with_one_sentence(serve, place, tmp_path):
+    server = serve()
+    server.refusals = [400]
+    with pytest.raises(DemotuneError, match=r"the server at \S+ refuses \(400: .*fault.*\); see the server's log"):
+        draw(engine_at(tmp_path, server), policy_in(place / "other"))
+
+
 def test_the_deadline_ends_a_request_that_gets_no_answer(serve, place, tmp_path, monkeypatch):
     monkeypatch.setattr("demotune.sampling.engine.server.SECONDS", 0.2)
     monkeypatch.setattr("demotune.sampling.engine.server.SECONDS_PER_TOKEN", 0.1)

@@ -24,7 +24,7 @@ SAMPLED: dict[str, Any] = {"max_new_tokens": 8, "samples_per_prompt": 1}
 RUNS: dict[str, dict[str, Any]] = {
     # Micro-batches are cut into passes of one row: the processes have different numbers of them.
     "sft": {"method": "sft", "max_steps": 4, "tokens_per_microbatch": 45},
-    "stopped": {"method": "sft", "use_peft": True, "max_steps": 4, "learning_rate": 1e-2, "stop_loss": 5.0},
+    "stopped": {"method": "sft", "use_peft": True, "max_steps": 4, "learning_rate": 1e-2, "stop_loss": 5.58},
     "spin": {"method": "spin", "steps_per_stage": 2, "activation_checkpointing": True},
     "irft": {"method": "irft", "stages": 2, "steps_per_stage": 3, "optimizer_across_stages": "carry", "save_steps": 1},
     "bfloat16": {"method": "irft", "stages": 1, "steps_per_stage": 3, "bf16": True},
@@ -98,6 +98,8 @@ def test_two_processes_with_half_of_the_weights_each_end_where_one_process_ends(
                 assert ours | {"use_cache": None} == theirs | {"use_cache": None}  # which a trainer switches off
     losses = [[row["loss"] for row in read_rows(run / METRICS) if "loss" in row] for run in (two, one)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    if name == "stopped":
+        assert max(row["step"] for row in read_rows(two / METRICS) if "step" in row) == 3
     if RUNS[name]["method"] == "rft":
         rollouts = [sorted((run / "stages/00/rollouts").glob("*.gz")) for run in (two, one)]
         drawn = [[row["response"] for file in files for row in read_rows(file)] for files in rollouts]

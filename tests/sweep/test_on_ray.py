@@ -12,7 +12,7 @@ from sweep.test_sweep import LONG, child_of, inputs, models, one_thread, uninter
 
 from demotune import DemotuneError
 from demotune.config.commands import SweepConfig
-from demotune.sweep.on_ray import ray_pool
+from demotune.sweep.on_ray import fits_on_a_node, ray_pool
 from demotune.sweep.plan import read_plan
 from demotune.sweep.sweep import sweep
 
@@ -54,3 +54,16 @@ def test_without_ray_the_extra_is_named(
     code, text = call("sweep", file, "--output", str(tmp_path / "out"), "--ray", "local")
     assert code == 1
     assert "--ray needs Ray; install it with: pip install 'demotune[ray]'" in text
+
+
+@pytest.mark.parametrize(
+    ("needs", "fits"),
+    [({"CPU": 2, "GPU": 0}, True), ({"CPU": 2, "GPU": 1}, True), ({"CPU": 5, "GPU": 1}, False), ({"CPU": 9}, False)],
+)
+def test_a_trial_needs_one_machine_that_holds_it(needs: dict[str, int], fits: bool) -> None:
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 8.0}},
+        {"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}},
+        {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+    ]
+    assert fits_on_a_node(needs, nodes) == fits

@@ -2,12 +2,13 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from demotune.common.errors import DemotuneError, one_line
+from demotune.common.progress import warn
 from demotune.sweep.child import Ending, run_trial
 from demotune.sweep.trials import Plan, Trial
 
@@ -37,9 +38,21 @@ def ray_pool(plan: Plan, address: str, gpus: int | None, cpus: int) -> Iterator[
                     f"a trial needs {count} {kind}s, and this machine has {has.get(kind, 0):g}; lower "
                     f"--{kind.lower()}s-per-trial"
                 )
+        if not fits_on_a_node(needs, ray.nodes()):
+            what = " and ".join(f"{count} {kind}s" for kind, count in needs.items() if count)
+            warn(
+                f"no machine of the cluster has the {what} of a trial: trials wait until one joins it; or lower "
+                "--cpus-per-trial, --gpus-per-trial"
+            )
         yield RayPool(ray, plan, needs)
     finally:
         ray.shutdown()
+
+
+def fits_on_a_node(needs: Mapping[str, float], nodes: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a machine of the cluster, as Ray describes them, can hold a trial when nothing else runs there."""
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    return any(all(has.get(kind, 0) >= count for kind, count in needs.items()) for has in alive)
 
 
 def _import_ray() -> Any:

@@ -2,10 +2,10 @@
 
     python benchmarks/raw_numbers.py TARGET FOLDER [FOLDER ...]
 
-Of each FOLDER, what is there goes to TARGET/NAME: comparison.json, evaluation.json, shortcuts.json and the artefacts of
-`demotune paper`, without samples and with paths cut to their last part; rows.jsonl.gz with the key and the numbers of
-each row; and what `demotune compare --data` measured, as logps.jsonl.gz: a line per test pair in the order of the file,
-per model the log-probability and tokens of both sides.
+Of each FOLDER, what is there goes to TARGET/NAME: comparison, evaluation, manifest, audit of shortcuts and artefacts
+of `demotune paper`, without samples and with paths cut to their last part; rows.jsonl.gz with the key and the numbers
+of each row; and what `demotune compare --data` measured, as logps.jsonl.gz: a line per test pair in the order of the
+file, per model the log-probability and tokens of both sides.
 """
 
 import json
@@ -18,7 +18,7 @@ from demotune.common.files import read_json, read_rows, write_json, write_rows
 
 PATH = re.compile(r"(?<![\w./])/(?:[^\s\"':/,]+/)*([^\s\"':/,]+)")
 RECORDS = (
-    "comparison.json", "evaluation.json", "shortcuts.json", "reward_models.json",
+    "comparison.json", "evaluation.json", "manifest.json", "shortcuts.json", "reward_models.json",
     "figure1.json", "figure2.json", "table2.json", "table5.json",
 )  # fmt: skip
 SAMPLES = "samples"

@@ -52,6 +52,14 @@ def test_figure_1_has_the_numbers_of_the_comparison_beside_the_signs_of_the_pape
     ]  # fmt: skip
 
 
+def test_policy_steps_on_a_reward_in_doubt_are_warned_of(figure1: ArtefactRecord) -> None:
+    """The paper has no gate, so steps are taken; its page says in how many stages RFT by itself would take none."""
+    (rft,) = (run for run in (load_run(trial.folder) for trial in figure1.trials) if run.method == "rft")
+    doubted = sum(stage.doubt is not None for stage in rft.stages)
+    assert all(stage.kept is None for stage in rft.stages)
+    assert [f"In {doubted} of 2 stages of RFT " in warning for warning in figure1.warnings].count(True) == (doubted > 0)
+
+
 def test_more_sft_trains_on_about_the_tokens_of_irft(figure1: ArtefactRecord) -> None:
     runs = {run.method: run for run in (load_run(trial.folder) for trial in figure1.trials)}
     assert runs["sft"].cost.trained_tokens == pytest.approx(runs["irft"].cost.trained_tokens, rel=0.35)

@@ -159,6 +159,7 @@ def test_force_takes_the_steps(
     monkeypatch.setenv("COLUMNS", "400")
     record = state_of(run(closed(place, "forced", force=True, stages=1)).run_folder, 0)["policy"]
     assert record["kept"] is None
+    assert record["doubt"].endswith("which chance reaches too")
     assert record["steps"] == 2
     shown = " ".join(capsys.readouterr().out.split())
     assert "which chance reaches too; policy steps follow it all the same (--force)" in shown

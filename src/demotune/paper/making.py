@@ -20,6 +20,7 @@ from demotune.report.wording import duration, memory
 from demotune.runs.comparison import ComparisonTable, Line
 from demotune.runs.evaluation import Evaluation, read_evaluation
 from demotune.runs.file_names import EVALUATION
+from demotune.runs.run import load_run
 from demotune.sweep.trials import Plan, Trial
 
 EVALUATIONS = "evaluations"
@@ -39,6 +40,20 @@ class Making:
     def settings(self, kinds: Iterable[str]) -> list[list[Trial]]:
         """The trials of each setting, in the order of the kinds."""
         return [trials for kind in kinds for trials in trials_of(self.plan, kind, self.size)]
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """A warning where RFT took policy steps on rewards that may follow noise, as the paper's RFT would."""
+        runs = [load_run(trial.folder) for trial in self.plan.trials if trial.config.method == "rft"]
+        stages = [stage for run in runs for stage in run.stages]
+        doubted = sum(stage.doubt is not None for stage in stages)
+        if not doubted:
+            return ()
+        return (
+            f"In {doubted} of {plural(len(stages), 'stage')} of RFT held-out pairs do not show the reward to be better "
+            "than chance or than a shortcut such as length. RFT by itself would have taken no policy steps there; "
+            "here it took them, as in the paper.",
+        )
 
     @property
     def start_model(self) -> str:

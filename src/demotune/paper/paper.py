@@ -68,7 +68,7 @@ def _make(artefact: Artefact, making: Making) -> Path:
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         versions=package_versions(),
         answer=found.answer,
-        warnings=found.warnings,
+        warnings=(*found.warnings, *(making.doubts if "rft" in artefact.kinds else ())),
         charts=found.charts,
         grids=found.grids,
         samples=found.samples,

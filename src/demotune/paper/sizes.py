@@ -57,6 +57,7 @@ SMALL = Size(
         "max_length": 256, "samples_per_prompt": 1, "eval_share": 0.1, "gate": "off", "max_bad_share": 1,
         "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "learning_rate": 5e-6,
         "epochs_per_stage": 1, "reward_epochs": 1, "policy_batches": 2, "prompts_per_batch": 8, "num_mini_batches": 2,
+        "force": True,
     },
     start={"num_train_epochs": 2, "learning_rate": 2e-5},
     sft_epochs=2,
@@ -73,7 +74,8 @@ def _of_config(name: str, **changed: Any) -> dict[str, Any]:
     """The fields of a shipped config that methods may share; beta is another in RFT, and its default is the paper's."""
     fields = parse_fields(shipped_configs()[name], name)
     own = {"method", "stages", "slices", "beta", "link", "reference"}
-    return {field: value for field, value in fields.items() if field not in own} | {"gate": "off", **changed}
+    as_there = {"gate": "off", "force": True}  # the paper has no gate, neither for policies nor for rewards
+    return {field: value for field, value in fields.items() if field not in own} | as_there | changed
 
 
 PAPER_HH = Size(

@@ -38,6 +38,8 @@ def warnings(runs: Sequence[Run]) -> list[str]:
                 texts.append(f"policy steps were stopped: {stage.stopped}")
             if stage.kept:
                 texts.append(f"the policy was kept, no policy steps were taken: {stage.kept}")
+            elif stage.doubt:
+                texts.append(f"policy steps were taken (--force) though the reward may follow noise: {stage.doubt}")
             found += [f"{run.name}, {stage_title(stage.number)}: {text}" for text in texts]
         if run.result_stage != run.stages[-1].number:
             result = f"{stage_title(run.result_stage)} of {len(run.stages)}"

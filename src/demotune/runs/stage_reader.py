@@ -119,6 +119,11 @@ class RunStage:
         return next((phase.facts["kept"] for phase in self.phases if phase.name == "policy"), None)
 
     @property
+    def doubt(self) -> str | None:
+        """RFT: why the reward of the stage may follow noise, whether policy steps were taken or not."""
+        return next((phase.facts["doubt"] for phase in self.phases if phase.name == "policy"), None)
+
+    @property
     def model_hash(self) -> str | None:
         """Content hash of the policy after the stage."""
         return next((phase.outputs[MODEL] for phase in self.phases if MODEL in phase.outputs), None)

@@ -51,8 +51,9 @@ class Limits:
 
 def run(stage: Stage) -> Outcome:
     """Train pi_t to pi_{t+1} on the stage's reward, or keep pi_t where the reward follows noise; publishes pi_{t+1}."""
-    if (reason := _why_kept(stage)) is not None:
-        return _keep(stage, reason)
+    doubt = _doubt(stage)
+    if doubt is not None and not with_reward(stage.setup).force:
+        return _keep(stage, doubt)
     fitted = fit(stage, "policy", partial(_prepare, stage))
     stage.publish_policy()
     batches = read_batches(stage)
@@ -68,6 +69,7 @@ def run(stage: Stage) -> Outcome:
             "batches": len(batches),
             "stopped": fitted.stopped,
             "kept": None,
+            "doubt": doubt,
             "first": batches[0],
             "last": batches[-1],
             "end": fitted.end,
@@ -76,8 +78,8 @@ def run(stage: Stage) -> Outcome:
     )
 
 
-def _why_kept(stage: Stage) -> str | None:
-    """Why the stage takes no policy steps; None where it takes them."""
+def _doubt(stage: Stage) -> str | None:
+    """Why the reward may follow noise; None where held-out pairs show that it does not, or where there are none."""
     if not stage.state["reward"]["check"]:
         warn(
             f"{stage.title}: without held-out pairs it is not known whether the reward is better than chance; "
@@ -87,7 +89,6 @@ def _why_kept(stage: Stage) -> str | None:
     reason = closed_for(stage)
     if reason is not None and with_reward(stage.setup).force:
         warn(f"{stage.title}: {reason}; policy steps follow it all the same (--force)")
-        return None
     return reason
 
 
@@ -103,6 +104,7 @@ def _keep(stage: Stage, reason: str) -> Outcome:
             "batches": 0,
             "stopped": None,
             "kept": reason,
+            "doubt": reason,
             "first": {},
             "last": {},
             "end": {},

@@ -40,12 +40,13 @@ OTHER_PROGRAMS = {
     "--multi_gpu",
     "--logdir",
     "--port",
+    "--head",
     *FSDP,
     *SLURM,
     *VLLM,
     *PIP,
 }
-"""Flags of accelerate, torchrun, tensorboard, Slurm, vLLM and pip."""
+"""Flags of accelerate, torchrun, tensorboard, Slurm, Ray, vLLM and pip."""
 
 
 def text_of(page: Path) -> str:

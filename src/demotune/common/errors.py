@@ -11,8 +11,8 @@ class DemotuneError(Exception):
 def no_such_model(source: str) -> DemotuneError:
     """The error for a name that is neither here nor possible as a hub id."""
     return DemotuneError(
-        f"model {source!r} is no folder or GGUF file here ({Path.cwd()}), and no possible hub id; check the path, "
-        "which is read from the folder you are in, or the hub id"
+        f"model {source!r} is no folder or GGUF file here ({Path.cwd()}), and no possible hub id; check the path "
+        "or the hub id"
     )
 
 

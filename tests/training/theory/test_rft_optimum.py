@@ -80,7 +80,7 @@ OPTIMISERS = {
 }
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_mean_reward_reaches_the_closed_form(name: str, seed: int, tmp_path: Path) -> None:
     """Within 5% of the optimum's mean reward, and more than four fifths of the way there from the start."""

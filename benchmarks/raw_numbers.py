@@ -56,7 +56,8 @@ def keep(folder: Path, target: Path) -> None:
     for name in RECORDS:
         if (folder / name).exists():
             known = json.loads((folder / name).read_text(encoding="utf-8"))
-            known.pop(SAMPLES, None)
+            if isinstance(known, dict):
+                known.pop(SAMPLES, None)
             write_json(target / name, last_parts(known))
     if (folder / "rows.jsonl.gz").exists() and (folder / "evaluation.json").exists():
         write_rows(target / "rows.jsonl.gz", [numbers(row) for row in read_rows(folder / "rows.jsonl.gz")])

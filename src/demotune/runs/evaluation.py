@@ -1,6 +1,6 @@
 """An evaluation folder: evaluation.json, rows.jsonl.gz, tasks.json."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,18 +106,26 @@ class Evaluation:
     @property
     def leaks(self) -> tuple[str, ...]:
         """Where test data was found in training data, and where it could not be looked for."""
-        found = []
+        found: dict[tuple[str, str], list[str]] = {}  # what is said before and behind the models that it is true of
         for one in self.about.get("leaks", ()):
             if not one["searched"]:
-                found.append(f"test data was not looked for in the training data of {one['model']}: {one['why']}")
+                said = "test data was not looked for in the training data", f": {one['why']}"
             elif one["leaked"]:
-                share = f"{one['leaked']} of {one['test_rows']} rows of {one['test']}"
-                found.append(f"{share} are like training rows of {one['model']}")
-        return tuple(found)
+                said = f"{one['leaked']} of {one['test_rows']} rows of {one['test']} are like training rows", ""
+            else:
+                continue
+            found.setdefault(said, []).append(one["model"])
+        return tuple(f"{before} of {named(models)}{behind}" for (before, behind), models in found.items())
 
     @property
     def warnings(self) -> tuple[str, ...]:
         return tuple(map(str, self.about.get("warnings", ())))
+
+
+def named(models: Sequence[str], most: int = 3) -> str:
+    """The first models by name, and how many others there are."""
+    others = len(models) - most
+    return ", ".join(models[:most]) + (f" and {others} more" if others > 0 else "")
 
 
 def interval_of(value: float | None, low: float | None, high: float | None) -> Interval | None:

@@ -93,7 +93,7 @@ def draw(subject: Subject, journals: Path) -> Drawn:
 
 def _draw(
     subject: Subject, prompts: Sequence[tuple[int, ...]], temperature: float, journals: Path, what: str
-) -> list[Response]:
+) -> Sequence[Response]:
     """One response for each prompt, in order; the journal is named by everything that a response depends on."""
     seed, options = derive_seed(subject.config.seed, 0, f"advice {what}"), subject.options(temperature)
     depends_on = [subject.hash, prompts, seed, options.max_new_tokens, options.max_length, options.bf16]

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from demotune.common.journals import Journal, read_journal
+from demotune.common.journals import Journal, KeptRows
 from demotune.common.processes import main_process, process_count, process_state, wait_for_everyone
 from demotune.runs.file_names import PARTIAL
 
+Item = TypeVar("Item")
 Compute = Callable[[Sequence[int]], Sequence[Mapping[str, Any]]]
 """The rows of a batch -> a record for each, which names its row."""
 
@@ -27,9 +28,9 @@ class PhaseJournal:
         self._counted = {file: file.stat().st_size if file.exists() else 0 for file in others}
         wait_for_everyone()  # nobody writes before everybody has read the same
 
-    def read(self) -> dict[int, dict[str, Any]]:
-        """Row number -> record, of all processes."""
-        return {record["row"]: record for file in self._files() for record in read_journal(file)}
+    def read(self) -> Mapping[int, dict[str, Any]]:
+        """Row number -> record, of all processes, as the files are now."""
+        return KeptRows(self._files())
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> None:
         self._own.append(records)
@@ -50,17 +51,18 @@ class PhaseJournal:
 
     def compute_missing(
         self, batches: Sequence[Sequence[int]], compute: Compute, advance: Callable[[int], None]
-    ) -> dict[int, dict[str, Any]]:
+    ) -> Mapping[int, dict[str, Any]]:
         """Row number -> record of all rows: `compute` makes those of a batch, of which each process takes its share.
 
         A batch that is here already, whole, is not computed; `advance` counts rows as any process finishes them.
         """
-        for batch in share_of_this_process([batch for batch in batches if not self.done.keys() >= set(batch)]):
-            self.append(compute(batch))
-            advance(len(batch) + self.news_of_others())
+        missing = [number for number, batch in enumerate(batches) if not all(row in self.done for row in batch)]
+        for number in share_of_this_process(missing):
+            self.append(compute(batches[number]))
+            advance(len(batches[number]) + self.news_of_others())
         return self.read_all(advance)
 
-    def read_all(self, advance: Callable[[int], None]) -> dict[int, dict[str, Any]]:
+    def read_all(self, advance: Callable[[int], None]) -> Mapping[int, dict[str, Any]]:
         """Row number -> record, once every process has done its share; `advance` counts what was not yet counted."""
         wait_for_everyone()
         if late := self.news_of_others():
@@ -71,7 +73,7 @@ class PhaseJournal:
         """Forget all records, of all processes."""
         self.remove()
         wait_for_everyone()
-        self.done = {}
+        self.done = self.read()
         self._counted = dict.fromkeys(self._counted, 0)
 
     def remove(self) -> None:
@@ -87,7 +89,7 @@ class PhaseJournal:
         return sorted(self._folder.glob(f"{self._name}-*{PARTIAL}"))
 
 
-def share_of_this_process(batches: Sequence[Any]) -> Sequence[Any]:
-    """Every n-th batch, where n processes work."""
+def share_of_this_process(items: Sequence[Item]) -> Sequence[Item]:
+    """Every n-th of them, where n processes work."""
     state = process_state()
-    return batches[state.process_index :: state.num_processes]
+    return items[state.process_index :: state.num_processes]

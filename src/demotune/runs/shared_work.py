@@ -3,7 +3,7 @@
 What is in a batch never depends on the number of processes, so the numbers do not either.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ def compute_rows(
     compute: Compute[Value],
     advance: _Advance,
     key: Callable[[], str] = lambda: "",
-) -> dict[int, Value]:
+) -> Mapping[int, Value]:
     """Row -> value, of all rows of all batches; `advance` counts rows as any process finishes them.
 
     `key` says what the rows are, where values are kept: others under the same key are taken for these.
@@ -105,11 +105,27 @@ def _exchanged(batches: Sequence[Sequence[int]], compute: Compute[Value], advanc
 
 def _kept(
     journal: PhaseJournal, batches: Sequence[Sequence[int]], compute: Compute[Value], advance: _Advance
-) -> dict[int, Value]:
+) -> Mapping[int, Value]:
     def records(batch: Sequence[int]) -> list[dict[str, Any]]:
         return [{"row": row, "value": value} for row, value in zip(batch, compute(batch), strict=True)]
 
-    if known := sum(len(batch) for batch in batches if journal.done.keys() >= set(batch)):
+    if known := sum(len(batch) for batch in batches if all(row in journal.done for row in batch)):
         advance(known)
-    found = journal.compute_missing(batches, records, advance)
-    return {row: found[row]["value"] for batch in batches for row in batch}
+    return _Values(journal.compute_missing(batches, records, advance))
+
+
+class _Values(Mapping[int, Value]):
+    """Row -> its value, of records that hold it."""
+
+    def __init__(self, records: Mapping[int, dict[str, Any]]) -> None:
+        self._records = records
+
+    def __getitem__(self, row: int) -> Value:
+        value: Value = self._records[row]["value"]
+        return value
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._records)
+
+    def __len__(self) -> int:
+        return len(self._records)

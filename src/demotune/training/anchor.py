@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 from demotune.common.profiling import span
 from demotune.common.progress import track
+from demotune.common.record_arrays import RecordArrays
 from demotune.models.reference_logps import token_logps
 from demotune.records import Completion, RenderedDemonstration, ScoredDemonstration
 from demotune.runs.shared_work import compute_rows, shared
-from demotune.training.microbatches import MicrobatchPlan, as_dealt, microbatches_of_step
+from demotune.training.microbatches import MicrobatchPlan, Units, as_dealt, microbatches_of_step
 from demotune.training.sft_losses import AnchoredLoss
 from demotune.training.stage import Stage
 
@@ -20,7 +21,7 @@ ANCHORED: tuple[AnchoredLoss, ...] = ("iw", "psft")
 
 def scored_demonstrations(
     stage: Stage, rows: Sequence[RenderedDemonstration], plan: MicrobatchPlan
-) -> list[ScoredDemonstration]:
+) -> Sequence[ScoredDemonstration]:
     """The rows, scored by the policy that the stage starts from in the micro-batches in which they will be trained."""
 
     def logps(unit: Sequence[int]) -> list[tuple[float, ...]]:
@@ -31,8 +32,9 @@ def scored_demonstrations(
             budget=stage.setup.config.tokens_per_microbatch,
         )
 
-    units = as_dealt(plan.units, microbatches_of_step(stage.setup))
+    units = Units.of(as_dealt(plan.units, microbatches_of_step(stage.setup)))
     what = "log-probabilities of the start model"
     with track(what, len(rows), "rows") as tracker, span("scoring"), shared("anchor", stage.folder):
         found = compute_rows(units, logps, tracker.advance)
-    return [ScoredDemonstration(row, tuple(found[number])) for number, row in enumerate(rows)]
+    scored = (ScoredDemonstration(row, tuple(found[number])) for number, row in enumerate(rows))
+    return RecordArrays(ScoredDemonstration, scored)

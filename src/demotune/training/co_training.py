@@ -12,6 +12,8 @@ from functools import cached_property
 from statistics import fmean
 from typing import Protocol
 
+from demotune.common.record_arrays import RecordArrays
+from demotune.common.sequences import Joined
 from demotune.config.methods import RFTConfig
 from demotune.models.question import as_question
 from demotune.records import Completion, Pair, Response
@@ -46,9 +48,10 @@ class TaughtPairs:
         self._of_batch: dict[int, list[Pair]] = {}
 
     @cached_property
-    def of_stage(self) -> list[Pair]:
+    def of_stage(self) -> Sequence[Pair]:
         """As the reward phase used them; pairs with equal sides left out."""
-        return [pair for pair in select_pairs(self._every).pairs if _usable(pair.demo, pair.sample, self._config)]
+        usable = (pair for pair in self._every if _usable(pair.demo, pair.sample, self._config))
+        return RecordArrays(Pair, (pair for pair in usable if pair.demo.ids != pair.sample.ids))
 
     def of_batch(self, number: int) -> list[Pair]:
         """Each response of a batch beside what is preferred for its prompt; equal sides left out."""
@@ -67,7 +70,7 @@ class TaughtPairs:
         every, share = self._config.reward_every or 1, self._config.reward_replay
         first = (update - 1) * every
         fresh = [pair for number in range(first, first + every) for pair in self.of_batch(number)]
-        earlier = [*self.of_stage, *(pair for number in range(first) for pair in self.of_batch(number))]
+        earlier = Joined(self.of_stage, *map(self.of_batch, range(first)))
         count = min(round(share / (1 - share) * len(fresh)), len(earlier))
         return [*fresh, *random.Random(self._stage.seed(f"reward-replay-{update}")).sample(earlier, count)]
 
@@ -80,7 +83,7 @@ class TaughtPairs:
         ]
 
     @cached_property
-    def _every(self) -> list[Pair]:
+    def _every(self) -> Sequence[Pair]:
         return contrast_pairs(self._stage, heldout=False)
 
     @cached_property
@@ -153,8 +156,8 @@ def forward_tokens(stage: Stage, batches: int) -> int:
         sides += dict.fromkeys(Completion(pair.prompt_ids, pair.demo) for pair in pairs)
     if config.reward_kind == "linear":
         learned = (batches - 1) // config.reward_every * config.reward_every
-        for pairs in (taught.of_stage, *(taught.of_batch(number) for number in range(learned))):
-            sides += distinct_sides(pairs)
+        for learned_from in (taught.of_stage, *map(taught.of_batch, range(learned))):
+            sides += distinct_sides(learned_from)
     asked = len(as_question(stage.setup.tokenizer, config.reward_question).ids) if config.reward_question else 0
     return tokens_of((side.prompt_ids, side.response) for side in sides) + asked * len(sides)
 
@@ -174,8 +177,8 @@ def expected_tokens(plan: StagePlan, group: Tokens) -> Tokens:
     if config.reward_every is None:
         return Tokens()
     known = len(plan.own) / (len(plan.own) + len(plan.setup.prompts))
-    demos = [tokens_of_responses(len(row.prompt), [row.demo], head=False) for row in plan.own]
-    demo = sum(demos, Tokens()).times(known / len(demos))
+    demos = (tokens_of_responses(row.prompt, [row.demo], head=False) for row in plan.own)
+    demo = sum(demos, Tokens()).times(known / len(plan.own))
     return demo + (demo + replace(group, positions=0.0).times(known) if config.reward_kind == "linear" else Tokens())
 
 
@@ -186,11 +189,11 @@ def expected_training(plan: StagePlan, training: Training, responses: float) -> 
         return training
     known = len(plan.own) / (len(plan.own) + len(plan.setup.prompts))
     pairs = known * responses / (1 - config.reward_replay)
-    each = [tokens_of_pair(row, head=False) for row in plan.own]
+    each = (tokens_of_pair(row, head=False) for row in plan.own)
     microbatches = pairs / config.per_device_train_batch_size
     return replace(
         training,
-        tokens=training.tokens + sum(each, Tokens()).times(pairs / len(each)),
+        tokens=training.tokens + sum(each, Tokens()).times(pairs / len(plan.own)),
         steps=training.steps + microbatches / config.gradient_accumulation_steps,
         microbatches=training.microbatches + microbatches,
     )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from demotune.common.profiling import timed
 from demotune.common.progress import Tracker
+from demotune.common.record_arrays import RecordArrays
 from demotune.models.policy import Policy
 from demotune.records import Response
 from demotune.rewards.answer_only import finished_by_answer
@@ -24,7 +25,7 @@ def draw_with(
     tracker: Tracker | None = None,
     first_stream: int = 0,
     with_logps: bool = False,
-) -> list[Response]:
+) -> Sequence[Response]:
     """Responses to all prompts, in their order; rows finished before an interruption are not drawn again.
 
     `purpose` names the journal and the seed; prompt i has the random stream `first_stream` + i of that seed. `policy`
@@ -48,7 +49,9 @@ def draw_with(
         expected=float(stage.setup.train.response_lengths.mean()),
     )
     marker = stage.setup.answer_marker
-    return responses if marker is None else [finished_by_answer(response, marker) for response in responses]
+    if marker is None:
+        return responses
+    return RecordArrays(Response, (finished_by_answer(response, marker) for response in responses))
 
 
 def sampling_options(setup: Setup) -> SamplingOptions:

@@ -16,6 +16,7 @@ from demotune.training.stage import Stage, tokens_of
 
 def start_rows(stage: Stage) -> list[HeldoutRow]:
     """Held-out rows under the start model; its answers are the first ones of the SAMPLE phase where there is one."""
+    answers: Sequence[Response]
     if stage.done("sample"):
         answers = first_heldout_samples(stage.setup, stage.number)
     else:
@@ -38,14 +39,14 @@ def heldout_tokens(stage: Stage, answered: Sequence[HeldoutRow]) -> int:
     return demos + answers
 
 
-def _answers(stage: Stage, policy: Callable[[], Policy], purpose: str, what: str) -> list[Response]:
+def _answers(stage: Stage, policy: Callable[[], Policy], purpose: str, what: str) -> Sequence[Response]:
     prompts = [row.prompt_ids for row in stage.setup.heldout]
     with track(what, len(prompts), "responses") as tracker:
         return draw_with(stage, policy, prompts, purpose=purpose, tracker=tracker)
 
 
 @timed("scoring")
-def _rows(stage: Stage, policy: Policy, answers: list[Response], purpose: str, what: str) -> list[HeldoutRow]:
+def _rows(stage: Stage, policy: Policy, answers: Sequence[Response], purpose: str, what: str) -> list[HeldoutRow]:
     demonstrations, config = stage.setup.heldout, stage.setup.config
     decode = stage.setup.renderer.decode
     with track(what, len(demonstrations), "rows") as tracker, shared(f"{purpose}-logps", stage.folder):

@@ -12,6 +12,7 @@ from demotune.common.memory import give_back_memory
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.profiling import timed
 from demotune.common.progress import say, track
+from demotune.common.sequences import Joined, Mapped
 from demotune.models.policy import merged, weight_sharing_base
 from demotune.models.question import Question, as_question
 from demotune.models.reward import is_reward_model, save_reward_model
@@ -73,14 +74,14 @@ def forward_tokens(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair])
 def work(plan: StagePlan, own: Sequence[RowSizes], heldout: Sequence[RowSizes]) -> PhaseWork:
     """Hidden states of all sides of the pairs to learn from, then the rewards of pairs to judge it by."""
     extra = question_tokens(plan.setup)
-    judged = [*plan.own, *plan.heldout, *(heldout if sources_of(plan.setup.config) else ())]
-    scored = plan.batched([_sides_of(row, extra) for row in (*own, *heldout, *judged)])
+    judged = Joined(plan.own, plan.heldout, heldout if sources_of(plan.setup.config) else ())
+    scored = plan.batched(Mapped(lambda row: _sides_of(row, extra), Joined(own, heldout, judged)))
     loads = 0 if on_base_of_policy(plan.setup) else 2
     return PhaseWork(scored=scored, loads=loads, saves=1)
 
 
 def _sides_of(row: RowSizes, extra: int) -> Tokens:
-    return tokens_of_responses(len(row.prompt), [row.demo + extra, row.sample + extra], head=False)
+    return tokens_of_responses(row.prompt, [row.demo + extra, row.sample + extra], head=False)
 
 
 def _sides(pairs: Sequence[Pair], heldout: Sequence[Pair]) -> list[tuple[Sequence[Pair], str]]:

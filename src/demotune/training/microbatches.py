@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, overload
@@ -14,13 +15,24 @@ from demotune.common.processes import process_count
 from demotune.training.setup import Setup
 
 Row = TypeVar("Row")
+Numbers = NDArray[np.int64]
+"""One for each record."""
 
 
 class Units(Sequence[list[int]]):
     """Numbers of records, cut into micro-batches: two arrays, since a plan may hold millions of records."""
 
-    def __init__(self, records: NDArray[np.int64], sizes: NDArray[np.int64]) -> None:
+    def __init__(self, records: Numbers, sizes: Numbers) -> None:
         self._records, self._ends = records, np.cumsum(sizes)
+
+    @classmethod
+    def of(cls, units: Iterable[Sequence[int]]) -> "Units":
+        """The same units, which are read once."""
+        records, sizes = array("q"), array("q")
+        for unit in units:
+            records.extend(unit)
+            sizes.append(len(unit))
+        return cls(np.frombuffer(records, np.int64), np.frombuffer(sizes, np.int64))
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -45,19 +57,19 @@ class MicrobatchPlan:
     """
 
     units: Units
-    order: NDArray[np.int64]
+    order: Numbers
     steps: int
 
 
 def plan_microbatches(
-    lengths: Sequence[int] | NDArray[np.int64],
+    lengths: Sequence[int] | Numbers,
     *,
     batch_size: int,
     accumulation: int,
     epochs: float,
     steps: int | None,
     seed: int,
-    groups: Sequence[int] | None = None,
+    groups: Sequence[int] | Numbers | None = None,
 ) -> MicrobatchPlan:
     """Fix once, from the seed, which records share a micro-batch and when each micro-batch is trained.
 
@@ -79,20 +91,20 @@ def plan_microbatches(
     longest = np.maximum.reduceat(np.asarray(lengths)[records], borders[:-1])
     sizes = np.diff(borders)
     shuffled = np.array(rng.sample(range(len(sizes)), len(sizes)))
-    ordered: list[NDArray[np.int64]] = []
+    ordered: list[Numbers] = []
     for window in _windows(sizes[shuffled], 8 * batch_size):
         own = shuffled[window]
         ordered += [
             records[borders[group] : borders[group + 1]] for group in own[np.argsort(longest[own], kind="stable")]
         ]
     order_of_records = np.concatenate(ordered)
-    cut = np.array([len(unit) for unit in whole_groups(group_of[order_of_records].tolist(), batch_size)])
+    cut = np.array([len(unit) for unit in whole_groups(group_of[order_of_records], batch_size)])
     wanted = steps * accumulation if steps is not None else max(round(len(cut) * epochs), 1)
     order = np.array(in_passes(range(len(cut)), wanted, rng))
     return MicrobatchPlan(units=Units(order_of_records, cut), order=order, steps=-(-wanted // accumulation))
 
 
-def _windows(sizes: NDArray[np.int64], least: int) -> Iterator[slice]:
+def _windows(sizes: Numbers, least: int) -> Iterator[slice]:
     """Consecutive groups that have so many records together, the last ones fewer."""
     start = left = 0
     for place, size in enumerate(sizes.tolist()):
@@ -124,19 +136,21 @@ class Microbatches(Sequence[list[Row]]):
         return [self._records[number] for number in self._plan.units[self._plan.order[place]]]
 
 
-def whole_groups(groups: Sequence[int], size: int) -> list[list[int]]:
+def whole_groups(groups: Sequence[int] | Numbers, size: int) -> Iterator[list[int]]:
     """Places of consecutive records, cut into units of at most `size` that hold whole groups.
 
     `groups` has the group of each record. A larger group is cut into parts as equal as can be.
     """
-    units: list[list[int]] = []
+    unit: list[int] = []
     for _, places in itertools.groupby(range(len(groups)), key=groups.__getitem__):
         group = [*places]
         for part in in_equal_parts(group, -(-len(group) // size)):
-            if not units or len(units[-1]) + len(part) > size:
-                units.append([])
-            units[-1] += part
-    return units
+            if unit and len(unit) + len(part) > size:
+                yield unit
+                unit = []
+            unit += part
+    if unit:
+        yield unit
 
 
 def in_equal_parts(rows: Sequence[Row], count: int) -> list[Sequence[Row]]:
@@ -172,20 +186,20 @@ def microbatches_of_step(setup: Setup) -> int:
     return setup.config.gradient_accumulation_steps * setup.processes
 
 
-def as_dealt(units: Iterable[Sequence[Row]], microbatches: int) -> list[Sequence[Row]]:
+def as_dealt(units: Iterable[Sequence[Row]], microbatches: int) -> Iterator[Sequence[Row]]:
     """The units of steps of so many micro-batches as processes compute them: whole, or in parts."""
     parts = deal(microbatches, process_count()).parts
-    return [part for unit in units for part in in_equal_parts(unit, parts) if part]
+    return (part for unit in units for part in in_equal_parts(unit, parts) if part)
 
 
 def config_microbatches(
     setup: Setup,
-    lengths: Sequence[int] | NDArray[np.int64],
+    lengths: Sequence[int] | Numbers,
     *,
     epochs: float,
     steps: int | None,
     seed: int,
-    groups: Sequence[int] | None = None,
+    groups: Sequence[int] | Numbers | None = None,
 ) -> MicrobatchPlan:
     """The plan for records of so many tokens, with the batch sizes of the config, over all processes that began."""
     return plan_microbatches(

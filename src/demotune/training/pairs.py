@@ -1,19 +1,25 @@
 """A stage's pairs, read from its files, and the micro-batches that they are scored and trained in."""
 
+import itertools
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+import numpy as np
+
 from demotune.common.errors import DemotuneError
 from demotune.common.json_records import iter_records
+from demotune.common.record_arrays import RecordArrays
+from demotune.common.sequences import Joined, Mapped
 from demotune.records import Pair, Response, ScoredPair, Side, Triplet
 from demotune.rewards.answer_only import with_thoughts
 from demotune.runs.file_names import REFERENCE_LOGPS, SAMPLES
 from demotune.runs.heldout import HeldoutRow
 from demotune.runs.rows import ReferenceRow, SampleRow
-from demotune.training.microbatches import MicrobatchPlan, config_microbatches, whole_groups
+from demotune.training.by_key import ByKey
+from demotune.training.microbatches import MicrobatchPlan, Numbers, config_microbatches, whole_groups
 from demotune.training.setup import Setup
 from demotune.training.stage import Stage, pairwise, stage_slice
 from demotune.training.work import Tokens
@@ -22,7 +28,7 @@ from demotune.training.work_plan import RowSizes, StagePlan, tokens_of_another, 
 Row = TypeVar("Row")
 
 
-def training_pairs(stage: Stage) -> list[Pair]:
+def training_pairs(stage: Stage) -> Sequence[Pair]:
     """This stage's own pairs, those of earlier stages that `history` asks for, and the `interpolicy` ones.
 
     With `answer_after` those whose sample has an answer.
@@ -34,10 +40,10 @@ def training_pairs(stage: Stage) -> list[Pair]:
         again = _again(stage, earlier)
         rng = random.Random(stage.seed("interpolicy"))
         between = between_policies([*earlier, pairs], round(config.interpolicy * len(pairs)), rng)
-        pairs = [*pairs, *again, *between]
+        pairs = Joined(pairs, again, between)
     if stage.setup.answer_marker is None:
         return pairs
-    answered = [pair for pair in pairs if pair.sample_thought]
+    answered = RecordArrays(Pair, (pair for pair in pairs if pair.sample_thought))
     if not answered:
         raise DemotuneError(
             f"no sample of {stage.title} has {stage.setup.config.answer_after!r} and an answer after it; begin "
@@ -46,54 +52,60 @@ def training_pairs(stage: Stage) -> list[Pair]:
     return answered
 
 
-def referenced_pairs(stage: Stage) -> list[Pair]:
+def referenced_pairs(stage: Stage) -> Sequence[Pair]:
     """The training pairs that need the reference's log-probabilities: none for the link tspin."""
     return [] if pairwise(stage.setup).link == "tspin" else training_pairs(stage)
 
 
-def triplets(stage: Stage) -> list[Triplet]:
+def triplets(stage: Stage) -> Sequence[Triplet]:
     """The stage's training pairs with the start model's samples, which the first stage drew.
 
-    The n-th pair of a row has the n-th of them, so that in the first stage the two are the same.
+    The n-th pair of a row has the n-th of them that differs from the demonstration, where one does, so that in the
+    first stage the two are the same.
     """
-    drawn: dict[str, list[SampleRow]] = {}
-    for row in _sample_rows(stage.setup, 0, heldout=False):
-        drawn.setdefault(row.key, []).append(row)
-    firsts = {key: [row for row in rows if not row.equal] or rows for key, rows in drawn.items()}
-    seen: Counter[str] = Counter()
-    found = []
-    for pair in training_pairs(stage):
-        first = firsts[pair.key][seen[pair.key] % len(firsts[pair.key])]
-        seen[pair.key] += 1
-        found.append(Triplet(pair, first.pair.sample))
-    return found
+    rows = _sample_rows(stage.setup, 0, heldout=False)
+    by_row = (list(group) for _, group in itertools.groupby(rows, key=lambda row: row.key))
+    kept = (row for group in by_row for row in ([row for row in group if not row.equal] or group))
+    drawn = ByKey((row.key, row.pair.sample) for row in kept)
+
+    def found() -> Iterator[Triplet]:
+        seen: Counter[str] = Counter()
+        for pair in training_pairs(stage):
+            firsts = drawn[pair.key]
+            yield Triplet(pair, firsts[seen[pair.key] % len(firsts)])
+            seen[pair.key] += 1
+
+    return RecordArrays(Triplet, found())
 
 
-def expected_pairs(plan: StagePlan) -> list[RowSizes]:
+def expected_pairs(plan: StagePlan) -> Sequence[RowSizes]:
     """The sizes of the same pairs, before anything is sampled: as if no sample were its demonstration."""
     own = repeated(plan, plan.own)
     if not plan.number:
         return own
-    earlier = [
-        repeated(plan, [plan.sizes(row) for row in stage_slice(plan.setup, number)]) for number in range(plan.number)
-    ]
-    between = [
-        replace(plan.own[place % len(plan.own)], demo=round(plan.own[place % len(plan.own)].sample))
-        for place in range(round(pairwise(plan.setup).interpolicy * len(own)))
-    ]
-    return [*own, *_again(plan, earlier), *between]
+    earlier = [repeated(plan, plan.sizes_of(stage_slice(plan.setup, number))) for number in range(plan.number)]
+    between = Mapped(
+        lambda number: _between(plan.own[number % len(plan.own)], number),
+        range(round(pairwise(plan.setup).interpolicy * len(own))),
+    )
+    return Joined(own, _again(plan, earlier), between)
 
 
-def _again(stage: Stage | StagePlan, earlier: Sequence[Sequence[Row]]) -> list[Row]:
+def _between(row: RowSizes, number: int) -> RowSizes:
+    """The sizes of a pair of two samples."""
+    return replace(row, demo=round(row.sample), row=-1 - number)
+
+
+def _again(stage: Stage | StagePlan, earlier: Sequence[Sequence[Row]]) -> Sequence[Row]:
     """The pairs of earlier stages that are trained on again, in their order."""
     config = pairwise(stage.setup)
-    pool = earlier[-1] if config.history_from == "previous" else [row for rows in earlier for row in rows]
+    pool = earlier[-1] if config.history_from == "previous" else Joined(*earlier)
     count = round(config.history * len(earlier[-1]))
     chosen = random.Random(stage.seed("history")).sample(range(len(pool)), min(count, len(pool)))
-    return [pool[number] for number in sorted(chosen)]
+    return Mapped(pool.__getitem__, sorted(chosen))
 
 
-def between_policies(by_stage: Sequence[Sequence[Pair]], count: int, rng: random.Random) -> list[Pair]:
+def between_policies(by_stage: Sequence[Sequence[Pair]], count: int, rng: random.Random) -> Sequence[Pair]:
     """Pairs that prefer a sample of a later policy to one of an earlier policy, for the same prompt.
 
     `by_stage` has each stage's pairs. Row, stages and samples are drawn uniformly, `count` times; where the two samples
@@ -122,19 +134,20 @@ def between_policies(by_stage: Sequence[Sequence[Pair]], count: int, rng: random
     return found
 
 
-def repeated(plan: StagePlan, rows: Iterable[RowSizes]) -> list[RowSizes]:
+def repeated(plan: StagePlan, rows: Sequence[RowSizes]) -> Sequence[RowSizes]:
     """M pairs of each row."""
-    return [row for row in rows for _ in range(plan.setup.samples_per_prompt)]
+    count = plan.setup.samples_per_prompt
+    return Mapped(lambda place: rows[place // count], range(len(rows) * count))
 
 
-def sampled_pairs(setup: Setup, number: int, heldout: bool = False) -> list[Pair]:
+def sampled_pairs(setup: Setup, number: int, heldout: bool = False) -> Sequence[Pair]:
     """The pairs of stage `number`: of the samples that it drew those that differ from their demonstrations.
 
     With their thoughts marked where the policy compares.
     """
     pairs = (row.pair for row in _sample_rows(setup, number, heldout) if not row.equal)
     marker = setup.answer_marker if setup.config.learned_reward == "implicit" else None
-    return [pair if marker is None else with_thoughts(pair, marker) for pair in pairs]
+    return RecordArrays(Pair, (pair if marker is None else with_thoughts(pair, marker) for pair in pairs))
 
 
 def equal_samples(setup: Setup, number: int) -> int:
@@ -168,7 +181,7 @@ def known_logps(stage: Stage, rows: Sequence[HeldoutRow]) -> Mapping[Side, float
     }
 
 
-def scored_pairs(stage: Stage, number: int) -> tuple[list[ScoredPair], list[ScoredPair]]:
+def scored_pairs(stage: Stage, number: int) -> tuple[Sequence[ScoredPair], Sequence[ScoredPair]]:
     """(training pairs, held-out pairs) of stage `number` with their reference log-probabilities.
 
     No training pairs for the link tspin, which has no reference.
@@ -176,36 +189,36 @@ def scored_pairs(stage: Stage, number: int) -> tuple[list[ScoredPair], list[Scor
     earlier = stage if number == stage.number else Stage(stage.setup, number)
     pairs, heldout = referenced_pairs(earlier), sampled_pairs(stage.setup, number, heldout=True)
     logps = iter_records(ReferenceRow, earlier.folder / REFERENCE_LOGPS)
-    both = [
+    both = (
         ScoredPair(pair, row.demo_ref_logp, row.sample_ref_logp)
-        for pair, row in zip([*pairs, *heldout], logps, strict=True)
-    ]
-    return both[: len(pairs)], both[len(pairs) :]
+        for pair, row in zip(itertools.chain(pairs, heldout), logps, strict=True)
+    )
+    trained = RecordArrays(ScoredPair, itertools.islice(both, len(pairs)))
+    return trained, RecordArrays(ScoredPair, both)
 
 
-def pair_lengths(pairs: Sequence[Pair]) -> list[int]:
+def pair_lengths(pairs: Sequence[Pair]) -> Numbers:
     """Tokens of each pair's prompt with its longer side."""
-    return [len(pair.prompt_ids) + max(len(pair.demo.ids), len(pair.sample.ids)) for pair in pairs]
+    lengths = (len(pair.prompt_ids) + max(len(pair.demo.ids), len(pair.sample.ids)) for pair in pairs)
+    return np.fromiter(lengths, np.int64, len(pairs))
 
 
-def pair_groups(pairs: Sequence[Pair]) -> list[int]:
+def pair_groups(pairs: Sequence[Pair]) -> Numbers:
     """The same number for pairs that follow each other and have one demonstration."""
-    return _runs([(pair.prompt_ids, pair.demo.ids) for pair in pairs])
+    return _runs(((pair.prompt_ids, pair.demo.ids) for pair in pairs), len(pairs))
 
 
-def size_groups(pairs: Sequence[RowSizes]) -> list[int]:
+def size_groups(pairs: Sequence[RowSizes]) -> Numbers:
     """The same for pairs that are expected."""
-    return _runs([id(pair) for pair in pairs])
+    return _runs((pair.row for pair in pairs), len(pairs))
 
 
-def _runs(names: Sequence[object]) -> list[int]:
-    groups: list[int] = []
-    for place, name in enumerate(names):
-        groups.append(groups[-1] + (name != names[place - 1]) if place else 0)
-    return groups
+def _runs(names: Iterable[object], count: int) -> Numbers:
+    runs = (run for run, (_, same) in enumerate(itertools.groupby(names)) for _ in same)
+    return np.fromiter(runs, np.int64, count)
 
 
-def plan_pairs(setup: Setup, lengths: Sequence[int], groups: Sequence[int], seed: int) -> MicrobatchPlan:
+def plan_pairs(setup: Setup, lengths: Numbers, groups: Numbers, seed: int) -> MicrobatchPlan:
     """Micro-batches of a stage's pairs: the same when they are scored and when they are trained."""
     config = pairwise(setup)
     return config_microbatches(
@@ -215,30 +228,30 @@ def plan_pairs(setup: Setup, lengths: Sequence[int], groups: Sequence[int], seed
 
 def heldout_units(setup: Setup, pairs: Sequence[Pair]) -> list[list[int]]:
     """Numbers of held-out pairs that are scored together: always the same, for bfloat16's sake."""
-    return whole_groups(pair_groups(pairs), setup.config.per_device_train_batch_size)
+    return [*whole_groups(pair_groups(pairs), setup.config.per_device_train_batch_size)]
 
 
 def expected_tokens(
     plan: StagePlan, pairs: Sequence[RowSizes], *, demo: bool = True, head: bool = True
-) -> list[Tokens]:
+) -> Sequence[Tokens]:
     """What each pair adds to a micro-batch: those that follow the first one of a row and micro-batch, their samples.
 
     Without `demo` the numbers of demonstrations are known.
     """
-    size = plan.setup.config.per_device_train_batch_size
-    found: list[Tokens] = []
-    for unit in whole_groups(size_groups(pairs), size):
-        before = None
-        for number in unit:
-            row = pairs[number]
-            if row is before:
-                found.append(tokens_of_another(len(row.prompt), row.sample, plan.shared, head=head))
-            elif demo:
-                found.append(tokens_of_pair(row, head=head))
-            else:
-                found.append(tokens_of_responses(len(row.prompt), [row.sample], head=head))
-            before = row
-    return found
+
+    def found() -> Iterator[Tokens]:
+        for unit in whole_groups(size_groups(pairs), plan.setup.config.per_device_train_batch_size):
+            before = None
+            for row in (pairs[number] for number in unit):
+                if row.row == before:
+                    yield tokens_of_another(row.prompt, row.sample, plan.shared, head=head)
+                elif demo:
+                    yield tokens_of_pair(row, head=head)
+                else:
+                    yield tokens_of_responses(row.prompt, [row.sample], head=head)
+                before = row.row
+
+    return RecordArrays(Tokens, found())
 
 
 def steps_of_all_stages(setup: Setup) -> int:
@@ -247,11 +260,11 @@ def steps_of_all_stages(setup: Setup) -> int:
     rows = [len(stage_slice(setup, number)) for number in range(config.stages)]
     total = 0
     for number, own in enumerate(rows):
-        groups = [row for row in range(own) for _ in range(count)]
+        groups = np.repeat(np.arange(own), count)
         if number:
             again, between = round(config.history * count * rows[number - 1]), round(config.interpolicy * len(groups))
-            groups += [*(own + pair // count for pair in range(again)), *range(-between, 0)]
-        total += plan_pairs(setup, [0] * len(groups), groups, seed=0).steps
+            groups = np.concatenate([groups, own + np.arange(again) // count, np.arange(-between, 0)])
+        total += plan_pairs(setup, np.zeros_like(groups), groups, seed=0).steps
     return total
 
 

@@ -196,7 +196,7 @@ class Rollouts(Sequence[list[Rollout]]):
         """Numbers of each response, computed in its micro-batch; processes share the micro-batches."""
         numbers: list[tuple[int, Numbers]] = []
         with_states = self._config.advantage == "gae"
-        for unit in share_of_this_process(as_dealt(units, self.plan.microbatches)):
+        for unit in share_of_this_process([*as_dealt(units, self.plan.microbatches)]):
             for part in cut_to_budget(unit, lambda row: completions[row].tokens, self._budget):
                 members = [completions[row] for row in part]
                 with one_pass(sum(member.tokens for member in members), len(members)):

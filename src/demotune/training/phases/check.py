@@ -72,7 +72,7 @@ def work(plan: StagePlan) -> PhaseWork:
     kind = plan.setup.config.learned_reward
     if kind == "explicit":
         models = 2 if plan.whole_models else 1
-        answers = [tokens_of_responses(len(row.prompt), [row.demo, row.sample, row.sample], head=False) for row in rows]
+        answers = [tokens_of_responses(row.prompt, [row.demo, row.sample, row.sample], head=False) for row in rows]
         scored += replace(plan.batched(answers), counted=0.0)  # a run does not count these
     elif kind == "implicit":
         against = 2 if plan.number else 1  # this stage's reference, and from the second stage on the start model

@@ -1,5 +1,6 @@
 """POLICY: on-policy steps that raise the learned reward, less a KL penalty to the start model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean
@@ -11,8 +12,10 @@ from torch import nn
 from demotune.common.files import write_rows
 from demotune.common.processes import shards_models
 from demotune.common.progress import warn
+from demotune.common.sequences import Joined, Mapped
 from demotune.models.adapters import load_adapter_on
 from demotune.models.model_folder import is_adapter
+from demotune.models.packing import shared_tokens
 from demotune.models.policy import Policy, weight_sharing_base
 from demotune.models.sharding import copy_trained
 from demotune.runs.file_names import METRICS, ROLLOUTS
@@ -28,6 +31,7 @@ from demotune.training.objectives import PolicyObjective
 from demotune.training.reward_gate import closed_for
 from demotune.training.rollout_files import drop_damaged, read_batches
 from demotune.training.rollouts import Models, RolloutPlan, Rollouts, forward_tokens
+from demotune.training.setup import Setup
 from demotune.training.stage import Outcome, Stage, stage_slice, with_reward
 from demotune.training.trainer import EarlyStop, Fit
 from demotune.training.work import Draw, PhaseWork, Training
@@ -119,11 +123,12 @@ def work(plan: StagePlan) -> PhaseWork:
     for gae it gives hidden states.
     """
     config = with_reward(plan.setup)
-    prompts = [*(row.prompt for row in plan.own), *plan.setup.prompts]
+    ids = _prompts(plan.setup, plan.number)
+    prompts = [*map(len, ids)]
     rollouts = RolloutPlan.of(config, len(prompts), plan.setup.processes)
     response = fmean(row.sample for row in plan.own)
     size = rollouts.responses / rollouts.mini_batches / rollouts.microbatches  # responses of a micro-batch
-    prompt, answers = fmean(map(len, prompts)), config.num_generations
+    prompt, answers = fmean(prompts), config.num_generations
     group = tokens_of_responses(prompt, [response] * answers, per_prompt=min(answers, size))
     beside = max(size / answers, 1.0)  # groups of a micro-batch
     group = replace(group, computed=group.computed - plan.shared * (1 - 1 / beside))
@@ -131,7 +136,7 @@ def work(plan: StagePlan) -> PhaseWork:
     by_head, without = 1 if keeps_logps(plan.setup) else 2, 2 if config.advantage == "gae" else 1
     passes = group.times(by_head) + replace(group, positions=0.0).times(without)
     passes += co_training.expected_tokens(plan, group)
-    prefill = tokens_of_prompts(prompts, answers * len(prompts)).times(groups / len(prompts))
+    prefill = tokens_of_prompts(prompts, shared_tokens(ids), answers * len(prompts)).times(groups / len(prompts))
     slots = min(config.sample_batch_size, rollouts.responses)
     models = 3 if plan.whole_models else 1
     learning = config.reward_every is not None and config.reward_kind == "full" and plan.whole_models
@@ -152,6 +157,11 @@ def work(plan: StagePlan) -> PhaseWork:
         loads=models,
         saves=1,
     )
+
+
+def _prompts(setup: Setup, number: int) -> Sequence[tuple[int, ...]]:
+    """Those that are drawn for: of the stage's demonstrations, then those without one."""
+    return Joined(Mapped(lambda row: row.prompt_ids, stage_slice(setup, number)), setup.prompts)
 
 
 def guard(facts: dict[str, float], limits: Limits) -> None:
@@ -245,7 +255,7 @@ def _prepare(stage: Stage, budget: int | None) -> Fit:
     rollouts = Rollouts(
         stage,
         models,
-        prompts=[*(row.prompt_ids for row in stage_slice(setup, stage.number)), *setup.prompts],
+        prompts=_prompts(setup, stage.number),
         check=lambda facts: guard(facts, limits.following(facts, config.stop_reward_margin)),
         budget=budget,
     )

@@ -1,17 +1,19 @@
 """REFERENCE: log-probabilities of the stage's pairs under the reference, once, to `reference_logps.jsonl.gz`."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from demotune.common.files import write_rows
 from demotune.common.profiling import span
 from demotune.common.progress import track
+from demotune.common.sequences import Joined
 from demotune.models.reference_logps import pair_logps
 from demotune.records import Side
 from demotune.runs.file_names import REFERENCE_LOGPS
 from demotune.runs.heldout_files import rows_before
 from demotune.runs.phase_journal import PhaseJournal
-from demotune.training.microbatches import as_dealt, microbatches_of_step
+from demotune.training.microbatches import Units, as_dealt, microbatches_of_step
 from demotune.training.pairs import (
     expected_pairs,
     expected_tokens,
@@ -34,14 +36,16 @@ def run(stage: Stage) -> Outcome:
     """Compute the reference's log-probabilities of this stage's pairs and of the held-out pairs."""
     config = pairwise(stage.setup)
     pairs, heldout = referenced_pairs(stage), sampled_pairs(stage.setup, stage.number, heldout=True)
-    everything = [*pairs, *heldout]
+    everything = Joined(pairs, heldout)
     seed, groups = stage.seed("microbatches"), pair_groups(pairs)
     trained = plan_pairs(stage.setup, pair_lengths(pairs), groups, seed).units if pairs else ()
     # Numbers of the pairs that are computed together: the micro-batches of training, then units of held-out pairs.
-    units = [
-        *as_dealt(trained, microbatches_of_step(stage.setup)),
-        *([len(pairs) + number for number in unit] for unit in heldout_units(stage.setup, heldout)),
-    ]
+    units = Units.of(
+        itertools.chain(
+            as_dealt(trained, microbatches_of_step(stage.setup)),
+            ([len(pairs) + number for number in unit] for unit in heldout_units(stage.setup, heldout)),
+        )
+    )
     known: Mapping[Side, float] = {}
     if reference_is_start(stage.setup, stage.number):
         known = known_logps(stage, rows_before(stage.setup.folder, stage.number))

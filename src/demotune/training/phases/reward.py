@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from peft import PeftModel
 
@@ -14,6 +15,8 @@ from demotune.common.memory import give_back_memory
 from demotune.common.processes import main_process
 from demotune.common.profiling import timed
 from demotune.common.progress import say, track, warn
+from demotune.common.record_arrays import RecordArrays
+from demotune.common.sequences import Joined, Mapped
 from demotune.config.methods import RFTConfig
 from demotune.models.reward import (
     RewardModel,
@@ -46,7 +49,7 @@ from demotune.training.learned_reward import (
     start_reward,
 )
 from demotune.training.losses import loss_at_reference, reward_loss
-from demotune.training.microbatches import Microbatches, MicrobatchPlan, config_microbatches
+from demotune.training.microbatches import Microbatches, MicrobatchPlan, Numbers, config_microbatches
 from demotune.training.objectives import RewardObjective
 from demotune.training.pairs import (
     equal_samples,
@@ -113,12 +116,14 @@ def _fit_line(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) -> O
 
 def _earned(rewards: Sequence[RewardRow], check: PairCheck | None) -> dict[str, object]:
     """What demonstrations and samples earn, and how often the first earn more; on held-out pairs if there are any."""
-    usable = [row for row in rewards if row.usable] or rewards  # none is where only other models' samples end
-    judged = [row for row in usable if row.heldout] or usable
+    # No row is usable where only other models' samples end.
+    judged = max((row.usable, row.heldout) for row in rewards)
+    both = ((row.demo_reward, row.sample_reward) for row in rewards if (row.usable, row.heldout) == judged)
+    demo, sample = np.fromiter(both, np.dtype((float, 2))).mean(axis=0).tolist()
     return {
         "on_heldout": check is not None,
-        "demo_reward": sum(row.demo_reward for row in judged) / len(judged),
-        "sample_reward": sum(row.sample_reward for row in judged) / len(judged),
+        "demo_reward": demo,
+        "sample_reward": sample,
         "check": as_json(check) if check else {},
     }
 
@@ -131,7 +136,7 @@ def work(plan: StagePlan) -> PhaseWork:
         return linear_reward.work(plan, *learned)
     own, heldout = (expected_tokens(plan, rows, head=False) for rows in learned)
     judged = plan.batched(heldout)
-    every = plan.batched(expected_tokens(plan, repeated(plan, [*plan.own, *plan.heldout]), head=False))
+    every = plan.batched(expected_tokens(plan, repeated(plan, Joined(plan.own, plan.heldout)), head=False))
     seed = plan.seed("reward-microbatches")
     microbatches = _microbatches(plan.setup, plan.longer_sides(learned[0]), size_groups(learned[0]), seed)
     judgements = 1 + -(-microbatches.steps // config.reward_eval_steps) if plan.heldout else 0
@@ -145,7 +150,7 @@ def work(plan: StagePlan) -> PhaseWork:
     )
 
 
-def _microbatches(setup: Setup, lengths: Sequence[int], groups: Sequence[int], seed: int) -> MicrobatchPlan:
+def _microbatches(setup: Setup, lengths: Numbers, groups: Numbers, seed: int) -> MicrobatchPlan:
     config = with_reward(setup)
     return config_microbatches(
         setup, lengths, groups=groups, epochs=config.reward_epochs, steps=config.reward_steps, seed=seed
@@ -155,21 +160,25 @@ def _microbatches(setup: Setup, lengths: Sequence[int], groups: Sequence[int], s
 def _forward_tokens(stage: Stage, history: Sequence[dict[str, Any]], heldout: Sequence[Pair]) -> int:
     """Judgements on held-out pairs while the reward learned, then the rewards of all pairs."""
     judgements = sum("eval_loss" in record for record in history)
-    everything = [
-        pair for side in (False, True) for pair in _answers(stage, sampled_pairs(stage.setup, stage.number, side))
-    ]
-    return (judgements + bool(sources_of(stage.setup.config))) * pair_tokens(heldout) + pair_tokens(everything)
+    both = _both_parts(stage)
+    return (judgements + bool(sources_of(stage.setup.config))) * pair_tokens(heldout) + sum(map(pair_tokens, both))
 
 
-def _answers(stage: Stage, pairs: Sequence[Pair]) -> list[Pair]:
+def _both_parts(stage: Stage) -> list[Sequence[Pair]]:
+    """The stage's training pairs, and its held-out ones, with the policy's samples."""
+    return [_answers(stage, sampled_pairs(stage.setup, stage.number, heldout)) for heldout in (False, True)]
+
+
+def _answers(stage: Stage, pairs: Sequence[Pair]) -> Sequence[Pair]:
     """The pairs as the reward reads them: with `answer_after` the answers alone."""
-    return [without_thoughts(pair, stage.setup.answer_marker) for pair in pairs]
+    return Mapped(lambda pair: without_thoughts(pair, stage.setup.answer_marker), pairs)
 
 
-def usable_pairs(stage: Stage) -> tuple[list[Pair], list[Pair]]:
+def usable_pairs(stage: Stage) -> tuple[Sequence[Pair], Sequence[Pair]]:
     """(training, held-out) pairs that the reward may see: with finished_only, both sides ended by themselves."""
+    config = with_reward(stage.setup)
     both = [_answers(stage, contrast_pairs(stage, heldout)) for heldout in (False, True)]
-    pairs, heldout = ([pair for pair in side if _usable(pair, with_reward(stage.setup))] for side in both)
+    pairs, heldout = (RecordArrays(Pair, (pair for pair in side if _usable(pair, config))) for side in both)
     if not pairs:
         raise DemotuneError(
             f"no sample of {stage.title} ends by itself, so no pair is left to train the reward on; start from "
@@ -257,34 +266,32 @@ def _publish(stage: Stage, reward: RewardModel, pairs: int) -> None:
 
 
 @timed("scoring")
-def _rewards_of_all(stage: Stage, heldout: Sequence[Pair]) -> tuple[list[RewardRow], PairCheck | None]:
+def _rewards_of_all(stage: Stage, heldout: Sequence[Pair]) -> tuple[Sequence[RewardRow], PairCheck | None]:
     """The published reward of every demonstration and sample of the stage, cut-off ones too.
 
     And its accuracy on the held-out pairs of the kind that it learned from; None where there are none.
     """
-    setup, config = stage.setup, with_reward(stage.setup)
-    sides = [
-        (heldout, pair)
-        for heldout in (False, True)
-        for pair in _answers(stage, sampled_pairs(setup, stage.number, heldout))
-    ]
+    config = with_reward(stage.setup)
+    own, judged = _both_parts(stage)
+    pairs = Joined(own, judged)
     reward_of = reward_function(stage)
-    batches = chunks(range(len(sides)), config.per_device_train_batch_size)
+    batches = chunks(range(len(pairs)), config.per_device_train_batch_size)
     name = f"rewards-{folder_hash(stage.folder / REWARD)[:12]}"  # a phase that goes on may publish another reward
-    with track(f"{stage.title}: rewards", len(sides), "pairs") as tracker, shared(name, stage.folder):
-        found = compute_rows(batches, partial(_both_rewards, reward_of, [pair for _, pair in sides]), tracker.advance)
-        rows = [
+    with track(f"{stage.title}: rewards", len(pairs), "pairs") as tracker, shared(name, stage.folder):
+        found = compute_rows(batches, partial(_both_rewards, reward_of, pairs), tracker.advance)
+        rewarded = (
             RewardRow(
                 key=pair.key,
-                heldout=heldout,
+                heldout=place >= len(own),
                 usable=_usable(pair, config),
                 demo_reward=found[place][0],
                 sample_reward=found[place][1],
                 demo_length=len(pair.demo.ids),
                 sample_length=len(pair.sample.ids),
             )
-            for place, (heldout, pair) in enumerate(sides)
-        ]
+            for place, pair in enumerate(pairs)
+        )
+        rows = RecordArrays(RewardRow, rewarded)
     check = None
     if heldout:
         with shared(f"contrast-{name}", stage.folder):

@@ -5,18 +5,22 @@ another one is drawn for it, for a bounded number of rounds. Of later start poli
 was drawn when they were checked; it is the first of the M here.
 """
 
-from collections.abc import Sequence
-from statistics import fmean
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from demotune.common.errors import DemotuneError
 from demotune.common.json_records import write_records
 from demotune.common.progress import say, track
-from demotune.records import RenderedDemonstration, Response
+from demotune.common.sequences import Joined, Mapped
+from demotune.data.rendered_rows import RenderedRows
+from demotune.records import Response
 from demotune.runs.file_names import SAMPLES
 from demotune.runs.heldout_files import rows_before
 from demotune.runs.rows import SampleRow
 from demotune.training.drawing import draw_with
-from demotune.training.stage import Outcome, Stage, stage_slice, tokens_of
+from demotune.training.stage import Outcome, Stage, stage_slice
 from demotune.training.work import PhaseWork
 from demotune.training.work_plan import StagePlan
 
@@ -35,96 +39,129 @@ def run(stage: Stage) -> Outcome:
     Raises NothingToLearn where no response to a prompt of the slice does.
     """
     own, heldout = stage_slice(stage.setup, stage.number), stage.setup.heldout
-    rows = [*own, *heldout]
-    known = rows_before(stage.setup.folder, stage.number) if stage.number and heldout else []
-    samples: dict[str, list[Response]] = {row.key: [] for row in rows} | {row.key: [row.response] for row in known}
-    forward_tokens = _draw_all(stage, rows, samples)
-    decode = stage.setup.renderer.decode
-    records = [
-        SampleRow(
-            key=row.key,
-            heldout=number >= len(own),
-            finished=response.finished,
-            prompt=decode(row.prompt_ids),
-            demonstration=decode(row.demo.ids),
-            sample=decode(response.ids),
-            prompt_ids=row.prompt_ids,
-            demo_ids=row.demo.ids,
-            demo_finished=row.demo.finished,
-            sample_ids=response.ids,
-        )
-        for number, row in enumerate(rows)
-        for response in samples[row.key]
-    ]
-    facts = _count(records)
+    samples = _Samples(own, heldout)
+    if stage.number and len(heldout):
+        known = rows_before(stage.setup.folder, stage.number)
+        samples.add(np.arange(len(own), len(samples.rows)), [row.response for row in known])
+    forward_tokens = _draw_all(stage, samples)
+    facts = samples.count()
     _say_equal(stage, facts)
     return Outcome(
-        outputs={SAMPLES: lambda file: write_records(file, records)},
+        outputs={SAMPLES: lambda file: write_records(file, samples.records(stage.setup.renderer.decode))},
         forward_tokens=forward_tokens,
         facts={
             "seed": stage.seed("sample"),
             "sampler": stage.setup.config.sampler,
             "samples_per_prompt": stage.setup.samples_per_prompt,
             **facts,
-            "completions/mean_length": fmean(len(row.sample_ids) for row in records),
-            "completions/finished_share": fmean(row.finished for row in records),
+            "completions/mean_length": float(samples.lengths.mean()),
+            "completions/finished_share": float(samples.finished.mean()),
         },
     )
+
+
+class _Samples:
+    """The samples of a stage's own rows and of the held-out ones, in the order in which they were drawn."""
+
+    def __init__(self, own: RenderedRows, heldout: RenderedRows) -> None:
+        self.rows = Joined(own, heldout)
+        self.prompt_lengths = np.concatenate([own.prompt_lengths, heldout.prompt_lengths])
+        self._own, self._drawn = len(own), Joined[Response]()
+        # One number a sample: the place of its row, its length, whether it ended, whether it is its demonstration.
+        self._places, self.lengths = np.empty(0, np.int64), np.empty(0, np.int64)
+        self.finished, self._equal = np.empty(0, bool), np.empty(0, bool)
+
+    def add(self, places: NDArray[np.int64], responses: Sequence[Response]) -> None:
+        """A response to each of the rows at these places."""
+        numbers = np.array(
+            [
+                (len(response.ids), response.finished, response.ids == self.rows[place].demo.ids)
+                for place, response in zip(places.tolist(), responses, strict=True)
+            ],
+            np.int64,
+        ).reshape(-1, 3)
+        self._drawn = Joined(self._drawn, responses)
+        self._places = np.append(self._places, places)
+        self.lengths = np.append(self.lengths, numbers[:, 0])
+        self.finished = np.append(self.finished, numbers[:, 1] > 0)
+        self._equal = np.append(self._equal, numbers[:, 2] > 0)
+
+    def without(self) -> NDArray[np.int64]:
+        """The places of rows that have no sample yet."""
+        return np.flatnonzero(np.bincount(self._places, minlength=len(self.rows)) == 0)
+
+    def lacking(self, count: int) -> NDArray[np.int64]:
+        """The place of each row, as often as it lacks samples that differ from its demonstration, to have `count`."""
+        return np.repeat(np.arange(len(self.rows)), np.maximum(count - self._differing(), 0))
+
+    def _differing(self) -> NDArray[np.int64]:
+        """How many samples of each row differ from its demonstration."""
+        return np.bincount(self._places[~self._equal], minlength=len(self.rows))
+
+    def records(self, decode: Callable[[Sequence[int]], str]) -> Iterator[SampleRow]:
+        """Row by row, the samples of each in the order in which they were drawn."""
+        for number in np.argsort(self._places, kind="stable").tolist():
+            place, sample = int(self._places[number]), self._drawn[number]
+            row = self.rows[place]
+            yield SampleRow(
+                key=row.key,
+                heldout=place >= self._own,
+                finished=sample.finished,
+                prompt=decode(row.prompt_ids),
+                demonstration=decode(row.demo.ids),
+                sample=decode(sample.ids),
+                prompt_ids=row.prompt_ids,
+                demo_ids=row.demo.ids,
+                demo_finished=row.demo.finished,
+                sample_ids=sample.ids,
+            )
+
+    def count(self) -> dict[str, int]:
+        """For the stage's record: samples and pairs, and what makes no pair."""
+        own = self._places < self._own
+        return {
+            "samples": len(own),
+            "pairs": int((own & ~self._equal).sum()),
+            "equal_samples": int((own & self._equal).sum()),
+            "rows_without_pairs": int((self._differing()[: self._own] == 0).sum()),
+            "equal_heldout_samples": int((~own & self._equal).sum()),
+        }
 
 
 def work(plan: StagePlan) -> PhaseWork:
     """M responses to each of the stage's own prompts, and to held-out ones, of which later stages know the first."""
     count = plan.setup.samples_per_prompt
-    heldout = plan.heldout * (count - (1 if plan.number else 0))
-    return PhaseWork(draws=plan.draws([*plan.own * count, *heldout]), loads=1)
+    own, heldout = [plan.own] * count, [plan.heldout] * (count - (1 if plan.number else 0))
+    return PhaseWork(draws=plan.draws(Joined(*own, *heldout)), loads=1)
 
 
-def _draw_all(stage: Stage, rows: Sequence[RenderedDemonstration], samples: dict[str, list[Response]]) -> int:
-    """Fill up `samples`, key -> responses, until each row has M that differ, or all rounds are over.
+def _draw_all(stage: Stage, samples: _Samples) -> int:
+    """Draw until each row has M samples that differ, or all rounds are over; returns how many tokens that took.
 
-    Returns how many tokens that took. The first samples of the rows have the streams that they have where M is 1, and
-    each round has streams of its own.
+    The first samples of the rows have the streams that they have where M is 1, and each round has streams of its own.
     """
-    count, tokens = stage.setup.samples_per_prompt, 0
-    wanted = [row for row in rows if not samples[row.key]] + [*rows] * (count - 1)
+    count, tokens, rows = stage.setup.samples_per_prompt, 0, samples.rows
+    wanted = np.append(samples.without(), np.tile(np.arange(len(rows)), count - 1))
     rounds = ROUNDS if stage.setup.config.temperature else 0  # greedy samples would be the same again
     for number in range(1 + rounds):
         title = f"{stage.title}: sample" + (f" again ({number} of {rounds})" if number else "")
-        prompts = [row.prompt_ids for row in wanted]
-        with track(title, len(prompts), "responses") as tracker:
+        with track(title, len(wanted), "responses") as tracker:
             drawn = draw_with(
                 stage,
                 lambda: stage.start_policy,
-                prompts,
+                Mapped(lambda place: rows[place].prompt_ids, wanted),
                 purpose="sample",
                 tracker=tracker,
                 first_stream=number * len(rows) * count,
             )
-        for row, response in zip(wanted, drawn, strict=True):
-            samples[row.key].append(response)
-        tokens += tokens_of(zip(prompts, drawn, strict=True))
-        wanted = [row for row in rows for _ in range(_missing(row, samples[row.key], count))]
-        if not wanted:
+        samples.add(wanted, drawn)
+        tokens += int(
+            samples.prompt_lengths[wanted].sum() + samples.lengths[len(samples.lengths) - len(wanted) :].sum()
+        )
+        wanted = samples.lacking(count)
+        if not len(wanted):
             break
     return tokens
-
-
-def _missing(row: RenderedDemonstration, samples: Sequence[Response], count: int) -> int:
-    """How many more samples a row needs, to have so many that differ from its demonstration."""
-    return count - sum(sample.ids != row.demo.ids for sample in samples)
-
-
-def _count(records: Sequence[SampleRow]) -> dict[str, int]:
-    """For the stage's record: samples and pairs, and what makes no pair."""
-    own, heldout = ([row for row in records if row.heldout == side] for side in (False, True))
-    differing = [row for row in own if not row.equal]
-    return {
-        "samples": len(records),
-        "pairs": len(differing),
-        "equal_samples": len(own) - len(differing),
-        "rows_without_pairs": len({row.key for row in own}) - len({row.key for row in differing}),
-        "equal_heldout_samples": sum(row.equal for row in heldout),
-    }
 
 
 def _say_equal(stage: Stage, facts: dict[str, int]) -> None:

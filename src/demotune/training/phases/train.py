@@ -5,13 +5,15 @@ from dataclasses import replace
 from typing import Any
 
 from demotune.common.progress import say
+from demotune.common.record_arrays import RecordArrays
+from demotune.common.sequences import Mapped
 from demotune.records import ScoredPair, Triplet
 from demotune.runs.file_names import CARRIED, METRICS
 from demotune.training.anchor import ANCHORED, scored_demonstrations
 from demotune.training.carried_optimizer import Carry
 from demotune.training.first_value import ExpectedFirstValue
 from demotune.training.fit import fit
-from demotune.training.microbatches import Microbatches, MicrobatchPlan, config_microbatches
+from demotune.training.microbatches import Microbatches, MicrobatchPlan, Numbers, config_microbatches
 from demotune.training.objectives import Objective, PairwiseObjective
 from demotune.training.pairs import (
     expected_pairs,
@@ -35,7 +37,7 @@ from demotune.training.work_plan import StagePlan, tokens_of_another, tokens_of_
 def on_demonstrations(stage: Stage, objective: Callable[[Any], Objective[Any]]) -> Outcome:
     """Passes over the stage's demonstrations; publishes the policy. An anchored loss scores them by pi_0 first."""
     config, rows = supervised(stage.setup), stage_slice(stage.setup, stage.number)
-    plan = _plan(stage.setup, rows.lengths.tolist(), stage.seed("microbatches"))
+    plan = _plan(stage.setup, rows.lengths, stage.seed("microbatches"))
     if config.loss not in ANCHORED:
         return _train(stage, "train", plan, rows, objective(config), stop_loss=config.stop_loss)
     scored = scored_demonstrations(stage, rows, plan)
@@ -46,14 +48,14 @@ def on_demonstrations(stage: Stage, objective: Callable[[Any], Objective[Any]]) 
 
 def work_on_demonstrations(plan: StagePlan) -> PhaseWork:
     """What `on_demonstrations` does."""
-    config, lengths = supervised(plan.setup), [len(row.prompt) + row.demo for row in plan.own]
+    config, lengths = supervised(plan.setup), [row.prompt + row.demo for row in plan.own]
     microbatches = _plan(plan.setup, lengths, plan.seed("microbatches"))
-    tokens = [tokens_of_responses(len(row.prompt), [row.demo]) for row in plan.own]
+    tokens = Mapped(lambda row: tokens_of_responses(row.prompt, [row.demo]), plan.own)
     scored = plan.scored_demos(plan.own) if config.loss in ANCHORED else Tokens()
     return PhaseWork(scored=scored, training=plan.training(microbatches, tokens), saves=1)
 
 
-def _plan(setup: Setup, lengths: Sequence[int], seed: int) -> MicrobatchPlan:
+def _plan(setup: Setup, lengths: Sequence[int] | Numbers, seed: int) -> MicrobatchPlan:
     config = supervised(setup)
     return config_microbatches(setup, lengths, epochs=config.num_train_epochs, steps=config.max_steps, seed=seed)
 
@@ -65,7 +67,7 @@ def on_pairs(stage: Stage, objective: Callable[[Any], PairwiseObjective]) -> Out
     records = triplets(stage) if config.link == "tspin" else scored_pairs(stage, stage.number)[0]
     if setup.answer_marker:
         say(f"{stage.title}: {len(records)} pairs have an answer after {config.answer_after!r}: they train")
-    plain = [record.pair for record in records]
+    plain = Mapped(lambda record: record.pair, records)
     plan = plan_pairs(setup, pair_lengths(plain), pair_groups(plain), stage.seed("microbatches"))
     chosen = objective(config)
     at_reference, first = chosen.loss_at_reference, None
@@ -92,9 +94,8 @@ def work_on_pairs(plan: StagePlan) -> PhaseWork:
     microbatches = plan_pairs(plan.setup, plan.longer_sides(pairs), size_groups(pairs), plan.seed("microbatches"))
     tokens = expected_tokens(plan, pairs)
     if pairwise(plan.setup).link == "tspin" and plan.number:  # in the first stage both samples are the same
-        tokens = [
-            both + tokens_of_another(len(row.prompt), row.sample, 0) for both, row in zip(tokens, pairs, strict=True)
-        ]
+        third = (tokens_of_another(row.prompt, row.sample, 0) for row in pairs)
+        tokens = RecordArrays(Tokens, (both + one for both, one in zip(tokens, third, strict=True)))
     return PhaseWork(
         training=plan.training(microbatches, tokens),
         loads=0 if reference_is_start(plan.setup, plan.number) else 1,

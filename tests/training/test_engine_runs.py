@@ -146,6 +146,38 @@ def test_a_server_that_the_run_starts_draws_and_ends_with_it(place, tmp_path, ca
     assert (tmp_path / "run" / "vllm.log").exists()
 
 
+DYING_VLLM = """
+import os, signal, sys
+from pathlib import Path
+from helpers.engine_server import TinyEngine, once_at
+
+def die(engine, body):
+    mark = Path({mark!r})
+    if mark.exists():
+        mark.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+engine = TinyEngine(given["--model"], port=int(given["--port"]))
+engine.fault = once_at(7, die)
+engine.serve(given["--served-model-name"])
+"""
+"""It kills itself instead of giving its seventh response, while the mark is there: as where memory lacks."""
+
+
+def test_a_started_server_that_is_killed_ends_the_run_and_resume_starts_another(place, tmp_path):
+    mark = tmp_path / "mark"
+    mark.touch()
+    python = write_vllm(tmp_path / "vllm", DYING_VLLM.format(mark=str(mark)))
+    with pytest.raises(DemotuneError, match=r"vllm server that was started here ended by itself \(exit code -9\)"):
+        run(irft(place, tmp_path / "run", sampler="vllm", vllm_python=python))
+    kept = [record for file in (tmp_path / "run").rglob(f"sample-*{PARTIAL}") for record in read_journal(file)]
+    assert 0 < len(kept) < 7  # those under way with it are lost too
+    assert not mark.exists()
+    resume(tmp_path / "run")
+    assert_same_run(tmp_path / "run", place / "in-process")
+
+
 def test_two_processes_share_an_engine(place, serve, tmp_path):
     """The main process gives the weights, both draw: together what one process draws."""
     server = serve()

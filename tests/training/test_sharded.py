@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers.command import call
+from helpers.engine_server import TinyEngine
 from helpers.killing import Killed
 from helpers.tiny import save_tiny, write_rows
 from helpers.two_processes import RFT, SMALL, assert_ends_alike, at_checkpoint, launch_sharded, leave
@@ -30,20 +32,24 @@ RUNS: dict[str, dict[str, Any]] = {
     "bfloat16": {"method": "irft", "stages": 1, "steps_per_stage": 3, "bf16": True},
     "rft": {**RFT, "reward_eval_steps": 2},
     "lora": {**RFT, "reward_eval_steps": 2, "use_peft": True, "learning_rate": 1e-2, "save_steps": 1},
+    "engine": {**RFT, "reward_eval_steps": 2},
 }
 DEATHS = {"irft": ("01/checkpoints", 2), "lora": ("00/policy-checkpoints", 2)}
 """Which runs are killed, and at which checkpoint."""
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Start model and rows, all runs of two processes, and those that were killed and gone on with as killed-NAME.
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Start model, rows and a server that draws; all runs of two processes, and those that went on after a kill.
 
-    Copies of the killed ones as kept-NAME, and irft as begun-by-one, killed and gone on with by two.
+    The latter as killed-NAME, copies of them before that as kept-NAME; and irft as begun-by-one, which one process began
+    and two went on with.
     """
     folder = tmp_path_factory.mktemp("sharded")
     save_tiny(folder / "start")
     write_rows(folder / "rows.jsonl")
+    server = TinyEngine(folder / "start")
+    (folder / "address").write_text(server.url)
     code, shown = launch_sharded([fields(folder, name, name) for name in RUNS], folder)
     assert code == 0, shown[-3000:]
     for name, (checkpoints, step) in DEATHS.items():
@@ -58,14 +64,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     code, shown = launch_sharded([{"resume": str(folder / name)} for name in going_on], folder)
     assert code == 0, shown[-3000:]
     assert "is damaged" in shown
-    return folder
+    yield folder
+    server.close()
 
 
 def fields(folder: Path, name: str, output: str) -> dict[str, Any]:
     """The config of one of RUNS."""
     own = RUNS[name] if RUNS[name]["method"] == "sft" else SAMPLED | RUNS[name]
     where = {"model": str(folder / "start"), "data": [str(folder / "rows.jsonl")], "output": str(folder / output)}
-    return {**SMALL, **where, **own}
+    drawn_by = {"sampler": (folder / "address").read_text()} if name == "engine" else {}
+    return {**SMALL, **where, **own, **drawn_by}
 
 
 def one_process(place: Path, name: str, output: str) -> Path:

@@ -22,7 +22,7 @@ class PhaseJournal:
             for file in self._files():
                 Journal(file)  # cuts off what is torn or damaged, of all processes, and says so
         wait_for_everyone()
-        self.done = self.read()
+        self.done: Mapping[int, dict[str, Any]] = self.read()
         self._own = Journal(self._file(process_state().process_index))
         others = [self._file(number) for number in range(process_count()) if number != process_state().process_index]
         self._counted = {file: file.stat().st_size if file.exists() else 0 for file in others}
@@ -73,7 +73,7 @@ class PhaseJournal:
         """Forget all records, of all processes."""
         self.remove()
         wait_for_everyone()
-        self.done = self.read()
+        self.done = {}
         self._counted = dict.fromkeys(self._counted, 0)
 
     def remove(self) -> None:

@@ -42,8 +42,8 @@ DEATHS = {"irft": ("01/checkpoints", 2), "lora": ("00/policy-checkpoints", 2)}
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Start model, rows and a server that draws; all runs of two processes, and those that went on after a kill.
 
-    The latter as killed-NAME, copies of them before that as kept-NAME; and irft as begun-by-one, which one process began
-    and two went on with.
+    The latter as killed-NAME, copies of them before that as kept-NAME; and irft as begun-by-one, begun by one process,
+    which two went on with.
     """
     folder = tmp_path_factory.mktemp("sharded")
     save_tiny(folder / "start")

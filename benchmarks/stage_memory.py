@@ -55,7 +55,9 @@ def main() -> None:
         print(json.dumps(measure(given.measure[0], Path(given.measure[1]))))
         return
     with tempfile.TemporaryDirectory() as folder:
-        save_policy(tiny_lm(seed=0, vocabulary=12), letter_tokenizer(12), Path(folder, "model"))
+        model = tiny_lm(seed=0, vocabulary=12)
+        model.config.max_position_embeddings = 128
+        save_policy(model, letter_tokenizer(12), Path(folder, "model"))
         for method in given.methods:
             least = None
             for count in sorted(given.rows):

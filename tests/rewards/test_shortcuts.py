@@ -11,7 +11,15 @@ from demotune.common.errors import DemotuneError
 from demotune.common.files import write_rows
 from demotune.common.statistics import Interval, share_interval
 from demotune.records import Pair, Response
-from demotune.rewards.shortcuts import SHORTCUTS, ShortcutAudit, audit_run, audit_shortcuts, judge_reward
+from demotune.rewards import shortcuts
+from demotune.rewards.shortcuts import (
+    SHORTCUTS,
+    ShortcutAudit,
+    audit_run,
+    audit_shortcuts,
+    judge_reward,
+    not_too_many,
+)
 from demotune.runs.shortcuts import Shortcut
 
 STOP = 1
@@ -302,3 +310,26 @@ def test_a_run_without_samples_and_no_run(tmp_path: Path) -> None:
     assert audit_run(tmp_path) == []
     with pytest.raises(DemotuneError, match="is no folder"):
         audit_run(tmp_path / "none")
+
+
+def test_an_audit_has_all_held_out_pairs_and_not_too_many_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those with the smallest keys, in their order; the pairs of one key stay together where they fit."""
+    monkeypatch.setattr(shortcuts, "AUDITED", 3)
+    rows = [(False, "d"), (False, "a"), (True, "z"), (False, "b"), (False, "b"), (False, "c"), (True, "y")]
+    found = not_too_many(iter(rows), lambda row: row)
+    assert found == [(False, "a"), (True, "z"), (False, "b"), (False, "b"), (True, "y")]
+    assert not_too_many(rows[:3], lambda row: row) == rows[:3]
+    assert not_too_many([], lambda row: row) == []
+
+
+def test_a_large_run_is_audited_on_some_of_its_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_samples(tmp_path / "stages" / "00", some_pairs(60), heldout=12)
+    ((_, whole, _),) = audit_run(tmp_path)
+    monkeypatch.setattr(shortcuts, "AUDITED", 20)
+    ((_, some, _),) = audit_run(tmp_path)
+    assert whole is not None
+    assert some is not None
+    assert (len(whole.keys), len(some.keys)) == (60, 32)
+    training = [key for key in whole.keys if key in set(whole.keys[:-12])]
+    assert some.keys[:20] == tuple(key for key in training if key in sorted(training)[:20])
+    assert some.keys[20:] == whole.keys[-12:]

@@ -43,7 +43,7 @@ def control_of(finished: Run) -> SFTConfig:
     tokens, steps = finished.cost.trained_tokens, finished.cost.steps
     if not steps:
         raise DemotuneError(f"{finished.folder} took no step of training, so there is nothing to control for")
-    rows = [row for stage in finished.stages for row in stage.sample_rows if not row.heldout]
+    rows = (row for stage in finished.stages for row in stage.iter_sample_rows() if not row.heldout)
     mean_tokens = fmean(len(row.prompt_ids) + len(row.demo_ids) for row in rows)
     size, accumulation = _batches(
         sum(not row.heldout for row in finished.rows),

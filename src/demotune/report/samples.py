@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from demotune.report.messages import Message, messages_of
 from demotune.report.wording import stage_name
@@ -76,13 +77,12 @@ def collect_samples(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> B
     for run in runs:
         start = "start model" if same_start else f"{run.name}, start model"
         _add_heldout(rows, run, start, several=several)
-        if not run.start and run.stages[0].samples:
+        if not run.start and run.stages[0].drew:
             notes.append(f"{run.name} has no held-out rows: its prompts here were trained on.")
         for stage in run.stages:
             who = stage_name(run.name, stage.number - 1, several=several) if stage.number else start
-            for row in stage.samples:
-                if row.heldout or not run.start:
-                    _add_sample(rows, row, who, run.config.get("template"))
+            for row in stage.heldout_samples if run.start else islice(stage.iter_samples(), MOST_ROWS + 1):
+                _add_sample(rows, row, who, run.config.get("template"))
     metrics = dict(METRICS)
     for evaluation in evaluations:
         _add_evaluation(rows, evaluation, metrics)

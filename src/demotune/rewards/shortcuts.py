@@ -13,10 +13,12 @@ The end-of-turn token and the cut at the length limit are one shortcut here: a r
 was cut off (`records.Response`), whether a demonstration or a sample.
 """
 
+import heapq
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,10 +39,13 @@ from demotune.runs.stage_reader import begun_stages
 
 Floats = NDArray[np.float64]
 Keyed = TypeVar("Keyed", SampleRow, RewardRow | ImplicitRow)
+Row = TypeVar("Row")
 Features = dict[str, float]
 
 FEW_PROMPTS = 10
 """With fewer prompts nothing is said: intervals would reach from none to all."""
+AUDITED = 5000
+"""Training pairs of an audit, at most: with more its intervals, by resampling, would take hours."""
 FOLDS = 5
 EDGE_TOKENS = 3
 RESAMPLES = 2000
@@ -125,34 +130,56 @@ def judge_reward(audit: ShortcutAudit, rewards: Mapping[str, tuple[float, float]
 def audit_run(run_folder: Path) -> list[tuple[int, ShortcutAudit | None, RewardVerdict | None]]:
     """(stage, shortcuts of its pairs, its reward against them) for every stage of a run that has samples.
 
-    Of several pairs with one demonstration the first is taken. Training and held-out pairs are audited together, each
-    by models that have not seen its prompt; the reward is judged on held-out pairs. RFT's pairs are those that its
-    reward may see (`usable`), and held-out pairs chose the step at which its reward stopped, which flatters it a
-    little. No verdict where the stage kept no rewards of held-out pairs; no audit with too few prompts. Raises
-    DemotuneError where there is no such folder.
+    Of several pairs with one demonstration the first is taken, and of training pairs at most AUDITED. Training and
+    held-out pairs are audited together, each by models that have not seen its prompt; the reward is judged on held-out
+    pairs. RFT's pairs are those that its reward may see (`usable`), and held-out pairs chose the step at which its
+    reward stopped, which flatters it a little. No verdict where the stage kept no rewards of held-out pairs; no audit
+    with too few prompts. Raises DemotuneError where there is no such folder.
     """
     if not run_folder.is_dir():
         raise DemotuneError(f"{run_folder} is no folder; name the folder of a run")
     found: list[tuple[int, ShortcutAudit | None, RewardVerdict | None]] = []
     for stage in begun_stages(run_folder):
-        pairs = [row for row in stage.sample_rows if not row.equal]
+        pairs = (row for row in stage.iter_sample_rows() if not row.equal)
         if stage.reward_rows:
-            pairs = [row for row, judged in zip(pairs, stage.reward_rows, strict=True) if judged.usable]
-        audit = audit_shortcuts([row.pair for row in _first_of_each(pairs)])
-        rewards: list[RewardRow | ImplicitRow] = _first_of_each(
-            [*(row for row in stage.reward_rows if row.heldout and row.usable), *stage.implicit_rows]
+            pairs = (row for row, judged in zip(pairs, stage.reward_rows, strict=True) if judged.usable)
+        audited = not_too_many(_first_of_each(pairs), lambda row: (row.heldout, row.key))
+        audit = audit_shortcuts([row.pair for row in audited])
+        rewards: Iterator[RewardRow | ImplicitRow] = _first_of_each(
+            chain((row for row in stage.reward_rows if row.heldout and row.usable), stage.implicit_rows)
         )
         of_pairs = {row.key: (row.demo_reward, row.sample_reward) for row in rewards}
         found.append((stage.number, audit, judge_reward(audit, of_pairs) if audit else None))
     return found
 
 
-def _first_of_each(rows: Sequence[Keyed]) -> list[Keyed]:
-    """The first row of each key: one pair a demonstration, so that intervals and tests are over demonstrations."""
-    first: dict[str, Keyed] = {}
-    for row in rows:
-        first.setdefault(row.key, row)
-    return list(first.values())
+def not_too_many(rows: Iterable[Row], name: Callable[[Row], tuple[bool, str]]) -> list[Row]:
+    """All held-out rows, and of the others at most AUDITED, those with the smallest keys; in their order.
+
+    `name` gives (whether it is held out, its key). Keys are hashes, so that the rows are drawn at random, always the
+    same ones.
+    """
+    heldout: list[tuple[int, Row]] = []
+
+    def others() -> Iterator[tuple[str, int, Row]]:
+        for place, row in enumerate(rows):
+            is_heldout, key = name(row)
+            if is_heldout:
+                heldout.append((place, row))
+            else:
+                yield key, place, row
+
+    smallest = heapq.nsmallest(AUDITED, others(), key=lambda found: found[:2])
+    chosen = [*heldout, *((place, row) for _, place, row in smallest)]
+    return [row for _, row in sorted(chosen, key=lambda both: both[0])]
+
+
+def _first_of_each(rows: Iterable[Keyed]) -> Iterator[Keyed]:
+    """The first row of each key: one pair a demonstration, so that intervals and tests are over demonstrations.
+
+    Rows of one key follow each other.
+    """
+    return (next(group) for _, group in groupby(rows, key=lambda row: row.key))
 
 
 def _length(response: Response) -> Features:

@@ -8,8 +8,9 @@ from typing import Any
 
 from demotune.common.errors import DemotuneError
 from demotune.common.files import read_json
-from demotune.common.json_records import read_records
+from demotune.common.json_records import iter_records
 from demotune.common.notebook import html_table
+from demotune.common.record_arrays import RecordArrays
 from demotune.records import BadRow
 from demotune.runs.costs import Cost, cost_of
 from demotune.runs.file_names import START, stage_title
@@ -107,14 +108,14 @@ class Run:
             return {stage.number: stage for stage in self.stages}[self.result_stage]
 
     @cached_property
-    def quarantine(self) -> tuple[BadRow, ...]:
+    def quarantine(self) -> Sequence[BadRow]:
         """Data rows that were refused."""
         return records_of(BadRow, self.files.quarantine)
 
     @cached_property
-    def rows(self) -> tuple[RowName, ...]:
+    def rows(self) -> Sequence[RowName]:
         """The names of the rows that were trained on and held out."""
-        return read_records(RowName, self.files.rows)
+        return RecordArrays(RowName, iter_records(RowName, self.files.rows))
 
     @property
     def cost(self) -> Cost:

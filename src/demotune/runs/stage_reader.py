@@ -1,13 +1,16 @@
 """A stage of a run, as its files have it."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from demotune.common.files import read_rows
-from demotune.common.json_records import read_record, read_records
+from demotune.common.json_records import iter_records, read_record, read_records
+from demotune.common.record_arrays import RecordArrays
 from demotune.runs.check import StageCheck
 from demotune.runs.file_names import (
     CHECK,
@@ -25,6 +28,8 @@ from demotune.runs.folder import RunFolder, written_by_a_run
 from demotune.runs.heldout import HeldoutRow
 from demotune.runs.phase_records import DonePhase, phase_of
 from demotune.runs.rows import ImplicitRow, ReferenceRow, RewardRow, SampleRow
+
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,26 +92,34 @@ class RunStage:
         """Held-out rows under the policy after the stage."""
         return heldout_rows(self.folder / HELDOUT)
 
-    @cached_property
-    def sample_rows(self) -> tuple[SampleRow, ...]:
-        """Training rows and held-out rows, as the stage sampled them."""
-        return records_of(SampleRow, self.folder / SAMPLES)
+    @property
+    def drew(self) -> bool:
+        """Whether the stage has samples."""
+        return (self.folder / SAMPLES).exists()
+
+    def iter_sample_rows(self) -> Iterator[SampleRow]:
+        """Training rows, then held-out rows, as the stage sampled them; none before it has."""
+        return iter_records(SampleRow, self.folder / SAMPLES) if self.drew else iter(())
 
     @cached_property
-    def reward_rows(self) -> tuple[RewardRow, ...]:
+    def reward_rows(self) -> Sequence[RewardRow]:
         """RFT: all pairs by the stage's reward."""
         return records_of(RewardRow, self.folder / REWARDS)
 
     @cached_property
-    def implicit_rows(self) -> tuple[ImplicitRow, ...]:
+    def implicit_rows(self) -> Sequence[ImplicitRow]:
         """SPIN, IRFT: held-out pairs by the stage's implicit reward."""
         return records_of(ImplicitRow, self.folder / IMPLICIT)
 
     @cached_property
-    def samples(self) -> tuple[SampledRow, ...]:
+    def samples(self) -> Sequence[SampledRow]:
         """Training rows, then held-out rows, each with the numbers of all files."""
-        with written_by_a_run(self.folder):
-            return tuple(self._sampled_rows())
+        return RecordArrays(SampledRow, self.iter_samples())
+
+    @cached_property
+    def heldout_samples(self) -> Sequence[SampledRow]:
+        """The held-out rows among `samples`."""
+        return RecordArrays(SampledRow, (row for row in self.iter_samples() if row.heldout))
 
     @property
     def stopped(self) -> str | None:
@@ -128,48 +141,58 @@ class RunStage:
         """Content hash of the policy after the stage."""
         return next((phase.outputs[MODEL] for phase in self.phases if MODEL in phase.outputs), None)
 
-    def _sampled_rows(self) -> list[SampledRow]:
-        rows = sorted(self.sample_rows, key=lambda row: row.heldout)
-        pairs = [row.heldout for row in rows if not row.equal]
-        references = self._of_samples(rows, self._references(pairs))
-        by_model = sorted(self.reward_rows, key=lambda row: row.heldout)
-        training = [None] * (len(pairs) - sum(pairs))
-        rewards = self._of_samples(rows, by_model or [*training, *(self.implicit_rows or [None] * sum(pairs))])
-        return [
-            SampledRow(
-                key=row.key,
-                heldout=row.heldout,
-                prompt=row.prompt,
-                demonstration=row.demonstration,
-                demo_tokens=len(row.demo_ids),
-                sample=row.sample,
-                sample_tokens=len(row.sample_ids),
-                finished=row.finished,
-                demo_logp=None if reference is None else reference.demo_ref_logp,
-                sample_logp=None if reference is None else reference.sample_ref_logp,
-                demo_reward=None if reward is None else reward.demo_reward,
-                sample_reward=None if reward is None else reward.sample_reward,
-            )
-            for row, reference, reward in zip(rows, references, rewards, strict=True)
-        ]
+    def iter_samples(self) -> Iterator[SampledRow]:
+        """The same rows, one by one: a stage may have millions."""
+        with written_by_a_run(self.folder):
+            pairs, heldout = self._count_pairs()
+            references = self._references(pairs, heldout)
+            rewards = self._rewards(pairs, heldout)
+            for row in self.iter_sample_rows():
+                reference, reward = (None, None) if row.equal else (next(references), next(rewards))
+                yield SampledRow(
+                    key=row.key,
+                    heldout=row.heldout,
+                    prompt=row.prompt,
+                    demonstration=row.demonstration,
+                    demo_tokens=len(row.demo_ids),
+                    sample=row.sample,
+                    sample_tokens=len(row.sample_ids),
+                    finished=row.finished,
+                    demo_logp=None if reference is None else reference.demo_ref_logp,
+                    sample_logp=None if reference is None else reference.sample_ref_logp,
+                    demo_reward=None if reward is None else reward.demo_reward,
+                    sample_reward=None if reward is None else reward.sample_reward,
+                )
 
-    @staticmethod
-    def _of_samples(rows: Sequence[SampleRow], of_pairs: Sequence[Any]) -> list[Any]:
-        """What pairs have, for each sample; one that is its demonstration makes no pair, and has None."""
-        pairs = sum(not row.equal for row in rows)
-        if pairs != len(of_pairs):
-            raise ValueError(f"{pairs} pairs of samples, and numbers of {len(of_pairs)}")
-        found = iter(of_pairs)
-        return [None if row.equal else next(found) for row in rows]
+    def _count_pairs(self) -> tuple[int, int]:
+        """(training pairs, held-out pairs): samples that are their demonstration make none."""
+        kinds = Counter(row.heldout for row in self.iter_sample_rows() if not row.equal)
+        return kinds[False], kinds[True]
 
-    def _references(self, heldout: Sequence[bool]) -> Sequence[ReferenceRow | None]:
-        """In the order of the pairs; those of earlier stages, which are used again, are between the two kinds."""
+    def _rewards(self, pairs: int, heldout: int) -> Iterator[RewardRow | ImplicitRow | None]:
+        """In the order of the pairs, which are those of training, then held-out ones."""
+        if self.reward_rows:
+            _refuse_others(pairs + heldout, len(self.reward_rows))
+            return iter(self.reward_rows)
+        if self.implicit_rows:
+            _refuse_others(heldout, len(self.implicit_rows))
+        return chain(repeat(None, pairs), self.implicit_rows or repeat(None, heldout))
+
+    def _references(self, pairs: int, heldout: int) -> Iterator[ReferenceRow | None]:
+        """Likewise; those of earlier stages, which are used again, are between the two kinds."""
         found = records_of(ReferenceRow, self.folder / REFERENCE_LOGPS)
         if not found:
-            return [None] * len(heldout)
-        if len(found) < len(heldout):  # link tspin: held-out pairs alone have a reference
-            return [*[None] * (len(heldout) - sum(heldout)), *found]
-        return [*found[: len(heldout) - sum(heldout)], *found[len(found) - sum(heldout) :]]
+            return repeat(None)
+        if len(found) < pairs + heldout:  # link tspin: held-out pairs alone have a reference
+            _refuse_others(heldout, len(found))
+            return chain(repeat(None, pairs), found)
+        places = chain(range(pairs), range(len(found) - heldout, len(found)))
+        return (found[place] for place in places)
+
+
+def _refuse_others(pairs: int, numbers: int) -> None:
+    if pairs != numbers:
+        raise ValueError(f"{pairs} pairs of samples, and numbers of {numbers}")
 
 
 def begun_stages(folder: Path) -> list[RunStage]:
@@ -178,8 +201,8 @@ def begun_stages(folder: Path) -> list[RunStage]:
     return [RunStage(RunFolder(folder), int(file.parent.name)) for file in files]
 
 
-def records_of(kind: type[Any], file: Path) -> tuple[Any, ...]:
-    return read_records(kind, file) if file.exists() else ()
+def records_of(kind: type[Record], file: Path) -> Sequence[Record]:
+    return RecordArrays(kind, iter_records(kind, file) if file.exists() else ())
 
 
 def heldout_rows(file: Path) -> tuple[HeldoutRow, ...] | None:

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from demotune.common.json_records import from_json, read_records
+from demotune.common.json_records import from_json, iter_records
+from demotune.common.sequences import Joined
 from demotune.common.statistics import Interval, mean_interval
 from demotune.common.statistics.intervals import Ratio
 from demotune.records import Pair
-from demotune.rewards.shortcuts import ShortcutAudit, audit_shortcuts
+from demotune.rewards.shortcuts import ShortcutAudit, audit_shortcuts, not_too_many
 from demotune.runs.file_names import REWARDS
 from demotune.runs.heldout import PairCheck, count_wins
 from demotune.runs.rows import RewardRow
@@ -78,10 +79,11 @@ def closed_for(stage: Stage) -> str | None:
 
 
 def _lead(stage: Stage) -> Lead | None:
-    """Shortcuts are fitted on all pairs of the stage that the reward may see, each without its own prompt."""
-    sides = [pair for heldout in (False, True) for pair in sampled_pairs(stage.setup, stage.number, heldout)]
-    rewards = read_records(RewardRow, stage.folder / REWARDS)
-    seen = [(pair, row) for pair, row in zip(sides, rewards, strict=True) if row.usable]
+    """Shortcuts are fitted on pairs of the stage that the reward may see, each without its own prompt."""
+    sides = Joined(*(sampled_pairs(stage.setup, stage.number, heldout) for heldout in (False, True)))
+    rewarded = zip(sides, iter_records(RewardRow, stage.folder / REWARDS), strict=True)
+    usable = ((pair, row) for pair, row in rewarded if row.usable)
+    seen = not_too_many(usable, lambda both: (both[1].heldout, both[1].key))
     pairs = [pair for pair, _ in seen]
     audit = audit_shortcuts(pairs)
     judged = {place: (row.demo_reward, row.sample_reward) for place, (_, row) in enumerate(seen) if row.heldout}

@@ -96,11 +96,11 @@ def _changes(run: Run, stage: RunStage) -> list[float]:
 
 
 def _margins(stage: RunStage) -> list[float]:
-    return _differences((row.demo_reward, row.sample_reward) for row in stage.samples if row.heldout)
+    return _differences((row.demo_reward, row.sample_reward) for row in stage.heldout_samples)
 
 
 def _gaps(stage: RunStage) -> list[float]:
-    return _differences((row.demo_logp, row.sample_logp) for row in stage.samples if row.heldout)
+    return _differences((row.demo_logp, row.sample_logp) for row in stage.heldout_samples)
 
 
 def _differences(pairs: Iterable[tuple[float | None, float | None]]) -> list[float]:

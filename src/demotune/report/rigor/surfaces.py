@@ -8,7 +8,7 @@ from demotune.runs.shortcuts import read_shortcuts
 
 def surfaces(evidence: Evidence) -> Finding:
     """The shortcut audit of each run that drew samples."""
-    drew = [run for run in evidence.runs if any(stage.samples for stage in run.stages)]
+    drew = [run for run in evidence.runs if any(stage.drew for stage in run.stages)]
     return every(map(_audited, drew), "no run with samples whose surface could be compared with demonstrations")
 
 

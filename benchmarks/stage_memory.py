@@ -1,12 +1,12 @@
 """How much memory the rows of a stage take: samples, pairs, scores and plans of SPIN and RFT, by number of rows.
 
-    python benchmarks/stage_memory.py                        # 1,000, 10,000 and 100,000 rows
-    python benchmarks/stage_memory.py --rows 1000 20000 --methods spin
+    python benchmarks/stage_memory.py                        # 20,000 and 100,000 rows
+    python benchmarks/stage_memory.py --rows 20000 40000 --methods spin
 
 Rows are generated: 20 to 40 letters of prompt and of completion, a token each; the model has two layers and knows
 twelve tokens, so that memory is that of the rows. Each run is a process of its own: one stage that samples every
-prompt, scores every pair (RFT: learns a reward, judges every pair) and takes two steps. Memory is the peak above that
-of the same run on the smallest number of rows.
+prompt, scores every pair (RFT: learns a reward, judges every pair) and takes two steps. Memory is the peak of the whole
+run; `bytes_a_row` is what it grew by since the smallest number of rows, for each row more.
 
 Results are appended to benchmarks/results/stage_memory.jsonl.
 """
@@ -47,7 +47,7 @@ METHODS: dict[str, Any] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="*", default=[1000, 10_000, 100_000])
+    parser.add_argument("--rows", type=int, nargs="*", default=[20_000, 100_000])
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=[*METHODS])
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -62,8 +62,11 @@ def main() -> None:
             least = None
             for count in sorted(given.rows):
                 found = in_child(method, generate(Path(folder, f"{count}.jsonl"), count))
-                least = least or found["peak_mib"]
-                record = {"method": method, "rows": count, **found, "mib_of_rows": round(found["peak_mib"] - least)}
+                record = {"method": method, "rows": count, **found}
+                if least:
+                    grown, more = found["peak_mib"] - least[1], count - least[0]
+                    record["bytes_a_row"] = round(grown * 2**20 / more)
+                least = least or (count, found["peak_mib"])
                 print(json.dumps(record), flush=True)
                 with RESULTS.open("a", encoding="utf-8") as results:
                     results.write(json.dumps(record) + "\n")
@@ -81,7 +84,10 @@ def generate(file: Path, count: int) -> Path:
 
 def in_child(method: str, data: Path) -> dict[str, Any]:
     command = [sys.executable, __file__, "--measure", method, str(data)]
-    environment = os.environ | {"DEMOTUNE_CACHE": str(data.parent / "cache")}
+    environment = os.environ | {
+        "DEMOTUNE_CACHE": str(data.parent / "cache"),
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "0",  # oneDNN keeps code for each shape that it meets, up to half a GiB
+    }
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from helpers.command import call
-from helpers.killing import Killed, die_at
+from helpers.killing import Killed, die_at, die_at_call
 from helpers.rewards import ODD_TOKENS, PROMPTS, Counting, save_reward
 from helpers.tiny import save_tiny
 
@@ -15,7 +15,7 @@ from demotune import DemotuneError
 from demotune.common.journals import read_journal
 from demotune.config.drawing import GenerationOptions
 from demotune.records import Response
-from demotune.rewards.answer_journal import journal_beside
+from demotune.rewards.answer_journal import AnswerJournal, journal_beside
 from demotune.rewards.answers import Answer, BestOf, answer
 from demotune.sampling import SamplingOptions
 
@@ -139,6 +139,19 @@ def test_killed_command_goes_on_to_the_same_file(place: Path, tmp_path: Path) ->
         assert write(f"killed-{number}").read_bytes() == expected
         assert not journal.exists()
     assert max(kept) == 61  # the settings, and all responses
+
+
+def test_a_command_that_ends_early_leaves_no_folder_behind(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor one that ends well; the log of a server that was started would stay."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    answer(str(place / "start"), PROMPTS, OPTIONS)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(AnswerJournal, "append_in_turn", die_at_call(AnswerJournal.append_in_turn, 1))
+    with pytest.raises(Killed):
+        answer(str(place / "start"), PROMPTS, OPTIONS, journal=tmp_path / "journal")
+    assert [file.name for file in tmp_path.iterdir() if file.is_dir()] == []
 
 
 def test_a_changed_command_says_what_was_interrupted(place: Path, tmp_path: Path) -> None:

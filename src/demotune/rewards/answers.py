@@ -3,7 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -122,10 +122,15 @@ def _sampler(
     """
     load = partial(load_policy, folder, dtype=options.dtype, attn_implementation=None, device=this_device())
     place = Path(mkdtemp(prefix="demotune-"))
-    with sampler_for(
-        load, str(folder), prompts, settings, chosen=options, folder=place, model=folder, slots=options.batch_size
-    ) as sampler:
-        yield sampler
+    try:
+        with sampler_for(
+            load, str(folder), prompts, settings, chosen=options, folder=place, model=folder, slots=options.batch_size
+        ) as sampler:
+            yield sampler
+    except BaseException:
+        with suppress(OSError):  # a folder with a log in it stays
+            place.rmdir()
+        raise
     rmtree(place)
 
 

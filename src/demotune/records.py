@@ -156,11 +156,13 @@ class Triplet:
 
     pair: Pair
     first: Response
+    first_thought: int = 0
+    """How many of its tokens come before the answer."""
 
     @property
     def first_side(self) -> Side:
-        """The start model's sample with the prompt."""
-        return self.pair.prompt_ids, self.first.ids
+        """The start model's sample with the prompt; a thought stands with the prompt."""
+        return _side(self.pair.prompt_ids, self.first.ids, self.first_thought)
 
 
 @dataclass(frozen=True, slots=True)

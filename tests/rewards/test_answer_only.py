@@ -13,9 +13,11 @@ from transformers import LlamaForCausalLM
 
 from demotune import DemotuneError, IRFTConfig, RFTConfig, load_reward, run
 from demotune.common.files import read_rows
+from demotune.config.config_files import load_config
 from demotune.models.batches import packed_tokens
 from demotune.models.logprobs import naive_response_logps
 from demotune.models.reference_logps import pair_logps
+from demotune.pipeline import prepare_run
 from demotune.records import Completion, Pair, Response
 from demotune.rewards.answer_only import (
     AnswerMarker,
@@ -27,6 +29,10 @@ from demotune.rewards.answer_only import (
     with_thoughts,
     without_thoughts,
 )
+from demotune.runs.folder import RunFolder
+from demotune.training.co_training import TaughtPairs
+from demotune.training.pairs import training_pairs, triplets
+from demotune.training.stage import Stage
 
 MARK, SPACE, END = 8, 9, 2
 MARKER = AnswerMarker((MARK, MARK), frozenset({SPACE}), END)
@@ -195,3 +201,48 @@ def test_without_any_answer_the_run_stops_with_the_reason(place: Path) -> None:
     given = fields(place, "none", **STAGED | {"stages": 1, "answer_after": "qqqqqqqqqqqqqqqqq"})
     with pytest.raises(DemotuneError, match=r"no sample of stage 1 has 'q+' and an answer after it"):
         run(IRFTConfig(**given))
+
+
+def test_the_link_tspin_compares_answers_with_those_of_the_start_model(place: Path) -> None:
+    """Thoughts stand with the prompts of all three sides; rows that the start model did not answer take no part."""
+    result = run(
+        IRFTConfig(
+            **fields(place, "tspin", **STAGED | {"stages": 2, "slices": "all", "link": "tspin", "max_new_tokens": LONG})
+        )
+    )
+    setup = prepare_run(load_config(result.run_folder / "run.yaml"), RunFolder(result.run_folder), ())
+    marker = setup.answer_marker
+    assert marker is not None
+    first, second = (triplets(Stage(setup, number)) for number in (0, 1))
+    assert [one.first for one in first] == [one.pair.sample for one in first]
+    answered = {one.pair.key for one in first}
+    assert answered > {one.pair.key for one in second} != set()
+    assert len(training_pairs(Stage(setup, 1))) > len(second)
+    for one in [*first, *second]:
+        for side, response in ((one.first_side, one.first), (one.pair.sides[1], one.pair.sample)):
+            thought = thought_tokens(response.ids, marker)
+            assert side == ((*one.pair.prompt_ids, *response.ids[:thought]), response.ids[thought:])
+    assert any(one.first != one.pair.sample for one in second)
+
+
+@pytest.mark.parametrize("kind", ["full", "linear"])
+def test_a_co_trained_reward_learns_from_answers_and_judges_them(kind: str, place: Path) -> None:
+    """Its pairs hold answers alone, and of a batch responses with one answer earn the same."""
+    own: dict[str, Any] = {"reward_steps": 2} if kind == "full" else {"reward_kind": "linear"}
+    shared = {name: value for name, value in RFT.items() if name != "reward_epochs"}
+    own |= {"max_new_tokens": LONG, "num_generations": 8, "policy_batches": 2, "reward_every": 1}
+    result = run(RFTConfig(**fields(place, f"co-{kind}", **SMALL, **shared | own)))
+    setup = prepare_run(load_config(result.run_folder / "run.yaml"), RunFolder(result.run_folder), ())
+    marker, taught = setup.answer_marker, TaughtPairs(Stage(setup, 0))
+    assert marker is not None
+    (file, _) = sorted((result.run_folder / "stages" / "00" / "rollouts").glob("*.jsonl.gz"))
+    rows = read_rows(file)
+    answers = [answer_of(Response(tuple(row["response"]["ids"]), row["response"]["finished"]), marker) for row in rows]
+    earned: dict[tuple[Any, ...], set[float]] = {}
+    for row, answer in zip(rows, answers, strict=True):
+        earned.setdefault((tuple(row["prompt_ids"]), answer.ids), set()).add(round(row["reward"], 4))
+    assert len(earned) < len(rows)  # responses without an answer are equal by it
+    assert {len(rewards) for rewards in earned.values()} == {1}
+    learned_from = taught.of_batch(0)
+    assert {pair.sample for pair in learned_from} <= set(answers)
+    assert all(thought_tokens(pair.demo.ids, marker) is None for pair in [*taught.of_stage, *learned_from])

@@ -164,11 +164,6 @@ class RFTConfig(Sampled, Prompted):
             "reward_replay belongs to co-training, and reward_every is not given",
             "drop it, or give --reward-every 1",
         )
-        require(
-            self.reward_every is None or self.answer_after is None,
-            "co-training learns from whole responses, and answer_after names the answers in them",
-            "drop --reward-every or --answer-after",
-        )
 
     def _check_kind(self) -> None:
         """A field that only the other kind of reward reads must be left alone."""

@@ -92,11 +92,6 @@ class Pairwise(Staged):
             "drop --interpolicy and --sft-weight, or take another --link",
         )
         require(
-            not tspin or self.answer_after is None,
-            "link tspin compares whole responses, and answer_after names the answers in them",
-            "drop --answer-after, or take another --link",
-        )
-        require(
             not self.interpolicy or self.slices == "all",
             "interpolicy compares samples of one prompt in several stages, and slices is disjoint",
             "set --slices all, or drop --interpolicy",

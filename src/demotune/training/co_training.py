@@ -13,10 +13,11 @@ from statistics import fmean
 from typing import Protocol
 
 from demotune.common.record_arrays import RecordArrays
-from demotune.common.sequences import Joined
+from demotune.common.sequences import Joined, Mapped
 from demotune.config.methods import RFTConfig
 from demotune.models.question import as_question
 from demotune.records import Completion, Pair, Response
+from demotune.rewards.answer_only import answers_of, without_thoughts
 from demotune.rewards.pair_selection import distinct_sides, select_pairs
 from demotune.runs.file_names import CO_TRAINED_REWARD, ROLLOUTS
 from demotune.runs.heldout import count_wins
@@ -74,17 +75,22 @@ class TaughtPairs:
         count = min(round(share / (1 - share) * len(fresh)), len(earlier))
         return [*fresh, *random.Random(self._stage.seed(f"reward-replay-{update}")).sample(earlier, count)]
 
+    def answers(self, completions: Sequence[Completion]) -> list[Completion]:
+        """Drawn responses as the reward reads them: with `answer_after` the answers in them."""
+        return answers_of(completions, self._stage.setup.answer_marker)
+
     def with_preferred(self, completions: Sequence[Completion]) -> list[Pair]:
         """Each completion with each response that is preferred for its prompt: none, where there is none."""
         return [
             Pair(key, row.prompt_ids, preferred, row.response)
-            for row in completions
+            for row in self.answers(completions)
             for key, preferred in self._preferred.get(row.prompt_ids, {}).items()
         ]
 
     @cached_property
     def _every(self) -> Sequence[Pair]:
-        return contrast_pairs(self._stage, heldout=False)
+        marker = self._stage.setup.answer_marker
+        return Mapped(lambda pair: without_thoughts(pair, marker), contrast_pairs(self._stage, heldout=False))
 
     @cached_property
     def _preferred(self) -> dict[tuple[int, ...], dict[str, Response]]:
@@ -118,7 +124,7 @@ class CoTraining:
         share of pairs of a demonstration and a response to its prompt in which the demonstration earns more. Empty
         where no prompt of the batch has one.
         """
-        reward_of = dict(zip(completions, earned, strict=True))
+        reward_of = dict(zip(self.taught.answers(completions), earned, strict=True))
         pairs = self.taught.with_preferred(completions)
         if not pairs:
             return {}

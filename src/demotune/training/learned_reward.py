@@ -24,7 +24,7 @@ from demotune.models.reward import (
 from demotune.models.reward_facts import RewardFacts, read_facts
 from demotune.models.tokenizers import load_tokenizer
 from demotune.records import Completion
-from demotune.rewards.answer_only import answers_of
+from demotune.rewards.answer_only import AnswerMarker, answers_of
 from demotune.rewards.scalar import rewards_by_model
 from demotune.runs.file_names import CO_TRAINED_REWARD, REWARD
 from demotune.training.setup import Setup
@@ -38,9 +38,8 @@ def reward_function(stage: Stage) -> RewardFunction:
     return scorer(stage, load_reward(stage, stage.number), read_facts(stage.folder / REWARD))
 
 
-def reward_of_drawn(stage: Stage) -> RewardFunction:
-    """`reward_function` of responses as they were drawn: with `answer_after` of the answers in them."""
-    reward_of, marker = reward_function(stage), stage.setup.answer_marker
+def of_drawn(reward_of: RewardFunction, marker: AnswerMarker | None) -> RewardFunction:
+    """The reward of responses as they were drawn: with `answer_after` of the answers in them."""
     return lambda completions: reward_of(answers_of(completions, marker))
 
 

@@ -14,7 +14,7 @@ from demotune.common.json_records import iter_records
 from demotune.common.record_arrays import RecordArrays
 from demotune.common.sequences import Joined, Mapped
 from demotune.records import Pair, Response, ScoredPair, Side, Triplet
-from demotune.rewards.answer_only import with_thoughts
+from demotune.rewards.answer_only import thought_tokens, with_thoughts
 from demotune.runs.file_names import REFERENCE_LOGPS, SAMPLES
 from demotune.runs.heldout import HeldoutRow
 from demotune.runs.rows import ReferenceRow, SampleRow
@@ -45,11 +45,15 @@ def training_pairs(stage: Stage) -> Sequence[Pair]:
         return pairs
     answered = RecordArrays(Pair, (pair for pair in pairs if pair.sample_thought))
     if not answered:
-        raise DemotuneError(
-            f"no sample of {stage.title} has {stage.setup.config.answer_after!r} and an answer after it; begin "
-            "with a model that writes it, or raise --max-new-tokens"
-        )
+        raise _nothing_answered(stage, f"sample of {stage.title}")
     return answered
+
+
+def _nothing_answered(stage: Stage, what: str) -> DemotuneError:
+    return DemotuneError(
+        f"no {what} has {stage.setup.config.answer_after!r} and an answer after it; begin with a model that writes it, "
+        "or raise --max-new-tokens"
+    )
 
 
 def referenced_pairs(stage: Stage) -> Sequence[Pair]:
@@ -61,21 +65,26 @@ def triplets(stage: Stage) -> Sequence[Triplet]:
     """The stage's training pairs with the start model's samples, which the first stage drew.
 
     The n-th pair of a row has the n-th of them that differs from the demonstration, where one does, so that in the
-    first stage the two are the same.
+    first stage the two are the same. With `answer_after` rows that the start model did not answer are left out.
     """
-    rows = _sample_rows(stage.setup, 0, heldout=False)
+    rows, marker = _sample_rows(stage.setup, 0, heldout=False), stage.setup.answer_marker
     by_row = (list(group) for _, group in itertools.groupby(rows, key=lambda row: row.key))
     kept = (row for group in by_row for row in ([row for row in group if not row.equal] or group))
-    drawn = ByKey((row.key, row.pair.sample) for row in kept)
+    answered = (row for row in kept if marker is None or thought_tokens(row.sample_ids, marker))
+    drawn = ByKey((row.key, row.pair.sample) for row in answered)
 
     def found() -> Iterator[Triplet]:
         seen: Counter[str] = Counter()
         for pair in training_pairs(stage):
-            firsts = drawn[pair.key]
-            yield Triplet(pair, firsts[seen[pair.key] % len(firsts)])
-            seen[pair.key] += 1
+            if firsts := drawn[pair.key]:
+                first = firsts[seen[pair.key] % len(firsts)]
+                yield Triplet(pair, first, 0 if marker is None else thought_tokens(first.ids, marker) or 0)
+                seen[pair.key] += 1
 
-    return RecordArrays(Triplet, found())
+    triplets = RecordArrays(Triplet, found())
+    if not triplets:
+        raise _nothing_answered(stage, f"sample of the start model to a prompt that is answered in {stage.title}")
+    return triplets
 
 
 def expected_pairs(plan: StagePlan) -> Sequence[RowSizes]:

@@ -25,7 +25,7 @@ from demotune.training.drawing import keeps_logps
 from demotune.training.first_value import ExpectedFirstValue
 from demotune.training.fit import checkpoints_of, fit
 from demotune.training.full_co_training import CoTrainedModel
-from demotune.training.learned_reward import reward_of_drawn
+from demotune.training.learned_reward import of_drawn, reward_function
 from demotune.training.linear_co_training import CoTrainedLine
 from demotune.training.objectives import PolicyObjective
 from demotune.training.reward_gate import closed_for
@@ -249,7 +249,7 @@ def _prepare(stage: Stage, budget: int | None) -> Fit:
         policy=drawn_from,
         trained=trained,
         reference=_reference(stage),
-        reward_of=learning.reward if learning else reward_of_drawn(stage),
+        reward_of=of_drawn(learning.reward if learning else reward_function(stage), setup.answer_marker),
         co_training=learning,
     )
     rollouts = Rollouts(

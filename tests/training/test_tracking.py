@@ -106,6 +106,32 @@ def test_metrics_of_the_reward_have_a_prefix_and_trackio_has_one_run_of_the_proj
     assert stored.config["method"] == "rft"
 
 
+def test_an_interrupted_run_is_one_run_in_trackio(
+    whole: Path, inputs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With each number once, at the step that it has in TensorBoard."""
+    monkeypatch.setattr("trackio.sqlite_storage.TRACKIO_DIR", tmp_path / "trackio")
+    given = inputs | STAGED | FAST
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            IRFTConfig(output=str(tmp_path / "irft"), report_to=("trackio",), project="stopped", **given),
+            callbacks=[StopAt()],
+        )
+    before = steps_in_trackio("stopped", "irft", "train/loss")
+    resume(tmp_path / "irft")
+    expected = {tag: [step for step, _ in values] for tag, values in in_tensorboard(whole).items()}
+    assert before == expected["train/loss"][:4]
+    for tag in ("train/loss", "eval/nll_per_token", "gate/gain", "sample/completions/mean_length"):
+        assert steps_in_trackio("stopped", "irft", tag) == expected[tag]
+
+
+def steps_in_trackio(project: str, run_name: str, tag: str) -> list[int]:
+    """The steps of a number in the one run of a project."""
+    (stored,) = trackio.Api().runs(project)
+    assert stored.name == run_name
+    return [row["step"] for row in SQLiteStorage.get_logs(project, run_name) if tag in row]
+
+
 def test_a_logger_that_cannot_start_is_one_sentence_before_any_phase(inputs: dict[str, Any], tmp_path: Path) -> None:
     output = tmp_path / "irft"
     config = IRFTConfig(output=str(output), report_to=("tensorboard",), run_name="a\0b", **inputs, **STAGED)

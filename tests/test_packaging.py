@@ -15,7 +15,7 @@ import pytest
 import demotune
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = (".yaml", ".jsonl", ".jinja", ".css", ".html", ".js", ".json")
+SHIPPED = (".txt", ".yaml", ".jsonl", ".jinja", ".css", ".html", ".js", ".json")
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:

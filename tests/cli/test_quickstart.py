@@ -38,3 +38,12 @@ def test_the_gain_is_paired_by_prompt() -> None:
     answered = Answered([poor] * 6, [[good, poor]] * 6, [good] * 5 + [poor], Interval(1.0, 0.6, 1.0))
     assert answered.gain.value == pytest.approx(5 / 6 - 1 / 2)
     assert answered.gain.low < answered.gain.value < answered.gain.high
+
+
+def test_no_question_is_asked_twice_or_was_trained_on() -> None:
+    questions = (SHIPPED / "support_questions.txt").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for file in SHIPPED.glob("*.jsonl") for line in file.read_text("utf-8").splitlines()]
+    asked = {turn["content"].strip().lower() for row in rows for turn in row["prompt"]}
+    assert len({question.strip().lower() for question in questions}) == len(questions) == 157
+    assert asked.isdisjoint(question.strip().lower() for question in questions)
+    assert all(question.strip() for question in questions)

@@ -35,7 +35,7 @@ from benchmarks.studies.training import kept
 from benchmarks.studies.world import Part
 from demotune.common.journals import Journal
 
-TOYS = ("habit", "best_of", "answers", "distant", "spin", "forgetting")
+TOYS = ("habit", "best_of", "answers", "distant", "spin", "forgetting", "forgetting_again")
 STUDIES = (*TOYS, "habit_135m_16", "habit_135m_32", "habit_135m_64")
 
 

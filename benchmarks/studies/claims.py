@@ -21,9 +21,10 @@ class Claim:
     other: str
     alone: str = ""
     """What alone differs, but for settings that each chooses from its grid; empty: more does, so no cause is named."""
+    measure: str = "goal"
 
 
-VARIED, FREELY = "as varied", "freely"
+VARIED, FREELY, SKILLED = "as varied", "freely", "equal skill"
 LINEAR, LOG_RATIO = "best of n, linear", "best of n, log-ratio"
 RFT, DISTILLED = "RFT, linear reward", "SFT on best of n, linear"
 START = "linear, states of the start model"
@@ -58,6 +59,8 @@ CLAIMS = (
     Claim("… above it within 5 seconds", "answers", "quick", "latent reward", "STaR filter"),
     Claim("IRFT did not help", "habit", VARIED, "IRFT", LOG_RATIO),
     Claim("RFT with a full reward did not help", "habit", FREELY, "RFT, full reward", "SFT"),
+    Claim("At equal skill RFT forgets less", "forgetting_again", SKILLED, RFT, "SFT + KL", measure="kept"),
+    Claim("… IRFT more", "forgetting_again", SKILLED, "IRFT", "SFT + KL", measure="kept"),
 )  # fmt: skip
 
 
@@ -75,7 +78,7 @@ def tested() -> list[Tested]:
     """Every claim, paired by seed on test prompts."""
     read = {name: _read(name) for name in dict.fromkeys(claim.study for claim in CLAIMS)}
     sides = [(read[each.study][each.rule][each.one], read[each.study][each.rule][each.other]) for each in CLAIMS]
-    found = [compare_goals(one, other, "goal") for one, other in sides]
+    found = [compare_goals(*both, claim.measure) for claim, both in zip(CLAIMS, sides, strict=True)]
     ps = holm([each.p for each in found])
     return [Tested(*all_, p) for all_, p in zip(_flat(sides, found), ps, strict=True)]
 

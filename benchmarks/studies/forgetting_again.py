@@ -7,7 +7,7 @@ asks again with other demonstrations, and its rules were written before any of i
 World, second task, measures and controls are those of the study forgetting. New are the demonstrations (its seeds 8 to
 15 under the numbers 0 to 7), the skill, 0.74, which every seed of that study reached, and a longest RFT of 40 batches.
 
-Rules, the same for every method, written before any row of this study
+Rules, the same for every method, written before any test prompt was read by a setting of this study
 * Settings are chosen for each method, control and seed on validation prompts, temperature 1 throughout: among those
   whose goal is at least SKILL, the one that forgets least (the highest log-likelihood, "kept", in nats per token).
   A family of which no setting reaches SKILL with some seed takes no part.

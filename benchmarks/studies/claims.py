@@ -61,6 +61,8 @@ CLAIMS = (
     Claim("RFT with a full reward did not help", "habit", FREELY, "RFT, full reward", "SFT"),
     Claim("At equal skill RFT forgets less", "forgetting_again", SKILLED, RFT, "SFT + KL", measure="kept"),
     Claim("… IRFT more", "forgetting_again", SKILLED, "IRFT", "SFT + KL", measure="kept"),
+    Claim("On a real model more SFT does more than RFT", "habit_135m_32", FREELY, "SFT", RFT),
+    Claim("… than best of 4 by a linear reward", "habit_135m_32", FREELY, "SFT", LINEAR),
 )  # fmt: skip
 
 

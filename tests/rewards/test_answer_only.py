@@ -11,7 +11,7 @@ from helpers.tiny import save_tiny, tiny_tokenizer
 from helpers.tiny_runs import RFT, SMALL, STAGED
 from transformers import LlamaForCausalLM
 
-from demotune import DemotuneError, IRFTConfig, RFTConfig, load_reward, run
+from demotune import DemotuneError, IRFTConfig, RFTConfig, load_reward, load_run, run
 from demotune.common.files import read_rows
 from demotune.config.config_files import load_config
 from demotune.models.batches import packed_tokens
@@ -158,6 +158,9 @@ def test_irft_trains_on_pairs_with_an_answer_and_leaves_thoughts_free(
             whole = naive_response_logps(model, row["prompt_ids"], row["sample_ids"])
         thought = thought_tokens(row["sample_ids"], marker)
         assert found["sample_ref_logp"] == pytest.approx(float(whole[thought:].sum()), abs=1e-3)
+    shown = load_run(result.run_folder).stages[0].samples  # as the report reads them
+    assert {row.sample_logp is None for row in shown if not row.heldout} == {True}
+    assert {row.sample_logp is None for row in shown if row.heldout and row.sample != row.demonstration} == {False}
     reward = load_reward(result.run_folder, bf16=False)
     side = Completion(tuple(answered[0]["prompt_ids"]), Response(tuple(answered[0]["sample_ids"]), False))
     (given,) = reward.rewards_of([side])

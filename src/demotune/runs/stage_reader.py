@@ -179,10 +179,15 @@ class RunStage:
         return chain(repeat(None, pairs), self.implicit_rows or repeat(None, heldout))
 
     def _references(self, pairs: int, heldout: int) -> Iterator[ReferenceRow | None]:
-        """Likewise; those of earlier stages, which are used again, are between the two kinds."""
+        """Likewise; those of earlier stages, which are used again, are between the two kinds.
+
+        With `answer_after` training pairs whose sample has no answer have none, and the rows do not say which.
+        """
         found = records_of(ReferenceRow, self.folder / REFERENCE_LOGPS)
         if not found:
             return repeat(None)
+        if self.run.read_config().answer_after is not None:
+            return chain(repeat(None, pairs), (found[place] for place in range(len(found) - heldout, len(found))))
         if len(found) < pairs + heldout:  # link tspin: held-out pairs alone have a reference
             _refuse_others(heldout, len(found))
             return chain(repeat(None, pairs), found)

@@ -34,19 +34,24 @@ def training_pairs(stage: Stage) -> Sequence[Pair]:
     With `answer_after` those whose sample has an answer.
     """
     config = pairwise(stage.setup)
-    pairs = sampled_pairs(stage.setup, stage.number)
+    pairs = _answered_pairs(stage, stage.number)
     if stage.number and (config.history or config.interpolicy):
-        earlier = [sampled_pairs(stage.setup, number) for number in range(stage.number)]
+        earlier = [_answered_pairs(stage, number) for number in range(stage.number)]
         again = _again(stage, earlier)
         rng = random.Random(stage.seed("interpolicy"))
         between = between_policies([*earlier, pairs], round(config.interpolicy * len(pairs)), rng)
         pairs = Joined(pairs, again, between)
+    if not pairs and stage.setup.answer_marker:
+        raise _nothing_answered(stage, f"sample of {stage.title}")
+    return pairs
+
+
+def _answered_pairs(stage: Stage, number: int) -> Sequence[Pair]:
+    """The pairs of a stage's own samples; with `answer_after` those whose sample has an answer."""
+    pairs = sampled_pairs(stage.setup, number)
     if stage.setup.answer_marker is None:
         return pairs
-    answered = RecordArrays(Pair, (pair for pair in pairs if pair.sample_thought))
-    if not answered:
-        raise _nothing_answered(stage, f"sample of {stage.title}")
-    return answered
+    return RecordArrays(Pair, (pair for pair in pairs if pair.sample_thought))
 
 
 def _nothing_answered(stage: Stage, what: str) -> DemotuneError:

@@ -213,6 +213,9 @@ def _show_shares(answered: Answered) -> None:
     shown = f"{gain.value:+.0%} (95% interval {gain.low:+.0%} to {gain.high:+.0%}, by prompt)"
     if gain.low > 0:
         say(f"The reward's choice has all three more often than the model's samples: {shown}.")
+        say(
+            "The table's columns say in which of the three it gained; choosing by the shop's form alone may do as well."
+        )
     else:
         say(f"That the reward's choice has all three more often than the model's samples is not shown: {shown}.")
         say("So the reward ranks, but whether choosing by it helps here, so few prompts cannot show.")
@@ -233,7 +236,7 @@ def _show_answers(prompts: Sequence[Sequence[Message]], answered: Answered) -> N
         title = f"\n> {escape(prompts[row][-1]['content'])}"
         table = Table(title=title, title_justify="left", title_style="bold", expand=True)
         shown = {
-            "SFT, greedy": answered.greedy[row],
+            "SFT, temperature 0": answered.greedy[row],
             f"SFT, temperature {TEMPERATURE}": answered.samples[row][0],
             f"best of {ANSWERS}, temperature {TEMPERATURE}": answered.best[row],
         }

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from demotune.config.field import OPTIMISATION, field, fields_of
 from demotune.config.rft import RFTConfig
-from demotune.config.run import RunConfig
+from demotune.config.run import RunConfig, require
 from demotune.config.shared_fields import Pairwise, Sampled
 
 __all__ = [
@@ -28,10 +28,18 @@ class SFTConfig(RunConfig):
     max_steps: int | None = field(None, OPTIMISATION, above=0)
     """Number of optimizer steps; overrides num_train_epochs."""
     stop_loss: float | None = field(None, OPTIMISATION, above=0, maximum=10**6)
-    """End the steps once a recorded training loss is below this; leaves something to learn for IRFT after it."""
+    """With the loss nll: end the steps once a recorded training loss, nats a token, is below this."""
     loss: Literal["nll", "dft", "iw", "psft"] = field("nll", OPTIMISATION)
     """nll: -log p of each token. dft: times p, for one right answer. iw: times how much likelier the response has
     become. psft: clipped, so that the policy stays near the start model."""
+
+    def _check(self) -> None:
+        super()._check()
+        require(
+            self.stop_loss is None or self.loss == "nll",
+            f"stop_loss is in nats a token, and loss {self.loss} is not",
+            "drop --stop-loss, or take --loss nll",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Trainer
 
-from demotune import SFTConfig, resume, run
+from demotune import DemotuneError, SFTConfig, resume, run
 from demotune.common.files import read_rows
 from demotune.estimation.forecast import plan_work
 from demotune.models.logprobs import naive_response_logps
@@ -126,3 +126,8 @@ def test_the_estimate_counts_what_is_scored(loss: str, place: Path, tmp_path: Pa
     assert phase.forward_tokens == record["forward_tokens"]
     assert phase.trained_tokens == record["trained_tokens"]
     assert bool(phase.forward_tokens) == (loss == "iw")
+
+
+def test_a_loss_that_is_not_in_nats_a_token_does_not_end_the_steps() -> None:
+    with pytest.raises(DemotuneError, match="stop_loss is in nats a token, and loss psft is not; drop --stop-loss"):
+        SFTConfig(model="m", data=("d",), output="o", loss="psft", stop_loss=1.0)

@@ -130,6 +130,11 @@ class Pair:
     sample_thought: int = 0
 
     @property
+    def equal(self) -> bool:
+        """Whether the sample is the demonstration, token by token: then there is nothing to learn from."""
+        return self.demo.ids == self.sample.ids
+
+    @property
     def sides(self) -> tuple[Side, Side]:
         """Demonstration and sample, each with the prompt; a thought stands with the prompt, since it is given."""
         return _side(self.prompt_ids, self.demo.ids, self.demo_thought), _side(

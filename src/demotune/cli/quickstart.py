@@ -25,6 +25,7 @@ from demotune.common.progress import console, minutes, say, show_table
 from demotune.common.statistics import Interval, accuracy_by_prompt, mean_interval
 from demotune.config.config_files import build_config
 from demotune.config.drawing import GenerationOptions
+from demotune.data import read_prompt_file
 from demotune.models.policy import resolve_model
 from demotune.pipeline import run_or_go_on
 from demotune.records import Message
@@ -126,7 +127,7 @@ def _reward(model: Path, output: Path) -> Reward:
 
 
 def _answer(
-    model: Path, reward: Reward, prompts: Sequence[list[Message]], rows: Sequence[dict[str, Any]], output: Path
+    model: Path, reward: Reward, prompts: Sequence[Sequence[Message]], rows: Sequence[dict[str, Any]], output: Path
 ) -> Answered:
     """`prompts` are those of the held-out `rows`, then others."""
     greedy = _draw(model, prompts, 0.0, output / "greedy-answers")
@@ -181,18 +182,17 @@ def _download_wheel(folder: Path) -> Path:
     return wheels[0]
 
 
-def _shipped(name: str) -> str:
-    return str(resources.files("demotune.cli") / "shipped" / f"{name}.jsonl")
+def _shipped(name: str, kind: str = "jsonl") -> str:
+    return str(resources.files("demotune.cli") / "shipped" / f"{name}.{kind}")
 
 
 def _rows(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(_shipped(name)).read_text(encoding="utf-8").splitlines()]
 
 
-def _questions() -> list[list[Message]]:
+def _questions() -> list[Sequence[Message]]:
     """Further prompts to the shop, without demonstrations: they only make the shares surer."""
-    text = (resources.files("demotune.cli") / "shipped" / "support_questions.txt").read_text(encoding="utf-8")
-    return [[{"role": "user", "content": line}] for line in text.splitlines()]
+    return [prompt for _, prompt in read_prompt_file(Path(_shipped("support_questions", "txt")))]
 
 
 def _show_shares(answered: Answered) -> None:

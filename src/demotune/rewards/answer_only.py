@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedTokenizerBase
 
 from demotune.common.errors import DemotuneError
+from demotune.common.sequences import Mapped
 from demotune.data.rendering.tokens import encode
 from demotune.records import Completion, Pair, Response
 
@@ -104,6 +105,11 @@ def without_thoughts(pair: Pair, marker: AnswerMarker | None) -> Pair:
     thought = thought_tokens(pair.demo.ids, marker) or 0
     demo = replace(pair.demo, ids=pair.demo.ids[thought:])
     return replace(pair, demo=demo, sample=answer_of(pair.sample, marker))
+
+
+def pairs_of_answers(pairs: Sequence[Pair], marker: AnswerMarker | None) -> Sequence[Pair]:
+    """All of them, as a reward model reads them."""
+    return pairs if marker is None else Mapped(lambda pair: without_thoughts(pair, marker), pairs)
 
 
 def _end_of_last(ids: Sequence[int], wanted: tuple[int, ...]) -> int | None:

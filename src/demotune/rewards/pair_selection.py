@@ -24,7 +24,7 @@ class PairSelection:
 
 def select_pairs(pairs: Sequence[Pair]) -> PairSelection:
     """Drop each pair whose sample is its demonstration, token by token."""
-    kept = tuple(pair for pair in pairs if pair.demo.ids != pair.sample.ids)
+    kept = tuple(pair for pair in pairs if not pair.equal)
     return PairSelection(kept, len(pairs) - len(kept))
 
 

@@ -1,6 +1,5 @@
 """Responses kept in a journal while they are drawn, by one process or by several: none is drawn twice."""
 
-from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -39,10 +38,9 @@ def draw_kept(
     Prompt i has the random stream `first_stream` + i. `sampler` is asked for only when something is left to draw. The
     `tracker` first estimates the time left by `expected` tokens a response; None: as many as there may be.
     """
-    missing = array("q", (row for row in range(len(prompts)) if row not in journal.done))
+    missing = np.fromiter((row for row in range(len(prompts)) if row not in journal.done), np.int64)
     lengths = np.fromiter((len(prompts[row]) for row in missing), np.int64, len(missing))
-    # Longest first, so that processes get prompts of like lengths.
-    left = array("q", np.frombuffer(missing, np.int64)[np.argsort(-lengths, kind="stable")].tobytes())
+    left = missing[np.argsort(-lengths, kind="stable")]  # so that processes get prompts of like lengths
     if tracker:
         tracker.start_at(len(journal.done))
 
@@ -50,7 +48,7 @@ def draw_kept(
         pace = Pace(tracker, len(rows), expected, options.max_new_tokens) if tracker else None
         drawing = pace.listened(one) if pace else one
         for start in range(0, len(rows), DRAWN_TOGETHER):
-            some = [left[place] for place in rows[start : start + DRAWN_TOGETHER]]
+            some = [int(left[place]) for place in rows[start : start + DRAWN_TOGETHER]]
             streams = [first_stream + row for row in some]
             for stream, response in drawing.draw([prompts[row] for row in some], streams, seed, options):
                 if pace:
@@ -58,7 +56,7 @@ def draw_kept(
                 kept = response if with_logps else replace(response, logps=None)
                 yield {"row": stream - first_stream, **as_json(kept)}
 
-    if left:
+    if len(left):
         one, rows = sampler(), share_of_this_process(range(len(left)))
         with one.ready(Mapped(prompts.__getitem__, left), options):
             append_in_turn(records(), journal.append)

@@ -13,11 +13,11 @@ from statistics import fmean
 from typing import Protocol
 
 from demotune.common.record_arrays import RecordArrays
-from demotune.common.sequences import Joined, Mapped
+from demotune.common.sequences import Joined
 from demotune.config.methods import RFTConfig
 from demotune.models.question import as_question
 from demotune.records import Completion, Pair, Response
-from demotune.rewards.answer_only import answers_of, without_thoughts
+from demotune.rewards.answer_only import answers_of, pairs_of_answers
 from demotune.rewards.pair_selection import distinct_sides, select_pairs
 from demotune.runs.file_names import CO_TRAINED_REWARD, ROLLOUTS
 from demotune.runs.heldout import count_wins
@@ -52,7 +52,7 @@ class TaughtPairs:
     def of_stage(self) -> Sequence[Pair]:
         """As the reward phase used them; pairs with equal sides left out."""
         usable = (pair for pair in self._every if _usable(pair.demo, pair.sample, self._config))
-        return RecordArrays(Pair, (pair for pair in usable if pair.demo.ids != pair.sample.ids))
+        return RecordArrays(Pair, (pair for pair in usable if not pair.equal))
 
     def of_batch(self, number: int) -> list[Pair]:
         """Each response of a batch beside what is preferred for its prompt; equal sides left out."""
@@ -89,8 +89,7 @@ class TaughtPairs:
 
     @cached_property
     def _every(self) -> Sequence[Pair]:
-        marker = self._stage.setup.answer_marker
-        return Mapped(lambda pair: without_thoughts(pair, marker), contrast_pairs(self._stage, heldout=False))
+        return pairs_of_answers(contrast_pairs(self._stage, heldout=False), self._stage.setup.answer_marker)
 
     @cached_property
     def _preferred(self) -> dict[tuple[int, ...], dict[str, Response]]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from demotune.common.processes import process_count
+from demotune.common.sequences import Mapped
 from demotune.training.setup import Setup
 
 Row = TypeVar("Row")
@@ -117,23 +118,11 @@ def _windows(sizes: Numbers, least: int) -> Iterator[slice]:
     yield slice(start, len(sizes))
 
 
-class Microbatches(Sequence[list[Row]]):
+class Microbatches(Mapped[list[Row]]):
     """The micro-batches of a plan in the order in which they are trained; one is put together when it is asked for."""
 
     def __init__(self, plan: MicrobatchPlan, records: Sequence[Row]) -> None:
-        self._plan, self._records = plan, records
-
-    def __len__(self) -> int:
-        return len(self._plan.order)
-
-    @overload
-    def __getitem__(self, place: int) -> list[Row]: ...
-    @overload
-    def __getitem__(self, place: slice) -> "list[list[Row]]": ...
-    def __getitem__(self, place: int | slice) -> list[Row] | list[list[Row]]:
-        if isinstance(place, slice):
-            return [self[one] for one in range(len(self))[place]]
-        return [self._records[number] for number in self._plan.units[self._plan.order[place]]]
+        super().__init__(lambda unit: [records[number] for number in plan.units[unit]], plan.order)
 
 
 def whole_groups(groups: Sequence[int] | Numbers, size: int) -> Iterator[list[int]]:

@@ -14,7 +14,7 @@ from demotune.common.json_records import iter_records
 from demotune.common.record_arrays import RecordArrays
 from demotune.common.sequences import Joined, Mapped
 from demotune.records import Pair, Response, ScoredPair, Side, Triplet
-from demotune.rewards.answer_only import thought_tokens, with_thoughts
+from demotune.rewards.answer_only import pairs_of_answers, thought_tokens, with_thoughts
 from demotune.runs.file_names import REFERENCE_LOGPS, SAMPLES
 from demotune.runs.heldout import HeldoutRow
 from demotune.runs.rows import ReferenceRow, SampleRow
@@ -162,6 +162,14 @@ def sampled_pairs(setup: Setup, number: int, heldout: bool = False) -> Sequence[
     pairs = (row.pair for row in _sample_rows(setup, number, heldout) if not row.equal)
     marker = setup.answer_marker if setup.config.learned_reward == "implicit" else None
     return RecordArrays(Pair, (pair if marker is None else with_thoughts(pair, marker) for pair in pairs))
+
+
+def rewarded_pairs(stage: Stage) -> list[Sequence[Pair]]:
+    """The stage's own pairs, and its held-out ones, as its reward model reads them: with `answer_after` the answers."""
+    return [
+        pairs_of_answers(sampled_pairs(stage.setup, stage.number, heldout), stage.setup.answer_marker)
+        for heldout in (False, True)
+    ]
 
 
 def equal_samples(setup: Setup, number: int) -> int:

@@ -6,17 +6,16 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from demotune.common.json_records import from_json, iter_records
-from demotune.common.sequences import Joined, Mapped
+from demotune.common.sequences import Joined
 from demotune.common.statistics import Interval, mean_interval
 from demotune.common.statistics.intervals import Ratio
 from demotune.records import Pair
-from demotune.rewards.answer_only import without_thoughts
 from demotune.rewards.shortcuts import ShortcutAudit, audit_shortcuts, not_too_many
 from demotune.runs.file_names import REWARDS
 from demotune.runs.heldout import PairCheck, count_wins
 from demotune.runs.rows import RewardRow
 from demotune.training.contrast import sources_of
-from demotune.training.pairs import sampled_pairs
+from demotune.training.pairs import rewarded_pairs
 from demotune.training.stage import Stage
 
 
@@ -81,10 +80,7 @@ def closed_for(stage: Stage) -> str | None:
 
 def _lead(stage: Stage) -> Lead | None:
     """Shortcuts are fitted on pairs of the stage as the reward sees them, each without its own prompt."""
-    marker = stage.setup.answer_marker
-    drawn = Joined(*(sampled_pairs(stage.setup, stage.number, heldout) for heldout in (False, True)))
-    sides = Mapped(lambda pair: without_thoughts(pair, marker), drawn)
-    rewarded = zip(sides, iter_records(RewardRow, stage.folder / REWARDS), strict=True)
+    rewarded = zip(Joined(*rewarded_pairs(stage)), iter_records(RewardRow, stage.folder / REWARDS), strict=True)
     usable = ((pair, row) for pair, row in rewarded if row.usable)
     seen = not_too_many(usable, lambda both: (both[1].heldout, both[1].key))
     pairs = [pair for pair, _ in seen]

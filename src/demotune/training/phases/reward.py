@@ -16,7 +16,7 @@ from demotune.common.processes import main_process
 from demotune.common.profiling import timed
 from demotune.common.progress import say, track, warn
 from demotune.common.record_arrays import RecordArrays
-from demotune.common.sequences import Joined, Mapped
+from demotune.common.sequences import Joined
 from demotune.config.methods import RFTConfig
 from demotune.models.reward import (
     RewardModel,
@@ -28,7 +28,7 @@ from demotune.models.reward import (
 )
 from demotune.models.sharding import full_weights
 from demotune.records import Pair
-from demotune.rewards.answer_only import without_thoughts
+from demotune.rewards.answer_only import pairs_of_answers
 from demotune.rewards.card import reward_card
 from demotune.rewards.pair_selection import both_sides
 from demotune.runs.file_names import REWARD, REWARD_METRICS, REWARDS
@@ -57,7 +57,7 @@ from demotune.training.pairs import (
     pair_groups,
     pair_lengths,
     repeated,
-    sampled_pairs,
+    rewarded_pairs,
     size_groups,
 )
 from demotune.training.setup import Setup
@@ -160,24 +160,14 @@ def _microbatches(setup: Setup, lengths: Numbers, groups: Numbers, seed: int) ->
 def _forward_tokens(stage: Stage, history: Sequence[dict[str, Any]], heldout: Sequence[Pair]) -> int:
     """Judgements on held-out pairs while the reward learned, then the rewards of all pairs."""
     judgements = sum("eval_loss" in record for record in history)
-    both = _both_parts(stage)
+    both = rewarded_pairs(stage)
     return (judgements + bool(sources_of(stage.setup.config))) * pair_tokens(heldout) + sum(map(pair_tokens, both))
-
-
-def _both_parts(stage: Stage) -> list[Sequence[Pair]]:
-    """The stage's training pairs, and its held-out ones, with the policy's samples."""
-    return [_answers(stage, sampled_pairs(stage.setup, stage.number, heldout)) for heldout in (False, True)]
-
-
-def _answers(stage: Stage, pairs: Sequence[Pair]) -> Sequence[Pair]:
-    """The pairs as the reward reads them: with `answer_after` the answers alone."""
-    return Mapped(lambda pair: without_thoughts(pair, stage.setup.answer_marker), pairs)
 
 
 def usable_pairs(stage: Stage) -> tuple[Sequence[Pair], Sequence[Pair]]:
     """(training, held-out) pairs that the reward may see: with finished_only, both sides ended by themselves."""
-    config = with_reward(stage.setup)
-    both = [_answers(stage, contrast_pairs(stage, heldout)) for heldout in (False, True)]
+    config, marker = with_reward(stage.setup), stage.setup.answer_marker
+    both = [pairs_of_answers(contrast_pairs(stage, heldout), marker) for heldout in (False, True)]
     pairs, heldout = (RecordArrays(Pair, (pair for pair in side if _usable(pair, config))) for side in both)
     if not pairs:
         raise DemotuneError(
@@ -272,7 +262,7 @@ def _rewards_of_all(stage: Stage, heldout: Sequence[Pair]) -> tuple[Sequence[Rew
     And its accuracy on the held-out pairs of the kind that it learned from; None where there are none.
     """
     config = with_reward(stage.setup)
-    own, judged = _both_parts(stage)
+    own, judged = rewarded_pairs(stage)
     pairs = Joined(own, judged)
     reward_of = reward_function(stage)
     batches = chunks(range(len(pairs)), config.per_device_train_batch_size)

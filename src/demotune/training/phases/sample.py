@@ -20,7 +20,7 @@ from demotune.runs.file_names import SAMPLES
 from demotune.runs.heldout_files import rows_before
 from demotune.runs.rows import SampleRow
 from demotune.training.drawing import draw_with
-from demotune.training.stage import Outcome, Stage, stage_slice
+from demotune.training.stage import Outcome, Stage, stage_slice, tokens_of
 from demotune.training.work import PhaseWork
 from demotune.training.work_plan import StagePlan
 
@@ -65,7 +65,6 @@ class _Samples:
 
     def __init__(self, own: RenderedRows, heldout: RenderedRows) -> None:
         self.rows = Joined(own, heldout)
-        self.prompt_lengths = np.concatenate([own.prompt_lengths, heldout.prompt_lengths])
         self._own, self._drawn = len(own), Joined[Response]()
         # One number a sample: the place of its row, its length, whether it ended, whether it is its demonstration.
         self._places, self.lengths = np.empty(0, np.int64), np.empty(0, np.int64)
@@ -145,19 +144,18 @@ def _draw_all(stage: Stage, samples: _Samples) -> int:
     rounds = ROUNDS if stage.setup.config.temperature else 0  # greedy samples would be the same again
     for number in range(1 + rounds):
         title = f"{stage.title}: sample" + (f" again ({number} of {rounds})" if number else "")
-        with track(title, len(wanted), "responses") as tracker:
+        prompts = Mapped(lambda place: rows[place].prompt_ids, wanted)
+        with track(title, len(prompts), "responses") as tracker:
             drawn = draw_with(
                 stage,
                 lambda: stage.start_policy,
-                Mapped(lambda place: rows[place].prompt_ids, wanted),
+                prompts,
                 purpose="sample",
                 tracker=tracker,
                 first_stream=number * len(rows) * count,
             )
         samples.add(wanted, drawn)
-        tokens += int(
-            samples.prompt_lengths[wanted].sum() + samples.lengths[len(samples.lengths) - len(wanted) :].sum()
-        )
+        tokens += tokens_of(zip(prompts, drawn, strict=True))
         wanted = samples.lacking(count)
         if not len(wanted):
             break

@@ -1,7 +1,7 @@
 """Records that packages exchange, all of them frozen: of text, then of token ids, then of numbers."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 Message = Mapping[str, str]
 """One chat turn: `role` is system, user or assistant; `content` is its text.
@@ -131,8 +131,15 @@ class Pair:
 
     @property
     def equal(self) -> bool:
-        """Whether the sample is the demonstration, token by token: then there is nothing to learn from."""
-        return self.demo.ids == self.sample.ids
+        """Whether the two answers are the same, token by token: then there is nothing to learn from."""
+        return self.demo.ids[self.demo_thought :] == self.sample.ids[self.sample_thought :]
+
+    @property
+    def answers(self) -> "Pair":
+        """The same without its thoughts."""
+        demo = replace(self.demo, ids=self.demo.ids[self.demo_thought :], logps=None)
+        sample = replace(self.sample, ids=self.sample.ids[self.sample_thought :], logps=None)
+        return Pair(self.key, self.prompt_ids, demo, sample)
 
     @property
     def sides(self) -> tuple[Side, Side]:

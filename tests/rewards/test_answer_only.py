@@ -13,6 +13,7 @@ from transformers import LlamaForCausalLM
 
 from demotune import DemotuneError, IRFTConfig, RFTConfig, load_reward, load_run, run
 from demotune.common.files import read_rows
+from demotune.conclusion import conclude
 from demotune.config.config_files import load_config
 from demotune.models.batches import packed_tokens
 from demotune.models.logprobs import naive_response_logps
@@ -29,6 +30,7 @@ from demotune.rewards.answer_only import (
     with_thoughts,
     without_thoughts,
 )
+from demotune.rewards.shortcuts import ShortcutAudit, audit_shortcuts
 from demotune.runs.folder import RunFolder
 from demotune.training.co_training import TaughtPairs
 from demotune.training.pairs import training_pairs, triplets
@@ -70,6 +72,9 @@ def test_a_demonstration_without_the_marker_is_an_answer_and_a_sample_without_it
     assert with_thoughts(pair, MARKER).sides == (((3, 4), (6, 7, END)), ((3, 4, 5, MARK, MARK), (7, END)))
     assert without_thoughts(pair, MARKER).sides == (((3, 4), (6, 7, END)), ((3, 4), (7, END)))
     assert without_thoughts(pair, None) is pair
+    assert with_thoughts(pair, MARKER).answers == without_thoughts(pair, MARKER)
+    assert with_thoughts(Pair("a", (3, 4), Response((7, END), True), thinking), MARKER).equal
+    assert not with_thoughts(pair, MARKER).equal
     swapped = Pair("a", (3, 4), thinking, demo)
     assert with_thoughts(swapped, MARKER).sides == (((3, 4, 5, MARK, MARK), (7, END)), ((3, 4), (6, 7, END)))
     assert without_thoughts(swapped, MARKER).sides == (((3, 4), (7, END)), ((3, 4), (END,)))
@@ -159,7 +164,9 @@ def test_irft_trains_on_pairs_with_an_answer_and_leaves_thoughts_free(
         thought = thought_tokens(row["sample_ids"], marker)
         assert found["sample_ref_logp"] == pytest.approx(float(whole[thought:].sum()), abs=1e-3)
     shown = load_run(result.run_folder).stages[0].samples  # as the report reads them
-    assert {row.sample_logp is None for row in shown if not row.heldout} == {True}
+    assert [row.key for row in shown if not row.heldout and row.sample_logp is not None] == [
+        row["key"] for row in answered
+    ]
     assert {row.sample_logp is None for row in shown if row.heldout and row.sample != row.demonstration} == {False}
     reward = load_reward(result.run_folder, bf16=False)
     side = Completion(tuple(answered[0]["prompt_ids"]), Response(tuple(answered[0]["sample_ids"]), False))
@@ -170,6 +177,60 @@ def test_irft_trains_on_pairs_with_an_answer_and_leaves_thoughts_free(
         new, old = (naive_response_logps(lm, *side_ids(side))[thought:].sum() for lm in (policy, model))
     assert given == pytest.approx(0.1 * float(new - old), abs=1e-4)
     assert f"{len(answered)} pairs have an answer after 'q': they train" in capsys.readouterr().out
+
+
+def test_a_run_on_answers_is_concluded_and_its_audit_reads_answers(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = run(IRFTConfig(**fields(place, "page", **STAGED | {"stages": 1, "max_new_tokens": LONG})))
+    audited: list[Pair] = []
+    monkeypatch.setattr("demotune.rewards.shortcuts.audit_shortcuts", audited.extend)
+    conclude(result.run_folder)
+    page = (result.run_folder / "report.html").read_text(encoding="utf-8")
+    assert "answer_after" in page
+    rows = {row["key"]: row for row in samples_of(result.run_folder)}
+    assert set(rows) == {pair.key for pair in audited}
+    for pair in audited:
+        row = rows[pair.key]
+        assert list(pair.sample.ids) == row["sample_ids"][row["sample_thought"] :]
+        assert row["demo_thought"] == 0  # none of these demonstrations has the marker
+    assert any(len(pair.sample.ids) < len(rows[pair.key]["sample_ids"]) for pair in audited)
+
+
+def test_later_samples_are_preferred_to_earlier_ones_where_both_have_an_answer(place: Path) -> None:
+    """`interpolicy`: the thoughts of both stand with their prompts."""
+    own = {"stages": 2, "slices": "all", "interpolicy": 0.5, "max_new_tokens": LONG}
+    result = run(IRFTConfig(**fields(place, "between", **STAGED | own)))
+    setup = prepare_run(load_config(result.run_folder / "run.yaml"), RunFolder(result.run_folder), ())
+    pairs = training_pairs(Stage(setup, 1))
+    demos = {row.key: row.demo for row in setup.train}
+    between = [pair for pair in pairs if pair.demo != demos[pair.key]]
+    assert len(between) > 0
+    for pair in pairs:
+        assert pair.sample_thought == thought_tokens(pair.sample.ids, setup.answer_marker) > 0
+    for pair in between:
+        assert pair.demo_thought == thought_tokens(pair.demo.ids, setup.answer_marker) > 0
+
+
+def test_the_gate_holds_the_reward_against_shortcuts_of_answers(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --force, and with cut-off samples allowed, so that all pairs are judged."""
+    audited: list[Pair] = []
+
+    def audit(pairs: list[Pair]) -> ShortcutAudit | None:
+        audited.extend(pairs)
+        return audit_shortcuts(pairs)
+
+    monkeypatch.setattr("demotune.training.reward_gate.audit_shortcuts", audit)
+    shared = {name: value for name, value in RFT.items() if name not in ("reward_epochs", "force")}
+    own = {"reward_kind": "linear", "max_new_tokens": LONG, "finished_only": False, "eval_share": 0.5}
+    result = run(RFTConfig(**fields(place, "gate", **SMALL, **shared | own)))
+    rows = {row["key"]: row for row in samples_of(result.run_folder)}
+    assert {pair.key for pair in audited} == set(rows)
+    for pair in audited:
+        row = rows[pair.key]
+        answer = row["sample_ids"][row["sample_thought"] :] if row["sample_thought"] else [END]
+        assert list(pair.sample.ids) == answer
+    assert any(row["sample_thought"] for row in rows.values())
 
 
 @pytest.mark.parametrize("kind", ["full", "linear"])

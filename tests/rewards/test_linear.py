@@ -212,7 +212,7 @@ def test_the_same_pairs_give_the_same_reward() -> None:
 
 def test_too_few_differing_prompts_are_refused_with_the_fix() -> None:
     few = dataclasses.replace(made_up(7, 4, 9, [1.0]), equal=12)
-    with pytest.raises(DemotuneError, match=r"only 4 prompts .*12 pairs are .* higher temperature"):
+    with pytest.raises(DemotuneError, match=r"only 4 prompts .*12 pairs have equal sides.* needs 5; give more prompts"):
         fit_linear_reward(few, None, Columns())
     with pytest.raises(DemotuneError, match="only 0 prompts"):
         fit_linear_reward(pair_columns(tiny_lm(), [], Columns(), pad_id=PAD, bf16=False), None, Columns())

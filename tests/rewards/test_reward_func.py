@@ -1,5 +1,6 @@
 """A reward on texts, and inside TRL's GRPOTrainer: what TRL logs is what `score_texts` gives."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
@@ -12,7 +13,16 @@ from helpers.rewards import ask, save_reward, turn
 from helpers.tiny import save_tiny, tiny_model, tiny_tokenizer
 from trl import GRPOConfig, GRPOTrainer
 
-from demotune import DemotuneError, ImplicitReward, Reward, ScalarReward, as_reward_func
+from demotune import (
+    DemotuneError,
+    ImplicitReward,
+    Reward,
+    ScalarReward,
+    SFTConfig,
+    as_reward_func,
+    load_reward,
+    run,
+)
 from demotune.data.rendering import Renderer
 from demotune.records import Completion
 from demotune.rewards.reward import as_completion
@@ -50,6 +60,21 @@ def test_texts_are_read_as_finished_responses(reward: ScalarReward) -> None:
     assert max(expected) - min(expected) > 0.1  # or this test shows nothing
     assert all(row.response.ids[-1] == reward.renderer.end_id for row in rows)
     assert reward.score_texts([], []) == []
+
+
+def test_the_log_ratio_of_an_sft_run_ranks_and_is_refused_for_reinforcement_learning(tmp_path: Path) -> None:
+    where = {"model": str(save_tiny(tmp_path / "start")), "output": str(tmp_path / "sft")}
+    rows = [{"prompt": prompt, "completion": text} for prompt, text in zip(PROMPTS, RESPONSES, strict=True)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    run(
+        SFTConfig(
+            data=(str(tmp_path / "rows.jsonl"),), max_steps=1, max_length=128, eval_share=0.0, bf16=False, **where
+        )
+    )
+    found = load_reward(tmp_path / "sft", bf16=False)
+    assert len(found.score_texts(PROMPTS, RESPONSES)) == 3
+    with pytest.raises(DemotuneError, match=r"log-ratio of an SFT run: it ranks responses, but a policy .* collapses"):
+        as_reward_func(found)
 
 
 def test_an_implicit_reward_of_texts(tmp_path: Path) -> None:

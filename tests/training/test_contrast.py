@@ -1,5 +1,6 @@
 """What a reward is taught to tell apart: which pairs it learns from, who answers and how often, kills, refusals."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from helpers.tiny import save_tiny
 from demotune import DemotuneError, RFTConfig, RunResult, SFTConfig, resume, run
 from demotune.common.files import read_rows
 from demotune.estimation.estimate import estimate_config
-from demotune.records import Response
+from demotune.records import Pair, Response
 from demotune.rewards.answers import drawn_in_order
 from demotune.runs.folder import RunFolder
 from demotune.sampling import InProcessSampler
@@ -121,18 +122,46 @@ def test_each_contrast_runs_and_is_judged_on_its_own_pairs(
     folder = run(asked).run_folder
     setup = prepare_run(asked, RunFolder(folder), ())
     for number in (0, 1):
-        learned, judged = (
-            [pair for pair in contrast_pairs(Stage(setup, number), side) if pair.demo.finished and pair.sample.finished]
-            for side in (False, True)
-        )
+        learned, judged = (contrast_pairs(Stage(setup, number), side) for side in (False, True))
         record = state_of(folder, number)["reward"]
-        differing = [pair for pair in learned if pair.demo.ids != pair.sample.ids]
-        assert record["pairs"] == len(learned if kind == "full" else differing)
-        assert record["check"]["pairs"] == len(judged) > 0
+        assert record["pairs"] == sum(map(usable, learned))
+        assert record["check"]["pairs"] == sum(map(usable, judged)) > 0
+        assert record["equal_pairs"] == sum(pair.demo.ids == pair.sample.ids for pair in learned)
+        if "policy" not in contrast["reward_negatives"]:
+            assert record["check"]["equal"] == sum(pair.demo.ids == pair.sample.ids for pair in judged)
     if "start" in contrast.get("reward_positives", ""):
         pairs = contrast_pairs(Stage(setup, 0), heldout=False)
         sampled = {row["key"]: row["sample_ids"] for row in read(folder, 0, "samples.jsonl.gz")}
         assert [pair.demo.ids for pair in pairs] == [tuple(sampled[pair.key]) for pair in pairs]
+
+
+def usable(pair: Pair) -> bool:
+    return pair.demo.finished and pair.sample.finished and pair.demo.ids != pair.sample.ids
+
+
+def test_samples_of_the_base_model_that_are_demonstrations_are_drawn_again(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The demonstrations are what the base model writes first; its file has a later answer, which differs."""
+    fields: dict[str, Any] = {"reward_negatives": ("base",), "stages": 1, "finished_only": False}
+    first = run(config(place, tmp_path / "first", **fields)).run_folder
+    prompts = {row["key"]: row["prompt"] for row in read(first, 0, "samples.jsonl.gz")}
+    written = [row for row in read(first, 0, "contrast.jsonl.gz") if row["finished"] and row["sample"]]
+    known = {prompts[row["key"]]: row["sample"] for row in written}
+    rows = [json.loads(line) for line in (place / "rows.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["completion"] = known.get("a" + row["prompt"], row["completion"])
+    (tmp_path / "known.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder = run(config(place, tmp_path / "run", data=(str(tmp_path / "known.jsonl"),), **fields)).run_folder
+    demos = {row["key"]: row["demo_ids"] for row in read(folder, 0, "samples.jsonl.gz")}
+    answers = read(folder, 0, "contrast.jsonl.gz")
+    assert all(row["sample_ids"] != demos[row["key"]] for row in answers)
+    facts = state_of(folder, 0)["contrast"]
+    assert facts["samples"]["base"] == len(answers) == len({row["key"] for row in answers})
+    equal = facts["equal_samples"]["base"]
+    assert equal > 3
+    assert facts["equal_samples"] == {"start": 0, "base": equal}
+    assert f"{equal} samples of the base model are their demonstration" in capsys.readouterr().out
 
 
 def test_all_slices_are_answered_once(place: Path, tmp_path: Path) -> None:

@@ -92,8 +92,10 @@ def _rest(response: Response, thought: int) -> Response:
     return Response(response.ids[thought:], response.finished)
 
 
-def with_thoughts(pair: Pair, marker: AnswerMarker) -> Pair:
-    """The pair with its thoughts marked, for losses of the policy. A sample without an answer has no thought."""
+def with_thoughts(pair: Pair, marker: AnswerMarker | None) -> Pair:
+    """The pair with its thoughts marked. A sample without an answer has no thought."""
+    if marker is None:
+        return pair
     demo, sample = (thought_tokens(side.ids, marker) or 0 for side in (pair.demo, pair.sample))
     return replace(pair, demo_thought=demo, sample_thought=sample)
 
@@ -103,8 +105,7 @@ def without_thoughts(pair: Pair, marker: AnswerMarker | None) -> Pair:
     if marker is None:
         return pair
     thought = thought_tokens(pair.demo.ids, marker) or 0
-    demo = replace(pair.demo, ids=pair.demo.ids[thought:])
-    return replace(pair, demo=demo, sample=answer_of(pair.sample, marker))
+    return Pair(pair.key, pair.prompt_ids, _rest(pair.demo, thought), answer_of(pair.sample, marker))
 
 
 def pairs_of_answers(pairs: Sequence[Pair], marker: AnswerMarker | None) -> Sequence[Pair]:

@@ -38,6 +38,7 @@ class ImplicitReward(Reward):
         *,
         template: str | None = None,
         answer_after: str | None = None,
+        ranks_only: bool = False,
         dtype: str = "float32",
         bf16: bool | None = None,
     ) -> None:
@@ -50,7 +51,7 @@ class ImplicitReward(Reward):
                 f"{reference} has another vocabulary than {policy}, so their log-probabilities cannot be compared; "
                 "give the model that the policy was trained from as reference"
             )
-        self._beta, self._dtype = beta, dtype
+        self._beta, self._dtype, self.ranks_only = beta, dtype, ranks_only
         self._bf16 = computes_in_bf16(bf16)
         self.name = f"implicit reward {beta:g} * log({policy} / {reference})"
         both = content_hash(self._policy), content_hash(self._reference)

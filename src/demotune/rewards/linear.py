@@ -166,8 +166,8 @@ def fit_linear_reward(train: PairColumns, heldout: PairColumns | None, columns: 
     prompts = len(set(train.prompts))
     if prompts < FEWEST:
         raise DemotuneError(
-            f"only {prompts} prompts have a sample that differs from its demonstration ({train.equal} pairs are "
-            f"equal), and a linear reward needs {FEWEST}; give more demonstrations, or sample at a higher temperature"
+            f"only {prompts} prompts have a pair whose sides differ ({train.equal} pairs have equal sides), and a "
+            f"linear reward needs {FEWEST}; give more prompts, or samples that differ from their demonstrations"
         )
     differences = train.differences
     weights = prompt_weights(train.prompts)

@@ -35,13 +35,13 @@ def load_reward(
         return ScalarReward(run.reward, template=template, dtype=dtype, bf16=bf16)
     _check_reference(run, config.model)
     template = config.template if template is None else template
-    beta = 1.0 if config.learned_reward == "none" else config.beta
     return ImplicitReward(
         run.model,
         config.model,
-        beta,
+        1.0 if config.learned_reward == "none" else config.beta,
         template=template,
         answer_after=config.answer_after,
+        ranks_only=config.learned_reward == "none",
         dtype=dtype,
         bf16=bf16,
     )

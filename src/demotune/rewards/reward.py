@@ -27,6 +27,8 @@ class Reward(Protocol):
     """Most tokens of prompt and response that it can read; None where there is no limit."""
     passes: int
     """Forward passes over each completion: `rewards_of` advances by one for each."""
+    ranks_only: bool = False
+    """Whether it may rank responses, but no policy may be trained on it."""
 
     def rewards_of(
         self, completions: Sequence[Completion], *, batch_size: int = 16, advance: Advance = lambda _: None

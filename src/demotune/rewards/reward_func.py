@@ -14,8 +14,15 @@ RewardFunc = Callable[..., list[float]]
 def as_reward_func(reward: Reward, *, batch_size: int = 16) -> RewardFunc:
     """A function for `reward_funcs` of TRL's GRPOTrainer: what `reward.score_texts` gives, in either format of TRL.
 
-    Its `__name__`, under which TRL logs it, is the class of the reward; set another where two are of one class.
+    Its `__name__`, under which TRL logs it, is the class of the reward; set another where two are of one class. Raises
+    DemotuneError for the log-ratio of an SFT run, which ranks responses but is no target for reinforcement learning.
     """
+    if reward.ranks_only:
+        raise DemotuneError(
+            f"{reward.name} is the log-ratio of an SFT run: it ranks responses, but a policy that is trained on it "
+            "collapses to what SFT made likelier; give a reward that rft or irft learned (use this one to score, to "
+            "select, or for the best of several samples)"
+        )
 
     def reward_func(
         prompts: Sequence[str | Sequence[Message]],

@@ -130,7 +130,8 @@ def judge_reward(audit: ShortcutAudit, rewards: Mapping[str, tuple[float, float]
 def audit_run(run_folder: Path) -> list[tuple[int, ShortcutAudit | None, RewardVerdict | None]]:
     """(stage, shortcuts of its pairs, its reward against them) for every stage of a run that has samples.
 
-    Of several pairs with one demonstration the first is taken, and of training pairs at most AUDITED. Training and
+    Of several pairs with one demonstration the first is taken, and of training pairs at most AUDITED; of runs that read
+    answers only, the answers. Training and
     held-out pairs are audited together, each by models that have not seen its prompt; the reward is judged on held-out
     pairs. RFT's pairs are those that its reward may see (`usable`), and held-out pairs chose the step at which its
     reward stopped, which flatters it a little. No verdict where the stage kept no rewards of held-out pairs; no audit
@@ -144,7 +145,7 @@ def audit_run(run_folder: Path) -> list[tuple[int, ShortcutAudit | None, RewardV
         if stage.reward_rows:
             pairs = (row for row, judged in zip(pairs, stage.reward_rows, strict=True) if judged.usable)
         audited = not_too_many(_first_of_each(pairs), lambda row: (row.heldout, row.key))
-        audit = audit_shortcuts([row.pair for row in audited])
+        audit = audit_shortcuts([row.pair.answers for row in audited])
         rewards: Iterator[RewardRow | ImplicitRow] = _first_of_each(
             chain((row for row in stage.reward_rows if row.heldout and row.usable), stage.implicit_rows)
         )

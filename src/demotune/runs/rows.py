@@ -34,17 +34,26 @@ class SampleRow:
     demo_ids: tuple[int, ...]
     demo_finished: bool
     sample_ids: tuple[int, ...]
+    demo_thought: int | None = None
+    """How many tokens come before the answer, which alone is compared (`answer_after`); None in other runs."""
+    sample_thought: int | None = None
+    """Likewise; 0 where the sample has no answer."""
 
     @property
     def equal(self) -> bool:
-        """Whether the sample is the demonstration, token by token: then the two make no pair to learn from."""
-        return self.demo_ids == self.sample_ids
+        """Whether the two make no pair to learn from (`Pair.equal`)."""
+        return self.pair.equal
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether the run reads answers only and the sample has none."""
+        return self.sample_thought == 0
 
     @property
     def pair(self) -> Pair:
-        """As token ids."""
+        """As token ids, with their thoughts marked."""
         demo, sample = Response(self.demo_ids, self.demo_finished), Response(self.sample_ids, self.finished)
-        return Pair(self.key, self.prompt_ids, demo, sample)
+        return Pair(self.key, self.prompt_ids, demo, sample, self.demo_thought or 0, self.sample_thought or 0)
 
 
 @dataclass(frozen=True, slots=True)

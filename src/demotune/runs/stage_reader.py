@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from demotune.common.files import read_rows
 from demotune.common.json_records import iter_records, read_record, read_records
@@ -30,6 +30,8 @@ from demotune.runs.phase_records import DonePhase, phase_of
 from demotune.runs.rows import ImplicitRow, ReferenceRow, RewardRow, SampleRow
 
 Record = TypeVar("Record")
+_Kind = Literal["none", "trained", "unanswered", "heldout"]
+"""What pair a sample makes: none where it equals its demonstration; an unanswered one trains no policy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +146,12 @@ class RunStage:
     def iter_samples(self) -> Iterator[SampledRow]:
         """The same rows, one by one: a stage may have millions."""
         with written_by_a_run(self.folder):
-            pairs, heldout = self._count_pairs()
-            references = self._references(pairs, heldout)
-            rewards = self._rewards(pairs, heldout)
+            counts = self._count_pairs()
+            references, rewards = self._references(counts), self._rewards(counts)
             for row in self.iter_sample_rows():
-                reference, reward = (None, None) if row.equal else (next(references), next(rewards))
+                kind = _kind(row)
+                reference = None if kind in ("none", "unanswered") else next(references)
+                reward = None if kind == "none" else next(rewards)
                 yield SampledRow(
                     key=row.key,
                     heldout=row.heldout,
@@ -164,13 +167,12 @@ class RunStage:
                     sample_reward=None if reward is None else reward.sample_reward,
                 )
 
-    def _count_pairs(self) -> tuple[int, int]:
-        """(training pairs, held-out pairs): samples that are their demonstration make none."""
-        kinds = Counter(row.heldout for row in self.iter_sample_rows() if not row.equal)
-        return kinds[False], kinds[True]
+    def _count_pairs(self) -> Counter[_Kind]:
+        return Counter(map(_kind, self.iter_sample_rows()))
 
-    def _rewards(self, pairs: int, heldout: int) -> Iterator[RewardRow | ImplicitRow | None]:
+    def _rewards(self, counts: Counter[_Kind]) -> Iterator[RewardRow | ImplicitRow | None]:
         """In the order of the pairs, which are those of training, then held-out ones."""
+        pairs, heldout = counts["trained"] + counts["unanswered"], counts["heldout"]
         if self.reward_rows:
             _refuse_others(pairs + heldout, len(self.reward_rows))
             return iter(self.reward_rows)
@@ -178,21 +180,25 @@ class RunStage:
             _refuse_others(heldout, len(self.implicit_rows))
         return chain(repeat(None, pairs), self.implicit_rows or repeat(None, heldout))
 
-    def _references(self, pairs: int, heldout: int) -> Iterator[ReferenceRow | None]:
-        """Likewise; those of earlier stages, which are used again, are between the two kinds.
-
-        With `answer_after` training pairs whose sample has no answer have none, and the rows do not say which.
-        """
+    def _references(self, counts: Counter[_Kind]) -> Iterator[ReferenceRow | None]:
+        """Likewise; those of earlier stages, which are used again, are between the two kinds."""
+        pairs, heldout = counts["trained"], counts["heldout"]
         found = records_of(ReferenceRow, self.folder / REFERENCE_LOGPS)
         if not found:
             return repeat(None)
-        if self.run.read_config().answer_after is not None:
-            return chain(repeat(None, pairs), (found[place] for place in range(len(found) - heldout, len(found))))
         if len(found) < pairs + heldout:  # link tspin: held-out pairs alone have a reference
             _refuse_others(heldout, len(found))
             return chain(repeat(None, pairs), found)
         places = chain(range(pairs), range(len(found) - heldout, len(found)))
         return (found[place] for place in places)
+
+
+def _kind(row: SampleRow) -> _Kind:
+    if row.equal:
+        return "none"
+    if row.heldout:
+        return "heldout"
+    return "unanswered" if row.unanswered else "trained"
 
 
 def _refuse_others(pairs: int, numbers: int) -> None:

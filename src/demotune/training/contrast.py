@@ -9,6 +9,7 @@ from demotune.common.record_arrays import RecordArrays
 from demotune.common.sequences import Joined, Mapped
 from demotune.config.methods import AnyConfig
 from demotune.records import Pair, RenderedDemonstration, Response
+from demotune.rewards.answer_only import with_thoughts
 from demotune.runs.file_names import CONTRAST
 from demotune.runs.rows import ContrastRow
 from demotune.training.by_key import ByKey
@@ -37,7 +38,10 @@ def rows_to_draw(setup: Setup, number: int, source: Source) -> Sequence[Rendered
 
 
 def contrast_pairs(stage: Stage, heldout: bool) -> Sequence[Pair]:
-    """The stage's pairs (what is to be preferred, another response), row by row; one for each negative."""
+    """The stage's pairs (what is to be preferred, another response), row by row; one for each negative.
+
+    Of those with other models' samples some may be equal.
+    """
     setup, config = stage.setup, with_reward(stage.setup)
     own = sampled_pairs(setup, stage.number, heldout)
     samples = {source: _samples_of(stage, source) for source in sources_of(config)}
@@ -51,8 +55,7 @@ def contrast_pairs(stage: Stage, heldout: bool) -> Sequence[Pair]:
             positives = [row.demo] if config.reward_positives == "demonstrations" else samples["start"][row.key][:1]
             for positive in positives:
                 for negative in _negatives(row.key, sources, drawn, samples):
-                    if negative.ids != positive.ids:  # such a pair has no gradient
-                        yield Pair(row.key, row.prompt_ids, positive, negative)
+                    yield with_thoughts(Pair(row.key, row.prompt_ids, positive, negative), setup.answer_marker)
 
     return RecordArrays(Pair, pairs())
 

@@ -1,6 +1,6 @@
 """Responses of a stage's policy, kept in a journal while they are drawn: a killed run draws no response twice."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from demotune.common.profiling import timed
 from demotune.common.progress import Tracker
@@ -13,6 +13,17 @@ from demotune.sampling import SamplingOptions
 from demotune.sampling.kept import draw_kept
 from demotune.training.setup import Setup
 from demotune.training.stage import Stage
+
+ROUNDS = 3
+"""How often samples that equal their demonstration are drawn again: a policy that knows a row by heart may write it
+every time."""
+
+
+def drawing_rounds(setup: Setup) -> Iterator[tuple[int, str]]:
+    """(number, what its title ends with) of each time that samples are drawn, the first and those after it."""
+    rounds = ROUNDS if setup.config.temperature else 0  # greedy samples would be the same again
+    yield 0, ""
+    yield from ((number, f" again ({number} of {rounds})") for number in range(1, 1 + rounds))
 
 
 @timed("sampling")

@@ -14,7 +14,7 @@ from demotune.common.json_records import iter_records
 from demotune.common.record_arrays import RecordArrays
 from demotune.common.sequences import Joined, Mapped
 from demotune.records import Pair, Response, ScoredPair, Side, Triplet
-from demotune.rewards.answer_only import pairs_of_answers, thought_tokens, with_thoughts
+from demotune.rewards.answer_only import pairs_of_answers, thought_tokens
 from demotune.runs.file_names import REFERENCE_LOGPS, SAMPLES
 from demotune.runs.heldout import HeldoutRow
 from demotune.runs.rows import ReferenceRow, SampleRow
@@ -48,10 +48,8 @@ def training_pairs(stage: Stage) -> Sequence[Pair]:
 
 def _answered_pairs(stage: Stage, number: int) -> Sequence[Pair]:
     """The pairs of a stage's own samples; with `answer_after` those whose sample has an answer."""
-    pairs = sampled_pairs(stage.setup, number)
-    if stage.setup.answer_marker is None:
-        return pairs
-    return RecordArrays(Pair, (pair for pair in pairs if pair.sample_thought))
+    rows = _sample_rows(stage.setup, number, heldout=False)
+    return RecordArrays(Pair, (row.pair for row in rows if not (row.equal or row.unanswered)))
 
 
 def _nothing_answered(stage: Stage, what: str) -> DemotuneError:
@@ -75,8 +73,7 @@ def triplets(stage: Stage) -> Sequence[Triplet]:
     rows, marker = _sample_rows(stage.setup, 0, heldout=False), stage.setup.answer_marker
     by_row = (list(group) for _, group in itertools.groupby(rows, key=lambda row: row.key))
     kept = (row for group in by_row for row in ([row for row in group if not row.equal] or group))
-    answered = (row for row in kept if marker is None or thought_tokens(row.sample_ids, marker))
-    drawn = ByKey((row.key, row.pair.sample) for row in answered)
+    drawn = ByKey((row.key, row.pair.sample) for row in kept if not row.unanswered)
 
     def found() -> Iterator[Triplet]:
         seen: Counter[str] = Counter()
@@ -135,17 +132,16 @@ def between_policies(by_stage: Sequence[Sequence[Pair]], count: int, rng: random
         stages = rng.choice(several)
         earlier, later = sorted(rng.sample(sorted(stages), 2))
         better, worse = rng.choice(stages[later]), rng.choice(stages[earlier])
-        if better.sample.ids != worse.sample.ids:
-            found.append(
-                replace(
-                    better,
-                    demo=better.sample,
-                    sample=worse.sample,
-                    demo_thought=better.sample_thought,
-                    sample_thought=worse.sample_thought,
-                )
+        found.append(
+            replace(
+                better,
+                demo=better.sample,
+                sample=worse.sample,
+                demo_thought=better.sample_thought,
+                sample_thought=worse.sample_thought,
             )
-    return found
+        )
+    return [pair for pair in found if not pair.equal]
 
 
 def repeated(plan: StagePlan, rows: Sequence[RowSizes]) -> Sequence[RowSizes]:
@@ -155,13 +151,8 @@ def repeated(plan: StagePlan, rows: Sequence[RowSizes]) -> Sequence[RowSizes]:
 
 
 def sampled_pairs(setup: Setup, number: int, heldout: bool = False) -> Sequence[Pair]:
-    """The pairs of stage `number`: of the samples that it drew those that differ from their demonstrations.
-
-    With their thoughts marked where the policy compares.
-    """
-    pairs = (row.pair for row in _sample_rows(setup, number, heldout) if not row.equal)
-    marker = setup.answer_marker if setup.config.learned_reward == "implicit" else None
-    return RecordArrays(Pair, (pair if marker is None else with_thoughts(pair, marker) for pair in pairs))
+    """The pairs of stage `number`: of the samples that it drew those that differ from their demonstrations."""
+    return RecordArrays(Pair, (row.pair for row in _sample_rows(setup, number, heldout) if not row.equal))
 
 
 def rewarded_pairs(stage: Stage) -> list[Sequence[Pair]]:

@@ -121,6 +121,34 @@ def test_samples_that_are_their_demonstration_make_no_pair_and_are_drawn_again(p
     assert start == {key: by_key[key][0]["sample_ids"] for key in start}  # the first, though it makes no pair
 
 
+def test_samples_with_the_answer_of_their_demonstration_make_no_pair_and_are_drawn_again(place: Path) -> None:
+    """With `answer_after` answers are compared, whatever was thought before them: "id" has the answer of "cd"."""
+    fields = {"answer_after": "d", "samples_per_prompt": 1, "max_new_tokens": 8, "max_length": 32}
+    drawn = samples(run(irft(place, "thoughts", **fields)).run_folder)
+    answers = {row["prompt"]: row["sample"][row["sample"].rindex("d") :] for row in drawn if row["finished"]}
+    written = [json.loads(line) for line in (place / "rows.jsonl").read_text().splitlines()]
+    for row in written:
+        row["completion"] = "c" + answers.get("a" + row["prompt"], row["completion"])
+    (place / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in written))
+    folder = run(irft(place, "answers", "answers.jsonl", **fields)).run_folder
+    rows, facts = samples(folder), state_of(folder, 0)["sample"]
+
+    def same_answer(row: dict[str, Any]) -> bool:
+        return bool(row["demo_ids"][row["demo_thought"] :] == row["sample_ids"][row["sample_thought"] :])
+
+    again = [row for row in rows if same_answer(row)]
+    assert len(again) >= 5
+    assert not all(equal(row) for row in again)
+    assert facts["equal_samples"] == sum(not row["heldout"] for row in again) > 0
+    assert facts["equal_heldout_samples"] == sum(row["heldout"] for row in again) > 0
+    assert set(Counter(row["key"] for row in rows if not same_answer(row)).values()) == {1}
+    trained = [row["key"] for row in rows if not row["heldout"] and row["sample_thought"] and not same_answer(row)]
+    heldout = [row["key"] for row in rows if row["heldout"] and not same_answer(row)]
+    assert [row["key"] for row in read(folder, 0, "reference_logps.jsonl.gz")] == trained + heldout
+    shown = load_run(folder).stages[0].samples
+    assert [row.key for row in shown if row.sample_logp is not None] == trained + heldout
+
+
 def test_later_stages_begin_with_the_answer_that_was_checked(twice: Path) -> None:
     checked = {row["key"]: row["sample_ids"] for row in read(twice, 0, "heldout.jsonl.gz")}
     rows = [row for row in samples(twice, 1) if row["heldout"]]

@@ -1,20 +1,24 @@
 """CONTRAST: models besides the stage's policy answer its prompts, for a reward that learns from their samples too."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from demotune.common.json_records import write_records
 from demotune.common.memory import give_back_memory
-from demotune.common.progress import track
+from demotune.common.progress import say, track
+from demotune.common.record_arrays import RecordArrays
 from demotune.common.sequences import Mapped
 from demotune.config.methods import AnyConfig
 from demotune.models.policy import Policy, merged
-from demotune.records import Response
+from demotune.records import Pair, RenderedDemonstration, Response
+from demotune.rewards.answer_only import with_thoughts
 from demotune.runs.file_names import CONTRAST
 from demotune.runs.rows import ContrastRow
 from demotune.training.contrast import Source, rows_to_draw, sources_of
-from demotune.training.drawing import draw_with
-from demotune.training.stage import Outcome, Stage, tokens_of
+from demotune.training.drawing import draw_with, drawing_rounds
+from demotune.training.setup import Setup
+from demotune.training.stage import Outcome, Stage, tokens_of, with_reward
 from demotune.training.work import PhaseWork
 from demotune.training.work_plan import StagePlan
 
@@ -25,19 +29,12 @@ def needed(config: AnyConfig) -> bool:
 
 
 def run(stage: Stage) -> Outcome:
-    """One response of each model to each prompt that it has not answered yet."""
+    """One response of each model to each prompt that it has not answered yet.
+
+    One that equals its demonstration, where these are preferred, is drawn again for a bounded number of rounds.
+    """
     setup, sources = stage.setup, sources_of(stage.setup.config)
-    rows = {source: rows_to_draw(setup, stage.number, source) for source in sources}
-    drawn: dict[Source, Sequence[Response]] = {}
-    tokens = 0
-    for source in sources:
-        prompts = Mapped(lambda row: row.prompt_ids, rows[source])
-        with track(f"{stage.title}: samples of the {source} model", len(prompts), "responses") as tracker:
-            drawn[source] = draw_with(
-                stage, partial(_load, stage, source), prompts, purpose=f"contrast-{source}", tracker=tracker
-            )
-        give_back_memory()
-        tokens += tokens_of(zip(prompts, drawn[source], strict=True))
+    drawn = {source: _draw(stage, source) for source in sources}
     heldout = {row.key for row in setup.heldout}
     found = (
         ContrastRow(
@@ -49,13 +46,62 @@ def run(stage: Stage) -> Outcome:
             finished=response.finished,
         )
         for source in sources
-        for row, response in zip(rows[source], drawn[source], strict=True)
+        for row, response in zip(rows_to_draw(setup, stage.number, source), drawn[source].kept, strict=True)
     )
     return Outcome(
         outputs={CONTRAST: lambda file: write_records(file, found)},
-        forward_tokens=tokens,
-        facts={"samples": {source: len(drawn.get(source, ())) for source in ("start", "base")}},
+        forward_tokens=sum(one.tokens for one in drawn.values()),
+        facts={
+            "samples": {source: len(drawn[source].kept) if source in drawn else 0 for source in ("start", "base")},
+            "equal_samples": {source: drawn[source].equal if source in drawn else 0 for source in ("start", "base")},
+        },
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    kept: Sequence[Response]
+    """One for each row: the first that differs from its demonstration, else the last."""
+    equal: int
+    """How many of all did not differ."""
+    tokens: int
+
+
+def _draw(stage: Stage, source: Source) -> _Drawn:
+    setup, rows = stage.setup, rows_to_draw(stage.setup, stage.number, source)
+    kept: dict[int, Response] = {}
+    equal, tokens, wanted = 0, 0, [*range(len(rows))]
+    for number, again in drawing_rounds(setup):
+        prompts = Mapped(lambda place: rows[place].prompt_ids, wanted)
+        with track(f"{stage.title}: samples of the {source} model{again}", len(prompts), "responses") as tracker:
+            drawn = draw_with(
+                stage,
+                partial(_load, stage, source),
+                prompts,
+                purpose=f"contrast-{source}",
+                tracker=tracker,
+                first_stream=number * len(rows),
+            )
+        tokens += tokens_of(zip(prompts, drawn, strict=True))
+        kept.update(zip(wanted, drawn, strict=True))
+        wanted = [place for place in wanted if _equals_preferred(setup, rows[place], kept[place])]
+        equal += len(wanted)
+        if not wanted:
+            break
+    give_back_memory()
+    if equal:
+        say(
+            f"{stage.title}: {equal} samples of the {source} model are their demonstration; "
+            f"{len(wanted)} rows have no other one"
+        )
+    return _Drawn(RecordArrays(Response, (kept[place] for place in range(len(rows)))), equal, tokens)
+
+
+def _equals_preferred(setup: Setup, row: RenderedDemonstration, response: Response) -> bool:
+    """Whether the response makes no pair with the row's demonstration."""
+    if with_reward(setup).reward_positives != "demonstrations":
+        return False
+    return with_thoughts(Pair(row.key, row.prompt_ids, row.demo, response), setup.answer_marker).equal
 
 
 def work(plan: StagePlan) -> PhaseWork:

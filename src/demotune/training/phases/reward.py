@@ -1,6 +1,7 @@
 """REWARD: prefer demonstrations to samples of pi_t, learned by gradient steps, or by a linear fit."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from demotune.common.profiling import timed
 from demotune.common.progress import say, track, warn
 from demotune.common.record_arrays import RecordArrays
 from demotune.common.sequences import Joined
+from demotune.common.statistics import FEWEST
 from demotune.config.methods import RFTConfig
 from demotune.models.reward import (
     RewardModel,
@@ -71,19 +73,32 @@ HEAD_RATE = 0.5
 steps, whatever their rate."""
 
 
+@dataclass(frozen=True, slots=True)
+class _UsablePairs:
+    """Pairs that the reward may see: their sides differ and, with `finished_only`, ended by themselves."""
+
+    train: Sequence[Pair]
+    heldout: Sequence[Pair]
+    equal: int
+    """Training pairs with samples of other models than the policy that were left out because their sides are equal."""
+    equal_heldout: int
+    """Likewise, and all of the policy's held-out samples that are their demonstration."""
+
+
 def run(stage: Stage) -> Outcome:
     """Learn the reward from pairs, publish it as reward/, and give every pair of the stage its rewards."""
-    pairs, heldout = usable_pairs(stage)
+    usable = _usable_pairs(stage)
     if with_reward(stage.setup).reward_kind == "linear":
-        return _fit_line(stage, pairs, heldout)
-    return _take_steps(stage, pairs, heldout)
+        return _fit_line(stage, usable)
+    return _take_steps(stage, usable)
 
 
-def _take_steps(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) -> Outcome:
+def _take_steps(stage: Stage, usable: _UsablePairs) -> Outcome:
     """K steps from the previous stage's reward, stopped early by held-out pairs."""
+    pairs, heldout = usable.train, usable.heldout
     fitted = fit(stage, "reward", lambda _: _prepare(stage, pairs, heldout))
     give_back_memory()
-    rewards, check = _rewards_of_all(stage, heldout)
+    rewards, check = _rewards_of_all(stage, usable)
     steps = max((record["step"] for record in fitted.history), default=0)
     return Outcome(
         outputs={REWARD: None, REWARDS: lambda file: write_records(file, rewards), REWARD_METRICS: None},
@@ -93,6 +108,7 @@ def _take_steps(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) ->
             "steps": steps,
             "kept_step": best_judgement(fitted.history)["step"] if heldout else steps,
             "pairs": len(pairs),
+            "equal_pairs": usable.equal,
             "end": fitted.end,
             **_earned(rewards, check),
         },
@@ -100,17 +116,18 @@ def _take_steps(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) ->
     )
 
 
-def _fit_line(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) -> Outcome:
+def _fit_line(stage: Stage, usable: _UsablePairs) -> Outcome:
     """A regression on the states of a frozen model, anew in each stage."""
+    pairs, heldout = usable.train, usable.heldout
     facts = linear_reward.fit_and_publish(stage, pairs, heldout)
-    rewards, check = _rewards_of_all(stage, heldout)
+    rewards, check = _rewards_of_all(stage, usable)
     judged = len(rewards) + (len(heldout) if sources_of(stage.setup.config) else 0)
     return Outcome(
         outputs={REWARD: None, REWARDS: lambda file: write_records(file, rewards)},
         forward_tokens=linear_reward.forward_tokens(stage, pairs, heldout)
         + _forward_tokens(stage, [], heldout)
         + 2 * judged * linear_reward.question_tokens(stage.setup),
-        facts={**facts, **_earned(rewards, check)},
+        facts={**facts, "equal_pairs": usable.equal, **_earned(rewards, check)},
     )
 
 
@@ -164,24 +181,34 @@ def _forward_tokens(stage: Stage, history: Sequence[dict[str, Any]], heldout: Se
     return (judgements + bool(sources_of(stage.setup.config))) * pair_tokens(heldout) + sum(map(pair_tokens, both))
 
 
-def usable_pairs(stage: Stage) -> tuple[Sequence[Pair], Sequence[Pair]]:
-    """(training, held-out) pairs that the reward may see: with finished_only, both sides ended by themselves."""
+def _usable_pairs(stage: Stage) -> _UsablePairs:
     config, marker = with_reward(stage.setup), stage.setup.answer_marker
-    both = [pairs_of_answers(contrast_pairs(stage, heldout), marker) for heldout in (False, True)]
+    every = [contrast_pairs(stage, heldout) for heldout in (False, True)]
+    differing = [RecordArrays(Pair, (pair for pair in side if not pair.equal)) for side in every]
+    both = [pairs_of_answers(side, marker) for side in differing]
     pairs, heldout = (RecordArrays(Pair, (pair for pair in side if _usable(pair, config))) for side in both)
+    equal, equal_heldout = (len(some) - len(kept) for some, kept in zip(every, differing, strict=True))
+    if equal:
+        say(f"{stage.title}: {equal} of {len(every[0])} pairs have equal sides: they are left out")
     if not pairs:
         raise DemotuneError(
             f"no sample of {stage.title} ends by itself, so no pair is left to train the reward on; start from "
             "an SFT model, raise --max-new-tokens, or give --no-finished-only (the reward may then see only length)"
         )
+    if config.reward_kind == "linear" and (prompts := len({pair.prompt_ids for pair in pairs})) < FEWEST:
+        raise DemotuneError(
+            f"only {prompts} prompts of {stage.title} have a pair for a linear reward, and it needs {FEWEST}: "
+            f"{len(both[0]) - len(pairs)} of {len(both[0])} pairs were cut off; give more demonstrations, raise "
+            "--max-new-tokens, or give --no-finished-only"
+        )
     if len(pairs) < len(both[0]):
         say(f"{stage.title}: {len(pairs)} of {len(both[0])} pairs train the reward; the others were cut off")
-    if both[1] and not heldout and with_reward(stage.setup).reward_kind == "full":
+    if both[1] and not heldout and config.reward_kind == "full":
         warn(f"no held-out sample of {stage.title} ends by itself: nothing can stop the reward's steps early")
-    return pairs, heldout
+    return _UsablePairs(pairs, heldout, equal, equal_heldout + equal_samples(stage.setup, stage.number))
 
 
-def _check(stage: Stage, rewards: Sequence[RewardRow]) -> PairCheck:
+def _check(stage: Stage, rewards: Sequence[RewardRow], equal: int) -> PairCheck:
     """Accuracy of the stage's reward on its held-out pairs, plain and where lengths are alike."""
     rows = [row for row in rewards if row.heldout and row.usable]
     prompts = {row.key: row.prompt_ids for row in stage.setup.heldout}
@@ -189,17 +216,18 @@ def _check(stage: Stage, rewards: Sequence[RewardRow]) -> PairCheck:
         [(row.demo_reward, row.sample_reward) for row in rows],
         [(row.demo_length, row.sample_length) for row in rows],
         [prompts[row.key] for row in rows],
-        equal=equal_samples(stage.setup, stage.number),
+        equal=equal,
     )
 
 
-def _check_contrast(reward_of: RewardFunction, pairs: Sequence[Pair]) -> PairCheck:
+def _check_contrast(reward_of: RewardFunction, pairs: Sequence[Pair], equal: int) -> PairCheck:
     """Likewise on pairs with samples of other models than the policy."""
     rewards = reward_of(both_sides(pairs))
     return check_pairs(
         list(zip(rewards[: len(pairs)], rewards[len(pairs) :], strict=True)),
         [(len(pair.demo.ids), len(pair.sample.ids)) for pair in pairs],
         [pair.prompt_ids for pair in pairs],
+        equal=equal,
     )
 
 
@@ -256,7 +284,7 @@ def _publish(stage: Stage, reward: RewardModel, pairs: int) -> None:
 
 
 @timed("scoring")
-def _rewards_of_all(stage: Stage, heldout: Sequence[Pair]) -> tuple[Sequence[RewardRow], PairCheck | None]:
+def _rewards_of_all(stage: Stage, learned: _UsablePairs) -> tuple[Sequence[RewardRow], PairCheck | None]:
     """The published reward of every demonstration and sample of the stage, cut-off ones too.
 
     And its accuracy on the held-out pairs of the kind that it learned from; None where there are none.
@@ -283,9 +311,13 @@ def _rewards_of_all(stage: Stage, heldout: Sequence[Pair]) -> tuple[Sequence[Rew
         )
         rows = RecordArrays(RewardRow, rewarded)
     check = None
-    if heldout:
+    if learned.heldout:
         with shared(f"contrast-{name}", stage.folder):
-            check = _check_contrast(reward_of, heldout) if sources_of(config) else _check(stage, rows)
+            check = (
+                _check_contrast(reward_of, learned.heldout, learned.equal_heldout)
+                if sources_of(config)
+                else _check(stage, rows, learned.equal_heldout)
+            )
     del reward_of
     give_back_memory()
     return rows, check

@@ -1,7 +1,8 @@
 """SAMPLE: the start policy of the stage answers the prompts of its slice, and the held-out prompts, M times each.
 
-A sample that is its demonstration, token by token, makes a pair without a gradient: it is kept but makes no pair, and
-another one is drawn for it, for a bounded number of rounds. Of later start policies one answer to each held-out prompt
+A sample that is its demonstration, token by token, makes a pair without a gradient, and one that has its answer
+(`answer_after`) a pair that prefers an answer to itself: it is kept but makes no pair, and another one is drawn for it,
+for a bounded number of rounds. Of later start policies one answer to each held-out prompt
 was drawn when they were checked; it is the first of the M here.
 """
 
@@ -15,18 +16,15 @@ from demotune.common.json_records import write_records
 from demotune.common.progress import say, track
 from demotune.common.sequences import Joined, Mapped
 from demotune.data.rendered_rows import RenderedRows
-from demotune.records import Response
+from demotune.records import Pair, Response
+from demotune.rewards.answer_only import AnswerMarker, with_thoughts
 from demotune.runs.file_names import SAMPLES
 from demotune.runs.heldout_files import rows_before
 from demotune.runs.rows import SampleRow
-from demotune.training.drawing import draw_with
+from demotune.training.drawing import draw_with, drawing_rounds
 from demotune.training.stage import Outcome, Stage, stage_slice, tokens_of
 from demotune.training.work import PhaseWork
 from demotune.training.work_plan import StagePlan
-
-ROUNDS = 3
-"""How often samples that equal their demonstration are drawn again: a policy that knows a row by heart may write it
-every time."""
 
 
 class NothingToLearn(DemotuneError):  # noqa: N818 (a later stage may end a run so, without an error)
@@ -39,7 +37,7 @@ def run(stage: Stage) -> Outcome:
     Raises NothingToLearn where no response to a prompt of the slice does.
     """
     own, heldout = stage_slice(stage.setup, stage.number), stage.setup.heldout
-    samples = _Samples(own, heldout)
+    samples = _Samples(own, heldout, stage.setup.answer_marker)
     if stage.number and len(heldout):
         known = rows_before(stage.setup.folder, stage.number)
         samples.add(np.arange(len(own), len(samples.rows)), [row.response for row in known])
@@ -63,8 +61,8 @@ def run(stage: Stage) -> Outcome:
 class _Samples:
     """The samples of a stage's own rows and of the held-out ones, in the order in which they were drawn."""
 
-    def __init__(self, own: RenderedRows, heldout: RenderedRows) -> None:
-        self.rows = Joined(own, heldout)
+    def __init__(self, own: RenderedRows, heldout: RenderedRows, marker: AnswerMarker | None) -> None:
+        self.rows, self._marker = Joined(own, heldout), marker
         self._own, self._drawn = len(own), Joined[Response]()
         # One number a sample: the place of its row, its length, whether it ended, whether it is its demonstration.
         self._places, self.lengths = np.empty(0, np.int64), np.empty(0, np.int64)
@@ -74,7 +72,7 @@ class _Samples:
         """A response to each of the rows at these places."""
         numbers = np.array(
             [
-                (len(response.ids), response.finished, response.ids == self.rows[place].demo.ids)
+                (len(response.ids), response.finished, self._pair(place, response).equal)
                 for place, response in zip(places.tolist(), responses, strict=True)
             ],
             np.int64,
@@ -84,6 +82,10 @@ class _Samples:
         self.lengths = np.append(self.lengths, numbers[:, 0])
         self.finished = np.append(self.finished, numbers[:, 1] > 0)
         self._equal = np.append(self._equal, numbers[:, 2] > 0)
+
+    def _pair(self, place: int, response: Response) -> Pair:
+        row = self.rows[place]
+        return with_thoughts(Pair(row.key, row.prompt_ids, row.demo, response), self._marker)
 
     def without(self) -> NDArray[np.int64]:
         """The places of rows that have no sample yet."""
@@ -100,19 +102,21 @@ class _Samples:
     def records(self, decode: Callable[[Sequence[int]], str]) -> Iterator[SampleRow]:
         """Row by row, the samples of each in the order in which they were drawn."""
         for number in np.argsort(self._places, kind="stable").tolist():
-            place, sample = int(self._places[number]), self._drawn[number]
-            row = self.rows[place]
+            place = int(self._places[number])
+            pair = self._pair(place, self._drawn[number])
             yield SampleRow(
-                key=row.key,
+                key=pair.key,
                 heldout=place >= self._own,
-                finished=sample.finished,
-                prompt=decode(row.prompt_ids),
-                demonstration=decode(row.demo.ids),
-                sample=decode(sample.ids),
-                prompt_ids=row.prompt_ids,
-                demo_ids=row.demo.ids,
-                demo_finished=row.demo.finished,
-                sample_ids=sample.ids,
+                finished=pair.sample.finished,
+                prompt=decode(pair.prompt_ids),
+                demonstration=decode(pair.demo.ids),
+                sample=decode(pair.sample.ids),
+                prompt_ids=pair.prompt_ids,
+                demo_ids=pair.demo.ids,
+                demo_finished=pair.demo.finished,
+                sample_ids=pair.sample.ids,
+                demo_thought=pair.demo_thought if self._marker else None,
+                sample_thought=pair.sample_thought if self._marker else None,
             )
 
     def count(self) -> dict[str, int]:
@@ -141,9 +145,8 @@ def _draw_all(stage: Stage, samples: _Samples) -> int:
     """
     count, tokens, rows = stage.setup.samples_per_prompt, 0, samples.rows
     wanted = np.append(samples.without(), np.tile(np.arange(len(rows)), count - 1))
-    rounds = ROUNDS if stage.setup.config.temperature else 0  # greedy samples would be the same again
-    for number in range(1 + rounds):
-        title = f"{stage.title}: sample" + (f" again ({number} of {rounds})" if number else "")
+    for number, again in drawing_rounds(stage.setup):
+        title = f"{stage.title}: sample{again}"
         prompts = Mapped(lambda place: rows[place].prompt_ids, wanted)
         with track(title, len(prompts), "responses") as tracker:
             drawn = draw_with(
@@ -166,10 +169,12 @@ def _say_equal(stage: Stage, facts: dict[str, int]) -> None:
     """Say how many pairs were dropped. Raises NothingToLearn where that is all of them."""
     equal, pairs, without = (facts[name] for name in ("equal_samples", "pairs", "rows_without_pairs"))
     if not pairs:
+        ways = ["start from a model with fewer passes of SFT (--num-train-epochs)", "take more demonstrations"]
+        if stage.setup.config.learned_reward == "implicit":  # RFT samples at temperature 1
+            ways.append("sample at a higher --temperature")
         raise NothingToLearn(
-            f"all {equal} samples of {stage.title} are their demonstrations, token by token, so there is no "
-            "pair to learn from: the policy knows its rows by heart. Start from a model with fewer passes of SFT "
-            "(--num-train-epochs), take more demonstrations, or sample at a higher --temperature"
+            f"all {equal} samples of {stage.title} are their demonstrations, token by token, so there is no pair to "
+            f"learn from: the policy knows its rows by heart; {', '.join(ways[:-1])}, or {ways[-1]}"
         )
     if equal:
         say(

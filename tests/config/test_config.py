@@ -61,6 +61,20 @@ def test_the_configs_that_the_documentation_names_are_shipped() -> None:
     assert names <= shipped_configs().keys()
 
 
+def test_ditto_is_that_of_its_paper() -> None:
+    """arXiv 2406.00888: 70% of a step's pairs are online, 20% replayed, 10% between policies; one fixed reference."""
+    sft, irft = build_config("sft", "ditto-sft", GIVEN), build_config("irft", "ditto", GIVEN)
+    assert isinstance(sft, SFTConfig)
+    assert isinstance(irft, IRFTConfig)
+    pairs = 1 + irft.history + irft.interpolicy
+    shares = [round(share / pairs, 2) for share in (1, irft.history, irft.interpolicy)]
+    assert shares == [0.7, 0.2, 0.1]
+    assert (irft.samples_per_prompt, irft.reference, irft.history_from, irft.slices) == (10, "initial", "all", "all")
+    assert (irft.beta, irft.learning_rate, irft.stages * (irft.steps_per_stage or 0)) == (0.05, 1e-6, 40)
+    assert (sft.stop_loss, sft.max_steps, sft.learning_rate) == (1.0, 30, 3e-5)
+    assert (sft.use_peft, sft.lora_r, sft.lora_alpha) == (irft.use_peft, irft.lora_r, irft.lora_alpha) == (True, 32, 64)
+
+
 def test_the_configs_for_accelerate_are_read_by_accelerate() -> None:
     from accelerate.commands.config.config_args import load_config_from_file
 

@@ -14,7 +14,7 @@ from demotune.models.policy import content_hash
 from demotune.records import Pair, Response
 from demotune.report.overview import warnings
 from demotune.rewards import shortcuts
-from demotune.rewards.shortcuts import audit_shortcuts
+from demotune.rewards.shortcuts import ShortcutAudit, audit_shortcuts
 from demotune.runs.heldout import PairCheck, check_pairs
 from demotune.runs.run import load_run
 from demotune.training.reward_gate import Lead, lead_over_shortcuts, why_closed
@@ -44,8 +44,9 @@ def test_chance_within_the_interval_closes() -> None:
 
 def test_a_lead_of_one_standard_error_closes_and_more_opens() -> None:
     assert why_closed(check(50, 52), lead(0.1, 0.1)) == (
-        f"the reward is right on {share_interval(50, 52).text()} of 52 held-out pairs, its best shortcut (length) on "
-        "0.70: a lead of 0.10 [-0.10, 0.30], which is not clear of 0"
+        f"the reward is right on {share_interval(50, 52).text()} of 52 held-out pairs; where its negatives are the "
+        "policy's samples, the best shortcut (length) is right on 0.70: a lead of 0.10 [-0.10, 0.30], which is not "
+        "clear of 0"
     )
     assert why_closed(check(50, 52), lead(0.101, 0.1)) is None
     assert why_closed(check(50, 52), lead(0.0, 0.0)) is not None
@@ -142,7 +143,26 @@ def test_a_reward_that_is_right_no_more_often_than_a_shortcut_keeps_the_policy(p
     """All demonstrations end with c: the reward finds them, and so do last tokens alone."""
     record = state_of(run(config(place, "shortcut", data=(str(place / "clear.jsonl"),), **CLEAR)).run_folder, 0)
     assert record["reward"]["check"]["accuracy"]["low"] > 0.5
-    assert "its best shortcut (last tokens) on 1.00: a lead of 0.00 [0.00, 0.00]" in record["policy"]["kept"]
+    assert "the best shortcut (last tokens) is right on 1.00: a lead of 0.00 [0.00, 0.00]" in record["policy"]["kept"]
+
+
+@pytest.mark.parametrize(
+    ("negatives", "audited"), [(("policy", "base"), True), (("base",), False), (("start",), False)]
+)
+def test_shortcuts_are_tried_where_the_reward_learned_from_the_policys_samples(
+    negatives: tuple[str, ...], audited: bool, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def audit(pairs: list[Pair]) -> ShortcutAudit | None:
+        seen.append(len(pairs))
+        return audit_shortcuts(pairs)
+
+    monkeypatch.setattr("demotune.training.reward_gate.audit_shortcuts", audit)
+    base = {"base_model": str(place / "start")} if "base" in negatives else {}
+    given = {"data": (str(place / "clear.jsonl"),), "reward_negatives": negatives, **CLEAR, **base}
+    run(config(place, str(tmp_path / "run"), **given))
+    assert len(seen) == audited
 
 
 def test_a_clear_reward_opens(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

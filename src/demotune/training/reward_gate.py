@@ -14,9 +14,8 @@ from demotune.rewards.shortcuts import ShortcutAudit, audit_shortcuts, not_too_m
 from demotune.runs.file_names import REWARDS
 from demotune.runs.heldout import PairCheck, count_wins
 from demotune.runs.rows import RewardRow
-from demotune.training.contrast import sources_of
 from demotune.training.pairs import rewarded_pairs
-from demotune.training.stage import Stage
+from demotune.training.stage import Stage, with_reward
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +62,8 @@ def why_closed(check: PairCheck, lead: Lead | None) -> str | None:
         return f"{found}, which chance reaches too"
     if lead is not None and not lead.clear:
         return (
-            f"{found}, its best shortcut ({lead.shortcut}) on {lead.shortcut_accuracy:.2f}: a lead of "
-            f"{lead.lead.text()}, which is not clear of 0"
+            f"{found}; where its negatives are the policy's samples, the best shortcut ({lead.shortcut}) is right on "
+            f"{lead.shortcut_accuracy:.2f}: a lead of {lead.lead.text()}, which is not clear of 0"
         )
     return None
 
@@ -72,10 +71,11 @@ def why_closed(check: PairCheck, lead: Lead | None) -> str | None:
 def closed_for(stage: Stage) -> str | None:
     """`why_closed` of a stage whose reward phase is done and judged its reward on held-out pairs.
 
-    A reward that learned from samples of other models than the policy is not held against shortcuts.
+    A reward is held against shortcuts on demonstrations and samples of the policy, if it learned from these.
     """
-    check = from_json(PairCheck, stage.state["reward"]["check"])
-    return why_closed(check, None if sources_of(stage.setup.config) else _lead(stage))
+    check, config = from_json(PairCheck, stage.state["reward"]["check"]), with_reward(stage.setup)
+    learned = config.reward_positives == "demonstrations" and "policy" in config.reward_negatives
+    return why_closed(check, _lead(stage) if learned else None)
 
 
 def _lead(stage: Stage) -> Lead | None:

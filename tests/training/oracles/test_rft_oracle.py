@@ -24,6 +24,7 @@ from demotune.models.logprobs import response_logps
 from demotune.models.packing import Batch
 from demotune.training.advantages import group_normalised, leave_one_out
 from demotune.training.losses import kl_estimate, policy_loss, reward_loss
+from demotune.training.sft_losses import MOST_WEIGHT, importance_weighted_loss
 
 PROMPTS, RESPONSES = 3, 4
 LONGEST = 6
@@ -224,6 +225,29 @@ def test_token_level_equals_grpo(
     metrics = trainer._metrics["train"]
     assert metrics["clip_ratio/low_mean"] == [pytest.approx(found.clipped_low[mask].float().mean().item())]
     assert metrics["clip_ratio/high_mean"] == [pytest.approx(found.clipped_high[mask].float().mean().item())]
+
+
+def test_importance_weighted_sft_equals_cispo_of_whole_responses(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """iw-SFT is CISPO at the level of sequences with advantages of 1. Value (1e-4) and gradients, some at the bound."""
+    old, rollouts = tiny_lm(seed=0), random_rollouts(2)
+    policy = moved(old, 0.4)
+    settings = {"loss_type": "cispo", "importance_sampling_level": "sequence", "epsilon_high": MOST_WEIGHT}
+    trainer = rollout_trainer(GRPOTrainer, old, rollouts, tokenizer, tmp_path, beta=0.0, **settings)
+    inputs = scored_by_trl(trainer, rollouts, tokenizer)
+    inputs["advantages"] = torch.ones(len(rollouts.responses))
+    their_loss, their_gradients = loss_of_trl(trainer, policy, inputs)
+
+    batch = rollouts.batch()
+    mask, old_logps, logps = batch["response_mask"], fixed_logps(old, batch), response_logps(policy, batch).logps
+    found = importance_weighted_loss(logps, old_logps, mask).sum() / mask.sum()
+    found.backward()
+    weights = ((logps - old_logps).detach() * mask).sum(dim=1).div(mask.sum(dim=1)).exp()
+    assert (weights > MOST_WEIGHT).any()
+    assert (weights < 1).any()
+    assert found.item() == pytest.approx(their_loss, rel=1e-5)
+    assert_gradients_agree(gradients(policy), their_gradients)
 
 
 # Reward step ---------------------------------------------------------------------------------------------------------

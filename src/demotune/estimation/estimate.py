@@ -90,7 +90,7 @@ def _show(found: Estimate) -> None:
             f"{sum(work.trained_tokens for work in works):,.0f}",
             flops(sum(map(found.flops_of, works))),
             minutes(sum(map(found.seconds_of, works))),
-            f"{max(map(costs.memory, works)) / GIB:.1f} G",
+            f"{max(map(costs.memory, works)) / GIB:.1f} GiB",
         )
         for name, works in [*parts, ("in all", list(found.work))]
     ]

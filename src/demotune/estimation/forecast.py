@@ -143,7 +143,7 @@ def show_comparison(compared: Mapping[str, Any]) -> None:
     rows = [(name, *map(minutes, both), _ratio(*both)) for name, both in seconds.items()]
     rows.append(("tokens", *(f"{side:,}" for side in compared["tokens"]), _ratio(*compared["tokens"])))
     memory = compared["peak_memory_gib"]
-    rows.append(("peak memory", *(f"{side:.1f} G" for side in memory), _ratio(*memory)))
+    rows.append(("peak memory", *(f"{side:.1f} GiB" for side in memory), _ratio(*memory)))
     show_table("estimated before the run, and measured", ("", "estimated", "measured", "measured / estimated"), rows)
 
 

@@ -69,7 +69,7 @@ def _show_cost(table: ComparisonTable) -> None:
             f"{line.cost.forward_tokens:,}",
             flops(line.cost.flops),
             minutes(line.cost.seconds),
-            f"{line.cost.peak_memory_gib:.1f} G",
+            f"{line.cost.peak_memory_gib:.1f} GiB",
         )
         for line in table.lines
         if line.cost is not None

@@ -21,7 +21,7 @@ def show_estimate(plan: Plan, device: str | None = None) -> float:
         found, _ = estimate_config(trials[0].at_first_model, device)
         total += left * found.seconds
         words = re.sub("-(?=[a-z])", " ", name)  # which a narrow terminal can break
-        one = (minutes(found.seconds), flops(found.flops), f"{found.memory / GIB:.1f} G")
+        one = (minutes(found.seconds), flops(found.flops), f"{found.memory / GIB:.1f} GiB")
         rows.append((words, str(len(trials)), str(left), *one))
     headings = ("setting", "trials", "not finished", "time of one", "operations of one", "memory")
     show_table(f"estimate for {device or 'this machine'}", headings, rows)

@@ -29,18 +29,20 @@ LINEAR, LOG_RATIO = "best of n, linear", "best of n, log-ratio"
 RFT, DISTILLED = "RFT, linear reward", "SFT on best of n, linear"
 START = "linear, states of the start model"
 REWARD = "the reward that chooses"
+REWARD_AND_ROWS = f"{REWARD}, and 8 more rows that it is fitted on"
+"""SFT's log-ratio saw the 24 demonstrations that were trained on, a linear reward the 8 held-out ones, too."""
 
 CLAIMS = (
     Claim("Where any variety will do, more SFT wins", "habit", FREELY, "SFT", RFT),
     Claim("… over IRFT too", "habit", FREELY, "SFT", "IRFT"),
     Claim("… over SPIN too", "habit", FREELY, "SFT", "SPIN"),
-    Claim("As varied, best of n by a linear reward wins", "habit", VARIED, LINEAR, LOG_RATIO, REWARD),
+    Claim("As varied, best of n by a linear reward wins", "habit", VARIED, LINEAR, LOG_RATIO, REWARD_AND_ROWS),
     Claim("… over SPIN too", "habit", VARIED, LINEAR, "SPIN"),
     Claim("… over SFT at any rate, passes and temperature", "habit", VARIED, LINEAR, "SFT"),
     Claim("As varied, RFT with it is above the best control", "habit", VARIED, RFT, LOG_RATIO),
     Claim(
         "As varied, SFT on its best of 8 is above SFT on the log-ratio's",
-        "habit", VARIED, DISTILLED, "SFT on best of n, log-ratio", REWARD,
+        "habit", VARIED, DISTILLED, "SFT on best of n, log-ratio", REWARD_AND_ROWS,
     ),
     Claim("Choosing is at least as good as RFT, as varied", "habit", VARIED, LINEAR, RFT),
     Claim("… freely", "habit", FREELY, LINEAR, RFT),

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from demotune.cli.quickstart import TEMPERATURE, Answered, _rows_of, _show_shares
+from demotune.cli.quickstart import TEMPERATURE, Answered, _rows_of, _show_answers, _show_shares
 from demotune.cli.shop_style import Style, style_of
 from demotune.common.statistics import Interval
 from demotune.rewards.answers import Answer
@@ -112,3 +113,20 @@ def test_no_question_is_asked_twice_or_was_trained_on() -> None:
     assert len({question.strip().lower() for question in questions}) == len(questions) == 172
     assert asked.isdisjoint(question.strip().lower() for question in questions)
     assert all(question.strip() for question in questions)
+
+
+def test_shown_answers_say_their_temperature_and_which_sample_was_chosen(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("demotune.cli.quickstart.console", Console(width=200))
+    found = answered([GOOD], [["no", "so", GOOD, "no"]])
+    _show_answers([[{"role": "user", "content": "When does it leave [today]?"}]], found)
+    shown = capsys.readouterr().out
+    assert "> When does it leave [today]?" in shown
+    for cell in (
+        "SFT, temperature 0",
+        f"sample 1 of 4, temperature {TEMPERATURE:g}",
+        f"best of 4: sample 3, temperature {TEMPERATURE:g}",
+        "It costs £3.95. It leaves today.",
+    ):
+        assert cell in shown

@@ -273,11 +273,12 @@ def _show_answers(prompts: Sequence[Sequence[Message]], answered: Answered) -> N
     single = [row for row, prompt in enumerate(prompts) if len(prompt) == 1]
     for row in single[: SHOWN_PROMPTS * 9 : 9]:
         title = f"\n> {escape(prompts[row][-1]['content'])}"
+        chosen = 1 + answered.samples[row].index(answered.best[row])
         table = Table(title=title, title_justify="left", title_style="bold", expand=True)
         shown = {
             "SFT, temperature 0": answered.greedy[row],
-            f"SFT, temperature {TEMPERATURE:g}": answered.samples[row][0],
-            f"best of {ANSWERS}, temperature {TEMPERATURE:g}": answered.best[row],
+            f"sample 1 of {ANSWERS}, temperature {TEMPERATURE:g}": answered.samples[row][0],
+            f"best of {ANSWERS}: sample {chosen}, temperature {TEMPERATURE:g}": answered.best[row],
         }
         for name in shown:
             table.add_column(name, ratio=1)

@@ -9,7 +9,7 @@ NEXT_STEP = "Next step:"
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """What one answer has of the shop's way to write; 93% of the shipped training demonstrations have all four."""
+    """What one answer has of the shop's way to write; 92% of the shipped training demonstrations have all four."""
 
     form: bool
     """It ends with the signature and names one next step."""

@@ -171,8 +171,10 @@ def _rft(measured: Measurements) -> str:
 
 def _best(measured: Measurements) -> str:
     return (
-        f"{_closes(measured)} It needs no training, and {measured.samples_per_prompt} responses for each answer. With "
-        "prompts without demonstrations (--prompts), RFT is another way to answers of one response."
+        f"{_closes(measured)} It needs no training, and {measured.samples_per_prompt} responses for each answer. The "
+        "log-ratio of an SFT run (--reward RUN) chooses, too, and needs no fit; which of the two chooses better is not "
+        "known before somebody reads what they choose. With prompts without demonstrations (--prompts), RFT is another "
+        "way to answers of one response."
     )
 
 

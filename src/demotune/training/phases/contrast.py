@@ -7,7 +7,6 @@ from functools import partial
 from demotune.common.json_records import write_records
 from demotune.common.memory import give_back_memory
 from demotune.common.progress import say, track
-from demotune.common.record_arrays import RecordArrays
 from demotune.common.sequences import Mapped
 from demotune.config.methods import AnyConfig
 from demotune.models.policy import Policy, merged
@@ -69,8 +68,10 @@ class _Drawn:
 
 def _draw(stage: Stage, source: Source) -> _Drawn:
     setup, rows = stage.setup, rows_to_draw(stage.setup, stage.number, source)
-    kept: dict[int, Response] = {}
-    equal, tokens, wanted = 0, 0, [*range(len(rows))]
+    first: Sequence[Response] = ()
+    later: dict[int, Response] = {}
+    equal, tokens = 0, 0
+    wanted: Sequence[int] = range(len(rows))
     for number, again in drawing_rounds(setup):
         prompts = Mapped(lambda place: rows[place].prompt_ids, wanted)
         with track(f"{stage.title}: samples of the {source} model{again}", len(prompts), "responses") as tracker:
@@ -83,8 +84,12 @@ def _draw(stage: Stage, source: Source) -> _Drawn:
                 first_stream=number * len(rows),
             )
         tokens += tokens_of(zip(prompts, drawn, strict=True))
-        kept.update(zip(wanted, drawn, strict=True))
-        wanted = [place for place in wanted if _equals_preferred(setup, rows[place], kept[place])]
+        if number:
+            later.update(zip(wanted, drawn, strict=True))
+        else:
+            first = drawn
+        both = zip(wanted, drawn, strict=True)
+        wanted = [place for place, response in both if _equals_preferred(setup, rows[place], response)]
         equal += len(wanted)
         if not wanted:
             break
@@ -94,7 +99,7 @@ def _draw(stage: Stage, source: Source) -> _Drawn:
             f"{stage.title}: {equal} samples of the {source} model are their demonstration; "
             f"{len(wanted)} rows have no other one"
         )
-    return _Drawn(RecordArrays(Response, (kept[place] for place in range(len(rows)))), equal, tokens)
+    return _Drawn(Mapped(lambda place: later.get(place) or first[place], range(len(first))), equal, tokens)
 
 
 def _equals_preferred(setup: Setup, row: RenderedDemonstration, response: Response) -> bool:

@@ -44,9 +44,8 @@ def test_chance_within_the_interval_closes() -> None:
 
 def test_a_lead_of_one_standard_error_closes_and_more_opens() -> None:
     assert why_closed(check(50, 52), lead(0.1, 0.1)) == (
-        f"the reward is right on {share_interval(50, 52).text()} of 52 held-out pairs; where its negatives are the "
-        "policy's samples, the best shortcut (length) is right on 0.70: a lead of 0.10 [-0.10, 0.30], which is not "
-        "clear of 0"
+        f"the reward is right on {share_interval(50, 52).text()} of 52 held-out pairs; against the policy's samples "
+        "its lead over the best shortcut (length, right on 0.70) is 0.10 [-0.10, 0.30], which is not clear of 0"
     )
     assert why_closed(check(50, 52), lead(0.101, 0.1)) is None
     assert why_closed(check(50, 52), lead(0.0, 0.0)) is not None
@@ -143,7 +142,7 @@ def test_a_reward_that_is_right_no_more_often_than_a_shortcut_keeps_the_policy(p
     """All demonstrations end with c: the reward finds them, and so do last tokens alone."""
     record = state_of(run(config(place, "shortcut", data=(str(place / "clear.jsonl"),), **CLEAR)).run_folder, 0)
     assert record["reward"]["check"]["accuracy"]["low"] > 0.5
-    assert "the best shortcut (last tokens) is right on 1.00: a lead of 0.00 [0.00, 0.00]" in record["policy"]["kept"]
+    assert "the best shortcut (last tokens, right on 1.00) is 0.00 [0.00, 0.00]" in record["policy"]["kept"]
 
 
 @pytest.mark.parametrize(

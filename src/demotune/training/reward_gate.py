@@ -62,8 +62,8 @@ def why_closed(check: PairCheck, lead: Lead | None) -> str | None:
         return f"{found}, which chance reaches too"
     if lead is not None and not lead.clear:
         return (
-            f"{found}; where its negatives are the policy's samples, the best shortcut ({lead.shortcut}) is right on "
-            f"{lead.shortcut_accuracy:.2f}: a lead of {lead.lead.text()}, which is not clear of 0"
+            f"{found}; against the policy's samples its lead over the best shortcut ({lead.shortcut}, right on "
+            f"{lead.shortcut_accuracy:.2f}) is {lead.lead.text()}, which is not clear of 0"
         )
     return None
 

@@ -199,14 +199,15 @@ def show_result(result: RunResult) -> None:
 
 
 def _say_equal(result: RunResult) -> None:
-    """How many samples were their demonstration, so that they made no pair."""
+    """How many samples equalled their demonstration, so that they made no pair."""
     for number, stage in enumerate(result.stages):
         sampled, title = stage["phases"].get("sample", {}), stage_title(number)
         equal, heldout = (sampled.get(name, 0) for name in ("equal_samples", "equal_heldout_samples"))
         if equal or heldout:
             say(
-                f"{title}: {equal} samples, and {heldout} held-out ones, were their demonstration and made no "
-                f"pair; {sampled['pairs']} pairs were trained on, {sampled['rows_without_pairs']} rows had none"
+                f"{title}: {equal} samples, and {heldout} held-out ones, gave the same answer as their demonstration "
+                f"and made no pair; {sampled['pairs']} pairs were trained on, {sampled['rows_without_pairs']} rows had "
+                "none"
             )
 
 

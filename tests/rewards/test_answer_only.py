@@ -13,6 +13,7 @@ from transformers import LlamaForCausalLM
 
 from demotune import DemotuneError, IRFTConfig, RFTConfig, load_reward, load_run, run
 from demotune.common.files import read_rows
+from demotune.common.json_records import from_json, write_records
 from demotune.conclusion import conclude
 from demotune.config.config_files import load_config
 from demotune.models.batches import packed_tokens
@@ -24,14 +25,16 @@ from demotune.rewards.answer_only import (
     AnswerMarker,
     answer_of,
     answers_of,
+    equal_answers,
     find_marker,
     finished_by_answer,
     thought_tokens,
     with_thoughts,
     without_thoughts,
 )
-from demotune.rewards.shortcuts import ShortcutAudit, audit_shortcuts
+from demotune.rewards.shortcuts import ShortcutAudit, audit_run, audit_shortcuts
 from demotune.runs.folder import RunFolder
+from demotune.runs.rows import SampleRow
 from demotune.training.co_training import TaughtPairs
 from demotune.training.pairs import training_pairs, triplets
 from demotune.training.stage import Stage
@@ -75,6 +78,9 @@ def test_a_demonstration_without_the_marker_is_an_answer_and_a_sample_without_it
     assert with_thoughts(pair, MARKER).answers == without_thoughts(pair, MARKER)
     assert with_thoughts(Pair("a", (3, 4), Response((7, END), True), thinking), MARKER).equal
     assert not with_thoughts(pair, MARKER).equal
+    assert equal_answers(Pair("a", (3, 4), Response((7, END), True), thinking), MARKER)
+    assert not equal_answers(Pair("a", (3, 4), demo, demo), MARKER)  # a sample without the marker gives no answer
+    assert equal_answers(Pair("a", (3, 4), demo, demo), None)
     swapped = Pair("a", (3, 4), thinking, demo)
     assert with_thoughts(swapped, MARKER).sides == (((3, 4, 5, MARK, MARK), (7, END)), ((3, 4), (6, 7, END)))
     assert without_thoughts(swapped, MARKER).sides == (((3, 4), (7, END)), ((3, 4), (END,)))
@@ -231,6 +237,21 @@ def test_the_gate_holds_the_reward_against_shortcuts_of_answers(place: Path, mon
         answer = row["sample_ids"][row["sample_thought"] :] if row["sample_thought"] else [END]
         assert list(pair.sample.ids) == answer
     assert any(row["sample_thought"] for row in rows.values())
+    of_gate = [pair.sample.ids if pair.sample.ids != (END,) else () for pair in audited]
+    audited.clear()
+    monkeypatch.setattr("demotune.rewards.shortcuts.audit_shortcuts", audit)
+    audit_run(result.run_folder)
+    assert [pair.sample.ids for pair in audited] == of_gate
+
+
+def test_samples_of_a_version_that_did_not_mark_answers_are_refused(place: Path) -> None:
+    result = run(IRFTConfig(**fields(place, "earlier", **STAGED | {"stages": 1, "max_new_tokens": LONG})))
+    file = result.run_folder / "stages" / "00" / "samples.jsonl.gz"
+    unmarked = {"demo_thought": None, "sample_thought": None}
+    write_records(file, [from_json(SampleRow, row | unmarked) for row in read_rows(file)])
+    setup = prepare_run(load_config(result.run_folder / "run.yaml"), RunFolder(result.run_folder), ())
+    with pytest.raises(DemotuneError, match=r"samples\.jsonl\.gz does not say where answers begin.*begin the run anew"):
+        training_pairs(Stage(setup, 0))
 
 
 @pytest.mark.parametrize("kind", ["full", "linear"])

@@ -20,6 +20,7 @@ from demotune.runs.folder import RunFolder
 from demotune.sampling import InProcessSampler
 from demotune.training.contrast import contrast_pairs
 from demotune.training.drawing import sampling_options
+from demotune.training.phases import contrast as contrast_phase
 from demotune.training.prepare import prepare_run
 from demotune.training.setup import Setup, derive_seed
 from demotune.training.stage import Stage, stage_slice
@@ -140,9 +141,15 @@ def usable(pair: Pair) -> bool:
 
 
 def test_samples_of_the_base_model_that_are_demonstrations_are_drawn_again(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The demonstrations are what the base model writes first; its file has a later answer, which differs."""
+    """The demonstrations are what the base model writes first; its file has a later answer, which differs.
+
+    It is loaded once, however often it draws.
+    """
+    loaded: list[str] = []
+    load = contrast_phase._load
+    monkeypatch.setattr(contrast_phase, "_load", lambda stage, source: loaded.append(source) or load(stage, source))
     fields: dict[str, Any] = {"reward_negatives": ("base",), "stages": 1, "finished_only": False}
     first = run(config(place, tmp_path / "first", **fields)).run_folder
     prompts = {row["key"]: row["prompt"] for row in read(first, 0, "samples.jsonl.gz")}
@@ -161,7 +168,25 @@ def test_samples_of_the_base_model_that_are_demonstrations_are_drawn_again(
     equal = facts["equal_samples"]["base"]
     assert equal > 3
     assert facts["equal_samples"] == {"start": 0, "base": equal}
-    assert f"{equal} samples of the base model are their demonstration" in capsys.readouterr().out
+    said = f"{equal} samples of the base model are what the reward is to prefer to them; 0 rows have no other one"
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert loaded == ["base", "base"]  # two runs
+
+
+def test_samples_of_the_base_model_that_the_start_model_wrote_are_drawn_again(place: Path, tmp_path: Path) -> None:
+    """Responses of one of twelve tokens: some are equal by chance, in both stages."""
+    fields: dict[str, Any] = {"reward_positives": "start", "reward_negatives": ("base",), "reward_kind": "full"}
+    fields |= {"finished_only": False, "max_new_tokens": 1}
+    asked = config(place, tmp_path / "run", "full", **fields)
+    folder = run(asked).run_folder
+    setup = prepare_run(asked, RunFolder(folder), ())
+    for number in (0, 1):
+        record = state_of(folder, number)
+        assert record["contrast"]["equal_samples"]["base"] > 0
+        assert record["reward"]["equal_pairs"] == 0
+        pairs = contrast_pairs(Stage(setup, number), heldout=False)
+        assert len(pairs) > 0
+        assert not any(pair.equal for pair in pairs)
 
 
 def test_all_slices_are_answered_once(place: Path, tmp_path: Path) -> None:

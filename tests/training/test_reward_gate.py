@@ -9,15 +9,20 @@ from helpers.killing import Killed
 from helpers.rft_runs import config, make_world, read, state_of, weights, word
 
 from demotune import RFTConfig, resume, run
+from demotune.common.files import read_rows
+from demotune.common.json_records import from_json, write_records
 from demotune.common.statistics import Interval, share_interval
 from demotune.models.policy import content_hash
 from demotune.records import Pair, Response
 from demotune.report.overview import warnings
 from demotune.rewards import shortcuts
 from demotune.rewards.shortcuts import ShortcutAudit, audit_shortcuts
+from demotune.runs.folder import RunFolder
 from demotune.runs.heldout import PairCheck, check_pairs
+from demotune.runs.rows import RewardRow
 from demotune.runs.run import load_run
-from demotune.training.reward_gate import Lead, lead_over_shortcuts, why_closed
+from demotune.training.prepare import prepare_run
+from demotune.training.reward_gate import Lead, closed_for, lead_over_shortcuts, why_closed
 from demotune.training.stage import Stage
 
 
@@ -26,7 +31,7 @@ def check(right: int, pairs: int) -> PairCheck:
 
 
 def lead(value: float, error: float) -> Lead:
-    return Lead("length", 0.7, Interval(value, value - 2 * error, value + 2 * error), error)
+    return Lead(30, 0.7 + value, "length", 0.7, Interval(value, value - 2 * error, value + 2 * error), error)
 
 
 # The rule.
@@ -44,12 +49,15 @@ def test_chance_within_the_interval_closes() -> None:
 
 def test_a_lead_of_one_standard_error_closes_and_more_opens() -> None:
     assert why_closed(check(50, 52), lead(0.1, 0.1)) == (
-        f"the reward is right on {share_interval(50, 52).text()} of 52 held-out pairs; against the policy's samples "
-        "its lead over the best shortcut (length, right on 0.70) is 0.10 [-0.10, 0.30], which is not clear of 0"
+        f"the reward is right on {share_interval(50, 52).text()} of 52 held-out pairs; on 30 held-out prompts with "
+        "samples of the policy it is right on 0.80, the best shortcut (length) on 0.70, a lead of 0.10 [-0.10, 0.30], "
+        "which is not clear of 0"
     )
     assert why_closed(check(50, 52), lead(0.101, 0.1)) is None
     assert why_closed(check(50, 52), lead(0.0, 0.0)) is not None
-    assert why_closed(check(50, 52), lead(0.5, float("nan"))) is not None  # too few prompts to tell
+    few = why_closed(check(50, 52), lead(0.5, float("nan")))
+    assert few is not None
+    assert few.endswith("the best shortcut (length) on 0.70, and a comparison needs 5 prompts")
 
 
 def letters(rng: random.Random, length: int) -> Response:
@@ -69,8 +77,8 @@ def test_the_lead_by_hand() -> None:
     assert audit.best[0].name == "length"
     rewards = {place: (1.0, 0.0) for place, pair in enumerate(pairs) if pair.prompt_ids[0] < 20}
     found = lead_over_shortcuts(audit, pairs, rewards)
-    assert found.shortcut == "length"
-    assert found.shortcut_accuracy == 0.9  # 16 prompts right, 4 tied
+    assert (found.prompts, found.accuracy, found.shortcut) == (20, 1.0, "length")
+    assert found.shortcut_accuracy == pytest.approx(0.9)  # 16 prompts right, 4 tied
     assert found.lead.value == pytest.approx(0.1)  # 20 prompts: 4 with a half, 16 with nothing
     assert found.error == pytest.approx((0.04 / 19) ** 0.5)  # their deviation is 0.2, over 20 prompts not 40 pairs
     assert found.clear
@@ -142,7 +150,23 @@ def test_a_reward_that_is_right_no_more_often_than_a_shortcut_keeps_the_policy(p
     """All demonstrations end with c: the reward finds them, and so do last tokens alone."""
     record = state_of(run(config(place, "shortcut", data=(str(place / "clear.jsonl"),), **CLEAR)).run_folder, 0)
     assert record["reward"]["check"]["accuracy"]["low"] > 0.5
-    assert "the best shortcut (last tokens, right on 1.00) is 0.00 [0.00, 0.00]" in record["policy"]["kept"]
+    assert "the best shortcut (last tokens) on 1.00, a lead of 0.00 [0.00, 0.00]" in record["policy"]["kept"]
+
+
+def test_without_a_heldout_sample_of_the_policy_there_is_no_shortcut_to_beat(place: Path) -> None:
+    """The reward learned from base samples, too, and was judged on these."""
+    given = {"data": (str(place / "clear.jsonl"),), "reward_negatives": ("policy", "base"), **CLEAR}
+    asked = config(place, "cut-off", base_model=str(place / "start"), **given)
+    folder = run(asked).run_folder
+    stage = Stage(prepare_run(asked, RunFolder(folder), ()), 0)
+    assert (before := closed_for(stage)) is not None
+    assert "shortcut" in before
+    rows = read_rows(folder / "stages" / "00" / "rewards.jsonl.gz")
+    write_records(
+        folder / "stages" / "00" / "rewards.jsonl.gz",
+        [from_json(RewardRow, row | {"usable": row["usable"] and not row["heldout"]}) for row in rows],
+    )
+    assert closed_for(stage) is None
 
 
 @pytest.mark.parametrize(

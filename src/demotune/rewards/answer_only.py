@@ -100,6 +100,13 @@ def with_thoughts(pair: Pair, marker: AnswerMarker | None) -> Pair:
     return replace(pair, demo_thought=demo, sample_thought=sample)
 
 
+def equal_answers(pair: Pair, marker: AnswerMarker | None) -> bool:
+    """Whether the sample gives the same answer as the demonstration; one without an answer gives none."""
+    if marker is not None and thought_tokens(pair.sample.ids, marker) is None:
+        return False
+    return with_thoughts(pair, marker).equal
+
+
 def without_thoughts(pair: Pair, marker: AnswerMarker | None) -> Pair:
     """The pair of the answers alone, for a reward model."""
     if marker is None:

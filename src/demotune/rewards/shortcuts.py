@@ -16,7 +16,7 @@ was cut off (`records.Response`), whether a demonstration or a sample.
 import heapq
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
@@ -131,11 +131,10 @@ def audit_run(run_folder: Path) -> list[tuple[int, ShortcutAudit | None, RewardV
     """(stage, shortcuts of its pairs, its reward against them) for every stage of a run that has samples.
 
     Of several pairs with one demonstration the first is taken, and of training pairs at most AUDITED; of runs that read
-    answers only, the answers. Training and
-    held-out pairs are audited together, each by models that have not seen its prompt; the reward is judged on held-out
-    pairs. RFT's pairs are those that its reward may see (`usable`), and held-out pairs chose the step at which its
-    reward stopped, which flatters it a little. No verdict where the stage kept no rewards of held-out pairs; no audit
-    with too few prompts. Raises DemotuneError where there is no such folder.
+    answers only, the answers. Training and held-out pairs are audited together, each by models that have not seen its
+    prompt; the reward is judged on held-out pairs. RFT's pairs are those that its reward may see (`usable`); held-out
+    pairs chose the step at which its reward stopped, which flatters it a little. No verdict where the stage kept no
+    rewards of held-out pairs; no audit with too few prompts. Raises DemotuneError where there is no such folder.
     """
     if not run_folder.is_dir():
         raise DemotuneError(f"{run_folder} is no folder; name the folder of a run")
@@ -145,13 +144,22 @@ def audit_run(run_folder: Path) -> list[tuple[int, ShortcutAudit | None, RewardV
         if stage.reward_rows:
             pairs = (row for row, judged in zip(pairs, stage.reward_rows, strict=True) if judged.usable)
         audited = not_too_many(_first_of_each(pairs), lambda row: (row.heldout, row.key))
-        audit = audit_shortcuts([row.pair.answers for row in audited])
+        audit = audit_shortcuts([_as_read(row, explicit=bool(stage.reward_rows)) for row in audited])
         rewards: Iterator[RewardRow | ImplicitRow] = _first_of_each(
             chain((row for row in stage.reward_rows if row.heldout and row.usable), stage.implicit_rows)
         )
         of_pairs = {row.key: (row.demo_reward, row.sample_reward) for row in rewards}
         found.append((stage.number, audit, judge_reward(audit, of_pairs) if audit else None))
     return found
+
+
+def _as_read(row: SampleRow, *, explicit: bool) -> Pair:
+    """The pair as the stage's reward reads it: of runs that read answers only, the answers.
+
+    A sample without an answer is nothing to a reward model, and to an implicit reward what it is.
+    """
+    pair = row.pair.answers
+    return replace(pair, sample=Response((), finished=False)) if explicit and row.unanswered else pair
 
 
 def not_too_many(rows: Iterable[Row], name: Callable[[Row], tuple[bool, str]]) -> list[Row]:
@@ -184,7 +192,7 @@ def _first_of_each(rows: Iterable[Keyed]) -> Iterator[Keyed]:
 
 
 def _length(response: Response) -> Features:
-    octaves = math.log2(len(response.ids))
+    octaves = math.log2(max(len(response.ids), 1))
     return {"log2 of length": octaves, f"length from 2^{math.floor(2 * octaves) / 2}": 1.0}
 
 

@@ -42,7 +42,7 @@ class SampleRow:
     @property
     def equal(self) -> bool:
         """Whether the two make no pair to learn from (`Pair.equal`)."""
-        return self.pair.equal
+        return not self.unanswered and self.pair.equal
 
     @property
     def unanswered(self) -> bool:

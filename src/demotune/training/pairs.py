@@ -177,8 +177,15 @@ def first_heldout_samples(setup: Setup, number: int) -> list[Response]:
 
 
 def _sample_rows(setup: Setup, number: int, heldout: bool) -> Iterator[SampleRow]:
-    rows = iter_records(SampleRow, setup.folder.stage(number) / SAMPLES)
-    return (row for row in rows if row.heldout == heldout)
+    file = setup.folder.stage(number) / SAMPLES
+    for row in iter_records(SampleRow, file):
+        if (row.sample_thought is None) != (setup.answer_marker is None):
+            raise DemotuneError(
+                f"{file} does not say where answers begin, as answer_after {setup.config.answer_after!r} needs: an "
+                "earlier version of demotune wrote it; begin the run anew in another folder"
+            )
+        if row.heldout == heldout:
+            yield row
 
 
 def known_logps(stage: Stage, rows: Sequence[HeldoutRow]) -> Mapping[Side, float]:

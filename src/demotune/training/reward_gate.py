@@ -3,16 +3,17 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+
+import numpy as np
 
 from demotune.common.json_records import from_json, iter_records
 from demotune.common.sequences import Joined
-from demotune.common.statistics import Interval, mean_interval
+from demotune.common.statistics import FEWEST, Interval, mean_interval
 from demotune.common.statistics.intervals import Ratio
 from demotune.records import Pair
 from demotune.rewards.shortcuts import ShortcutAudit, audit_shortcuts, not_too_many
 from demotune.runs.file_names import REWARDS
-from demotune.runs.heldout import PairCheck, count_wins
+from demotune.runs.heldout import PairCheck, win
 from demotune.runs.rows import RewardRow
 from demotune.training.pairs import rewarded_pairs
 from demotune.training.stage import Stage, with_reward
@@ -22,10 +23,12 @@ from demotune.training.stage import Stage, with_reward
 class Lead:
     """How much more often a reward is right than the best shortcut, on the same held-out pairs."""
 
+    prompts: int
+    """All shares are means over prompts, of each prompt's mean over its pairs."""
+    accuracy: float
     shortcut: str
     shortcut_accuracy: float
     lead: Interval
-    """Mean over prompts of (reward right - shortcut right), each a prompt's mean over its pairs."""
     error: float
     """Standard error of the lead; nan under 5 prompts."""
 
@@ -40,32 +43,40 @@ def lead_over_shortcuts(
 ) -> Lead:
     """The reward against the audit's best shortcut.
 
-    `pairs` are those of the audit; `rewards` gives the places of the held-out ones, and what both sides earn.
+    `pairs` are those of the audit; `rewards` gives the places of the held-out ones, at least one, and what both sides
+    earn.
     """
     shortcut, right = audit.best
-    differences: defaultdict[tuple[int, ...], list[float]] = defaultdict(list)
+    found: defaultdict[tuple[int, ...], list[tuple[float, float]]] = defaultdict(list)
     for place, both in rewards.items():
-        differences[pairs[place].prompt_ids].append(count_wins([both]) - right[place])
-    by_prompt = [fmean(found) for found in differences.values()]
+        found[pairs[place].prompt_ids].append((win(*both), right[place]))
+    by_prompt = np.array([np.mean(of_prompt, axis=0) for of_prompt in found.values()])
+    accuracy, shortcut_accuracy = by_prompt.mean(axis=0).tolist()
+    leads = (by_prompt[:, 0] - by_prompt[:, 1]).tolist()
     return Lead(
+        prompts=len(found),
+        accuracy=accuracy,
         shortcut=shortcut.name,
-        shortcut_accuracy=fmean(right[place] for place in rewards),
-        lead=mean_interval(by_prompt),
-        error=Ratio.of(by_prompt, [1.0] * len(by_prompt)).error,
+        shortcut_accuracy=shortcut_accuracy,
+        lead=mean_interval(leads),
+        error=Ratio.of(leads, [1.0] * len(leads)).error,
     )
 
 
 def why_closed(check: PairCheck, lead: Lead | None) -> str | None:
-    """Why policy steps should not follow a reward; None where they may. No lead: too few prompts for an audit."""
+    """Why policy steps should not follow a reward; None where they may. No lead: nothing to compare shortcuts on."""
     found = f"the reward is right on {check.accuracy.text()} of {check.pairs} held-out pairs"
     if check.accuracy.low <= 0.5:
         return f"{found}, which chance reaches too"
-    if lead is not None and not lead.clear:
-        return (
-            f"{found}; against the policy's samples its lead over the best shortcut ({lead.shortcut}, right on "
-            f"{lead.shortcut_accuracy:.2f}) is {lead.lead.text()}, which is not clear of 0"
-        )
-    return None
+    if lead is None or lead.clear:
+        return None
+    compared = (
+        f"{found}; on {lead.prompts} held-out prompts with samples of the policy it is right on {lead.accuracy:.2f}, "
+        f"the best shortcut ({lead.shortcut}) on {lead.shortcut_accuracy:.2f}"
+    )
+    if not lead.lead.known:
+        return f"{compared}, and a comparison needs {FEWEST} prompts"
+    return f"{compared}, a lead of {lead.lead.text()}, which is not clear of 0"
 
 
 def closed_for(stage: Stage) -> str | None:
@@ -79,11 +90,14 @@ def closed_for(stage: Stage) -> str | None:
 
 
 def _lead(stage: Stage) -> Lead | None:
-    """Shortcuts are fitted on pairs of the stage as the reward sees them, each without its own prompt."""
+    """Shortcuts are fitted on pairs of the stage as the reward sees them, each without its own prompt.
+
+    None where there are too few prompts for that, or no held-out pair.
+    """
     rewarded = zip(Joined(*rewarded_pairs(stage)), iter_records(RewardRow, stage.folder / REWARDS), strict=True)
     usable = ((pair, row) for pair, row in rewarded if row.usable)
     seen = not_too_many(usable, lambda both: (both[1].heldout, both[1].key))
     pairs = [pair for pair, _ in seen]
     audit = audit_shortcuts(pairs)
     judged = {place: (row.demo_reward, row.sample_reward) for place, (_, row) in enumerate(seen) if row.heldout}
-    return None if audit is None else lead_over_shortcuts(audit, pairs, judged)
+    return lead_over_shortcuts(audit, pairs, judged) if audit and judged else None

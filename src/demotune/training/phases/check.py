@@ -125,8 +125,8 @@ def _implicit(stage: Stage, known: Mapping[Side, float]) -> tuple[dict[str, Rewa
             pairs = [scored.pair for scored in heldout[name]]
             if not pairs:
                 warn(
-                    f"all held-out samples of {stage_title(number)} are their demonstrations: its reward cannot be "
-                    "judged"
+                    f"all held-out samples of {stage_title(number)} give the same answers as their demonstrations: its "
+                    "reward cannot be judged"
                 )
                 continue
             units = heldout_units(stage.setup, pairs)

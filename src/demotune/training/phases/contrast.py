@@ -1,8 +1,8 @@
 """CONTRAST: models besides the stage's policy answer its prompts, for a reward that learns from their samples too."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 from demotune.common.json_records import write_records
 from demotune.common.memory import give_back_memory
@@ -11,11 +11,13 @@ from demotune.common.sequences import Mapped
 from demotune.config.methods import AnyConfig
 from demotune.models.policy import Policy, merged
 from demotune.records import Pair, RenderedDemonstration, Response
-from demotune.rewards.answer_only import with_thoughts
+from demotune.rewards.answer_only import equal_answers
 from demotune.runs.file_names import CONTRAST
 from demotune.runs.rows import ContrastRow
+from demotune.training.by_key import ByKey
 from demotune.training.contrast import Source, rows_to_draw, sources_of
 from demotune.training.drawing import draw_with, drawing_rounds
+from demotune.training.pairs import sampled_pairs
 from demotune.training.setup import Setup
 from demotune.training.stage import Outcome, Stage, tokens_of, with_reward
 from demotune.training.work import PhaseWork
@@ -30,10 +32,12 @@ def needed(config: AnyConfig) -> bool:
 def run(stage: Stage) -> Outcome:
     """One response of each model to each prompt that it has not answered yet.
 
-    One that equals its demonstration, where these are preferred, is drawn again for a bounded number of rounds.
+    One that equals what the reward is to prefer to it is drawn again for a bounded number of rounds.
     """
     setup, sources = stage.setup, sources_of(stage.setup.config)
-    drawn = {source: _draw(stage, source) for source in sources}
+    drawn: dict[Source, _Drawn] = {}
+    for source in sources:
+        drawn[source] = _draw(stage, source, _preferred(stage, source, drawn))
     heldout = {row.key for row in setup.heldout}
     found = (
         ContrastRow(
@@ -60,14 +64,28 @@ def run(stage: Stage) -> Outcome:
 @dataclass(frozen=True, slots=True)
 class _Drawn:
     kept: Sequence[Response]
-    """One for each row: the first that differs from its demonstration, else the last."""
+    """One for each row: the first that differs from what is preferred to it, else the last."""
     equal: int
     """How many of all did not differ."""
     tokens: int
 
 
-def _draw(stage: Stage, source: Source) -> _Drawn:
+def _preferred(stage: Stage, source: Source, drawn: Mapping[Source, _Drawn]) -> Sequence[Response | None]:
+    """What the reward is to prefer to each response of this model; None where it prefers this response, or nothing."""
+    rows = rows_to_draw(stage.setup, stage.number, source)
+    if with_reward(stage.setup).reward_positives == "demonstrations":
+        return Mapped(lambda place: rows[place].demo, range(len(rows)))
+    if source == "start":
+        return [None] * len(rows)
+    if stage.number:
+        return drawn["start"].kept  # to the same prompts
+    first = ByKey((pair.key, pair.sample) for side in (False, True) for pair in sampled_pairs(stage.setup, 0, side))
+    return Mapped(lambda place: next(iter(first[rows[place].key]), None), range(len(rows)))
+
+
+def _draw(stage: Stage, source: Source, preferred: Sequence[Response | None]) -> _Drawn:
     setup, rows = stage.setup, rows_to_draw(stage.setup, stage.number, source)
+    policy = cache(partial(_load, stage, source))  # for all rounds
     first: Sequence[Response] = ()
     later: dict[int, Response] = {}
     equal, tokens = 0, 0
@@ -77,7 +95,7 @@ def _draw(stage: Stage, source: Source) -> _Drawn:
         with track(f"{stage.title}: samples of the {source} model{again}", len(prompts), "responses") as tracker:
             drawn = draw_with(
                 stage,
-                partial(_load, stage, source),
+                policy,
                 prompts,
                 purpose=f"contrast-{source}",
                 tracker=tracker,
@@ -89,24 +107,25 @@ def _draw(stage: Stage, source: Source) -> _Drawn:
         else:
             first = drawn
         both = zip(wanted, drawn, strict=True)
-        wanted = [place for place, response in both if _equals_preferred(setup, rows[place], response)]
+        wanted = [place for place, response in both if _equals(setup, rows[place], preferred[place], response)]
         equal += len(wanted)
         if not wanted:
             break
+    del policy
     give_back_memory()
     if equal:
         say(
-            f"{stage.title}: {equal} samples of the {source} model are their demonstration; "
+            f"{stage.title}: {equal} samples of the {source} model are what the reward is to prefer to them; "
             f"{len(wanted)} rows have no other one"
         )
     return _Drawn(Mapped(lambda place: later.get(place) or first[place], range(len(first))), equal, tokens)
 
 
-def _equals_preferred(setup: Setup, row: RenderedDemonstration, response: Response) -> bool:
-    """Whether the response makes no pair with the row's demonstration."""
-    if with_reward(setup).reward_positives != "demonstrations":
+def _equals(setup: Setup, row: RenderedDemonstration, preferred: Response | None, response: Response) -> bool:
+    """Whether the two make no pair."""
+    if preferred is None:
         return False
-    return with_thoughts(Pair(row.key, row.prompt_ids, row.demo, response), setup.answer_marker).equal
+    return equal_answers(Pair(row.key, row.prompt_ids, preferred, response), setup.answer_marker)
 
 
 def work(plan: StagePlan) -> PhaseWork:

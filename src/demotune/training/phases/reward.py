@@ -30,7 +30,7 @@ from demotune.models.reward import (
 )
 from demotune.models.sharding import full_weights
 from demotune.records import Pair
-from demotune.rewards.answer_only import pairs_of_answers
+from demotune.rewards.answer_only import equal_answers, pairs_of_answers
 from demotune.rewards.card import reward_card
 from demotune.rewards.pair_selection import both_sides
 from demotune.runs.file_names import REWARD, REWARD_METRICS, REWARDS
@@ -82,7 +82,7 @@ class _UsablePairs:
     equal: int
     """Training pairs with samples of other models than the policy that were left out because their sides are equal."""
     equal_heldout: int
-    """Likewise, and all of the policy's held-out samples that are their demonstration."""
+    """Likewise, and the policy's held-out samples that equal their demonstration, if it learns from the policy's."""
 
 
 def run(stage: Stage) -> Outcome:
@@ -184,28 +184,38 @@ def _forward_tokens(stage: Stage, history: Sequence[dict[str, Any]], heldout: Se
 def _usable_pairs(stage: Stage) -> _UsablePairs:
     config, marker = with_reward(stage.setup), stage.setup.answer_marker
     every = [contrast_pairs(stage, heldout) for heldout in (False, True)]
-    differing = [RecordArrays(Pair, (pair for pair in side if not pair.equal)) for side in every]
+    differing = [RecordArrays(Pair, (pair for pair in side if not equal_answers(pair, marker))) for side in every]
     both = [pairs_of_answers(side, marker) for side in differing]
     pairs, heldout = (RecordArrays(Pair, (pair for pair in side if _usable(pair, config))) for side in both)
     equal, equal_heldout = (len(some) - len(kept) for some, kept in zip(every, differing, strict=True))
     if equal:
         say(f"{stage.title}: {equal} of {len(every[0])} pairs have equal sides: they are left out")
-    if not pairs:
-        raise DemotuneError(
-            f"no sample of {stage.title} ends by itself, so no pair is left to train the reward on; start from "
-            "an SFT model, raise --max-new-tokens, or give --no-finished-only (the reward may then see only length)"
-        )
-    if config.reward_kind == "linear" and (prompts := len({pair.prompt_ids for pair in pairs})) < FEWEST:
-        raise DemotuneError(
-            f"only {prompts} prompts of {stage.title} have a pair for a linear reward, and it needs {FEWEST}: "
-            f"{len(both[0]) - len(pairs)} of {len(both[0])} pairs were cut off; give more demonstrations, raise "
-            "--max-new-tokens, or give --no-finished-only"
-        )
-    if len(pairs) < len(both[0]):
+    prompts, cut = len({pair.prompt_ids for pair in pairs}), len(both[0]) - len(pairs)
+    if not pairs or (config.reward_kind == "linear" and prompts < FEWEST):
+        raise _too_few(stage, prompts, len(every[0]), equal, cut)
+    if cut:
         say(f"{stage.title}: {len(pairs)} of {len(both[0])} pairs train the reward; the others were cut off")
     if both[1] and not heldout and config.reward_kind == "full":
         warn(f"no held-out sample of {stage.title} ends by itself: nothing can stop the reward's steps early")
-    return _UsablePairs(pairs, heldout, equal, equal_heldout + equal_samples(stage.setup, stage.number))
+    if "policy" in config.reward_negatives:
+        equal_heldout += equal_samples(stage.setup, stage.number)
+    return _UsablePairs(pairs, heldout, equal, equal_heldout)
+
+
+def _too_few(stage: Stage, prompts: int, pairs: int, equal: int, cut: int) -> DemotuneError:
+    """Why the reward cannot be trained: so many of the pairs have equal sides, or were cut off."""
+    left_out = [f"{count} {why}" for count, why in ((equal, "have equal sides"), (cut, "were cut off")) if count]
+    needed = (
+        f"they are of {prompts} prompts, and a linear reward needs {FEWEST}"
+        if prompts
+        else "no pair is left to train the reward on"
+    )
+    ways = ["give more demonstrations"] if prompts or equal else []
+    if cut:
+        ways += ["start from an SFT model", "raise --max-new-tokens"]
+        ways.append("give --no-finished-only (the reward may then see only length)")
+    lost = f", of which {' and '.join(left_out)}" if left_out else ""
+    return DemotuneError(f"{stage.title} has {pairs} pairs{lost}: {needed}; {', or '.join(ways)}")
 
 
 def _check(stage: Stage, rewards: Sequence[RewardRow], equal: int) -> PairCheck:

@@ -2,8 +2,8 @@
 
 A sample that is its demonstration, token by token, makes a pair without a gradient, and one that has its answer
 (`answer_after`) a pair that prefers an answer to itself: it is kept but makes no pair, and another one is drawn for it,
-for a bounded number of rounds. Of later start policies one answer to each held-out prompt
-was drawn when they were checked; it is the first of the M here.
+for a bounded number of rounds. Of later start policies one answer to each held-out prompt was drawn when they were
+checked; it is the first of the M here.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,7 @@ from demotune.common.progress import say, track
 from demotune.common.sequences import Joined, Mapped
 from demotune.data.rendered_rows import RenderedRows
 from demotune.records import Pair, Response
-from demotune.rewards.answer_only import AnswerMarker, with_thoughts
+from demotune.rewards.answer_only import AnswerMarker, equal_answers, with_thoughts
 from demotune.runs.file_names import SAMPLES
 from demotune.runs.heldout_files import rows_before
 from demotune.runs.rows import SampleRow
@@ -28,7 +28,7 @@ from demotune.training.work_plan import StagePlan
 
 
 class NothingToLearn(DemotuneError):  # noqa: N818 (a later stage may end a run so, without an error)
-    """All samples of a stage are their demonstrations."""
+    """All samples of a stage equal their demonstrations."""
 
 
 def run(stage: Stage) -> Outcome:
@@ -72,7 +72,7 @@ class _Samples:
         """A response to each of the rows at these places."""
         numbers = np.array(
             [
-                (len(response.ids), response.finished, self._pair(place, response).equal)
+                (len(response.ids), response.finished, equal_answers(self._pair(place, response), self._marker))
                 for place, response in zip(places.tolist(), responses, strict=True)
             ],
             np.int64,
@@ -85,7 +85,7 @@ class _Samples:
 
     def _pair(self, place: int, response: Response) -> Pair:
         row = self.rows[place]
-        return with_thoughts(Pair(row.key, row.prompt_ids, row.demo, response), self._marker)
+        return Pair(row.key, row.prompt_ids, row.demo, response)
 
     def without(self) -> NDArray[np.int64]:
         """The places of rows that have no sample yet."""
@@ -103,7 +103,7 @@ class _Samples:
         """Row by row, the samples of each in the order in which they were drawn."""
         for number in np.argsort(self._places, kind="stable").tolist():
             place = int(self._places[number])
-            pair = self._pair(place, self._drawn[number])
+            pair = with_thoughts(self._pair(place, self._drawn[number]), self._marker)
             yield SampleRow(
                 key=pair.key,
                 heldout=place >= self._own,
@@ -173,11 +173,11 @@ def _say_equal(stage: Stage, facts: dict[str, int]) -> None:
         if stage.setup.config.learned_reward == "implicit":  # RFT samples at temperature 1
             ways.append("sample at a higher --temperature")
         raise NothingToLearn(
-            f"all {equal} samples of {stage.title} are their demonstrations, token by token, so there is no pair to "
-            f"learn from: the policy knows its rows by heart; {', '.join(ways[:-1])}, or {ways[-1]}"
+            f"all {equal} samples of {stage.title} give the same answers as their demonstrations, so there is no pair "
+            f"to learn from; {', '.join(ways[:-1])}, or {ways[-1]}"
         )
     if equal:
         say(
-            f"{stage.title}: {equal} of {equal + pairs} samples are their demonstration, token by token: they "
-            f"make no pair; {pairs} pairs are left" + (f", and {without} rows have none" if without else "")
+            f"{stage.title}: {equal} of {equal + pairs} samples give the same answer as their demonstration: they make "
+            f"no pair; {pairs} pairs are left" + (f", and {without} rows have none" if without else "")
         )

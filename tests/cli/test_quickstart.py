@@ -61,6 +61,12 @@ def test_gains_are_paired_by_prompt() -> None:
         assert gain.low < gain.value < gain.high
 
 
+def test_samples_that_ended_are_preferred_to_those_that_were_cut_off() -> None:
+    samples = [[Answer(GOOD, True), Answer("no", False)], [Answer("no", False), Answer("so", False)]]
+    found = Answered([], samples, [], Interval(0.9, 0.8, 0.95))
+    assert found.that_ended == [samples[0][:1], samples[1]]
+
+
 def test_where_no_sample_is_in_the_form_any_of_them_counts() -> None:
     assert [len(own) for own in answered(["no"] * 2, [["no", "yes"], [IN_FORM, "no"]]).in_form] == [2, 1]
 
@@ -84,6 +90,7 @@ def test_what_is_printed_states_temperatures_and_both_gains(
     for row in (
         "SFT, temperature 0 0% 0% 100% 0% 0%",
         f"SFT, temperature {TEMPERATURE:g} 50% 50% 100% 25% 25%",
+        "any of 4 that ended 50% 50% 100% 25% 25%",
         "any of 4 in the form 100% 100% 100% 50% 50%",
         "best of 4 by the reward 100% 100% 100% " + ("100% 100%" if beyond else "0% 0%"),
     ):

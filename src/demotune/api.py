@@ -47,6 +47,7 @@ def generate(
     seed: int = 42,
     batch_size: int = 32,
     dtype: Literal["float32", "bfloat16"] = "float32",
+    bf16: bool | None = None,
 ) -> list[str]:
     """One response to each prompt, in order, by the renderer and sampler of training.
 
@@ -56,7 +57,7 @@ def generate(
     """
     options = GenerationOptions(
         max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, template=template, seed=seed,
-        batch_size=batch_size, dtype=dtype,
+        batch_size=batch_size, dtype=dtype, bf16=bf16,
     )  # fmt: skip
     return [given.text for given in answer(_model(model), _conversations(prompts), options)]
 
@@ -75,6 +76,7 @@ def best_of(
     seed: int = 42,
     batch_size: int = 32,
     dtype: Literal["float32", "bfloat16"] = "float32",
+    bf16: bool | None = None,
 ) -> list[Answer]:
     """Of `n` responses to each prompt the one with the highest reward, with that reward; finished ones go first.
 
@@ -83,11 +85,13 @@ def best_of(
     """
     options = GenerationOptions(
         max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, template=template, seed=seed,
-        batch_size=batch_size, dtype=dtype,
+        batch_size=batch_size, dtype=dtype, bf16=bf16,
     )  # fmt: skip
     if n < 1:
         raise DemotuneError(f"n must be at least 1, got {n}; 4 is usual")
-    chooser = BestOf(n, load_reward(_source(reward)) if isinstance(reward, str | Path | RunResult | Run) else reward)
+    if isinstance(reward, str | Path | RunResult | Run):
+        reward = load_reward(_source(reward), dtype=dtype, bf16=bf16)
+    chooser = BestOf(n, reward)
     return answer(_model(model), _conversations(prompts), options, best_of=chooser)
 
 

@@ -1,7 +1,6 @@
 """`demotune advise` on a tiny model: same rows as a run, same seed same advice, resumed, commands that can be run."""
 
 import dataclasses
-import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,17 @@ from helpers.tiny import save_tiny, write_rows
 
 import demotune
 from demotune import DemotuneError
-from demotune.advice.advise import advise, read_advice, save_reward
+from demotune.advice import advise as advising
+from demotune.advice.advise import advise, save_reward
 from demotune.advice.measure import draw, measure
 from demotune.advice.measurements import Action, AdviceRecord
 from demotune.advice.next_command import next_command, other_command
 from demotune.advice.probe import attach_probe
+from demotune.advice.rules import RULES
 from demotune.advice.subject import prepare_subject, spread
 from demotune.cli.main import app
 from demotune.common.files import read_rows
+from demotune.common.json_records import read_record
 from demotune.config.commands import AdviseConfig
 from demotune.config.methods import IRFTConfig
 from demotune.rewards.load import load_reward
@@ -63,7 +65,7 @@ def test_everything_is_measured_and_kept(place: Path, advised: AdviceRecord) -> 
     assert found.reward.headroom.prompts == found.heldout_prompts
     assert found.likelihood.probe_rows == found.train_rows
     assert found.likelihood.fall.low > 0  # random weights learn from any rows
-    assert read_advice(place / "advice") == advised
+    assert read_record(AdviceRecord, place / "advice" / "advice.json") == advised
     assert {file.name for file in (place / "advice").iterdir()} <= {
         "advice.json", "samples.jsonl.gz", "quarantine.jsonl", "reward",
     }  # fmt: skip
@@ -173,6 +175,14 @@ def test_commands_take_their_flags_and_keep_what_was_given(action: Action, outpu
             assert parsed["data"][:2] == ["a b.jsonl", "c.jsonl"]
 
 
+def test_more_rows_are_asked_for_where_held_out_rows_are_from() -> None:
+    config = AdviseConfig(model="m", data="d.jsonl")
+    assert next_command("nothing", config) == "demotune advise --model m --data d.jsonl --data MORE_ROWS.jsonl"
+    apart = dataclasses.replace(config, eval_data=("held.jsonl",))
+    expected = "demotune advise --model m --data d.jsonl --eval-data held.jsonl --eval-data MORE_ROWS.jsonl"
+    assert next_command("nothing", apart) == expected
+
+
 def test_a_dear_best_of_n_is_asked_for_with_its_reward() -> None:
     config = AdviseConfig(model="m", data="d.jsonl", output="advice", samples_per_prompt=8)
     asked = "demotune sample --model m --best-of 8 --reward advice/reward --prompt 'YOUR PROMPT'"
@@ -215,6 +225,19 @@ def test_wrong_input_is_refused(arguments: list[str], expected: str) -> None:
     assert expected in " ".join(shown.split())
 
 
+def test_the_reward_of_an_earlier_advice_is_taken_away(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a folder of that name that is no reward stays."""
+    asked = config_of(place, output=tmp_path / "advice", max_train_rows=12, max_eval_rows=6, samples_per_prompt=2)
+    monkeypatch.setattr(advising, "decide", lambda _: RULES[0])  # nothing
+    for name, stays in (("reward.json", False), ("other.json", True)):
+        (tmp_path / "advice" / "reward").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "advice" / "reward" / name).write_text("{}", encoding="utf-8")
+        assert advise(asked).advice.action == "nothing"
+        assert (tmp_path / "advice" / "reward").exists() == stays
+
+
 def test_what_cannot_be_measured_is_refused(place: Path, tmp_path: Path) -> None:
     with pytest.raises(DemotuneError, match="no row of 40 is held out"):
         advise(config_of(place, eval_share=0.0))
@@ -227,6 +250,3 @@ def test_what_cannot_be_measured_is_refused(place: Path, tmp_path: Path) -> None
     (tmp_path / "run" / "run.yaml").touch()
     with pytest.raises(DemotuneError, match="holds a run; name another folder"):
         advise(config_of(place, output=tmp_path / "run"))
-    (tmp_path / "advice.json").write_text(json.dumps({"model": "m"}), encoding="utf-8")
-    with pytest.raises(DemotuneError, match="it lacks model_hash"):
-        read_advice(tmp_path)

@@ -1,6 +1,7 @@
 """`demotune distill`: the best of N by a reward, then SFT on them; killed and given again equals uninterrupted."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from helpers.tiny_runs import tiny_runs
 from safetensors.torch import load_file
 
 from demotune import DemotuneError, load_reward
+from demotune.cli import distill as distilling
 from demotune.cli.distill import distill, sft_config
 from demotune.config.drawing import DistillConfig, GenerationOptions
-from demotune.rewards.answers import BestOf, answer
+from demotune.rewards.answers import Answer, BestOf, answer
+from demotune.rewards.reward import Reward
 from demotune.runs.folder import RunFolder
 
 # Text of a random model has more tokens when it is read again.
@@ -57,8 +60,9 @@ def uninterrupted(place: Path) -> Path:
 
 def test_best_of_n_by_the_reward_is_what_sft_is_trained_on(place: Path, uninterrupted: Path) -> None:
     prompts = [ask(row["prompt"]) for row in rows_of(place / "rows.jsonl")]
-    best_of = BestOf(3, load_reward(place / "reward"))
-    expected = answer(str(place / "start"), prompts, GenerationOptions(max_new_tokens=100), best_of=best_of)
+    best_of = BestOf(3, load_reward(place / "reward", bf16=False))
+    options = GenerationOptions(max_new_tokens=100, bf16=False)
+    expected = answer(str(place / "start"), prompts, options, best_of=best_of)
     kept = [(prompt, one) for prompt, one in zip(prompts, expected, strict=True) if one.finished and one.text.strip()]
     assert 4 < len(kept) < 16  # or leaving out unfinished ones would not show
     rows = rows_of(uninterrupted / "best.jsonl")
@@ -73,6 +77,29 @@ def test_best_of_n_by_the_reward_is_what_sft_is_trained_on(place: Path, uninterr
     assert run.finished
     begun = run.read_config()
     assert (begun.method, begun.data, begun.learning_rate) == ("sft", (str(uninterrupted / "best.jsonl"),), 1e-3)
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_all_of_it_computes_in_the_type_that_is_asked_for(
+    bf16: bool, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The draw, the reward, and SFT."""
+    seen: list[object] = []
+    load = distilling.load_reward
+
+    def loading(source: str, **fields: Any) -> Reward:
+        seen.append(fields["bf16"])
+        return load(source, **fields)
+
+    def drawing(_: str, prompts: Sequence[object], options: GenerationOptions, **__: object) -> list[Answer]:
+        seen.append(options.bf16)
+        return [Answer("yes, of course", True, 1.0, 1.0) for _ in prompts]
+
+    monkeypatch.setattr(distilling, "load_reward", loading)
+    monkeypatch.setattr(distilling, "answer", drawing)
+    distill(config(place, f"typed-{bf16}", bf16=bf16))
+    assert seen == [bf16, bf16]
+    assert RunFolder(place / f"typed-{bf16}" / "sft").read_config().bf16 == bf16
 
 
 def test_killed_and_given_again_equals_uninterrupted(place: Path, uninterrupted: Path) -> None:

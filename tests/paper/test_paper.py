@@ -8,10 +8,11 @@ from helpers.in_process import InThisProcess
 
 from demotune.cli.paper import make_paper
 from demotune.common.errors import DemotuneError
+from demotune.common.json_records import read_record
 from demotune.config.paper import PaperConfig
 from demotune.paper.page import render
 from demotune.paper.paper import paper
-from demotune.paper.record import ArtefactRecord, read_artefact
+from demotune.paper.record import ArtefactRecord, file_of
 from demotune.runs.evaluation import read_evaluation
 from demotune.runs.run import load_run
 from demotune.sweep.trials import Plan
@@ -26,7 +27,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def figure1(made: Path) -> ArtefactRecord:
-    return read_artefact(made, "figure1")
+    return read_record(ArtefactRecord, file_of(made, "figure1"))
 
 
 def refuse_trials(plan: Plan) -> InThisProcess:
@@ -79,7 +80,7 @@ def test_rows_are_selected_by_a_reward_and_test_rows_are_looked_for_among_them(
 
 def test_another_artefact_of_the_same_trials_trains_nothing(made: Path) -> None:
     (page,) = paper(PaperConfig(artefact="table2", output=made, seeds=1), refuse_trials)
-    record = read_artefact(made, "table2")
+    record = read_record(ArtefactRecord, file_of(made, "table2"))
     times = [load_run(trial.folder).cost.seconds for trial in record.trials]
     assert [row[2].value for row in record.grids[0].rows] == times
     assert [row[4].value for row in record.grids[0].rows] == [one / times[0] for one in times]
@@ -93,14 +94,14 @@ def test_the_same_command_again_measures_nothing_and_finds_the_same(made: Path, 
     written = [*(made / "evaluations").rglob("parts/*"), *(made / "evaluations").rglob("evaluation.json")]
     when = {file: file.stat().st_mtime_ns for file in written}
     paper(PaperConfig(artefact="figure1", output=made, seeds=1), refuse_trials)
-    again = read_artefact(made, "figure1")
+    again = read_record(ArtefactRecord, file_of(made, "figure1"))
     assert (again.charts, again.grids, again.rigor) == (figure1.charts, figure1.grids, figure1.rigor)
     assert len(when) > 5
     assert {file: file.stat().st_mtime_ns for file in written} == when
 
 
 def test_the_page_shows_every_cell_and_loads_nothing(made: Path) -> None:
-    record = read_artefact(made, "figure1")
+    record = read_record(ArtefactRecord, file_of(made, "figure1"))
     page = (made / "figure1.html").read_text(encoding="utf-8")
     assert page == render(record)
     cells = [cell.text for grid in (*record.grids, *record.rigor) for row in grid.rows for cell in row]

@@ -2,7 +2,8 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -36,6 +37,8 @@ from demotune.rewards.shortcuts import ShortcutAudit, audit_run, audit_shortcuts
 from demotune.runs.folder import RunFolder
 from demotune.runs.rows import SampleRow
 from demotune.training.co_training import TaughtPairs
+from demotune.training.contrast import contrast_pairs
+from demotune.training.methods.irft import warn_about_pairs
 from demotune.training.pairs import training_pairs, triplets
 from demotune.training.stage import Stage
 
@@ -286,6 +289,50 @@ def test_without_any_answer_the_run_stops_with_the_reason(place: Path) -> None:
     given = fields(place, "none", **STAGED | {"stages": 1, "answer_after": "qqqqqqqqqqqqqqqqq"})
     with pytest.raises(DemotuneError, match=r"no sample of stage 1 has 'q+' and an answer after it"):
         run(IRFTConfig(**given))
+
+
+def test_rft_names_the_marker_that_samples_lack_and_not_their_length(place: Path) -> None:
+    own = {name: value for name, value in RFT.items() if name != "reward_epochs"} | {"reward_kind": "linear"}
+    given = fields(place, "unmarked", **SMALL | own | {"finished_only": True, "answer_after": "qqqqqqqqqqqqqqqqq"})
+    with pytest.raises(
+        DemotuneError, match=r"were cut off or have no answer after 'q+'; .*a model that writes"
+    ) as error:
+        run(RFTConfig(**given))
+    assert "--no-finished-only" not in str(error.value)
+
+
+def test_a_start_sample_without_an_answer_is_preferred_to_nothing(place: Path) -> None:
+    """With cut-off responses allowed, too: what never came to an answer is no example."""
+    own = {name: value for name, value in RFT.items() if name != "reward_epochs"} | {"reward_kind": "linear"}
+    own |= {"max_new_tokens": LONG, "finished_only": False, "reward_positives": "start", "reward_negatives": ("base",)}
+    asked = RFTConfig(**fields(place, "positives", **SMALL | own | {"base_model": str(place / "start")}))
+    result = run(asked)
+    answered = {row["key"] for row in samples_of(result.run_folder) if row["sample_thought"]}
+    setup = prepare_run(asked, RunFolder(result.run_folder), ())
+    pairs = [pair for side in (False, True) for pair in contrast_pairs(Stage(setup, 0), side)]
+    assert {pair.key for pair in pairs} == answered
+    assert 0 < len(answered) < len(samples_of(result.run_folder))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said", "unsaid"),
+    [
+        ({}, "only 30% of the samples of stage 1 end by themselves", "answer after"),
+        ({"answer_after": "</think>"}, "samples of stage 1 have an answer after '</think>' and end by", "from an SFT"),
+        ({}, "a lower --learning-rate or an --sft-weight above 0 holds it up", "answer after"),
+        ({"interpolicy": 0.1, "slices": "all"}, "a lower --learning-rate holds it up", "--sft-weight"),
+    ],
+)
+def test_warnings_name_what_can_be_done(
+    fields: dict[str, Any], said: str, unsaid: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    asked = IRFTConfig(model="m", data=("d",), output="o", **fields)
+    state = {"train": {"end": {"rewards/chosen": -1.0}}, "sample": {"completions/finished_share": 0.3}}
+    warn_about_pairs(cast(Stage, SimpleNamespace(setup=SimpleNamespace(config=asked), state=state, title="stage 1")))
+    shown = " ".join("".join(capsys.readouterr()).split())
+    assert said in shown
+    assert unsaid not in shown
 
 
 def test_the_link_tspin_compares_answers_with_those_of_the_start_model(place: Path) -> None:

@@ -43,6 +43,8 @@ def test_all_is_shown_and_written(tmp_path: Path, data: Path) -> None:
     assert found["correlations"]["length"] == pytest.approx(np.corrcoef(lengths, rewards)[0, 1])
     repeated = [FEATURES["repetition"](row.completion) for row in rows]
     assert found["correlations"]["repetition"] == pytest.approx(np.corrcoef(repeated, rewards)[0, 1])
+    length = [FEATURES["log_length"](row.completion) for row in rows]  # the reward reads it, so it is explained
+    assert found["correlations"]["log_length"] == pytest.approx(np.corrcoef(length, rewards)[0, 1])
     assert found["correlations"]["finished"] is None  # all are
     by_reward = sorted(rows, key=lambda row: row.reward)
     assert [row["response"] for row in found["lowest"]] == [row.demonstration.response for row in by_reward[:5]]
@@ -64,6 +66,18 @@ def test_both_sides_of_preferences_count_and_rows_can_be_bounded(tmp_path: Path)
     rows, _ = judge_responses(reward, [str(tmp_path / "pairs.jsonl")], RowReading(max_rows=3))
     texts = [row.demonstration.response for row in rows]
     assert texts == ["good 0", "bad 0", "good 1", "bad 1", "good 2", "bad 2"]
+
+
+def test_with_answer_after_the_answer_alone_is_explained(tmp_path: Path) -> None:
+    folder = save_reward(tmp_path / "reward")
+    write_json(folder / "reward.json", read_json(folder / "reward.json") | {"answer_after": "</think>"})
+    rows = [{"prompt": "p", "completion": text} for text in ("a long thought</think>one", "one")]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    reward = load_reward(folder, bf16=False)
+    judged, _ = judge_responses(reward, [str(tmp_path / "rows.jsonl")], RowReading())
+    assert judged[0].completion == judged[1].completion
+    assert judged[0].reward == pytest.approx(judged[1].reward)
+    assert judged[0].demonstration.response == "a long thought</think>one"
 
 
 def test_a_reward_without_named_features_has_no_weights(

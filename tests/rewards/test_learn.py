@@ -38,7 +38,9 @@ def test_it_ranks_what_it_learned_from_and_is_kept(tmp_path: Path, fields: dict[
         ({"samples": SAMPLES[:3]}, "12 prompts, 12 demonstrations and 3 samples"),
         ({"features": ["length"]}, "no feature length; known are finished, repetition"),
         ({"question": ""}, "question '' has no token"),
-        ({"samples": DEMOS}, r"only 0 prompts have a sample that differs .*\(12 pairs are equal\)"),
+        ({"features": ["repetition", "repetition"]}, r"features names one twice \(repetition, repetition\)"),
+        ({"features": ["finished"]}, "every text counts as finished"),
+        ({"samples": DEMOS}, r"only 0 prompts have a pair whose sides differ \(12 pairs have equal sides\)"),
         ({"prompts": ["", *PROMPTS[1:]]}, r"prompts\[0\]"),
     ],
 )
@@ -46,3 +48,17 @@ def test_what_cannot_be_learned_from_is_refused(tmp_path: Path, fields: dict[str
     with pytest.raises(DemotuneError, match=message):
         learn(tmp_path, **fields)
     assert not (tmp_path / "reward").exists()
+
+
+def test_only_a_reward_or_an_empty_folder_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "reward").mkdir()
+    learn(tmp_path)
+    learn(tmp_path, features=["repetition"])
+    assert load_reward(tmp_path / "reward").feature_weights.keys() == {"repetition"}
+    (tmp_path / "run").mkdir()
+    kept = tmp_path / "run" / "run.yaml"
+    kept.touch()
+    for output in (tmp_path / "run", kept):
+        with pytest.raises(DemotuneError, match="is there, and is no reward; name a new folder"):
+            learn_reward(tmp_path / "start", PROMPTS, DEMOS, SAMPLES, output)
+    assert kept.is_file()

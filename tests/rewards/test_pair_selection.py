@@ -13,11 +13,7 @@ def test_pairs_whose_sides_are_equal_are_dropped_and_counted() -> None:
     found = select_pairs([pair("a", 1), pair("a", 2), pair("b", 1), pair("b", 1), pair("c", 3)])
     assert [(kept.key, kept.sample.ids) for kept in found.pairs] == [("a", (2,)), ("c", (3,))]
     assert found.equal == 3
-    assert found.equal_share == 3 / 5
-
-
-def test_no_pairs_have_no_equal_ones() -> None:
-    assert select_pairs([]).equal_share == 0
+    assert select_pairs([]).equal == 0
 
 
 def test_a_beginning_of_the_demonstration_is_another_response() -> None:

@@ -168,8 +168,8 @@ def test_samples_of_the_base_model_that_are_demonstrations_are_drawn_again(
     equal = facts["equal_samples"]["base"]
     assert equal > 3
     assert facts["equal_samples"] == {"start": 0, "base": equal}
-    said = f"{equal} samples of the base model are what the reward is to prefer to them; 0 rows have no other one"
-    assert said in " ".join(capsys.readouterr().out.split())
+    said = f"{equal} samples of the base model equal the response that the reward is to prefer; after they were drawn "
+    assert f"{said}again 0 rows have no other one" in " ".join(capsys.readouterr().out.split())
     assert loaded == ["base", "base"]  # two runs
 
 

@@ -101,7 +101,11 @@ def test_the_phase_fits_what_the_library_fits(plain: RunResult, place: Path) -> 
     [
         {},
         {"reward_question": "abc", "max_length": 20},
-        {"reward_features": ("finished", "repetition", "log_length"), "reward_question": "c"},
+        {
+            "reward_features": ("finished", "repetition", "log_length"),
+            "reward_question": "c",
+            "finished_only": False,
+        },
         {"use_peft": True},
         {"use_peft": True, "reward_question": "ab"},
     ],
@@ -129,7 +133,8 @@ def test_score_gives_the_rewards_of_the_run(fields: Mapping[str, Any], place: Pa
 
 def test_features_are_added_to_what_the_head_says(place: Path, tmp_path: Path) -> None:
     names: tuple[Any, ...] = ("finished", "repetition", "log_length")
-    folder = run(config(place, str(tmp_path / "run"), reward_features=names, stages=1)).run_folder
+    fields = {"reward_features": names, "stages": 1, "finished_only": False}
+    folder = run(config(place, str(tmp_path / "run"), **fields)).run_folder
     completions, whole = pairs_as_completions(folder, 0), ScalarReward(folder / "reward", bf16=False)
     bare = tmp_path / "bare"
     shutil.copytree(folder / "reward", bare)
@@ -210,6 +215,8 @@ def test_estimate_counts_no_steps(place: Path) -> None:
         ({"reward_bound": 1.0}, "reward_bound belongs to reward_kind full"),
         ({"reward_kind": "full", "reward_question": "ok?"}, "reward_question belongs to reward_kind linear"),
         ({"reward_features": "length"}, "reward_features must be one of finished, repetition"),
+        ({"reward_features": "repetition,repetition"}, r"reward_features names one twice .*name each once"),
+        ({"reward_features": "repetition,finished"}, "finished says nothing where .*or give --no-finished-only"),
         ({"reward_kind": "small"}, "reward_kind must be one of full, linear"),
     ],
 )
@@ -220,8 +227,8 @@ def test_fields_of_the_other_kind_are_refused(fields: Mapping[str, Any], message
 
 def test_features_are_named_one_by_one_or_by_commas() -> None:
     base: dict[str, Any] = {"model": "m", "data": ("d",), "output": "o", "reward_kind": "linear"}
-    expected = ("finished", "repetition")
-    for given in ("finished,repetition", ["finished", "repetition"], ("finished,repetition",)):
+    expected = ("prompt_overlap", "repetition")
+    for given in ("prompt_overlap,repetition", ["prompt_overlap", "repetition"], ("prompt_overlap,repetition",)):
         assert RFTConfig(**base, reward_features=given).reward_features == expected
 
 

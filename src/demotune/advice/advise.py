@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 from demotune.advice.measure import Drawn, Found, measure
@@ -12,11 +13,13 @@ from demotune.advice.rules import decide
 from demotune.advice.subject import Subject, prepare_subject
 from demotune.common.errors import DemotuneError
 from demotune.common.files import write_json, write_rows
-from demotune.common.json_records import as_json, read_record
+from demotune.common.json_records import as_json
 from demotune.common.progress import say
 from demotune.config.commands import AdviseConfig
 from demotune.models.reward import save_reward_model
+from demotune.models.reward_facts import FACTS
 from demotune.records import Completion
+from demotune.rewards.card import linear_reward_card
 from demotune.rewards.linear import LinearReward
 from demotune.runs.file_names import ADVICE, PARTIAL, QUARANTINE, REWARD, SAMPLES
 from demotune.runs.folder import RunFolder
@@ -38,17 +41,14 @@ def advise(config: AdviseConfig) -> AdviceRecord:
     config.output.mkdir(parents=True, exist_ok=True)
     record, subject, found = _advise(config, config.output, config.output / QUARANTINE)
     write_rows(config.output / SAMPLES, _sample_rows(subject, found))
+    if (config.output / REWARD / FACTS).is_file():  # of an earlier advice
+        rmtree(config.output / REWARD)
     if record.advice.action == "best-of-n" and found.reward is not None:
         save_reward(subject, found.reward, config.output / REWARD)
     write_json(config.output / ADVICE, as_json(record))
     for journal in config.output.glob(f"*{PARTIAL}"):
         journal.unlink()
     return record
-
-
-def read_advice(folder: Path) -> AdviceRecord:
-    """What `advise` wrote. Raises DemotuneError where the folder holds something else."""
-    return read_record(AdviceRecord, folder / ADVICE)
 
 
 def advice_from(measured: Measurements, config: AdviseConfig) -> Advice:
@@ -106,13 +106,7 @@ def _named(drawn: Drawn) -> Iterator[tuple[str, str, Completion]]:
 
 def save_reward(subject: Subject, reward: LinearReward, folder: Path) -> None:
     """The linear reward as a sequence classifier with one label, on the model's own weights, which it takes."""
-    facts = reward.facts(subject.config.template)
-    card = (
-        "# A linear reward learned from demonstrations\n\n"
-        f"Logistic regression on the last hidden state of {subject.config.model}, fitted by `demotune advise` to "
-        f"{reward.pairs} pairs of a demonstration and a sample; no preference label was used. Held-out accuracy "
-        f"{reward.accuracy.text()}. It compares responses to one prompt; its zero and its scale mean nothing.\n\n"
-        '    demotune sample --reward THIS_FOLDER --best-of 4 --model MODEL --prompt "..."\n'
-    )
+    facts, config = reward.facts(subject.config.template), subject.config
+    card = linear_reward_card(config.model, "`demotune advise`", ", ".join(config.data), reward.pairs, facts)
     model = reward.as_head(subject.policy, subject.pad_id)
     save_reward_model(model, subject.tokenizer, facts, folder, card)

@@ -7,8 +7,8 @@ from statistics import fmean
 
 import numpy as np
 
-from demotune.advice.measurements import Headroom, RewardFound, ShortcutFound
-from demotune.common.statistics import FEWEST, Interval, accuracy_by_prompt, mean_interval, quotient_interval
+from demotune.advice.measurements import FEWEST_TO_FIT, Headroom, RewardFound, ShortcutFound
+from demotune.common.statistics import Interval, accuracy_by_prompt, mean_interval, quotient_interval
 from demotune.records import Completion, Pair, RenderedDemonstration, Response
 from demotune.rewards.linear import Columns, Floats, LinearReward, PairColumns, fit_linear_reward
 from demotune.rewards.pair_selection import select_pairs
@@ -74,7 +74,7 @@ def fit_reward(
     pairs = [pair for one in train for pair in one.pairs]
     judged = [pair for one in heldout for pair in one.pairs]
     differing = list(dict.fromkeys(pair.prompt_ids for pair in select_pairs(pairs).pairs))
-    if len(differing) < 2 * FEWEST or not select_pairs(judged).pairs:
+    if len(differing) < FEWEST_TO_FIT or not select_pairs(judged).pairs:
         return None
     reward = fit_linear_reward(states.of_pairs(pairs), states.of_pairs(judged), Columns())
     halves = []

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from demotune.common.statistics import Interval
+from demotune.common.statistics import FEWEST, Interval
+
+FEWEST_TO_FIT = 2 * FEWEST
+"""Training prompts with a sample that differs: of each half a reward is fitted."""
 
 Action = Literal["sft", "best-of-n", "irft", "rft", "lower temperature", "nothing"]
 

@@ -27,7 +27,8 @@ def next_command(action: Action, config: AdviseConfig) -> str:
         return _command(action, _given(config, CONFIGS["rft"]), output="runs/rft", reward_kind="linear")
     if action == "nothing":
         given = _given(config, AdviseConfig)
-        return _command("advise", given | {"data": (*config.data, MORE_ROWS)}, output=config.output)
+        more = "eval_data" if config.eval_data else "data"  # where held-out rows are from
+        return _command("advise", given | {more: (*getattr(config, more), MORE_ROWS)}, output=config.output)
     sample = {name: value for name, value in _given(config, SampleConfig).items() if name != "prompts"}
     if action == "lower temperature":
         return _command("sample", sample, temperature=0, **_asked(config))

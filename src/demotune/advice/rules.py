@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from demotune.advice.measurements import Action, Likelihood, Measurements, RewardFound
+from demotune.advice.measurements import FEWEST_TO_FIT, Action, Likelihood, Measurements, RewardFound
 from demotune.common.statistics import FEWEST
 
 MOSTLY_EQUAL = 0.8
@@ -19,7 +19,8 @@ reward also sees differences that nobody would pay a training for."""
 AT_LEAST_HALF = 0.5
 """The lower bound of that share must not lie below: otherwise nobody knows that most of the gap is closed."""
 WORTHWHILE = 0.2
-"""Best of n must close this share of the gap more than greedy does: it costs n responses for each answer."""
+"""Best of n must close this share of the gap: it costs n responses for each answer. Where it does not close that much
+more than greedy answers, these are named, too."""
 GOOD_ACCURACY = 0.65
 """From here on a reward is good. Below it about every third pair that trains the policy would point the wrong way."""
 FEW_DEMONSTRATIONS = 500
@@ -63,11 +64,21 @@ def greedy_closes(reward: RewardFound) -> bool:
     return share.low >= AT_LEAST_HALF and (share.value >= GREEDY_CLOSES or no_longer_told_apart)
 
 
-def best_closes_more(reward: RewardFound) -> bool:
-    """Whether best of n closes clearly more of the gap than greedy answers do, and than samples."""
+def greedy_is_better(reward: RewardFound) -> bool:
+    """Whether greedy answers are clearly better than samples, and than the best of n."""
+    return reward.headroom.greedy.low > 0 and reward.headroom.best_over_greedy.high < 0
+
+
+def best_closes(reward: RewardFound) -> bool:
+    """Whether best of n clearly closes some of the gap, and enough."""
+    return reward.headroom.best.low > 0 and reward.headroom.best_share.value >= WORTHWHILE
+
+
+def greedy_may_do(reward: RewardFound) -> bool:
+    """Whether it is not known that best of n is better than greedy answers, or it is little better."""
     headroom = reward.headroom
     more = headroom.best_share.value - max(headroom.greedy_share.value, 0.0)
-    return headroom.best.low > 0 and headroom.best_over_greedy.low > 0 and more >= WORTHWHILE
+    return not (headroom.best_over_greedy.low > 0 and more >= WORTHWHILE)
 
 
 def _real(measured: Measurements) -> RewardFound | None:
@@ -76,15 +87,16 @@ def _real(measured: Measurements) -> RewardFound | None:
 
 def _best_is_worth_it(measured: Measurements) -> bool:
     reward = _real(measured)
-    return reward is not None and best_closes_more(reward)
+    return reward is not None and best_closes(reward)
 
 
 def _why_not_real(measured: Measurements) -> str:
     reward = measured.reward
     if reward is None:
         return (
-            "No reward can be learned: too few training prompts have a sample that differs from its demonstration "
-            f"(share of samples that are the demonstration: {measured.equal_in_training.text()})."
+            f"No reward can be learned: fewer than {FEWEST_TO_FIT} training prompts have a sample that differs from "
+            f"its demonstration, or no held-out one has ({measured.train_rows} training rows were measured; share of "
+            f"samples that are the demonstration: {measured.equal_in_training.text()})."
         )
     found = f"held-out accuracy {reward.accuracy.text()}"
     if reward.accuracy.low <= 0.5:
@@ -93,8 +105,9 @@ def _why_not_real(measured: Measurements) -> str:
         return f"No reward can be learned from these rows: {found}, which chance reaches too{rows}."
     assert reward.shortcut is not None
     return (
-        f"The reward knows no more than a shortcut: {found}, and {reward.shortcut.name} alone reaches "
-        f"{reward.shortcut.accuracy:.2f}. Training on it would teach the shortcut."
+        f"The reward knows no more than a shortcut: {found}; the shortcut {reward.shortcut.name!r} reaches "
+        f"{reward.shortcut.accuracy:.2f}, and the reward's lead over it, {reward.shortcut.lead.text()}, is not clear "
+        "of 0. Training on it would teach the shortcut."
     )
 
 
@@ -153,11 +166,14 @@ def _sft_first(measured: Measurements) -> str:
 
 def _closes(measured: Measurements) -> str:
     reward = _reward(measured)
-    return (
+    found = (
         f"A learned reward is real (held-out accuracy {reward.accuracy.text()}), and the best of "
         f"{measured.samples_per_prompt} closes {reward.headroom.best_share.text()} of the gap between samples and "
         f"demonstrations, greedy answers {reward.headroom.greedy_share.text()}."
     )
+    if greedy_may_do(reward):
+        found += " Where answers need not vary, a lower temperature may do as much and costs nothing: compare it first."
+    return found
 
 
 def _rft(measured: Measurements) -> str:
@@ -183,7 +199,7 @@ def _irft(measured: Measurements) -> str:
     return (
         f"SFT is exhausted: {_likelihood(measured.likelihood)}. The reward is good (held-out accuracy "
         f"{reward.accuracy.text()}) and {measured.demonstrations} demonstrations are few, so pairs with the policy's "
-        "own samples add something."
+        "own samples may add something. That is a guess: IRFT has beaten tuned SFT in none of demotune's own studies."
     )
 
 
@@ -204,6 +220,8 @@ RULES: tuple[Rule, ...] = (
     Rule("greedy closes the gap", lambda m: m.reward is not None and greedy_closes(m.reward), "lower temperature",
          _temperature),
     Rule("SFT goes on", lambda m: sft_goes_on(m.likelihood), "sft", _sft_first),
+    Rule("greedy is better than best of n", lambda m: m.reward is not None and greedy_is_better(m.reward),
+         "lower temperature", _temperature),
     Rule("best of n, with prompts", lambda m: m.prompts is not None and _best_is_worth_it(m), "rft", _rft),
     Rule("best of n", _best_is_worth_it, "best-of-n", _best),
     Rule("SFT exhausted, few demonstrations", lambda m: (

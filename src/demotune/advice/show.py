@@ -39,7 +39,7 @@ def _rows(measured: Measurements) -> list[tuple[str, str, str]]:
         ("  lowered by a short SFT", likelihood.fall.text(3), "nats a token"),
     ]
     if reward is None:
-        rows.append(("reward", "none: too few samples differ from demonstrations", ""))
+        rows.append(("reward", "none: too few prompts have a sample that differs", ""))
     else:
         headroom = reward.headroom
         rows.append(("reward: demonstration over sample", reward.accuracy.text(), "share"))

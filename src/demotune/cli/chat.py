@@ -71,7 +71,7 @@ def chat(config: ChatConfig) -> None:
             raise DemotuneError(f"--output {config.output} is to hold rows of JSON; name it {config.output.stem}.jsonl")
         config.output.parent.mkdir(parents=True, exist_ok=True)  # here, before a model is loaded
     speakers = [_load(name, config) for name in (config.model, config.beside) if name is not None]
-    reward = None if config.reward is None else load_reward(config.reward, dtype=config.dtype)
+    reward = None if config.reward is None else load_reward(config.reward, dtype=config.dtype, bf16=config.bf16)
     about = f"temperature {config.temperature:g}, seed {config.seed}" + (f"; reward: {reward.name}" if reward else "")
     say(f"{' and '.join(speaker.name for speaker in speakers)}: {about}")
     say(HELP)

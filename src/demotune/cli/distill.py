@@ -27,6 +27,7 @@ BEST, SFT, SETTINGS = "best.jsonl", "sft", "distill.json"
 _OF_THE_DRAW = (
     "model", "reward", "reward_template", "best_of", "prompts", "data", "columns", "every_turn", "max_rows", "template",
     "max_new_tokens", "temperature", "top_p", "top_k", "seed", "dtype",
+    "bf16",
 )  # fmt: skip
 """Fields that decide best.jsonl."""
 
@@ -89,10 +90,11 @@ def _template(config: DistillConfig) -> str | None:
 
 def _write_best(folder: Path, config: DistillConfig) -> None:
     prompts = _prompts(config)
-    reward = load_reward(config.reward, template=config.reward_template, dtype=config.dtype)
+    reward = load_reward(config.reward, template=config.reward_template, dtype=config.dtype, bf16=config.bf16)
     options = GenerationOptions(
         max_new_tokens=config.max_new_tokens, temperature=config.temperature, top_p=config.top_p, top_k=config.top_k,
         template=config.template, seed=config.seed, batch_size=config.sample_batch_size, dtype=config.dtype,
+        bf16=config.bf16,
     )  # fmt: skip
     journal = journal_beside(folder / BEST)
     answers = answer(config.model, prompts, options, best_of=BestOf(config.best_of, reward), journal=journal)

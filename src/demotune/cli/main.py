@@ -176,7 +176,7 @@ def _sample(config: drawing.SampleConfig) -> None:
 
     best = None
     if config.best_of is not None and config.reward is not None:
-        reward = load_reward(config.reward, template=config.reward_template, dtype=config.dtype)
+        reward = load_reward(config.reward, template=config.reward_template, dtype=config.dtype, bf16=config.bf16)
         best = BestOf(config.best_of, reward)
     journal = None if config.output is None else journal_beside(config.output)
     answers = answer(config.model, prompts, config, best_of=best, journal=journal)

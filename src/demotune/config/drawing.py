@@ -31,6 +31,8 @@ class DrawingOptions(Config):
     """Sample this many responses together."""
     dtype: Literal["float32", "bfloat16"] = field("float32")
     """Type in which weights are held."""
+    bf16: bool | None = field(None)
+    """Compute in bfloat16. Not given: where the hardware has it."""
 
 
 @dataclass(frozen=True, kw_only=True)

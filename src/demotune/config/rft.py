@@ -131,6 +131,7 @@ class RFTConfig(Sampled, Prompted):
     def _check(self) -> None:
         super()._check()
         self._check_kind()
+        self._check_features()
         self._check_contrast()
         self._check_co_training()
         require(
@@ -175,6 +176,20 @@ class RFTConfig(Sampled, Prompted):
                 f"{name} belongs to reward_kind {other}, and this is {self.reward_kind}",
                 f"drop --{name.replace('_', '-')}, or give --reward-kind {other}",
             )
+
+    def _check_features(self) -> None:
+        """Each once, and none that is the same on both sides of every pair."""
+        features = self.reward_features
+        require(
+            len(set(features)) == len(features),
+            f"reward_features names one twice ({', '.join(features)})",
+            "name each once",
+        )
+        require(
+            "finished" not in features or not self.finished_only,
+            "reward_features finished says nothing where only responses that end by themselves train the reward",
+            "drop it, or give --no-finished-only",
+        )
 
     def _check_contrast(self) -> None:
         """Both sides must be there, and differ."""

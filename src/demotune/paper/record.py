@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from demotune.common.errors import DemotuneError
 from demotune.common.files import write_json
-from demotune.common.json_records import as_json, read_record
+from demotune.common.json_records import as_json
 from demotune.common.statistics import Interval
 from demotune.report.wording import number, share
 
@@ -119,14 +118,6 @@ def file_of(folder: Path, artefact: str) -> Path:
 
 def write_artefact(folder: Path, record: ArtefactRecord) -> None:
     write_json(file_of(folder, record.artefact), as_json(record))
-
-
-def read_artefact(folder: Path, artefact: str) -> ArtefactRecord:
-    """What `demotune paper ARTEFACT --output FOLDER` wrote. Raises DemotuneError where it did not."""
-    file = file_of(folder, artefact)
-    if not file.is_file():
-        raise DemotuneError(f"{folder} holds no {file.name}; write it with: demotune paper {artefact}")
-    return read_record(ArtefactRecord, file)
 
 
 def grid(title: str, headings: list[str], rows: list[list[Cell]], *, texts: int = 1, note: str = "") -> Grid:

@@ -143,7 +143,7 @@ def sampling_options(options: DrawingOptions, renderer: Renderer, longest: int |
         temperature=options.temperature,
         top_p=options.top_p,
         top_k=options.top_k,
-        bf16=computes_in_bf16(None),
+        bf16=computes_in_bf16(options.bf16),
     )
 
 
@@ -160,6 +160,7 @@ def _settings(
         "top_k": options.top_k,
         "seed": options.seed,
         "dtype": options.dtype,
+        "bf16": computes_in_bf16(options.bf16),
         **({} if options.sampler == IN_PROCESS else {"sampler": "an engine"}),
     }
 

@@ -31,7 +31,8 @@ class Explanation:
     feature_weights: Mapping[str, float]
     """The reward's own, of the named features it reads; empty where it reads none."""
     correlations: Mapping[str, float]
-    """Of each named feature but length with the reward (Pearson); nan where one of the two is constant."""
+    """Of each named feature with the reward (Pearson), of length where the reward reads it; nan where one of the two is
+    constant."""
     length_correlation: float
     """Of the response's tokens with the reward; nan where one of the two is constant."""
     highest: tuple[JudgedResponse, ...]
@@ -43,10 +44,11 @@ class Explanation:
 def explain(rows: Sequence[JudgedResponse], feature_weights: Mapping[str, float], shown: int = SHOWN) -> Explanation:
     """Explain the rewards of `rows`; `shown` is how many rows stand at either end."""
     rewards = [row.reward for row in rows]
+    counted = [name for name in FEATURES if name in WITHOUT_LENGTH or name in feature_weights]
     return Explanation(
         feature_weights=dict(feature_weights),
         correlations={
-            name: _correlation([FEATURES[name](row.completion) for row in rows], rewards) for name in WITHOUT_LENGTH
+            name: _correlation([FEATURES[name](row.completion) for row in rows], rewards) for name in counted
         },
         length_correlation=_correlation([float(len(row.completion.response.ids)) for row in rows], rewards),
         highest=tuple(sorted(rows, key=lambda row: -row.reward)[:shown]),

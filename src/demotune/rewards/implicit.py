@@ -16,6 +16,7 @@ from demotune.models.policy import content_hash, load_policy, longest_input, res
 from demotune.models.reference_logps import completion_logps
 from demotune.models.tokenizers import generation_stop_ids, load_tokenizer
 from demotune.records import Completion
+from demotune.rewards import answer_only
 from demotune.rewards.answer_only import find_marker, with_thought_given
 from demotune.rewards.reward import Reward, all_finite
 
@@ -59,6 +60,9 @@ class ImplicitReward(Reward):
         self.renderer = Renderer(tokenizer, template, generation_stop_ids(self._policy))
         self.longest = longest_input(self._policy)
         self._marker = find_marker(tokenizer, answer_after, self.renderer.end_id)
+
+    def without_thought(self, completion: Completion) -> Completion:
+        return answer_only.without_thought(completion, self._marker)
 
     def rewards_of(
         self, completions: Sequence[Completion], *, batch_size: int = 16, advance: Advance = lambda _: None

@@ -13,6 +13,7 @@ from demotune.data.rendering import Renderer, RenderError
 from demotune.models.policy import load_policy, merged, resolve_model
 from demotune.models.question import as_question
 from demotune.models.reward import padding_id, save_reward_model
+from demotune.models.reward_facts import FACTS
 from demotune.models.tokenizers import generation_stop_ids, load_tokenizer
 from demotune.records import Demonstration, Message, Pair
 from demotune.rewards.card import linear_reward_card
@@ -42,15 +43,16 @@ def learn_reward(
     are several places with the same prompt and demonstration. Kept in the folder `output`, a classifier that
     `load_reward` loads again.
 
-    Raises DemotuneError for texts that cannot be read, an unknown feature, and fewer than 5 prompts whose sides differ.
+    Raises DemotuneError for texts that cannot be read, a feature that is unknown or tells nothing apart, fewer than 5
+    prompts whose sides differ, and an `output` that is there and no reward.
     """
     if not len(prompts) == len(demonstrations) == len(samples):
         raise DemotuneError(
             f"there are {len(prompts)} prompts, {len(demonstrations)} demonstrations and {len(samples)} samples; give "
             "one of each for every pair"
         )
-    if unknown := set(features) - FEATURES.keys():
-        raise DemotuneError(f"there is no feature {', '.join(sorted(unknown))}; known are {', '.join(FEATURES)}")
+    _check_features(features)
+    _check_output(Path(output))
     folder = resolve_model(str(model))
     tokenizer = load_tokenizer(folder)
     renderer = Renderer(tokenizer, template, generation_stop_ids(folder))
@@ -66,6 +68,22 @@ def learn_reward(
     card = linear_reward_card(str(model), "demotune.learn_reward", "texts in memory", reward.pairs, facts)
     save_reward_model(reward.as_head(backbone, pad_id), tokenizer, facts, Path(output), card)
     return ScalarReward(output, dtype=dtype, bf16=bf16)
+
+
+def _check_features(features: Sequence[str]) -> None:
+    """Raises DemotuneError for one that is unknown, given twice, or the same in all texts."""
+    if unknown := set(features) - FEATURES.keys():
+        raise DemotuneError(f"there is no feature {', '.join(sorted(unknown))}; known are {', '.join(FEATURES)}")
+    if len(set(features)) < len(features):
+        raise DemotuneError(f"features names one twice ({', '.join(features)}); name each once")
+    if "finished" in features:
+        raise DemotuneError("every text counts as finished, so that the feature finished says nothing; leave it out")
+
+
+def _check_output(folder: Path) -> None:
+    """Raises DemotuneError for what would be replaced and is no reward."""
+    if folder.exists() and not (folder / FACTS).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise DemotuneError(f"output {folder} is there, and is no reward; name a new folder")
 
 
 def _pair(renderer: Renderer, row: int, prompt: str | Sequence[Message], demonstration: str, sample: str) -> Pair:

@@ -16,11 +16,6 @@ class PairSelection:
     pairs: tuple[Pair, ...]
     equal: int
 
-    @property
-    def equal_share(self) -> float:
-        """Share of all pairs whose sides are equal; 0 without pairs."""
-        return self.equal / max(len(self.pairs) + self.equal, 1)
-
 
 def select_pairs(pairs: Sequence[Pair]) -> PairSelection:
     """Drop each pair whose sample is its demonstration, token by token."""

@@ -35,6 +35,10 @@ class Reward(Protocol):
     ) -> list[float]:
         """One number for each completion, higher is better. Raises DemotuneError where one is not finite."""
 
+    def without_thought(self, completion: Completion) -> Completion:
+        """What of the response is judged: with `answer_after` the answer in it, else all."""
+        return completion
+
     def score_texts(
         self, prompts: Sequence[str | Sequence[Message]], responses: Sequence[str], *, batch_size: int = 16
     ) -> list[float]:

@@ -27,7 +27,8 @@ from demotune.models.reward_head import completion_rewards
 from demotune.models.states import followed_by
 from demotune.models.tokenizers import load_tokenizer
 from demotune.records import Completion
-from demotune.rewards.answer_only import find_marker, without_thought
+from demotune.rewards import answer_only
+from demotune.rewards.answer_only import find_marker
 from demotune.rewards.features import FEATURES, feature_table
 from demotune.rewards.reward import Reward, all_finite
 from demotune.runs.folder import RunFolder
@@ -61,6 +62,9 @@ class ScalarReward(Reward):
             self.longest -= len(self._facts.question.ids)
         self._marker = find_marker(self._tokenizer, self._facts.answer_after, self.renderer.end_id)
 
+    def without_thought(self, completion: Completion) -> Completion:
+        return answer_only.without_thought(completion, self._marker)
+
     def rewards_of(
         self, completions: Sequence[Completion], *, batch_size: int = 16, advance: Advance = lambda _: None
     ) -> list[float]:
@@ -70,7 +74,7 @@ class ScalarReward(Reward):
         rewards = rewards_by_model(
             self._model,
             self._facts,
-            [without_thought(row, self._marker) for row in completions],
+            [self.without_thought(row) for row in completions],
             pad_id=self._model.config.get_text_config().pad_token_id,
             batch_size=batch_size,
             bf16=self._bf16,

@@ -54,6 +54,7 @@ class JudgedResponse:
 
     demonstration: Demonstration
     completion: Completion
+    """With `answer_after` without the thought."""
     reward: float
 
 
@@ -119,7 +120,8 @@ def judge_responses(
         responses = [row for row, _ in rows]
     completions = [completion for _, each in rows for completion in each]
     rewards = _rewards(reward, completions, reading, refused, sources)
-    return [JudgedResponse(*row) for row in zip(responses, completions, rewards, strict=True)], refused
+    read = map(reward.without_thought, completions)
+    return [JudgedResponse(*row) for row in zip(responses, read, rewards, strict=True)], refused
 
 
 def score(reward: Reward, sources: Sequence[str], reading: RowReading, output: Path | None) -> None:

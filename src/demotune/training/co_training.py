@@ -12,16 +12,14 @@ from functools import cached_property
 from statistics import fmean
 from typing import Protocol
 
-from demotune.common.record_arrays import RecordArrays
 from demotune.common.sequences import Joined
-from demotune.config.methods import RFTConfig
-from demotune.models.question import as_question
 from demotune.records import Completion, Pair, Response
 from demotune.rewards.answer_only import answers_of, pairs_of_answers
 from demotune.rewards.pair_selection import distinct_sides, select_pairs
 from demotune.runs.file_names import CO_TRAINED_REWARD, ROLLOUTS
 from demotune.runs.heldout import count_wins
-from demotune.training.contrast import contrast_pairs
+from demotune.training.contrast import contrast_pairs, learned_pairs, usable
+from demotune.training.linear_reward import question_tokens
 from demotune.training.rollout_files import BatchFiles, read_batches
 from demotune.training.stage import Stage, pair_tokens, tokens_of, with_reward
 from demotune.training.work import Tokens, Training
@@ -51,16 +49,15 @@ class TaughtPairs:
     @cached_property
     def of_stage(self) -> Sequence[Pair]:
         """As the reward phase used them; pairs with equal sides left out."""
-        usable = (pair for pair in self._every if _usable(pair.demo, pair.sample, self._config))
-        return RecordArrays(Pair, (pair for pair in usable if not pair.equal))
+        return learned_pairs(self._stage, heldout=False).pairs
 
     def of_batch(self, number: int) -> list[Pair]:
         """Each response of a batch beside what is preferred for its prompt; equal sides left out."""
         if number not in self._of_batch:
             rows, _ = BatchFiles(self._stage.folder / ROLLOUTS, number).read()
             pairs = self.with_preferred([Completion(row.prompt_ids, row.response) for row in rows])
-            usable = [pair for pair in pairs if _usable(pair.demo, pair.sample, self._config)]
-            self._of_batch[number] = list(select_pairs(usable).pairs)
+            allowed = [pair for pair in pairs if usable(pair, self._config)]
+            self._of_batch[number] = list(select_pairs(allowed).pairs)
         return self._of_batch[number]
 
     def of_update(self, update: int) -> list[Pair]:
@@ -88,14 +85,10 @@ class TaughtPairs:
         ]
 
     @cached_property
-    def _every(self) -> Sequence[Pair]:
-        return pairs_of_answers(contrast_pairs(self._stage, heldout=False), self._stage.setup.answer_marker)
-
-    @cached_property
     def _preferred(self) -> dict[tuple[int, ...], dict[str, Response]]:
         """Prompt -> the preferred response of each of its rows, by the row's key."""
         found: dict[tuple[int, ...], dict[str, Response]] = {}
-        for pair in self._every:
+        for pair in pairs_of_answers(contrast_pairs(self._stage, heldout=False), self._stage.setup.answer_marker):
             found.setdefault(pair.prompt_ids, {})[pair.key] = pair.demo
         return found
 
@@ -163,8 +156,7 @@ def forward_tokens(stage: Stage, batches: int) -> int:
         learned = (batches - 1) // config.reward_every * config.reward_every
         for learned_from in (taught.of_stage, *map(taught.of_batch, range(learned))):
             sides += distinct_sides(learned_from)
-    asked = len(as_question(stage.setup.tokenizer, config.reward_question).ids) if config.reward_question else 0
-    return tokens_of((side.prompt_ids, side.response) for side in sides) + asked * len(sides)
+    return tokens_of((side.prompt_ids, side.response) for side in sides) + question_tokens(stage.setup) * len(sides)
 
 
 def trained_tokens(stage: Stage, batches: int) -> int:
@@ -202,7 +194,3 @@ def expected_training(plan: StagePlan, training: Training, responses: float) -> 
         steps=training.steps + microbatches / config.gradient_accumulation_steps,
         microbatches=training.microbatches + microbatches,
     )
-
-
-def _usable(preferred: Response, other: Response, config: RFTConfig) -> bool:
-    return not config.finished_only or (preferred.finished and other.finished)

@@ -1,15 +1,15 @@
 """The two sides that a reward learns to separate: demonstrations or SFT samples, and samples of other models."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from demotune.common.json_records import iter_records
 from demotune.common.record_arrays import RecordArrays
 from demotune.common.sequences import Joined, Mapped
-from demotune.config.methods import AnyConfig
+from demotune.config.methods import AnyConfig, RFTConfig
 from demotune.records import Pair, RenderedDemonstration, Response
-from demotune.rewards.answer_only import with_thoughts
+from demotune.rewards.answer_only import AnswerMarker, equal_answers, pairs_of_answers, thought_tokens, with_thoughts
 from demotune.runs.file_names import CONTRAST
 from demotune.runs.rows import ContrastRow
 from demotune.training.by_key import ByKey
@@ -17,6 +17,23 @@ from demotune.training.pairs import sampled_pairs
 from demotune.training.setup import Setup
 from demotune.training.stage import Stage, stage_slice, with_reward
 from demotune.training.work_plan import RowSizes, StagePlan
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedPairs:
+    """Pairs as a reward reads them: with `answer_after` the answers."""
+
+    pairs: Sequence[Pair]
+    every: int
+    """How many there were before some were left out."""
+    equal: int
+    """Left out because their sides are equal."""
+
+    @property
+    def unfinished(self) -> int:
+        """Left out because a side was cut off, or has no answer."""
+        return self.every - self.equal - len(self.pairs)
+
 
 Source = Literal["start", "base"]
 """A model that answers besides the stage's policy: the run's start model, and the one before SFT."""
@@ -42,22 +59,36 @@ def contrast_pairs(stage: Stage, heldout: bool) -> Sequence[Pair]:
 
     Of those with other models' samples some may be equal.
     """
-    setup, config = stage.setup, with_reward(stage.setup)
+    setup, config, marker = stage.setup, with_reward(stage.setup), stage.setup.answer_marker
     own = sampled_pairs(setup, stage.number, heldout)
     samples = {source: _samples_of(stage, source) for source in sources_of(config)}
     if not samples:
         return own
     drawn = ByKey((pair.key, pair.sample) for pair in own)
     sources = _distinct_sources(config.reward_negatives, stage.number)
+    demonstrations = config.reward_positives == "demonstrations"
 
     def pairs() -> Iterator[Pair]:
         for row in setup.heldout if heldout else stage_slice(setup, stage.number):
-            positives = [row.demo] if config.reward_positives == "demonstrations" else samples["start"][row.key][:1]
-            for positive in positives:
+            for positive in [row.demo] if demonstrations else _answered(samples["start"][row.key][:1], marker):
                 for negative in _negatives(row.key, sources, drawn, samples):
-                    yield with_thoughts(Pair(row.key, row.prompt_ids, positive, negative), setup.answer_marker)
+                    yield with_thoughts(Pair(row.key, row.prompt_ids, positive, negative), marker)
 
     return RecordArrays(Pair, pairs())
+
+
+def learned_pairs(stage: Stage, heldout: bool) -> LearnedPairs:
+    """The stage's pairs that its reward may learn from: their sides differ and, with `finished_only`, are finished."""
+    config, marker = with_reward(stage.setup), stage.setup.answer_marker
+    every = contrast_pairs(stage, heldout)
+    differing = RecordArrays(Pair, (pair for pair in every if not equal_answers(pair, marker)))
+    pairs = RecordArrays(Pair, (pair for pair in pairs_of_answers(differing, marker) if usable(pair, config)))
+    return LearnedPairs(pairs, len(every), len(every) - len(differing))
+
+
+def usable(pair: Pair, config: RFTConfig) -> bool:
+    """Whether a reward may see both sides: a missing end token must not teach it."""
+    return not config.finished_only or (pair.demo.finished and pair.sample.finished)
 
 
 def expected_pairs_of(plan: StagePlan, rows: Sequence[RowSizes]) -> Sequence[RowSizes]:
@@ -68,6 +99,11 @@ def expected_pairs_of(plan: StagePlan, rows: Sequence[RowSizes]) -> Sequence[Row
     sources = _distinct_sources(config.reward_negatives, plan.number)
     each = sum(plan.setup.samples_per_prompt if source == "policy" else 1 for source in sources)
     return Mapped(lambda place: rows[place // each], range(len(rows) * each))
+
+
+def _answered(drawn: Sequence[Response], marker: AnswerMarker | None) -> Sequence[Response]:
+    """Those that have an answer; without `answer_after` all."""
+    return [one for one in drawn if marker is None or thought_tokens(one.ids, marker) is not None]
 
 
 def _distinct_sources(sources: Sequence[str], number: int) -> list[str]:

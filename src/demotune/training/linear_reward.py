@@ -56,7 +56,6 @@ def fit_and_publish(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]
     return {
         "steps": 0,
         "pairs": reward.pairs,
-        "equal_pairs": reward.equal_pairs,
         "l2": reward.l2,
         "accuracy": as_json(reward.accuracy),
         "heldout_prompts": reward.heldout_prompts,

@@ -34,6 +34,7 @@ from demotune.models.reward_head import head_scores, reward_batch
 from demotune.records import Completion, Pair, Response
 from demotune.runs.folder import RunFolder
 from demotune.training.callbacks import KeepBest, best_judgement
+from demotune.training.contrast import LearnedPairs
 from demotune.training.losses import reward_loss
 from demotune.training.objectives import RewardObjective
 from demotune.training.phases.reward import _too_few
@@ -271,29 +272,34 @@ def test_no_finished_sample_is_an_error_that_names_the_ways_out(tmp_path: Path) 
     fields = {"template": None, "max_length": 64, "data": (write_rows(tmp_path / "rows.jsonl"),)}
     with pytest.raises(
         DemotuneError,
-        match=r"stage 1 has 9 pairs, of which 9 were cut off: no pair is left.*--max-new-.*--no-finished-only",
+        match=r"stage 1 has 9 pairs; 9 were cut off; no pair is left.*--max-new-.*--no-finished-only",
     ):
         run(config(tmp_path, "unfinished", **fields))
     assert "reward" not in state_of(tmp_path / "unfinished", 0)
 
 
 @pytest.mark.parametrize(
-    ("counts", "message"),
+    ("prompts", "left", "every", "equal", "message"),
     [
-        ((0, 9, 9, 0), "has 9 pairs, of which 9 have equal sides: no pair is left to train the reward on; give more "),
+        (0, 0, 9, 9, "stage 1 has 9 pairs; 9 have equal sides; no pair is left to train the reward on: give more demo"),
+        (4, 4, 9, 2, "stage 1 has 9 pairs; 2 have equal sides and 3 were cut off; the others are of 4 prompts, and a "),
         (
-            (4, 9, 2, 3),
-            "has 9 pairs, of which 2 have equal sides and 3 were cut off: they are of 4 prompts, and a linear",
+            4,
+            4,
+            4,
+            0,
+            "stage 1 has 4 pairs; they are of 4 prompts, and a linear reward needs 5: give more demonstrations",
         ),
-        ((4, 4, 0, 0), "has 4 pairs: they are of 4 prompts, and a linear reward needs 5; give more demonstrations"),
     ],
 )
 def test_too_few_pairs_are_an_error_with_its_causes_and_their_remedies(
-    counts: tuple[int, int, int, int], message: str, place: Path
+    prompts: int, left: int, every: int, equal: int, message: str, place: Path
 ) -> None:
-    found = str(_too_few(Stage(prepare_run(config(place, "few"), RunFolder(place / "few"), ()), 0), *counts))
-    assert f"stage 1 {message}" in found
-    assert ("--max-new-tokens" in found) == (counts[3] > 0)
+    stage = Stage(prepare_run(config(place, "few"), RunFolder(place / "few"), ()), 0)
+    pairs = LearnedPairs(random_pairs(0, left), every, equal)
+    found = str(_too_few(stage, prompts, pairs))
+    assert message in found
+    assert ("--max-new-tokens" in found) == (pairs.unfinished > 0)
 
 
 def test_held_out_samples_that_never_end_cannot_stop_the_steps(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

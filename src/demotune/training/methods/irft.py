@@ -44,15 +44,23 @@ def warn_about_pairs(stage: Stage) -> None:
             f"{config.beta:g} < 0.5 the exact solution overshoots the demonstrations and stages diverge; take fewer "
             "steps (--steps-per-stage), a lower --learning-rate, or a larger --beta"
         )
-    if finished < 0.5:
+    if finished < 0.5 and config.answer_after is not None:
+        warn(
+            f"only {finished:.0%} of the samples of {stage.title} have an answer after {config.answer_after!r} and end "
+            "by themselves. Start from a model that writes it, or raise --max-new-tokens"
+        )
+    elif finished < 0.5:
         warn(
             f"only {finished:.0%} of the samples of {stage.title} end by themselves; the reward may see little "
             "but length. Start from an SFT model, or raise --max-new-tokens"
         )
     if config.link != "tspin" and end.get("rewards/chosen", 0.0) < 0:
+        ways = ["a lower --learning-rate"]
+        if isinstance(config, IRFTConfig) and not config.interpolicy:
+            ways.append("an --sft-weight above 0")
         warn(
             f"{stage.title} lowered the log-probability of its own demonstrations (rewards/chosen "
-            f"{end['rewards/chosen']:+.2f}); a lower --learning-rate or an --sft-weight above 0 holds it up"
+            f"{end['rewards/chosen']:+.2f}); {' or '.join(ways)} holds it up"
         )
 
 

@@ -115,8 +115,8 @@ def _draw(stage: Stage, source: Source, preferred: Sequence[Response | None]) ->
     give_back_memory()
     if equal:
         say(
-            f"{stage.title}: {equal} samples of the {source} model are what the reward is to prefer to them; "
-            f"{len(wanted)} rows have no other one"
+            f"{stage.title}: {equal} samples of the {source} model equal the response that the reward is to prefer; "
+            f"after they were drawn again {len(wanted)} rows have no other one"
         )
     return _Drawn(Mapped(lambda place: later.get(place) or first[place], range(len(first))), equal, tokens)
 

@@ -1,7 +1,6 @@
 """REWARD: prefer demonstrations to samples of pi_t, learned by gradient steps, or by a linear fit."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,7 +18,6 @@ from demotune.common.progress import say, track, warn
 from demotune.common.record_arrays import RecordArrays
 from demotune.common.sequences import Joined
 from demotune.common.statistics import FEWEST
-from demotune.config.methods import RFTConfig
 from demotune.models.reward import (
     RewardModel,
     freeze_lower_layers,
@@ -30,7 +28,6 @@ from demotune.models.reward import (
 )
 from demotune.models.sharding import full_weights
 from demotune.records import Pair
-from demotune.rewards.answer_only import equal_answers, pairs_of_answers
 from demotune.rewards.card import reward_card
 from demotune.rewards.pair_selection import both_sides
 from demotune.runs.file_names import REWARD, REWARD_METRICS, REWARDS
@@ -39,7 +36,7 @@ from demotune.runs.rows import RewardRow
 from demotune.runs.shared_work import compute_rows, shared
 from demotune.training import linear_reward
 from demotune.training.callbacks import KeepBest, best_judgement
-from demotune.training.contrast import contrast_pairs, expected_pairs_of, sources_of
+from demotune.training.contrast import LearnedPairs, expected_pairs_of, learned_pairs, sources_of, usable
 from demotune.training.first_value import ExpectedFirstValue
 from demotune.training.fit import fit
 from demotune.training.learned_reward import (
@@ -73,32 +70,20 @@ HEAD_RATE = 0.5
 steps, whatever their rate."""
 
 
-@dataclass(frozen=True, slots=True)
-class _UsablePairs:
-    """Pairs that the reward may see: their sides differ and, with `finished_only`, ended by themselves."""
-
-    train: Sequence[Pair]
-    heldout: Sequence[Pair]
-    equal: int
-    """Training pairs with samples of other models than the policy that were left out because their sides are equal."""
-    equal_heldout: int
-    """Likewise, and the policy's held-out samples that equal their demonstration, if it learns from the policy's."""
-
-
 def run(stage: Stage) -> Outcome:
     """Learn the reward from pairs, publish it as reward/, and give every pair of the stage its rewards."""
-    usable = _usable_pairs(stage)
+    train, heldout = _learned_pairs(stage)
     if with_reward(stage.setup).reward_kind == "linear":
-        return _fit_line(stage, usable)
-    return _take_steps(stage, usable)
+        return _fit_line(stage, train, heldout)
+    return _take_steps(stage, train, heldout)
 
 
-def _take_steps(stage: Stage, usable: _UsablePairs) -> Outcome:
+def _take_steps(stage: Stage, train: LearnedPairs, judged: LearnedPairs) -> Outcome:
     """K steps from the previous stage's reward, stopped early by held-out pairs."""
-    pairs, heldout = usable.train, usable.heldout
+    pairs, heldout = train.pairs, judged.pairs
     fitted = fit(stage, "reward", lambda _: _prepare(stage, pairs, heldout))
     give_back_memory()
-    rewards, check = _rewards_of_all(stage, usable)
+    rewards, check = _rewards_of_all(stage, judged)
     steps = max((record["step"] for record in fitted.history), default=0)
     return Outcome(
         outputs={REWARD: None, REWARDS: lambda file: write_records(file, rewards), REWARD_METRICS: None},
@@ -108,7 +93,7 @@ def _take_steps(stage: Stage, usable: _UsablePairs) -> Outcome:
             "steps": steps,
             "kept_step": best_judgement(fitted.history)["step"] if heldout else steps,
             "pairs": len(pairs),
-            "equal_pairs": usable.equal,
+            "equal_pairs": train.equal,
             "end": fitted.end,
             **_earned(rewards, check),
         },
@@ -116,18 +101,18 @@ def _take_steps(stage: Stage, usable: _UsablePairs) -> Outcome:
     )
 
 
-def _fit_line(stage: Stage, usable: _UsablePairs) -> Outcome:
+def _fit_line(stage: Stage, train: LearnedPairs, judged: LearnedPairs) -> Outcome:
     """A regression on the states of a frozen model, anew in each stage."""
-    pairs, heldout = usable.train, usable.heldout
+    pairs, heldout = train.pairs, judged.pairs
     facts = linear_reward.fit_and_publish(stage, pairs, heldout)
-    rewards, check = _rewards_of_all(stage, usable)
-    judged = len(rewards) + (len(heldout) if sources_of(stage.setup.config) else 0)
+    rewards, check = _rewards_of_all(stage, judged)
+    scored = len(rewards) + (len(heldout) if sources_of(stage.setup.config) else 0)
     return Outcome(
         outputs={REWARD: None, REWARDS: lambda file: write_records(file, rewards)},
         forward_tokens=linear_reward.forward_tokens(stage, pairs, heldout)
         + _forward_tokens(stage, [], heldout)
-        + 2 * judged * linear_reward.question_tokens(stage.setup),
-        facts={**facts, "equal_pairs": usable.equal, **_earned(rewards, check)},
+        + 2 * scored * linear_reward.question_tokens(stage.setup),
+        facts={**facts, "equal_pairs": train.equal, **_earned(rewards, check)},
     )
 
 
@@ -181,41 +166,46 @@ def _forward_tokens(stage: Stage, history: Sequence[dict[str, Any]], heldout: Se
     return (judgements + bool(sources_of(stage.setup.config))) * pair_tokens(heldout) + sum(map(pair_tokens, both))
 
 
-def _usable_pairs(stage: Stage) -> _UsablePairs:
-    config, marker = with_reward(stage.setup), stage.setup.answer_marker
-    every = [contrast_pairs(stage, heldout) for heldout in (False, True)]
-    differing = [RecordArrays(Pair, (pair for pair in side if not equal_answers(pair, marker))) for side in every]
-    both = [pairs_of_answers(side, marker) for side in differing]
-    pairs, heldout = (RecordArrays(Pair, (pair for pair in side if _usable(pair, config))) for side in both)
-    equal, equal_heldout = (len(some) - len(kept) for some, kept in zip(every, differing, strict=True))
-    if equal:
-        say(f"{stage.title}: {equal} of {len(every[0])} pairs have equal sides: they are left out")
-    prompts, cut = len({pair.prompt_ids for pair in pairs}), len(both[0]) - len(pairs)
-    if not pairs or (config.reward_kind == "linear" and prompts < FEWEST):
-        raise _too_few(stage, prompts, len(every[0]), equal, cut)
-    if cut:
-        say(f"{stage.title}: {len(pairs)} of {len(both[0])} pairs train the reward; the others were cut off")
-    if both[1] and not heldout and config.reward_kind == "full":
+def _learned_pairs(stage: Stage) -> tuple[LearnedPairs, LearnedPairs]:
+    """(training pairs, held-out pairs) that the reward may see. Raises DemotuneError where they are too few."""
+    config = with_reward(stage.setup)
+    train, heldout = (learned_pairs(stage, side) for side in (False, True))
+    if train.equal:
+        say(f"{stage.title}: {train.equal} of {train.every} pairs have equal sides: they are left out")
+    prompts = len({pair.prompt_ids for pair in train.pairs})
+    if not train.pairs or (config.reward_kind == "linear" and prompts < FEWEST):
+        raise _too_few(stage, prompts, train)
+    if train.unfinished:
+        seen = f"{len(train.pairs)} of {train.every - train.equal} pairs train the reward"
+        say(f"{stage.title}: {seen}; the others {_cut_off(stage)}")
+    if heldout.unfinished and not heldout.pairs and config.reward_kind == "full":
         warn(f"no held-out sample of {stage.title} ends by itself: nothing can stop the reward's steps early")
-    if "policy" in config.reward_negatives:
-        equal_heldout += equal_samples(stage.setup, stage.number)
-    return _UsablePairs(pairs, heldout, equal, equal_heldout)
+    return train, heldout
 
 
-def _too_few(stage: Stage, prompts: int, pairs: int, equal: int, cut: int) -> DemotuneError:
-    """Why the reward cannot be trained: so many of the pairs have equal sides, or were cut off."""
-    left_out = [f"{count} {why}" for count, why in ((equal, "have equal sides"), (cut, "were cut off")) if count]
-    needed = (
-        f"they are of {prompts} prompts, and a linear reward needs {FEWEST}"
+def _too_few(stage: Stage, prompts: int, pairs: LearnedPairs) -> DemotuneError:
+    """Why the reward cannot be trained, and what to do: what was left out has different remedies."""
+    marker, cut = stage.setup.config.answer_after, pairs.unfinished
+    found = [f"{count} {why}" for count, why in ((pairs.equal, "have equal sides"), (cut, _cut_off(stage))) if count]
+    left = (
+        f"{'the others' if found else 'they'} are of {prompts} prompts, and a linear reward needs {FEWEST}"
         if prompts
         else "no pair is left to train the reward on"
     )
-    ways = ["give more demonstrations"] if prompts or equal else []
+    ways = ["give more demonstrations"] if prompts or pairs.equal else []
     if cut:
-        ways += ["start from an SFT model", "raise --max-new-tokens"]
+        ways.append("start from an SFT model" if marker is None else f"start from a model that writes {marker!r}")
+        ways.append("raise --max-new-tokens")
+    if cut and marker is None:
         ways.append("give --no-finished-only (the reward may then see only length)")
-    lost = f", of which {' and '.join(left_out)}" if left_out else ""
-    return DemotuneError(f"{stage.title} has {pairs} pairs{lost}: {needed}; {', or '.join(ways)}")
+    what = [f"{stage.title} has {pairs.every} pairs", *([" and ".join(found)] if found else []), left]
+    return DemotuneError(f"{'; '.join(what)}: {', or '.join(ways)}")
+
+
+def _cut_off(stage: Stage) -> str:
+    """What is wrong with a pair whose sample is not finished."""
+    marker = stage.setup.config.answer_after
+    return "were cut off" if marker is None else f"were cut off or have no answer after {marker!r}"
 
 
 def _check(stage: Stage, rewards: Sequence[RewardRow], equal: int) -> PairCheck:
@@ -239,10 +229,6 @@ def _check_contrast(reward_of: RewardFunction, pairs: Sequence[Pair], equal: int
         [pair.prompt_ids for pair in pairs],
         equal=equal,
     )
-
-
-def _usable(pair: Pair, config: RFTConfig) -> bool:
-    return not config.finished_only or (pair.demo.finished and pair.sample.finished)
 
 
 def _prepare(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair]) -> Fit:
@@ -294,7 +280,7 @@ def _publish(stage: Stage, reward: RewardModel, pairs: int) -> None:
 
 
 @timed("scoring")
-def _rewards_of_all(stage: Stage, learned: _UsablePairs) -> tuple[Sequence[RewardRow], PairCheck | None]:
+def _rewards_of_all(stage: Stage, heldout: LearnedPairs) -> tuple[Sequence[RewardRow], PairCheck | None]:
     """The published reward of every demonstration and sample of the stage, cut-off ones too.
 
     And its accuracy on the held-out pairs of the kind that it learned from; None where there are none.
@@ -311,7 +297,7 @@ def _rewards_of_all(stage: Stage, learned: _UsablePairs) -> tuple[Sequence[Rewar
             RewardRow(
                 key=pair.key,
                 heldout=place >= len(own),
-                usable=_usable(pair, config),
+                usable=usable(pair, config),
                 demo_reward=found[place][0],
                 sample_reward=found[place][1],
                 demo_length=len(pair.demo.ids),
@@ -321,12 +307,13 @@ def _rewards_of_all(stage: Stage, learned: _UsablePairs) -> tuple[Sequence[Rewar
         )
         rows = RecordArrays(RewardRow, rewarded)
     check = None
-    if learned.heldout:
+    if heldout.pairs:
+        equal = heldout.equal
+        if "policy" in config.reward_negatives:
+            equal += equal_samples(stage.setup, stage.number)
         with shared(f"contrast-{name}", stage.folder):
             check = (
-                _check_contrast(reward_of, learned.heldout, learned.equal_heldout)
-                if sources_of(config)
-                else _check(stage, rows, learned.equal_heldout)
+                _check_contrast(reward_of, heldout.pairs, equal) if sources_of(config) else _check(stage, rows, equal)
             )
     del reward_of
     give_back_memory()

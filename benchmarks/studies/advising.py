@@ -1,10 +1,11 @@
 """What `demotune advise` says in the worlds of the studies, whose answer is known by then.
 
-    python -m benchmarks.studies.advising --work FOLDER [--study habit --study distant] [--seeds 8]
+    python -m benchmarks.studies.advising --work FOLDER [--study habit --study distant] [--seeds 8] [--first 0]
 
 FOLDER is that of the studies; `habit_135m_32` wants MODEL and WORK in the environment as the study does, and has five
 seeds. Each seed's SFT start and demonstrations are given to advise, once with the study's own held-out rows and once
-with 64. Rows go to benchmarks/results/advice.jsonl, in the place of those of the same studies.
+with 64. Rows go to benchmarks/results/advice.jsonl, in the place of those of the same studies and seeds. Seeds 0 to 7
+are the studies' own, by which the rules were changed once; from 8 on they are fresh.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import demotune
 from benchmarks.studies import distant, habit, habit_135m, letters
 from benchmarks.studies.families import Ladder
 from benchmarks.studies.frame import RESULTS, SEEDS, Bench, Study
+from benchmarks.studies.training import kept
 from benchmarks.studies.world import DEMONSTRATIONS, HELDOUT, PROMPTS, Example, read_examples, write_examples
 from demotune.common.files import read_rows, write_rows
 
@@ -61,23 +63,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--study", choices=KNOWN, action="append")
-    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="how many")
+    parser.add_argument("--first", type=int, default=0)
     given = parser.parse_args()
     asked, file = given.study or [*KNOWN], RESULTS / "advice.jsonl"
-    rows = [row for row in read_rows(file) if row["study"] not in asked] if file.exists() else []
+    seeds = range(given.first, given.first + given.seeds)
+    every = read_rows(file) if file.exists() else []
+    rows = [row for row in every if not (row["study"] in asked and row["seed"] in seeds)]
     for name in asked:
         torch.set_num_threads(KNOWN[name].threads)
-        for seed in range(given.seeds):
+        for seed in seeds:
             rows += advice_of(KNOWN[name], given.work.resolve(), seed)
         write_rows(file, rows)
-    for key, count in sorted(Counter((row["study"], row["heldout"], row["action"]) for row in rows).items()):
-        print(*key, count)
+    found = Counter((row["study"], row["seed"] >= SEEDS, row["heldout"], row["action"]) for row in rows)
+    for (study, fresh, heldout, action), count in sorted(found.items()):
+        print(study, "fresh seeds" if fresh else "its seeds", heldout, "held out:", action, count)
 
 
 def advice_of(known: Known, work: Path, seed: int) -> Iterator[dict[str, object]]:
     """A row for each number of held-out rows."""
     world = known.study.world
-    folder = work / world.name / f"seed{world.data}-{seed}"
+    kept(work / world.name / "start", world.make_start)
+    data = work / world.name / f"seed{world.data}-{seed}"
+    folder = kept(data, lambda folder: world.write_data(folder, seed))
     start = known.ladder.start(Bench(world, folder, seed, "validation", 1)).model
     more = folder / "more-heldout.jsonl"
     write_examples(more, known.more(folder, seed))

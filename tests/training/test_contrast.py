@@ -1,6 +1,7 @@
 """What a reward is taught to tell apart: which pairs it learns from, who answers and how often, kills, refusals."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,31 @@ def test_each_row_is_a_pair_with_each_negative(several: RunResult, place: Path) 
                     expected.append((row.key, row.prompt_ids, row.demo, tuple(ids)))
             found = [(one.key, one.prompt_ids, one.demo, one.sample.ids) for one in contrast_pairs(stage, heldout)]
             assert found == expected
+
+
+def test_with_several_samples_each_model_gives_as_many(place: Path, tmp_path: Path) -> None:
+    """Two of each; the start model's to held-out prompts are those of the first stage's policy."""
+    fields = {"samples_per_prompt": 2, "finished_only": False, **ALL}
+    asked = config(place, tmp_path / "run", **fields)
+    folder = run(asked).run_folder
+    setup = prepare_run(asked, RunFolder(folder), ())
+    for number in (0, 1):
+        stage = Stage(setup, number)
+        answers = read(folder, number, "contrast.jsonl.gz")
+        per_row = Counter((row["source"], row["key"]) for row in answers)
+        assert set(per_row.values()) == {2}
+        assert {source for source, _ in per_row} == ({"base"} if number == 0 else {"start", "base"})
+        sources = 2 + (number > 0)
+        for side, rows in ((False, stage_slice(setup, number)), (True, setup.heldout)):
+            pairs = contrast_pairs(stage, side)
+            assert Counter(pair.key for pair in pairs) == {row.key: 2 * sources for row in rows}
+            assert len({(pair.key, pair.sample.ids) for pair in pairs}) > sources * len(rows)
+    planned, _ = estimate_config(config(place, tmp_path / "x", **fields), "h100")
+    for number in (0, 1):
+        work = {one.name: one.forward_tokens for one in planned.work if one.stage == number}
+        record = state_of(folder, number)
+        assert work["contrast"] == pytest.approx(record["contrast"]["forward_tokens"], rel=0.25)
+        assert work["reward"] == pytest.approx(record["reward"]["forward_tokens"], rel=0.25)
 
 
 def test_who_answers_what_and_how_often(several: RunResult, place: Path) -> None:

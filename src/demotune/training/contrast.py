@@ -55,7 +55,7 @@ def rows_to_draw(setup: Setup, number: int, source: Source) -> Sequence[Rendered
 
 
 def contrast_pairs(stage: Stage, heldout: bool) -> Sequence[Pair]:
-    """The stage's pairs (what is to be preferred, another response), row by row; one for each negative.
+    """The stage's pairs (what is to be preferred, another response), row by row; M for each negative.
 
     Of those with other models' samples some may be equal.
     """
@@ -97,7 +97,7 @@ def expected_pairs_of(plan: StagePlan, rows: Sequence[RowSizes]) -> Sequence[Row
     if config.reward_positives == "start":
         rows = Mapped(lambda row: replace(row, demo=round(row.sample)), rows)
     sources = _distinct_sources(config.reward_negatives, plan.number)
-    each = sum(plan.setup.samples_per_prompt if source == "policy" else 1 for source in sources)
+    each = plan.setup.samples_per_prompt * len(sources)
     return Mapped(lambda place: rows[place // each], range(len(rows) * each))
 
 
@@ -121,7 +121,7 @@ def _negatives(
         if source == "policy":
             yield from drawn[key]
         else:
-            yield from samples["start" if source == "start" else "base"][key][:1]
+            yield from samples["start" if source == "start" else "base"][key]
 
 
 def _samples_of(stage: Stage, source: Source) -> ByKey:

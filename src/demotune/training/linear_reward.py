@@ -1,7 +1,8 @@
 """The linear reward of a stage: hidden states of a frozen model, a regression on them, a classifier that is kept."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any, cast
 
 from peft import PeftModel
@@ -12,7 +13,7 @@ from demotune.common.memory import give_back_memory
 from demotune.common.processes import main_process, wait_for_everyone
 from demotune.common.profiling import timed
 from demotune.common.progress import say, track
-from demotune.common.sequences import Joined, Mapped
+from demotune.common.record_arrays import RecordArrays
 from demotune.models.policy import merged, weight_sharing_base
 from demotune.models.question import Question, as_question
 from demotune.models.reward import is_reward_model, save_reward_model
@@ -24,6 +25,7 @@ from demotune.runs.file_names import REWARD
 from demotune.runs.shared_work import shared
 from demotune.training.contrast import sources_of
 from demotune.training.learned_reward import named_model, on_base_of_policy, reward_padding
+from demotune.training.pairs import repeated
 from demotune.training.setup import Setup
 from demotune.training.stage import Stage, tokens_of, with_reward
 from demotune.training.work import PhaseWork, Tokens
@@ -73,14 +75,22 @@ def forward_tokens(stage: Stage, pairs: Sequence[Pair], heldout: Sequence[Pair])
 def work(plan: StagePlan, own: Sequence[RowSizes], heldout: Sequence[RowSizes]) -> PhaseWork:
     """Hidden states of all sides of the pairs to learn from, then the rewards of pairs to judge it by."""
     extra = question_tokens(plan.setup)
-    judged = Joined(plan.own, plan.heldout, heldout if sources_of(plan.setup.config) else ())
-    scored = plan.batched(Mapped(lambda row: _sides_of(row, extra), Joined(own, heldout, judged)))
+    contrast = heldout if sources_of(plan.setup.config) else ()
+    judged = (repeated(plan, plan.own), repeated(plan, plan.heldout), contrast)
+    sides = (_sides_of(rows, extra) for rows in (own, heldout, *judged))
+    scored = plan.batched(RecordArrays(Tokens, chain.from_iterable(sides)))
     loads = 0 if on_base_of_policy(plan.setup) else 2
     return PhaseWork(scored=scored, loads=loads, saves=1)
 
 
-def _sides_of(row: RowSizes, extra: int) -> Tokens:
-    return tokens_of_responses(row.prompt, [row.demo + extra, row.sample + extra], head=False)
+def _sides_of(rows: Sequence[RowSizes], extra: int) -> Iterator[Tokens]:
+    """The sample of each pair, and with the first one of a row its demonstration."""
+    before = None
+    for row in rows:
+        sample = row.sample + extra
+        written = [sample] if row.row == before else [row.demo + extra, sample]
+        yield tokens_of_responses(row.prompt, written, head=False)
+        before = row.row
 
 
 def _sides(pairs: Sequence[Pair], heldout: Sequence[Pair]) -> list[tuple[Sequence[Pair], str]]:

@@ -301,6 +301,14 @@ def test_rft_names_the_marker_that_samples_lack_and_not_their_length(place: Path
     assert "--no-finished-only" not in str(error.value)
 
 
+def test_without_a_start_sample_to_prefer_the_error_names_the_marker(place: Path) -> None:
+    own = {name: value for name, value in RFT.items() if name != "reward_epochs"} | {"reward_kind": "linear"}
+    own |= {"reward_positives": "start", "reward_negatives": ("base",), "base_model": str(place / "start")}
+    given = fields(place, "no-positives", **SMALL | own | {"answer_after": "qqqqqqqqqqqqqqqqq"})
+    with pytest.raises(DemotuneError, match=r"stage 1 has 0 pairs; no pair is left .*: start from a model that writes"):
+        run(RFTConfig(**given))
+
+
 def test_a_start_sample_without_an_answer_is_preferred_to_nothing(place: Path) -> None:
     """With cut-off responses allowed, too: what never came to an answer is no example."""
     own = {name: value for name, value in RFT.items() if name != "reward_epochs"} | {"reward_kind": "linear"}
@@ -320,6 +328,7 @@ def test_a_start_sample_without_an_answer_is_preferred_to_nothing(place: Path) -
         ({}, "only 30% of the samples of stage 1 end by themselves", "answer after"),
         ({"answer_after": "</think>"}, "samples of stage 1 have an answer after '</think>' and end by", "from an SFT"),
         ({}, "a lower --learning-rate or an --sft-weight above 0 holds it up", "answer after"),
+        ({"sft_weight": 0.1}, "a lower --learning-rate or a larger --sft-weight holds it up", "above 0"),
         ({"interpolicy": 0.1, "slices": "all"}, "a lower --learning-rate holds it up", "--sft-weight"),
     ],
 )

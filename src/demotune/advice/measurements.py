@@ -96,7 +96,7 @@ class Measurements:
     """Share of samples to held-out prompts that are the demonstration, token by token."""
     equal_in_training: Interval
     reward: RewardFound | None
-    """None where too few training prompts have a sample that differs from its demonstration."""
+    """None where too few training prompts have a sample that differs from its demonstration, or no held-out one has."""
     likelihood: Likelihood
     prompts: Prompts | None
     """None where none were given."""

@@ -58,7 +58,7 @@ class SampleRow:
 
 @dataclass(frozen=True, slots=True)
 class ContrastRow:
-    """contrast.jsonl.gz: the answer of another model than the stage's policy to the prompt of a row."""
+    """contrast.jsonl.gz: an answer of another model than the stage's policy to the prompt of a row; M make a pair."""
 
     key: str
     heldout: bool

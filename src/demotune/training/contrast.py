@@ -9,7 +9,7 @@ from demotune.common.record_arrays import RecordArrays
 from demotune.common.sequences import Joined, Mapped
 from demotune.config.methods import AnyConfig, RFTConfig
 from demotune.records import Pair, RenderedDemonstration, Response
-from demotune.rewards.answer_only import AnswerMarker, equal_answers, pairs_of_answers, thought_tokens, with_thoughts
+from demotune.rewards.answer_only import equal_answers, pairs_of_answers, thought_tokens, with_thoughts
 from demotune.runs.file_names import CONTRAST
 from demotune.runs.rows import ContrastRow
 from demotune.training.by_key import ByKey
@@ -70,7 +70,8 @@ def contrast_pairs(stage: Stage, heldout: bool) -> Sequence[Pair]:
 
     def pairs() -> Iterator[Pair]:
         for row in setup.heldout if heldout else stage_slice(setup, stage.number):
-            for positive in [row.demo] if demonstrations else _answered(samples["start"][row.key][:1], marker):
+            positive = row.demo if demonstrations else preferred_sample(samples["start"][row.key], setup)
+            if positive is not None:
                 for negative in _negatives(row.key, sources, drawn, samples):
                     yield with_thoughts(Pair(row.key, row.prompt_ids, positive, negative), marker)
 
@@ -86,6 +87,15 @@ def learned_pairs(stage: Stage, heldout: bool) -> LearnedPairs:
     return LearnedPairs(pairs, len(every), len(every) - len(differing))
 
 
+def preferred_sample(drawn: Sequence[Response], setup: Setup) -> Response | None:
+    """The start model's first response that may be preferred: with an answer and, with `finished_only`, an end."""
+    marker, finished_only = setup.answer_marker, with_reward(setup).finished_only
+    for one in drawn:
+        if (one.finished or not finished_only) and (marker is None or thought_tokens(one.ids, marker) is not None):
+            return one
+    return None
+
+
 def usable(pair: Pair, config: RFTConfig) -> bool:
     """Whether a reward may see both sides: a missing end token must not teach it."""
     return not config.finished_only or (pair.demo.finished and pair.sample.finished)
@@ -99,11 +109,6 @@ def expected_pairs_of(plan: StagePlan, rows: Sequence[RowSizes]) -> Sequence[Row
     sources = _distinct_sources(config.reward_negatives, plan.number)
     each = plan.setup.samples_per_prompt * len(sources)
     return Mapped(lambda place: rows[place // each], range(len(rows) * each))
-
-
-def _answered(drawn: Sequence[Response], marker: AnswerMarker | None) -> Sequence[Response]:
-    """Those that have an answer; without `answer_after` all."""
-    return [one for one in drawn if marker is None or thought_tokens(one.ids, marker) is not None]
 
 
 def _distinct_sources(sources: Sequence[str], number: int) -> list[str]:

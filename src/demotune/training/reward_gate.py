@@ -64,7 +64,7 @@ def lead_over_shortcuts(
 
 
 def why_closed(check: PairCheck, lead: Lead | None) -> str | None:
-    """Why policy steps should not follow a reward; None where they may. No lead: nothing to compare shortcuts on."""
+    """Why policy steps should not follow a reward; None where they may. No lead: too few prompts for an audit."""
     found = f"the reward is right on {check.accuracy.text()} of {check.pairs} held-out pairs"
     if check.accuracy.low <= 0.5:
         return f"{found}, which chance reaches too"
@@ -85,19 +85,19 @@ def closed_for(stage: Stage) -> str | None:
     A reward is held against shortcuts on demonstrations and samples of the policy, if it learned from these.
     """
     check, config = from_json(PairCheck, stage.state["reward"]["check"]), with_reward(stage.setup)
-    learned = config.reward_positives == "demonstrations" and "policy" in config.reward_negatives
-    return why_closed(check, _lead(stage) if learned else None)
+    if config.reward_positives != "demonstrations" or "policy" not in config.reward_negatives:
+        return why_closed(check, None)
+    pairs, rewards = _pairs_of_policy(stage)
+    audit = audit_shortcuts(pairs)
+    if audit is not None and not rewards:
+        return "no held-out sample of the policy is one that the reward may see: it cannot be compared with shortcuts"
+    return why_closed(check, None if audit is None else lead_over_shortcuts(audit, pairs, rewards))
 
 
-def _lead(stage: Stage) -> Lead | None:
-    """Shortcuts are fitted on pairs of the stage as the reward sees them, each without its own prompt.
-
-    None where there are too few prompts for that, or no held-out pair.
-    """
+def _pairs_of_policy(stage: Stage) -> tuple[list[Pair], dict[int, tuple[float, float]]]:
+    """The stage's pairs as its reward sees them, and what both sides of the held-out ones earn, by their places."""
     rewarded = zip(Joined(*rewarded_pairs(stage)), iter_records(RewardRow, stage.folder / REWARDS), strict=True)
     usable = ((pair, row) for pair, row in rewarded if row.usable)
     seen = not_too_many(usable, lambda both: (both[1].heldout, both[1].key))
-    pairs = [pair for pair, _ in seen]
-    audit = audit_shortcuts(pairs)
-    judged = {place: (row.demo_reward, row.sample_reward) for place, (_, row) in enumerate(seen) if row.heldout}
-    return lead_over_shortcuts(audit, pairs, judged) if audit and judged else None
+    heldout = {place: (row.demo_reward, row.sample_reward) for place, (_, row) in enumerate(seen) if row.heldout}
+    return [pair for pair, _ in seen], heldout

@@ -66,11 +66,10 @@ class RowSamples:
         """The place of each row, as often as it lacks samples that differ, to have `count`."""
         return np.repeat(np.arange(len(self.rows)), np.maximum(count - self.differing(), 0))
 
-    def by_row(self, *, differing: bool = False) -> Iterator[tuple[int, Response]]:
+    def by_row(self) -> Iterator[tuple[int, Response]]:
         """(place of the row, sample), row by row, those of each in the order in which they were drawn."""
         for number in np.argsort(self.places, kind="stable").tolist():
-            if not (differing and self.equal[number]):
-                yield int(self.places[number]), self._drawn[number]
+            yield int(self.places[number]), self._drawn[number]
 
 
 def draw_samples(stage: Stage, samples: RowSamples, policy: Callable[[], Policy], *, purpose: str, title: str) -> int:

@@ -57,7 +57,7 @@ def warn_about_pairs(stage: Stage) -> None:
     if config.link != "tspin" and end.get("rewards/chosen", 0.0) < 0:
         ways = ["a lower --learning-rate"]
         if isinstance(config, IRFTConfig) and not config.interpolicy:
-            ways.append("an --sft-weight above 0")
+            ways.append("an --sft-weight above 0" if config.sft_weight == 0 else "a larger --sft-weight")
         warn(
             f"{stage.title} lowered the log-probability of its own demonstrations (rewards/chosen "
             f"{end['rewards/chosen']:+.2f}); {' or '.join(ways)} holds it up"

@@ -13,7 +13,7 @@ from demotune.records import RenderedDemonstration, Response
 from demotune.runs.file_names import CONTRAST
 from demotune.runs.rows import ContrastRow
 from demotune.training.by_key import ByKey
-from demotune.training.contrast import Source, rows_to_draw, sources_of
+from demotune.training.contrast import Source, preferred_sample, rows_to_draw, sources_of
 from demotune.training.pairs import repeated, sampled_pairs
 from demotune.training.row_samples import RowSamples, draw_samples
 from demotune.training.stage import Outcome, Stage, with_reward
@@ -29,7 +29,8 @@ def needed(config: AnyConfig) -> bool:
 def run(stage: Stage) -> Outcome:
     """M responses of each model to each prompt that it has not answered yet.
 
-    One that equals what the reward is to prefer to it is drawn again for a bounded number of rounds.
+    One that equals what the reward is to prefer to it is kept, makes no pair, and is drawn again for a bounded number
+    of rounds.
     """
     setup, sources = stage.setup, sources_of(stage.setup.config)
     drawn: dict[Source, RowSamples] = {}
@@ -49,16 +50,15 @@ def run(stage: Stage) -> Outcome:
             finished=response.finished,
         )
         for source, samples in drawn.items()
-        for place, response in samples.by_row(differing=True)
+        for place, response in samples.by_row()
     )
-
-    def count(equal: bool) -> dict[Source, int]:
-        return {one: int((drawn[one].equal == equal).sum()) if one in drawn else 0 for one in ("start", "base")}
-
     return Outcome(
         outputs={CONTRAST: lambda file: write_records(file, found)},
         forward_tokens=tokens,
-        facts={"samples": count(False), "equal_samples": count(True)},
+        facts={
+            "samples": {one: len(drawn[one].equal) if one in drawn else 0 for one in ("start", "base")},
+            "equal_samples": {one: int(drawn[one].equal.sum()) if one in drawn else 0 for one in ("start", "base")},
+        },
     )
 
 
@@ -70,8 +70,8 @@ def _preferred(
         return Mapped(lambda place: rows[place].demo, range(len(rows)))
     if source == "start":
         return [None] * len(rows)
-    first = ByKey(_of_start(stage, drawn))
-    return Mapped(lambda place: next(iter(first[rows[place].key]), None), range(len(rows)))
+    of_start = ByKey(_of_start(stage, drawn))
+    return Mapped(lambda place: preferred_sample(of_start[rows[place].key], stage.setup), range(len(rows)))
 
 
 def _of_start(stage: Stage, drawn: Mapping[Source, RowSamples]) -> Iterator[tuple[str, Response]]:

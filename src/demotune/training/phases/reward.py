@@ -193,7 +193,7 @@ def _too_few(stage: Stage, prompts: int, pairs: LearnedPairs) -> DemotuneError:
         else "no pair is left to train the reward on"
     )
     ways = ["give more demonstrations"] if prompts or pairs.equal else []
-    if cut:
+    if cut or not ways or with_reward(stage.setup).reward_positives == "start":
         ways.append("start from an SFT model" if marker is None else f"start from a model that writes {marker!r}")
         ways.append("raise --max-new-tokens")
     if cut and marker is None:

@@ -28,8 +28,8 @@ from demotune.sweep.trials import Plan
 SMALL: dict[str, Any] = {
     "max_length": 128, "per_device_train_batch_size": 4, "bf16": False, "learning_rate": 1e-2,
 }  # fmt: skip
-LONG = {"method": "sft", "num_train_epochs": 30, "save_steps": 5, "seed": [0, 1]}
-"""150 steps: enough to stop it on the way."""
+LONG = {"method": "sft", "num_train_epochs": 60, "save_steps": 5, "seed": [0, 1]}
+"""300 steps: enough to stop it on the way, on a busy machine, too."""
 
 
 @pytest.fixture(scope="module", autouse=True)

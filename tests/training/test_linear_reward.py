@@ -90,7 +90,7 @@ def test_the_phase_fits_what_the_library_fits(plain: RunResult, place: Path) -> 
     )
     expected = fit_linear_reward(train, heldout, Columns())
     record = state_of(plain.run_folder, 0)["reward"]
-    assert (record["l2"], record["pairs"], record["equal_pairs"]) == (expected.l2, expected.pairs, expected.equal_pairs)
+    assert (record["l2"], record["pairs"], record["equal_pairs"]) == (expected.l2, expected.pairs, train.equal)
     assert record["accuracy"]["value"] == expected.accuracy.value
     head = torch.from_numpy(expected.weights / expected.scale).float()
     assert torch.allclose(weights(plain.run_folder / "stages/00/reward")["score.weight"][0], head, atol=1e-5)

@@ -102,9 +102,8 @@ def with_thoughts(pair: Pair, marker: AnswerMarker | None) -> Pair:
 
 def equal_answers(pair: Pair, marker: AnswerMarker | None) -> bool:
     """Whether the sample gives the same answer as the demonstration; one without an answer gives none."""
-    if marker is not None and thought_tokens(pair.sample.ids, marker) is None:
-        return False
-    return with_thoughts(pair, marker).equal
+    marked = with_thoughts(pair, marker)
+    return (marker is None or marked.sample_thought > 0) and marked.equal
 
 
 def without_thoughts(pair: Pair, marker: AnswerMarker | None) -> Pair:

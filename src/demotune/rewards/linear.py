@@ -99,8 +99,6 @@ class LinearReward:
     """How many prompts the accuracy is of when they were held out; 0 when it was cross-validated."""
     prompts: int
     pairs: int
-    equal_pairs: int
-    """Training pairs that were left out because their sides are equal."""
 
     def score(self, columns: Floats) -> Floats:
         """(N, D + F) -> (N,): differences of two rewards to one prompt are log-odds, in nats."""
@@ -187,7 +185,6 @@ def fit_linear_reward(train: PairColumns, heldout: PairColumns | None, columns: 
         heldout_prompts=len(set(judged)) if judged_on_heldout else 0,
         prompts=prompts,
         pairs=len(train.prompts),
-        equal_pairs=train.equal,
     )
 
 

@@ -58,7 +58,10 @@ class SampleRow:
 
 @dataclass(frozen=True, slots=True)
 class ContrastRow:
-    """contrast.jsonl.gz: an answer of another model than the stage's policy to the prompt of a row; M make a pair."""
+    """contrast.jsonl.gz: an answer of another model than the stage's policy to the prompt of a row.
+
+    A row has M that make a pair, or fewer, and those that equal what is preferred to them.
+    """
 
     key: str
     heldout: bool

@@ -49,7 +49,7 @@ class TaughtPairs:
     @cached_property
     def of_stage(self) -> Sequence[Pair]:
         """As the reward phase used them; pairs with equal sides left out."""
-        return learned_pairs(self._stage, heldout=False).pairs
+        return learned_pairs(self._stage.setup, self._every).pairs
 
     def of_batch(self, number: int) -> list[Pair]:
         """Each response of a batch beside what is preferred for its prompt; equal sides left out."""
@@ -85,10 +85,14 @@ class TaughtPairs:
         ]
 
     @cached_property
+    def _every(self) -> Sequence[Pair]:
+        return contrast_pairs(self._stage, heldout=False)
+
+    @cached_property
     def _preferred(self) -> dict[tuple[int, ...], dict[str, Response]]:
         """Prompt -> the preferred response of each of its rows, by the row's key."""
         found: dict[tuple[int, ...], dict[str, Response]] = {}
-        for pair in pairs_of_answers(contrast_pairs(self._stage, heldout=False), self._stage.setup.answer_marker):
+        for pair in pairs_of_answers(self._every, self._stage.setup.answer_marker):
             found.setdefault(pair.prompt_ids, {})[pair.key] = pair.demo
         return found
 

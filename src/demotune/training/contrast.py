@@ -78,10 +78,9 @@ def contrast_pairs(stage: Stage, heldout: bool) -> Sequence[Pair]:
     return RecordArrays(Pair, pairs())
 
 
-def learned_pairs(stage: Stage, heldout: bool) -> LearnedPairs:
-    """The stage's pairs that its reward may learn from: their sides differ and, with `finished_only`, are finished."""
-    config, marker = with_reward(stage.setup), stage.setup.answer_marker
-    every = contrast_pairs(stage, heldout)
+def learned_pairs(setup: Setup, every: Sequence[Pair]) -> LearnedPairs:
+    """Those of `contrast_pairs` that a reward may see: their sides differ and, with `finished_only`, are finished."""
+    config, marker = with_reward(setup), setup.answer_marker
     differing = RecordArrays(Pair, (pair for pair in every if not equal_answers(pair, marker)))
     pairs = RecordArrays(Pair, (pair for pair in pairs_of_answers(differing, marker) if usable(pair, config)))
     return LearnedPairs(pairs, len(every), len(every) - len(differing))

@@ -36,7 +36,14 @@ from demotune.runs.rows import RewardRow
 from demotune.runs.shared_work import compute_rows, shared
 from demotune.training import linear_reward
 from demotune.training.callbacks import KeepBest, best_judgement
-from demotune.training.contrast import LearnedPairs, expected_pairs_of, learned_pairs, sources_of, usable
+from demotune.training.contrast import (
+    LearnedPairs,
+    contrast_pairs,
+    expected_pairs_of,
+    learned_pairs,
+    sources_of,
+    usable,
+)
 from demotune.training.first_value import ExpectedFirstValue
 from demotune.training.fit import fit
 from demotune.training.learned_reward import (
@@ -169,7 +176,7 @@ def _forward_tokens(stage: Stage, history: Sequence[dict[str, Any]], heldout: Se
 def _learned_pairs(stage: Stage) -> tuple[LearnedPairs, LearnedPairs]:
     """(training pairs, held-out pairs) that the reward may see. Raises DemotuneError where they are too few."""
     config = with_reward(stage.setup)
-    train, heldout = (learned_pairs(stage, side) for side in (False, True))
+    train, heldout = (learned_pairs(stage.setup, contrast_pairs(stage, side)) for side in (False, True))
     if train.equal:
         say(f"{stage.title}: {train.equal} of {train.every} pairs have equal sides: they are left out")
     prompts = len({pair.prompt_ids for pair in train.pairs})

@@ -1,9 +1,9 @@
 """SAMPLE: the start policy of the stage answers the prompts of its slice, and the held-out prompts, M times each.
 
-A sample that is its demonstration makes a pair without a gradient, and one that has its answer
-(`answer_after`) a pair that prefers an answer to itself: it is kept but makes no pair, and another one is drawn for it,
-for a bounded number of rounds. Of later start policies one answer to each held-out prompt was drawn when they were
-checked; it is the first of the M here.
+A sample that is its demonstration makes a pair without a gradient, and one that has its answer (`answer_after`) a pair
+that prefers an answer to itself: it is kept but makes no pair, and another one is drawn for it, for a bounded number of
+rounds. Of later start policies one answer to each held-out prompt was drawn when they were checked; it is the first of
+the M here.
 """
 
 from collections.abc import Iterator
